@@ -1,0 +1,98 @@
+# The few commands of this project, the same for people and for CI. `make` alone lists them.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.NOTPARALLEL:
+
+VENV := .venv
+PY := $(VENV)/bin/python
+
+# The first interpreter that is new enough; `make install PYTHON=/path/to/python3.12` names another.
+PYTHON ?= $(shell for name in python3 python3.13 python3.12 python3.11; do \
+	"$$name" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && command -v "$$name" && break; done)
+
+PORT ?= 8080
+MODEL_DIR ?= model_artifacts/whisper-base-mr
+IMAGE ?= shrota:$(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
+
+# What make synthesises speech and reads Marathi text with, and what tests decode unusual containers with.
+# Serving needs none of these.
+SYSTEM_PACKAGES := ffmpeg espeak-ng festival festival-mr festvox-mr-nsk \
+	libreoffice-l10n-mr aspell aspell-mr firefox-esr-l10n-mr
+
+##@ Serve
+
+.PHONY: serve
+serve: install-serve ## serve the shipped Marathi adapter on PORT (8080), first creating what is missing
+	$(PY) -m serve --model-dir $(MODEL_DIR) --port $(PORT)
+
+.PHONY: image
+image: ## build the container image that serves and trains on SageMaker
+	docker build --tag $(IMAGE) .
+
+##@ Check
+
+.PHONY: test
+test: system-deps install lint types ## everything a change must pass: linters, types and the quick tests
+	$(PY) -m pytest -m "not slow and not gpu and not network"
+
+.PHONY: test-all
+test-all: system-deps install lint types ## the same with the slow tests, and those that need a GPU or the network
+	$(PY) -m pytest
+
+.PHONY: lint
+lint: install ## ruff's rules and formatting
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+
+.PHONY: format
+format: install ## rewrite the sources the way `make lint` wants them
+	$(PY) -m ruff check --fix .
+	$(PY) -m ruff format .
+
+.PHONY: types
+types: install ## mypy, strictly, on serve and train
+	$(PY) -m mypy
+
+##@ Set up
+
+.PHONY: install
+install: $(VENV)/.installed ## .venv with all that serving, training and testing need
+
+.PHONY: install-serve
+install-serve: $(VENV)/.installed-serve ## .venv with what serving needs
+
+.PHONY: system-deps
+system-deps: ## the Debian packages for synthesis, Marathi text and exotic codecs
+	@.ci/system-deps $(SYSTEM_PACKAGES)
+
+.PHONY: lock
+lock: ## remake constraints.txt from the newest releases that pyproject.toml admits
+	.ci/lock "$(PYTHON)"
+
+.PHONY: clean
+clean: ## remove the environment, caches and builds; recordings, runs and base models stay
+	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+.PHONY: help
+help: ## this list
+	@awk 'BEGIN { FS = ":.*## " } \
+		/^##@ / { printf "\n%s\n", substr($$0, 5) } \
+		/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+# One environment with two states: the stamp of the full set covers the smaller one.
+
+$(PY):
+	@test -n "$(PYTHON)" || { echo "shrota needs Python 3.11 or newer on PATH, or PYTHON=/path/to/it" >&2; exit 1; }
+	"$(PYTHON)" -m venv $(VENV) || { rm -rf $(VENV); exit 1; }
+
+$(VENV)/.installed-serve: pyproject.toml constraints.txt | $(PY)
+	$(PY) -m pip install --constraint constraints.txt --editable .
+	touch $@
+
+$(VENV)/.installed: pyproject.toml constraints.txt | $(PY)
+	$(PY) -m pip install --constraint constraints.txt --editable '.[train,test]'
+	touch $(VENV)/.installed-serve $@
