@@ -1,0 +1,79 @@
+"""The border between the scheduler and a model runtime: log_mel arrays go in, hypotheses come out.
+
+Only plain arrays, numbers and strings cross it, so an engine may live in another process without the rest noticing. An engine
+knows no audio, no requests and no time axis: it turns one window into tokens and text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+Task = Literal["transcribe", "translate"]
+
+LogMel = npt.NDArray[np.float32]
+"""Log-mel spectrogram of one window, (n_mels, n_frames), 100 frames a second, n_frames even and at most 3,000."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DecodingOptions:
+    """How one window is decoded."""
+
+    language: str | None = None
+    """Whisper language code such as `mr`; None lets the model decide."""
+    task: Task = "transcribe"
+    adapter: bool = True
+    """False decodes with the base model alone."""
+    max_new_tokens: int = 224
+    """Most text tokens emitted; the context of 448 tokens, prompt included, bounds it as well."""
+    temperature: float = 0.0
+    """0 takes the likeliest token; above 0 tokens are drawn at random."""
+    seed: int = 0
+    """Start of the random draws; the same window, options and seed give the same text."""
+    prompt: str = ""
+    """Text taken to precede the window: a spelling hint, or what was said before."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hypothesis:
+    """What the model heard in one window."""
+
+    tokens: tuple[int, ...]
+    """Text tokens, without special tokens."""
+    text: str
+    language: str
+    language_prob: float | None
+    """Probability of the detected language; None when the caller named it."""
+    avg_logprob: float
+    """Mean natural-log probability of the emitted tokens, the end token included."""
+    no_speech_prob: float
+    """Probability the model gives to 'no speech' as its first token."""
+    truncated: bool = False
+    """Decoding stopped at the token limit, not at the model's end token."""
+    looped: bool = False
+    """Decoding stopped because the model repeated itself; one round of the repetition is kept."""
+
+
+class Engine(Protocol):
+    """A loaded model. Not thread-safe: one thread at a time calls it."""
+
+    @property
+    def languages(self) -> frozenset[str]:
+        """Language codes the base model knows."""
+
+    @property
+    def has_adapter(self) -> bool:
+        """Whether an adapter is loaded on top of the base model."""
+
+    def transcribe_batch(self, log_mels: Sequence[LogMel], options: Sequence[DecodingOptions]) -> list[Hypothesis]:
+        """Decode windows together; the answer is in the order of the input.
+
+        Windows of different lengths are padded with silence to the longest, so keep lengths in a batch similar.
+        """
+
+    def close(self) -> None:
+        """Free the model. The engine cannot be used afterwards."""
