@@ -1,0 +1,226 @@
+"""Bytes of a recording -> 16 kHz mono samples, within limits that hold whatever the container claims.
+
+libsndfile reads WAV, FLAC, Ogg and MP3 in this process; an ffmpeg child reads everything else. Both give blocks of
+frames, and the limits are checked after every block. This is the definition of "audio" for serving and training
+alike. Knows neither file names nor content types, and nothing of speech.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import cached_property
+
+import numpy as np
+import numpy.typing as npt
+import soundfile
+import torch
+import torchaudio.functional
+
+from serve.container import Container, sniff_container
+from serve.errors import AudioTooLong, ConfigError, EmptyAudio, UndecodableAudio
+from serve.ffmpeg import ChildLimits, open_with_ffmpeg
+
+Samples = npt.NDArray[np.float32]
+
+SAMPLE_RATE = 16_000  # Hz
+BLOCK_S = 10.0  # decoded at a time
+SAMPLE_BYTES = 4  # float32
+MAX_DENOMINATOR = (
+    1_000  # of a resampling ratio: exact for every usual rate, within a millionth for forged ones
+)
+LOUDEST = 32_768.0  # full scale of int16 data stored as float; nothing honest is louder
+
+
+@dataclass(frozen=True, kw_only=True)
+class AudioLimits:
+    """How much one recording may cost."""
+
+    max_audio_s: float = 14_400.0
+    """Longest accepted recording."""
+    max_decoded_bytes: int = 8 << 30
+    """Most float32 bytes decoded, all channels counted, before resampling."""
+    max_channels: int = 16
+    min_sample_rate: int = 4_000
+    """Hz. Lower claims are forged, or hold no speech."""
+    max_sample_rate: int = 192_000
+    """Hz."""
+    ffmpeg_timeout_s: float = 120.0
+    """Wall time, and processor time, of an ffmpeg child."""
+    ffmpeg_memory_bytes: int = 2 << 30
+    """Address space of an ffmpeg child."""
+
+    def __post_init__(self) -> None:
+        """Refuse limits that nothing could meet.
+
+        Raises:
+            ConfigError: a limit is not positive, or the sample rates exclude one another.
+        """
+        faults = [f"{name} must be positive" for name, value in vars(self).items() if value <= 0]
+        if self.min_sample_rate > self.max_sample_rate:
+            faults.append("min_sample_rate is above max_sample_rate")
+        if faults:
+            raise ConfigError(faults)
+
+
+@dataclass(frozen=True)
+class _Source:
+    """An opened recording."""
+
+    sample_rate: int  # Hz
+    n_channels: int
+    blocks: Iterator[Samples]  # each (n_frames, n_channels)
+
+
+def decode_audio(data: bytes, limits: AudioLimits) -> Samples:
+    """Decode a recording of any format that we read.
+
+    Args:
+        data: the whole file; told by its first bytes.
+        limits: what decoding may cost.
+
+    Returns:
+        (n_samples,) float32 at 16 kHz, channels averaged, values within -1 to 1.
+
+    Raises:
+        EmptyAudio: there are no bytes, or no samples in them.
+        UndecodableAudio: it is not audio that we read, or it is damaged or cut off.
+        AudioTooLong: it lasts longer, or decodes to more bytes, than the limits allow.
+    """
+    if not data:
+        raise EmptyAudio("the body is empty; send a recording")
+    container = sniff_container(data)
+    if container is None:
+        raise UndecodableAudio(
+            "the body is not a recording in a format we read, such as WAV, MP3, FLAC, Ogg, M4A or WebM"
+        )
+    with _open(data, container, limits) as source:
+        _check_claims(source, limits)
+        samples = _collect(source, limits)
+    if not samples.size:
+        raise EmptyAudio("the recording holds no samples")
+    peak = float(np.abs(samples).max())
+    return samples / np.float32(peak) if peak > 1.0 else samples
+
+
+@contextmanager
+def _open(data: bytes, container: Container, limits: AudioLimits) -> Iterator[_Source]:
+    if container.in_libsndfile:
+        try:
+            file = _ForwardOnly(io.BytesIO(data))
+        except soundfile.LibsndfileError:
+            pass  # a codec that libsndfile lacks, such as Speex in Ogg
+        else:
+            with file:
+                yield _Source(file.samplerate, file.channels, _soundfile_blocks(file, container))
+            return
+    child_limits = ChildLimits(timeout_s=limits.ffmpeg_timeout_s, memory_bytes=limits.ffmpeg_memory_bytes)
+    with open_with_ffmpeg(data, container, child_limits) as (sample_rate, n_channels, blocks):
+        yield _Source(sample_rate, n_channels, blocks)
+
+
+class _ForwardOnly(soundfile.SoundFile):  # type: ignore[misc]
+    """Reads front to back: soundfile seeks after every read, which costs much and disturbs MP3."""
+
+    def seekable(self) -> bool:
+        return False
+
+
+def _soundfile_blocks(file: soundfile.SoundFile, container: Container) -> Iterator[Samples]:
+    block_frames = max(1, int(BLOCK_S * file.samplerate / file.channels))
+    while True:
+        try:
+            block: Samples = file.read(block_frames, dtype="float32", always_2d=True)
+        except soundfile.LibsndfileError as error:
+            raise UndecodableAudio(f"the {container.name} body is damaged") from error
+        if not len(block):
+            return
+        yield block
+
+
+def _check_claims(source: _Source, limits: AudioLimits) -> None:
+    if not limits.min_sample_rate <= source.sample_rate <= limits.max_sample_rate:
+        raise UndecodableAudio(
+            f"the sample rate is {source.sample_rate} Hz; "
+            f"{limits.min_sample_rate} to {limits.max_sample_rate} Hz are read"
+        )
+    if not 1 <= source.n_channels <= limits.max_channels:
+        raise UndecodableAudio(
+            f"the audio has {source.n_channels} channels; at most {limits.max_channels} are read"
+        )
+
+
+def _collect(source: _Source, limits: AudioLimits) -> Samples:
+    """Mix and resample block by block, giving up at the first block over a limit."""
+    bytes_per_s = source.sample_rate * source.n_channels * SAMPLE_BYTES
+    limit_s = min(limits.max_audio_s, limits.max_decoded_bytes / bytes_per_s)
+    resampler = Resampler(source.sample_rate)
+    n_frames = 0
+    pieces = []
+    for block in source.blocks:
+        n_frames += len(block)
+        if n_frames > limit_s * source.sample_rate:
+            raise AudioTooLong(n_frames / source.sample_rate, limit_s)
+        pieces.append(resampler.push(_mix(block)))
+    pieces.append(resampler.flush())
+    return np.concatenate(pieces)
+
+
+def _mix(block: Samples) -> Samples:
+    """Average channels; values that no recording holds (NaN, infinity, beyond int16's scale) count as silence."""
+    finite = np.where(np.abs(block) <= LOUDEST, block, np.float32(0))
+    mono: Samples = finite.mean(axis=1, dtype=np.float32)
+    return mono
+
+
+class Resampler:
+    """Resamples a stream to 16 kHz; blocks of any size give the samples that the whole would give."""
+
+    def __init__(self, sample_rate: int) -> None:
+        # A ratio with large terms, as of a forged 44,099 Hz, would need a filter of gigabytes.
+        ratio = Fraction(SAMPLE_RATE, sample_rate).limit_denominator(MAX_DENOMINATOR)
+        self._step_in, self._step_out = ratio.denominator, ratio.numerator
+        self._pending = np.zeros(0, dtype=np.float32)
+        self._n_history = 0  # samples of _pending that were answered already
+
+    @cached_property
+    def _margin(self) -> int:
+        """Input samples that influence an output sample on either side, in whole steps."""
+        # torchaudio's default filter: 6 zero crossings, roll-off 0.99.
+        half_width = math.ceil(6 * self._step_in / (min(self._step_in, self._step_out) * 0.99))
+        return (half_width // self._step_in + 2) * self._step_in
+
+    def push(self, samples: Samples) -> Samples:
+        """Return the samples that can be told once these (n_samples,) have come."""
+        if self._step_in == self._step_out:
+            return samples
+        self._pending = np.concatenate([self._pending, samples])
+        ready = (len(self._pending) - self._n_history - self._margin) // self._step_in * self._step_in
+        if ready <= 0:
+            return np.zeros(0, dtype=np.float32)
+        answer = self._resample(self._pending[: self._n_history + ready + self._margin], ready)
+        keep_from = max(0, self._n_history + ready - self._margin)
+        self._n_history += ready - keep_from
+        self._pending = self._pending[keep_from:]
+        return answer
+
+    def flush(self) -> Samples:
+        """Return the last samples of the stream."""
+        if self._step_in == self._step_out:
+            return np.zeros(0, dtype=np.float32)
+        remaining = len(self._pending) - self._n_history
+        return self._resample(self._pending, remaining) if remaining else np.zeros(0, dtype=np.float32)
+
+    def _resample(self, samples: Samples, n_wanted: int) -> Samples:
+        """Resample, and keep the answer to the `n_wanted` samples after the history."""
+        resampled = torchaudio.functional.resample(
+            torch.from_numpy(samples.copy()), self._step_in, self._step_out
+        )
+        first = self._n_history * self._step_out // self._step_in
+        last = first + math.ceil(n_wanted * self._step_out / self._step_in)
+        answer: Samples = resampled[first:last].numpy()
+        return answer

@@ -1,0 +1,80 @@
+"""Which container a body is, told by its first bytes alone: neither file names nor content types are trusted.
+
+The table is an allow-list. Playlists and other formats that name further files (HLS, DASH, concat, SDP) are not in
+it, so no decoder ever opens them.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class Container:
+    """A container that we read."""
+
+    name: str
+    """For people."""
+    demuxer: str
+    """The one ffmpeg demuxer that may read it."""
+    in_libsndfile: bool = False
+    """Whether libsndfile reads its usual codecs, which is faster than a child process."""
+    needs_seeking: bool = False
+    """Whether its index may lie at the end, so that it cannot be read from a pipe."""
+
+
+WAV = Container(name="WAV", demuxer="wav", in_libsndfile=True)
+FLAC = Container(name="FLAC", demuxer="flac", in_libsndfile=True)
+OGG = Container(name="Ogg", demuxer="ogg", in_libsndfile=True)
+MP3 = Container(name="MP3", demuxer="mp3", in_libsndfile=True)
+AIFF = Container(name="AIFF", demuxer="aiff", in_libsndfile=True)
+AU = Container(name="AU", demuxer="au", in_libsndfile=True)
+CAF = Container(name="CAF", demuxer="caf", needs_seeking=True)
+MP4 = Container(name="MP4", demuxer="mov", needs_seeking=True)
+MATROSKA = Container(name="Matroska or WebM", demuxer="matroska")
+AAC = Container(name="AAC", demuxer="aac")
+AMR = Container(name="AMR", demuxer="amr")
+ASF = Container(name="ASF or WMA", demuxer="asf")
+MPEG_TS = Container(name="MPEG transport stream", demuxer="mpegts")
+
+# Longest signatures first where one could hide another.
+_SIGNATURES: tuple[tuple[re.Pattern[bytes], Container], ...] = tuple(
+    (re.compile(pattern, re.DOTALL), container)
+    for pattern, container in (
+        (rb"(RIFF|RF64|BW64|RIFX)....WAVE", WAV),
+        (rb"fLaC", FLAC),
+        (rb"OggS", OGG),
+        (rb"FORM....AIF[FC]", AIFF),
+        (rb"\.snd", AU),
+        (rb"caff\x00\x01", CAF),
+        (rb"....(ftyp|moov|mdat|wide|free|skip)", MP4),
+        (rb"\x1a\x45\xdf\xa3", MATROSKA),
+        (rb"#!AMR(-WB)?\n", AMR),
+        (rb"\x30\x26\xb2\x75\x8e\x66\xcf\x11", ASF),
+        (rb"\x47.{187}\x47.{187}\x47", MPEG_TS),
+        (rb"\xff[\xf0\xf1\xf8\xf9]", AAC),  # ADTS: twelve set bits, layer 0
+        (rb"\xff[\xe2-\xe7\xea-\xef\xf2-\xf7\xfa-\xff]", MP3),  # eleven set bits, layer 1 to 3
+    )
+)
+
+
+def sniff_container(data: bytes) -> Container | None:
+    """Return the container, or None where it is none that we read."""
+    start = id3v2_end(data)
+    for signature, container in _SIGNATURES:
+        if signature.match(data, start):
+            return container
+    return MP3 if start else None
+
+
+def id3v2_end(data: bytes) -> int:
+    """Return the offset after leading ID3v2 tags, 0 where there are none."""
+    offset = 0
+    while len(data) >= offset + 10 and data[offset : offset + 3] == b"ID3":
+        size = 0
+        for byte in data[offset + 6 : offset + 10]:  # "synchsafe": seven bits a byte
+            size = size << 7 | byte & 0x7F
+        has_footer = data[offset + 5] & 0x10
+        offset += 10 + size + (10 if has_footer else 0)
+    return min(offset, len(data))

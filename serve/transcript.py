@@ -1,0 +1,87 @@
+"""What a transcription yields: segments, the whole transcript, and the events a pipeline emits on the way.
+
+Plain records in recording time (seconds from the recording's first sample). Knows no wire names and no
+answer formats; `serve.formats` turns these into bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class Segment:
+    """One stretch of recognised speech."""
+
+    id: int
+    """Position among the transcript's segments, from 0."""
+    start_s: float
+    end_s: float
+    text: str
+    """Without leading or trailing space."""
+    avg_logprob: float
+    """Mean log-probability of the segment's tokens, natural logarithm."""
+    no_speech_prob: float
+    """Probability of the model's own no-speech token at the start of the window, 0 to 1."""
+    language: str
+    """Code of the spoken language, such as `mr`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Transcript:
+    """Everything heard in one recording."""
+
+    text: str
+    language: str | None
+    """None where nothing was said and no language was asked for."""
+    duration_s: float
+    """Length of the whole recording, silence included."""
+    segments: tuple[Segment, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Start:
+    """The recording was decoded and accepted; text follows."""
+
+    duration_s: float
+    language: str | None = None
+    """The language asked for; None where it is to be detected."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class End:
+    """Nothing more will be heard."""
+
+    transcript: Transcript
+    processing_s: float | None = None
+    """Wall time spent on this request, waiting included."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Failure:
+    """The transcription broke off. Always the last event."""
+
+    code: str
+    """Stable and machine-readable, such as `engine_error`."""
+    message: str
+    """One sentence for people."""
+
+
+Event = Start | Segment | End | Failure
+"""One `Start`, any number of `Segment`, then one `End` or `Failure`."""
+
+
+def join_text(texts: Iterable[str]) -> str:
+    """Join segment texts with single spaces, leaving empty ones out."""
+    return " ".join(stripped for text in texts if (stripped := text.strip()))
+
+
+def build_transcript(segments: Iterable[Segment], *, duration_s: float, language: str | None) -> Transcript:
+    """Put segments together. `language` wins; otherwise the language of most segments is named."""
+    kept = tuple(segments)
+    heard = [segment.language for segment in kept]
+    if language is None and heard:
+        language = max(dict.fromkeys(heard), key=heard.count)
+    text = join_text(segment.text for segment in kept)
+    return Transcript(text=text, language=language, duration_s=duration_s, segments=kept)
