@@ -1,0 +1,84 @@
+# One image that serves (`docker run IMAGE serve`) and trains (`docker run IMAGE train`), as SageMaker starts it.
+#
+#   docker build -t shrota:0.1.0 .
+#   docker run --rm -p 8080:8080 -v "$PWD/model_artifacts/whisper-base-mr:/opt/ml/model:ro" shrota:0.1.0 serve
+#
+# PyPI's torch is a CUDA build, which also runs where there is no GPU. A smaller image for CPUs alone:
+#   docker build --build-arg TORCH_INDEX_URL=https://download.pytorch.org/whl/cpu -t shrota:0.1.0-cpu .
+# Behind a package mirror, pip's configuration comes in as a secret and stays out of the layers:
+#   docker build --secret id=pip,src="$HOME/.config/pip/pip.conf" -t shrota:0.1.0 .
+
+ARG PYTHON_IMAGE=python:3.11.14-slim-bookworm
+
+FROM ${PYTHON_IMAGE} AS builder
+SHELL ["/bin/bash", "-o", "pipefail", "-c"]
+WORKDIR /opt/shrota
+ENV PATH=/opt/venv/bin:$PATH \
+    PIP_DISABLE_PIP_VERSION_CHECK=1
+RUN python -m venv /opt/venv
+
+# An index of torch wheels to take instead of PyPI's; empty takes PyPI's.
+ARG TORCH_INDEX_URL=""
+# "train" for an image that also trains; empty for one that only serves.
+ARG EXTRAS="train"
+COPY pyproject.toml constraints.txt LICENSE ./
+# The packages are empty here: their dependencies are one layer that a change of our sources leaves alone.
+RUN --mount=type=cache,target=/root/.cache/pip \
+    --mount=type=secret,id=pip,target=/etc/pip.conf \
+    mkdir serve train && touch serve/__init__.py train/__init__.py \
+    && if [ -n "$TORCH_INDEX_URL" ]; then \
+        pip install --constraint constraints.txt --no-deps --index-url "$TORCH_INDEX_URL" torch torchaudio; \
+    fi \
+    && pip install --constraint constraints.txt --editable ".${EXTRAS:+[$EXTRAS]}"
+COPY serve serve
+COPY train train
+RUN python -m compileall -q serve train
+
+# The base model is built in, because an isolated endpoint reaches neither a hub nor a package index. Empty leaves
+# it out, for artifacts that bring their own.
+FROM builder AS base-model
+ARG BASE_MODEL="openai/whisper-base"
+ENV XDG_CACHE_HOME=/opt/cache \
+    HF_HOME=/opt/cache/huggingface
+RUN --mount=type=secret,id=pip,target=/etc/pip.conf \
+    mkdir -p /opt/cache \
+    && if [ -n "$BASE_MODEL" ]; then \
+        python -c 'import sys; from serve.base_model import resolve_base_model as r; print(r(sys.argv[1]))' "$BASE_MODEL"; \
+    fi
+
+FROM ${PYTHON_IMAGE} AS runtime
+SHELL ["/bin/bash", "-o", "pipefail", "-c"]
+# Debian's ffmpeg is not pinned: the archive keeps only its newest security release, and that is the one to have
+# where strangers' bytes are decoded.
+# hadolint ignore=DL3008
+RUN apt-get update \
+    && apt-get install --yes --no-install-recommends ffmpeg \
+    && rm -rf /var/lib/apt/lists/*
+COPY --from=builder /opt/venv /opt/venv
+COPY --from=builder /opt/shrota /opt/shrota
+COPY --from=base-model /opt/cache /opt/cache
+COPY --chmod=0755 docker/entrypoint.sh /opt/shrota/docker/entrypoint.sh
+
+# Whatever a library caches at run time goes below /tmp, the one place that is always writable. The NVIDIA lines let
+# the container runtime hand a GPU to an image that is not built on NVIDIA's own.
+ENV PATH=/opt/venv/bin:$PATH \
+    PYTHONUNBUFFERED=1 \
+    PYTHONDONTWRITEBYTECODE=1 \
+    XDG_CACHE_HOME=/opt/cache \
+    HF_HOME=/opt/cache/huggingface \
+    MPLCONFIGDIR=/tmp/matplotlib \
+    TRITON_CACHE_DIR=/tmp/triton \
+    NVIDIA_VISIBLE_DEVICES=all \
+    NVIDIA_DRIVER_CAPABILITIES=compute,utility
+
+LABEL org.opencontainers.image.title="shrota" \
+      org.opencontainers.image.version="0.1.0" \
+      org.opencontainers.image.licenses="Apache-2.0" \
+      com.amazonaws.sagemaker.capabilities.accept-bind-to-port="true"
+
+# There is no USER: SageMaker mounts its volumes for root and runs the image as root. Elsewhere any user will do
+# (`docker run --user 1000:1000 --read-only --tmpfs /tmp`): serving writes nothing outside /tmp.
+WORKDIR /opt/shrota
+EXPOSE 8080
+ENTRYPOINT ["/opt/shrota/docker/entrypoint.sh"]
+CMD ["serve"]

@@ -1,0 +1,34 @@
+#!/bin/sh
+# Entry point of the image: SageMaker starts `serve` or `train`; anything else runs as it stands.
+# Every branch ends in exec, so that the program is process 1 and gets SageMaker's SIGTERM itself.
+set -eu
+
+home=$(dirname "$(dirname "$(readlink -f "$0")")")
+ml=${SAGEMAKER_BASE_DIR:-/opt/ml}
+
+case "${1:-}" in
+    serve)
+        shift
+        # Nothing outside answers an isolated endpoint: without this, each look at a hub waits for its time limit.
+        export HF_HUB_OFFLINE="${HF_HUB_OFFLINE:-1}"
+        exec python -m serve "$@"
+        ;;
+    train)
+        shift
+        # Flags given later win, so the caller's arguments override these defaults.
+        exec python "$home/train/run.py" \
+            --config "${SHROTA_TRAIN_CONFIG:-$home/train/configs/sagemaker.yaml}" \
+            --output-dir "$ml/output/data" "$@"
+        ;;
+    "")
+        echo "usage: serve [flags] | train [flags] | command [arguments]" >&2
+        exit 64
+        ;;
+    *)
+        command -v "$1" >/dev/null || {
+            echo "'$1' is no command of this image; it knows 'serve', 'train' and what lies on PATH" >&2
+            exit 127
+        }
+        exec "$@"
+        ;;
+esac
