@@ -1,7 +1,7 @@
 """The border between the scheduler and a model runtime: log_mel arrays go in, hypotheses come out.
 
-Only plain arrays, numbers and strings cross it, so an engine may live in another process without the rest noticing. An engine
-knows no audio, no requests and no time axis: it turns one window into tokens and text.
+Only plain arrays, numbers and strings cross it, so an engine may live in another process without the rest
+noticing. An engine knows no audio, no requests and no time axis: it turns one window into tokens and text.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy.typing as npt
 Task = Literal["transcribe", "translate"]
 
 LogMel = npt.NDArray[np.float32]
-"""Log-mel spectrogram of one window, (n_mels, n_frames), 100 frames a second, n_frames even and at most 3,000."""
+"""Log-mel spectrogram of a window, (n_mels, n_frames); 100 frames a second, an even number, at most 3,000."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,10 +69,13 @@ class Engine(Protocol):
     def has_adapter(self) -> bool:
         """Whether an adapter is loaded on top of the base model."""
 
-    def transcribe_batch(self, log_mels: Sequence[LogMel], options: Sequence[DecodingOptions]) -> list[Hypothesis]:
+    def transcribe_batch(
+        self, log_mels: Sequence[LogMel], options: Sequence[DecodingOptions]
+    ) -> list[Hypothesis]:
         """Decode windows together; the answer is in the order of the input.
 
-        Windows of different lengths are padded with silence to the longest, so keep lengths in a batch similar.
+        Windows of different lengths are padded with silence to the longest, so keep lengths in a batch
+        similar.
         """
 
     def close(self) -> None:

@@ -1,7 +1,8 @@
-"""Whisper's decoder as a step function over preallocated keys and values. Knows no tokens' meaning and no search.
+"""Whisper's decoder as a step function over preallocated keys and values. Knows no search.
 
-It calls the very modules of the transformers model (so quantised and adapted linear layers do their own work) but skips that
-library's generic cache, mask and output handling, which cost as much as the arithmetic when a step is one token wide.
+It calls the very modules of the transformers model (so quantised and adapted linear layers do their own work)
+but skips that library's generic cache, mask and output handling, which cost as much as the arithmetic when a
+step is one token wide.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ class DecoderState:
     cross: list[tuple[Tensor, Tensor]]
     """Per layer, of the encoder output: (n_rows, n_heads, n_positions, head_dim) each."""
     own: list[tuple[Tensor, Tensor]]
-    """Per layer, of the tokens so far: (n_rows, n_heads, max_tokens, head_dim) each, filled up to `n_tokens`."""
+    """Per layer, of the tokens so far: (n_rows, n_heads, max_tokens, head_dim) each, `n_tokens` filled."""
     n_tokens: int = 0
 
     def keep_rows(self, rows: Tensor) -> None:
@@ -40,12 +41,14 @@ class CachedDecoder:
         self._n_heads = int(model.config.decoder_attention_heads)
 
     def begin(self, encoder_output: Tensor, max_tokens: int) -> DecoderState:
-        """Project the encoder output (n_rows, n_positions, d_model) once, and make room for `max_tokens` tokens."""
+        """Project the encoder output, (n_rows, n_positions, d_model), once, and make room for the tokens."""
         n_rows, _, d_model = encoder_output.shape
         cross, own = [], []
         for layer in self._decoder.layers:
             attention = layer.encoder_attn
-            cross.append((self._heads(attention.k_proj(encoder_output)), self._heads(attention.v_proj(encoder_output))))
+            cross.append(
+                (self._heads(attention.k_proj(encoder_output)), self._heads(attention.v_proj(encoder_output)))
+            )
             shape = (n_rows, self._n_heads, max_tokens, d_model // self._n_heads)
             own.append((encoder_output.new_empty(shape), encoder_output.new_empty(shape)))
         return DecoderState(cross=cross, own=own)
@@ -56,7 +59,8 @@ class CachedDecoder:
         Args:
             tokens: (n_rows, n_new) int64. Several tokens at once only into an empty state.
             state: Changed in place.
-            n_logits: For how many of the last tokens logits are wanted; the output layer is a fifth of the model.
+            n_logits: For how many of the last tokens logits are wanted; the output layer is a fifth of the
+                model.
 
         Returns:
             Logits after each of the last `n_logits` tokens, (n_rows, n_logits, n_vocabulary).
@@ -73,12 +77,16 @@ class CachedDecoder:
         logits: Tensor = self._proj_out(decoder.layer_norm(x[:, -n_logits:]))
         return logits
 
-    def _attend_own(self, attention: WhisperAttention, x: Tensor, own: tuple[Tensor, Tensor], n_before: int) -> Tensor:
+    def _attend_own(
+        self, attention: WhisperAttention, x: Tensor, own: tuple[Tensor, Tensor], n_before: int
+    ) -> Tensor:
         keys, values = own
         n_after = n_before + x.shape[1]
         keys[:, :, n_before:n_after] = self._heads(attention.k_proj(x))
         values[:, :, n_before:n_after] = self._heads(attention.v_proj(x))
-        return self._attend(attention, x, keys[:, :, :n_after], values[:, :, :n_after], is_causal=n_before == 0)
+        return self._attend(
+            attention, x, keys[:, :, :n_after], values[:, :, :n_after], is_causal=n_before == 0
+        )
 
     def _attend(
         self, attention: WhisperAttention, x: Tensor, keys: Tensor, values: Tensor, is_causal: bool = False
@@ -90,11 +98,11 @@ class CachedDecoder:
 
     def _heads(self, x: Tensor) -> Tensor:
         """(n_rows, n, d_model) -> (n_rows, n_heads, n, head_dim)."""
-        return x.unflatten(2, (self._n_heads, -1)).transpose(1, 2)
+        return x.view(x.shape[0], x.shape[1], self._n_heads, -1).transpose(1, 2)
 
 
 def detection_logits(decoder: CachedDecoder, state: DecoderState, start_token: int) -> Tensor:
-    """Return the logits after the start token alone, (n_rows, n_vocabulary), leaving `state` empty as before."""
+    """Return the logits after the start token alone, (n_rows, n_vocabulary); `state` stays empty."""
     n_rows = state.own[0][0].shape[0]
     tokens = torch.full((n_rows, 1), start_token, device=state.own[0][0].device)
     logits = decoder.step(tokens, state)[:, -1]

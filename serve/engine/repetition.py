@@ -23,8 +23,8 @@ class RepetitionWatch:
         """Append a token.
 
         Returns:
-            How many tokens to keep (everything before the loop and its first round) when the text has begun to loop,
-            otherwise None.
+            How many tokens to keep (everything before the loop and its first round) when the text has begun
+            to loop, otherwise None.
         """
         tokens, matches = self._tokens, self._matches
         tokens.append(token)

@@ -13,7 +13,7 @@ from serve.engine.cached_decoder import CachedDecoder, DecoderState
 from serve.engine.repetition import RepetitionWatch
 
 COMPACT_BELOW = 0.75
-"""Finished rows are dropped from the batch once at most this share is still being decoded: dropping copies every cached key."""
+"""Finished rows leave the batch once at most this share is still going: leaving copies every cached key."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +48,12 @@ class Row:
 
 
 def search(
-    decoder: CachedDecoder, state: DecoderState, prompts: Tensor, n_prefix: int, rows: Sequence[Row], rules: SearchRules
+    decoder: CachedDecoder,
+    state: DecoderState,
+    prompts: Tensor,
+    n_prefix: int,
+    rows: Sequence[Row],
+    rules: SearchRules,
 ) -> None:
     """Decode every row to its end token, its limit or its first loop.
 
@@ -60,7 +65,9 @@ def search(
         rows: Filled in place.
         rules: What may be emitted.
     """
-    logits = decoder.step(prompts, state, n_logits=prompts.shape[1] - n_prefix)  # (n_rows, 2 or 4, n_vocabulary)
+    logits = decoder.step(
+        prompts, state, n_logits=prompts.shape[1] - n_prefix
+    )  # (n_rows, 2 or 4, n_vocabulary)
     no_speech = logits[:, 0].float().softmax(dim=-1)[:, rules.no_speech].tolist()
     for row, probability in zip(rows, no_speech, strict=True):
         row.no_speech_prob = probability
@@ -77,7 +84,9 @@ def search(
         tokens = logprobs.argmax(dim=-1)
         for position, index in enumerate(in_batch):
             if index in going and (temperature := rows[index].temperature) > 0:
-                drawn = torch.multinomial((scores[position] / temperature).softmax(-1), 1, generator=generators[index])
+                drawn = torch.multinomial(
+                    (scores[position] / temperature).softmax(-1), 1, generator=generators[index]
+                )
                 tokens[position] = drawn[0]
         picked = logprobs.gather(1, tokens[:, None])[:, 0]
         for index, token, logprob in zip(in_batch, tokens.tolist(), picked.tolist(), strict=True):

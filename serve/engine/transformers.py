@@ -1,10 +1,11 @@
-"""The reference engine: a transformers Whisper, quantised by bitsandbytes, with a LoRA adapter attached by peft.
+"""The reference engine: a transformers Whisper, quantised by bitsandbytes, its LoRA adapter attached by peft.
 
     engine = TransformersEngine.load(base_dir, adapter_dir, quantization="int8", n_threads=2, dynamic=True)
     hypotheses = engine.transcribe_batch([log_mel], [DecodingOptions(language="mr")])
 
-The adapter stays beside a quantised base (merging into int8 weights changes the output). Beside an unquantised base it is merged
-into fp32 weights, where that saves two small products a layer and step, and taken out again for requests to the base alone.
+The adapter stays beside a quantised base (merging into int8 weights changes the output). Beside an
+unquantised base it is merged into fp32 weights, where that saves two small products a layer and step, and
+taken out again for requests to the base alone.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import logging
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -30,7 +31,8 @@ from serve.errors import ArtifactError, BaseModelError
 
 Quantization = Literal["int8", "int4", "none"]
 
-# bitsandbytes warns at every int8 product that fp32 activations are cast; on a CPU that is every product there is.
+# bitsandbytes warns at every int8 product that fp32 activations are cast; on a CPU that is every product
+# there is.
 logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
 
 
@@ -66,8 +68,8 @@ class TransformersEngine:
         Args:
             base_dir: A transformers Whisper checkpoint.
             adapter_dir: A peft adapter in safetensors; None serves the base model alone.
-            quantization: How linear layers of the base are kept: bitsandbytes int8 or nf4, or unquantised (fp32 on a CPU,
-                fp16 on a GPU).
+            quantization: How linear layers of the base are kept: bitsandbytes int8 or nf4, or unquantised
+                (fp32 on a CPU, fp16 on a GPU).
             n_threads: CPU threads of one matrix product; set for the whole process.
             dynamic: Whether windows may be shorter than 30 s.
 
@@ -96,7 +98,7 @@ class TransformersEngine:
             from serve.engine.encoder_context import enable_dynamic_context
 
             enable_dynamic_context(model)
-        model.eval()
+        model.eval()  # type: ignore[no-untyped-call]
         if adapter_dir is None:
             return cls(model, vocabulary, merge=False)
         adapted = _attach_adapter(model, adapter_dir)
@@ -112,7 +114,9 @@ class TransformersEngine:
         """Whether an adapter is loaded on top of the base model."""
         return self._adapted is not None
 
-    def transcribe_batch(self, log_mels: Sequence[LogMel], options: Sequence[DecodingOptions]) -> list[Hypothesis]:
+    def transcribe_batch(
+        self, log_mels: Sequence[LogMel], options: Sequence[DecodingOptions]
+    ) -> list[Hypothesis]:
         """Decode windows together; see `serve.engine.Engine`."""
         assert len(log_mels) == len(options)
         by_adapter: dict[bool, list[int]] = defaultdict(list)
@@ -122,7 +126,9 @@ class TransformersEngine:
         for adapter, indices in by_adapter.items():
             with self._adapter(adapter), torch.inference_mode():
                 encoder_output = self._encode([log_mels[index] for index in indices])
-                found = self._decode(encoder_output, [options[index] for index in indices], self._rules[adapter])
+                found = self._decode(
+                    encoder_output, [options[index] for index in indices], self._rules[adapter]
+                )
                 hypotheses.update(zip(indices, found, strict=True))
         return [hypotheses[index] for index in range(len(options))]
 
@@ -196,7 +202,9 @@ class TransformersEngine:
         best_probabilities, best = probabilities.max(dim=-1)
         return [
             (option.language, None) if option.language else (codes[index], probability)
-            for option, index, probability in zip(options, best.tolist(), best_probabilities.tolist(), strict=True)
+            for option, index, probability in zip(
+                options, best.tolist(), best_probabilities.tolist(), strict=True
+            )
         ]
 
     @contextlib.contextmanager
@@ -206,10 +214,11 @@ class TransformersEngine:
             yield
         elif self._merges:
             if wanted != self._merged:
-                # In fp32 a round trip moves a weight by one rounding (1e-7 of it), so switching stays harmless.
+                # In fp32 a round trip moves a weight by one rounding (1e-7 of it), so switching stays
+                # harmless.
                 switch = self._adapted.merge_adapter if wanted else self._adapted.unmerge_adapter
                 with torch.no_grad():
-                    switch()  # type: ignore[operator]  # peft forwards these to its tuner
+                    switch()  # forwarded by peft to its tuner
                 self._merged = wanted
             with contextlib.nullcontext() if wanted else self._adapted.disable_adapter():
                 yield
@@ -224,7 +233,8 @@ class TransformersEngine:
         mask[torch.from_numpy(vocabulary.suppressed[vocabulary.suppressed < n_vocabulary])] = -torch.inf
         first_mask[torch.from_numpy(vocabulary.suppressed_first)] = -torch.inf
         if adapter:
-            # An adapter is trained to answer noise with an empty text; the base is not, and would stop at random.
+            # An adapter is trained to answer noise with an empty text; the base is not, and would stop at
+            # random.
             first_mask[vocabulary.end] = 0.0
         return SearchRules(
             end=vocabulary.end,
@@ -237,8 +247,8 @@ class TransformersEngine:
 def pad_with_silence(log_mel: LogMel, n_frames: int) -> LogMel:
     """Lengthen a window to `n_frames` by what zero samples would have given.
 
-    Whisper clamps each window to 8 decades below its peak and scales by (x + 4) / 4, so silence lies exactly 2 below the peak;
-    a window of nothing but zeros lies at -1.5.
+    Whisper clamps each window to 8 decades below its peak and scales by (x + 4) / 4, so silence lies exactly
+    2 below the peak; a window of nothing but zeros lies at -1.5.
     """
     n_missing = n_frames - log_mel.shape[1]
     if n_missing == 0:
@@ -248,11 +258,13 @@ def pad_with_silence(log_mel: LogMel, n_frames: int) -> LogMel:
 
 
 def _bitsandbytes_config(quantization: Quantization, dtype: torch.dtype) -> BitsAndBytesConfig | None:
-    if quantization == "int8":
-        return BitsAndBytesConfig(load_in_8bit=True)
-    if quantization == "int4":
-        return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype)
-    return None
+    options: dict[Quantization, dict[str, Any]] = {
+        "int8": {"load_in_8bit": True},
+        "int4": {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_compute_dtype": dtype},
+    }
+    if quantization == "none":
+        return None
+    return BitsAndBytesConfig(**options[quantization])  # type: ignore[no-untyped-call]
 
 
 def _attach_adapter(model: WhisperForConditionalGeneration, adapter_dir: Path) -> PeftModel:

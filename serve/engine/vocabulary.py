@@ -1,7 +1,7 @@
-"""Whisper's special tokens and their order in a decoder prompt, read from a checkpoint directory. Knows no model.
+"""Whisper's special tokens and their order in a decoder prompt, read from a checkpoint directory.
 
-The prompt is `<|startofprev|> previous text <|startoftranscript|> <|mr|> <|transcribe|> <|notimestamps|>`, where the first two
-parts are optional, and English-only checkpoints have neither language nor task.
+The prompt is `<|startofprev|> previous text <|startoftranscript|> <|mr|> <|transcribe|> <|notimestamps|>`,
+where the first two parts are optional, and English-only checkpoints have neither language nor task.
 """
 
 from __future__ import annotations
@@ -56,15 +56,23 @@ class Vocabulary:
         except Exception as error:  # the tokenizers library raises bare Exception
             raise BaseModelError(f"{base_dir / 'tokenizer.json'}: {error}") from error
         generation_file = base_dir / "generation_config.json"
-        generation: dict[str, Any] = json.loads(generation_file.read_bytes()) if generation_file.exists() else {}
+        generation: dict[str, Any] = (
+            json.loads(generation_file.read_bytes()) if generation_file.exists() else {}
+        )
 
         def token(*names: str) -> int:
             for name in names:
                 if (number := tokenizer.token_to_id(name)) is not None:
                     return int(number)
-            raise BaseModelError(f"{base_dir / 'tokenizer.json'}: has no token {names[0]}; is it a Whisper tokenizer?")
+            raise BaseModelError(
+                f"{base_dir / 'tokenizer.json'}: has no token {names[0]}; is it a Whisper tokenizer?"
+            )
 
-        end, start, no_timestamps = token("<|endoftext|>"), token("<|startoftranscript|>"), token("<|notimestamps|>")
+        end, start, no_timestamps = (
+            token("<|endoftext|>"),
+            token("<|startoftranscript|>"),
+            token("<|notimestamps|>"),
+        )
         language_ids: dict[str, int] = generation.get("lang_to_id") or {}
         multilingual = bool(generation.get("is_multilingual", bool(language_ids)))
         n_tokens = tokenizer.get_vocab_size(with_added_tokens=True)
@@ -77,7 +85,9 @@ class Vocabulary:
             previous=token("<|startofprev|>"),
             no_speech=token("<|nospeech|>", "<|nocaptions|>"),
             no_timestamps=no_timestamps,
-            tasks={name: token(f"<|{name}|>") for name in ("transcribe", "translate")} if multilingual else {},
+            tasks={name: token(f"<|{name}|>") for name in ("transcribe", "translate")}
+            if multilingual
+            else {},
             languages={name[2:-2]: number for name, number in language_ids.items()} if multilingual else {},
             suppressed=np.unique(np.array([*(generation.get("suppress_tokens") or []), *special], np.int64)),
             suppressed_first=np.array(generation.get("begin_suppress_tokens") or [end], np.int64),
@@ -96,6 +106,6 @@ class Vocabulary:
         return [self.previous, *previous[-MAX_PREVIOUS_TOKENS:], *tokens]
 
     def text(self, tokens: list[int]) -> str:
-        """Return the text of text tokens; a last character of which only some bytes were emitted is dropped."""
+        """Return the text of text tokens, without a last character of which only some bytes were emitted."""
         text: str = self.tokenizer.decode(tokens, skip_special_tokens=True)
         return text.rstrip("�").strip()
