@@ -1,0 +1,188 @@
+"""The arrows of the architecture, read off the import statements: what may know what."""
+
+from __future__ import annotations
+
+import ast
+import re
+import sys
+import tomllib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.metadata import packages_distributions
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+WEB = {"litestar", "starlette", "uvicorn", "httptools", "uvloop"}
+RUNTIMES = {
+    *("torch", "torchaudio", "transformers", "peft", "bitsandbytes", "accelerate"),
+    *("ctranslate2", "onnxruntime", "openvino", "silero_vad"),
+}
+RUNTIMES_OUTSIDE_THE_ENGINE = {
+    "serve.audio": {"torch", "torchaudio"},  # resampling
+    "serve.features": {"transformers"},  # Whisper's feature extractor
+    "serve.segmentation": {"onnxruntime", "silero_vad"},  # the detector of speech
+}
+STEPS = {"audio", "segmentation", "features", "scheduler", "decoding", "transcript", "formats"}
+
+
+@dataclass(frozen=True)
+class Import:
+    """One imported module or name."""
+
+    importer: str
+    """Dotted name of the module that imports."""
+    module: str
+    """Dotted name of the imported module, relative imports resolved."""
+    name: str
+    """What is taken from it; empty for `import module`."""
+    line: int
+
+    @property
+    def package(self) -> str:
+        """Top-level package of the imported module."""
+        return self.module.partition(".")[0]
+
+    def __str__(self) -> str:
+        return f"{self.importer}:{self.line} imports {self.module}{'.' * bool(self.name)}{self.name}"
+
+
+def sources(*folders: str) -> list[Path]:
+    """Return every Python file below these folders of the checkout."""
+    return sorted(path for folder in folders for path in (ROOT / folder).rglob("*.py"))
+
+
+def module_name(path: Path) -> str:
+    """Return the dotted name under which a file of the checkout is imported."""
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+def imports_of(path: Path, source: str | None = None) -> Iterator[Import]:
+    """Yield each import of a file, those inside functions and `TYPE_CHECKING` blocks included."""
+    importer = module_name(path)
+    package = importer if path.stem == "__init__" else importer.rpartition(".")[0]
+    for node in ast.walk(ast.parse(source if source is not None else path.read_text(), path)):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield Import(importer, alias.name, "", node.lineno)
+        elif isinstance(node, ast.ImportFrom):
+            parents = package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
+            module = ".".join([*parents, *filter(None, [node.module])])
+            for alias in node.names:
+                yield Import(importer, module, alias.name, node.lineno)
+        elif isinstance(node, ast.Call) and node.args and isinstance(node.args[0], ast.Constant):
+            if ast.unparse(node.func).endswith(("import_module", "__import__")):
+                yield Import(importer, str(node.args[0].value), "", node.lineno)
+
+
+def imports(*folders: str) -> list[Import]:
+    """Return each import of each file below these folders."""
+    return [found for path in sources(*folders) for found in imports_of(path)]
+
+
+def lies_in(module: str, *packages: str) -> bool:
+    """Tell whether a module is one of these packages or below one."""
+    return any(module == package or module.startswith(f"{package}.") for package in packages)
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "import train.run",
+        "from train import run",
+        "def f():\n    from ..train.data import text",
+        "__import__('train')",
+    ],
+)
+def test_every_way_to_write_an_import_is_seen(statement):
+    assert [each.package for each in imports_of(ROOT / "serve" / "pipeline.py", statement)] == ["train"]
+
+
+def test_serving_never_imports_training():
+    assert [str(each) for each in imports("serve") if each.package == "train"] == []
+
+
+def test_neither_package_imports_the_tests():
+    assert [str(each) for each in imports("serve", "train") if each.package == "tests"] == []
+
+
+def test_only_the_http_edge_and_the_command_line_know_the_web_framework():
+    strays = [each for each in imports("serve", "train") if each.package in WEB]
+    assert [str(each) for each in strays if not lies_in(each.importer, "serve.http", "serve.__main__")] == []
+
+
+def test_only_the_engine_knows_a_model_runtime():
+    strays = [
+        each
+        for each in imports("serve")
+        if each.package in RUNTIMES - RUNTIMES_OUTSIDE_THE_ENGINE.get(each.importer, set())
+    ]
+    assert [str(each) for each in strays if not lies_in(each.importer, "serve.engine")] == []
+
+
+def test_every_exception_to_the_runtime_rule_is_still_needed():
+    used = {(each.importer, each.package) for each in imports("serve")}
+    for module, packages in RUNTIMES_OUTSIDE_THE_ENGINE.items():
+        assert any((module, package) in used for package in packages), module
+
+
+def test_the_engine_knows_no_step_of_the_pipeline_and_no_http():
+    strays = [
+        each for each in imports("serve/engine") if lies_in(each.module, "serve.http", "serve.pipeline")
+    ]
+    assert [str(each) for each in strays] == []
+
+
+def test_steps_share_constants_and_types_but_never_call_one_another():
+    modules = {f"serve.{step}" for step in STEPS}
+    strays = [
+        each
+        for each in imports("serve")
+        if each.importer in modules and each.module in modules - {each.importer}
+        if not each.name[:1].isupper()
+    ]
+    assert [str(each) for each in strays] == []
+
+
+def test_nothing_reads_the_environment_when_it_is_imported():
+    strays = []
+    for path in sources("serve", "train"):
+        nodes: list[ast.AST] = [ast.parse(path.read_text())]
+        while nodes:
+            node = nodes.pop()
+            if isinstance(node, ast.Attribute) and ast.unparse(node) in {"os.environ", "os.getenv"}:
+                strays.append(f"{module_name(path)}:{node.lineno}")
+            if isinstance(
+                node, ast.FunctionDef | ast.AsyncFunctionDef
+            ):  # its body runs later, its defaults do not
+                nodes.extend([*node.decorator_list, node.args])
+            elif not (isinstance(node, ast.If) and "__name__" in ast.unparse(node.test)):
+                nodes.extend(ast.iter_child_nodes(node))
+    assert strays == []
+
+
+def test_tests_are_no_packages_so_that_they_shadow_none():
+    assert list((ROOT / "tests").rglob("__init__.py")) == []
+
+
+@pytest.mark.parametrize(
+    ("folder", "extras"), [("serve", ()), ("train", ("train",)), ("tests", ("train", "test"))]
+)
+def test_every_imported_distribution_is_declared(folder, extras):
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    requirements = project["dependencies"] + [r for e in extras for r in project["optional-dependencies"][e]]
+    declared = {distribution_key(re.split(r"[^\w.-]", requirement)[0]) for requirement in requirements}
+    distributions = packages_distributions()
+    undeclared = {
+        each.package
+        for each in imports(folder)
+        if each.package not in sys.stdlib_module_names | {"serve", "train"}
+        if not declared & {distribution_key(name) for name in distributions.get(each.package, [each.package])}
+    }
+    assert undeclared == set()
+
+
+def distribution_key(name: str) -> str:
+    """Return a distribution's name as an index compares it."""
+    return re.sub(r"[-_.]+", "-", name).lower()
