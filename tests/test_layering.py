@@ -63,17 +63,19 @@ def imports_of(path: Path, source: str | None = None) -> Iterator[Import]:
     importer = module_name(path)
     package = importer if path.stem == "__init__" else importer.rpartition(".")[0]
     for node in ast.walk(ast.parse(source if source is not None else path.read_text(), path)):
-        if isinstance(node, ast.Import):
-            for alias in node.names:
-                yield Import(importer, alias.name, "", node.lineno)
-        elif isinstance(node, ast.ImportFrom):
-            parents = package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
-            module = ".".join([*parents, *filter(None, [node.module])])
-            for alias in node.names:
-                yield Import(importer, module, alias.name, node.lineno)
-        elif isinstance(node, ast.Call) and node.args and isinstance(node.args[0], ast.Constant):
-            if ast.unparse(node.func).endswith(("import_module", "__import__")):
-                yield Import(importer, str(node.args[0].value), "", node.lineno)
+        match node:
+            case ast.Import(names=aliases):
+                for alias in aliases:
+                    yield Import(importer, alias.name, "", node.lineno)
+            case ast.ImportFrom(module=module, names=aliases, level=level):
+                parents = package.split(".")[: package.count(".") + 2 - level] if level else []
+                for alias in aliases:
+                    yield Import(
+                        importer, ".".join([*parents, *filter(None, [module])]), alias.name, node.lineno
+                    )
+            case ast.Call(func=function, args=[ast.Constant(value=str(module)), *_]):
+                if ast.unparse(function).endswith(("import_module", "__import__")):
+                    yield Import(importer, module, "", node.lineno)
 
 
 def imports(*folders: str) -> list[Import]:
