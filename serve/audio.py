@@ -1,8 +1,8 @@
 """Bytes of a recording -> 16 kHz mono samples, within limits that hold whatever the container claims.
 
-libsndfile reads WAV, FLAC, Ogg and MP3 in this process; an ffmpeg child reads everything else. Both give blocks of
-frames, and the limits are checked after every block. This is the definition of "audio" for serving and training
-alike. Knows neither file names nor content types, and nothing of speech.
+libsndfile reads WAV, FLAC, Ogg and MP3 in this process, an ffmpeg child everything else. Both give blocks
+of frames, and the limits are checked after every block. This is the definition of "audio" for serving and
+training alike. Knows neither file names nor content types, and nothing of speech.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ import soundfile
 import torch
 import torchaudio.functional
 
-from serve.container import Container, sniff_container
+from serve.container import FLAC, OGG, Container, sniff_container
 from serve.errors import AudioTooLong, ConfigError, EmptyAudio, UndecodableAudio
 from serve.ffmpeg import ChildLimits, open_with_ffmpeg
+from serve.framing import check_whole, has_several_streams
 
 Samples = npt.NDArray[np.float32]
 
 SAMPLE_RATE = 16_000  # Hz
 BLOCK_S = 10.0  # decoded at a time
 SAMPLE_BYTES = 4  # float32
-MAX_DENOMINATOR = (
-    1_000  # of a resampling ratio: exact for every usual rate, within a millionth for forged ones
-)
+MAX_DENOMINATOR = 1_000  # of a resampling ratio: exact for usual rates, within a millionth for odd ones
+FLAC_UNKNOWN_FRAMES = 1 << 36  # FLAC counts in 36 bits; libsndfile answers more where the total is unknown
 LOUDEST = 32_768.0  # full scale of int16 data stored as float; nothing honest is louder
 
 
@@ -103,43 +103,61 @@ def decode_audio(data: bytes, limits: AudioLimits) -> Samples:
         samples = _collect(source, limits)
     if not samples.size:
         raise EmptyAudio("the recording holds no samples")
-    peak = float(np.abs(samples).max())
-    return samples / np.float32(peak) if peak > 1.0 else samples
+    peak = max(float(samples.max()), -float(samples.min()))
+    if peak > 1.0:
+        samples /= peak  # floats may exceed full scale, and some hold int16's
+    return samples
 
 
 @contextmanager
 def _open(data: bytes, container: Container, limits: AudioLimits) -> Iterator[_Source]:
-    if container.in_libsndfile:
-        try:
-            file = _ForwardOnly(io.BytesIO(data))
-        except soundfile.LibsndfileError:
-            pass  # a codec that libsndfile lacks, such as Speex in Ogg
-        else:
-            with file:
-                yield _Source(file.samplerate, file.channels, _soundfile_blocks(file, container))
-            return
+    file = _open_in_process(data, container, limits)
+    if file is not None:
+        with file:
+            yield _Source(file.samplerate, file.channels, _read_blocks(file, container))
+        return
     child_limits = ChildLimits(timeout_s=limits.ffmpeg_timeout_s, memory_bytes=limits.ffmpeg_memory_bytes)
     with open_with_ffmpeg(data, container, child_limits) as (sample_rate, n_channels, blocks):
         yield _Source(sample_rate, n_channels, blocks)
 
 
+def _open_in_process(data: bytes, container: Container, limits: AudioLimits) -> soundfile.SoundFile | None:
+    """Open with libsndfile; None where it cannot read the body, or not to its end."""
+    fewest_samples = check_whole(data, container, limits.max_audio_s)
+    if not container.in_libsndfile or (container is OGG and has_several_streams(data)):
+        return None
+    try:
+        file = _ForwardOnly(io.BytesIO(data))
+    except soundfile.SoundFileError:
+        return None  # a codec that libsndfile lacks, such as Speex in Ogg
+    # libsndfile guesses the length of an MP3 of varying bit rate that announces none, and stops there.
+    if fewest_samples is not None and file.frames < fewest_samples:
+        file.close()
+        return None
+    return file
+
+
 class _ForwardOnly(soundfile.SoundFile):  # type: ignore[misc]
-    """Reads front to back: soundfile seeks after every read, which costs much and disturbs MP3."""
+    """Reads front to back: soundfile seeks after every read, which costs time and disturbs MP3."""
 
     def seekable(self) -> bool:
         return False
 
 
-def _soundfile_blocks(file: soundfile.SoundFile, container: Container) -> Iterator[Samples]:
+def _read_blocks(file: soundfile.SoundFile, container: Container) -> Iterator[Samples]:
     block_frames = max(1, int(BLOCK_S * file.samplerate / file.channels))
+    n_frames = 0
     while True:
         try:
             block: Samples = file.read(block_frames, dtype="float32", always_2d=True)
-        except soundfile.LibsndfileError as error:
-            raise UndecodableAudio(f"the {container.name} body is damaged") from error
+        except soundfile.SoundFileError as error:
+            raise UndecodableAudio(f"the {container.name} recording is damaged or cut off") from error
         if not len(block):
-            return
+            break
+        n_frames += len(block)
         yield block
+    if container is FLAC and n_frames < file.frames < FLAC_UNKNOWN_FRAMES:
+        raise UndecodableAudio("the FLAC recording is cut off: it announces more than was sent")
 
 
 def _check_claims(source: _Source, limits: AudioLimits) -> None:
@@ -150,7 +168,7 @@ def _check_claims(source: _Source, limits: AudioLimits) -> None:
         )
     if not 1 <= source.n_channels <= limits.max_channels:
         raise UndecodableAudio(
-            f"the audio has {source.n_channels} channels; at most {limits.max_channels} are read"
+            f"the recording has {source.n_channels} channels; at most {limits.max_channels} are read"
         )
 
 
@@ -171,7 +189,7 @@ def _collect(source: _Source, limits: AudioLimits) -> Samples:
 
 
 def _mix(block: Samples) -> Samples:
-    """Average channels; values that no recording holds (NaN, infinity, beyond int16's scale) count as silence."""
+    """Average channels; values that no recording holds (NaN, infinity, beyond int16) count as silence."""
     finite = np.where(np.abs(block) <= LOUDEST, block, np.float32(0))
     mono: Samples = finite.mean(axis=1, dtype=np.float32)
     return mono

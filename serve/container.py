@@ -1,7 +1,7 @@
-"""Which container a body is, told by its first bytes alone: neither file names nor content types are trusted.
+"""Which container a body is, told by its first bytes alone: neither names nor content types are trusted.
 
-The table is an allow-list. Playlists and other formats that name further files (HLS, DASH, concat, SDP) are not in
-it, so no decoder ever opens them.
+The table is an allow-list. Playlists and other formats that name further files (HLS, DASH, concat, SDP) are
+not in it, so no decoder ever opens them.
 """
 
 from __future__ import annotations
@@ -38,7 +38,6 @@ AMR = Container(name="AMR", demuxer="amr")
 ASF = Container(name="ASF or WMA", demuxer="asf")
 MPEG_TS = Container(name="MPEG transport stream", demuxer="mpegts")
 
-# Longest signatures first where one could hide another.
 _SIGNATURES: tuple[tuple[re.Pattern[bytes], Container], ...] = tuple(
     (re.compile(pattern, re.DOTALL), container)
     for pattern, container in (
@@ -48,13 +47,13 @@ _SIGNATURES: tuple[tuple[re.Pattern[bytes], Container], ...] = tuple(
         (rb"FORM....AIF[FC]", AIFF),
         (rb"\.snd", AU),
         (rb"caff\x00\x01", CAF),
-        (rb"....(ftyp|moov|mdat|wide|free|skip)", MP4),
+        (rb"\x00...(ftyp|moov|wide|free|skip)|....mdat", MP4),
         (rb"\x1a\x45\xdf\xa3", MATROSKA),
         (rb"#!AMR(-WB)?\n", AMR),
         (rb"\x30\x26\xb2\x75\x8e\x66\xcf\x11", ASF),
         (rb"\x47.{187}\x47.{187}\x47", MPEG_TS),
         (rb"\xff[\xf0\xf1\xf8\xf9]", AAC),  # ADTS: twelve set bits, layer 0
-        (rb"\xff[\xe2-\xe7\xea-\xef\xf2-\xf7\xfa-\xff]", MP3),  # eleven set bits, layer 1 to 3
+        (rb"\xff[\xe2-\xe7\xf2-\xf7\xfa-\xff]", MP3),  # eleven set bits, layer 1 to 3
     )
 )
 

@@ -1,7 +1,8 @@
 """Whatever libsndfile cannot read -> blocks of float32, by an ffmpeg child process on a short leash.
 
-The child gets the body as an anonymous file and nothing else: one demuxer, no network, no other protocol, limits on
-memory, processor time and written files, and a deadline. Knows nothing of resampling or of how long audio may be.
+The child gets the body as an anonymous file and nothing else: one demuxer, audio decoders only, no network,
+limits on memory, processor time and written files, and a deadline. Knows nothing of resampling, nor of how
+long audio may be.
 """
 
 from __future__ import annotations
@@ -19,7 +20,6 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache
 from typing import IO, Any
 
 import ffmpeg
@@ -35,7 +35,7 @@ AU_HEADER = struct.Struct(">4s5I")  # magic, data offset, data bytes, encoding, 
 AU_FLOAT = 6
 MAX_OPEN_FILES = 64
 
-# Decoders that may run. Video decoders are left out: even a stream that is not mapped is probed with its decoder.
+# Decoders that may run. No video decoder: streams are probed with their decoders even when nobody wants them.
 CODECS = ",".join(
     (
         "aac,aac_fixed,aac_latm,ac3,ac3_fixed,eac3,alac,amrnb,amrwb,libopencore_amrnb,libopencore_amrwb,flac,g722,g723_1",
@@ -83,7 +83,7 @@ def open_with_ffmpeg(
     assert child.stdout is not None
     try:
         _restrict(child.pid, limits)
-        pieces = _read_until(child.stdout, deadline, limits.timeout_s)
+        pieces = _read_until(child, child.stdout, deadline, limits.timeout_s)
         head = b""
         while len(head) < AU_HEADER.size and (piece := next(pieces, b"")):
             head += piece
@@ -108,16 +108,15 @@ def _command(container: Container) -> list[str]:
         "codec_whitelist": CODECS,
         "threads": 1,
     }
-    node = ffmpeg.input(source, **options)["a:0"].output(
-        "pipe:1", f="au", acodec="pcm_f32be", map_metadata=-1, threads=1, **{"fflags": "+bitexact"}
-    )
+    # AU: the simplest header that tells sample rate and channels and needs no seeking back.
+    output = {"f": "au", "acodec": "pcm_f32be", "map_metadata": -1, "threads": 1}
+    node = ffmpeg.input(source, **options)["a:0"].output("pipe:1", **output)
     arguments: list[str] = node.global_args("-nostdin", "-hide_banner", "-v", "quiet").compile(
         cmd=ffmpeg_binary()
     )
     return arguments
 
 
-@cache
 def ffmpeg_binary() -> str:
     """Return the ffmpeg on the PATH, or else the one inside the imageio-ffmpeg wheel."""
     return shutil.which("ffmpeg") or str(imageio_ffmpeg.get_ffmpeg_exe())
@@ -129,7 +128,7 @@ def _anonymous_file(data: bytes) -> Iterator[IO[bytes]]:
     if sys.platform == "linux":
         file: IO[bytes] = os.fdopen(os.memfd_create("audio", os.MFD_CLOEXEC), "w+b")
     else:
-        file = tempfile.TemporaryFile()
+        file = tempfile.TemporaryFile()  # noqa: SIM115 (closed below)
     with file:
         file.write(data)
         file.seek(0)
@@ -154,16 +153,22 @@ def _restrict(pid: int, limits: ChildLimits) -> None:
             return  # it has ended already
 
 
-def _read_until(stdout: IO[bytes], deadline: float, timeout_s: float) -> Iterator[bytes]:
-    """Yield what the child writes until it ends."""
+def _read_until(
+    child: subprocess.Popen[bytes], stdout: IO[bytes], deadline: float, timeout_s: float
+) -> Iterator[bytes]:
+    """Yield what the child writes until it ends; refuse the rest if it ended badly after it had begun."""
     poll = select.poll()
     poll.register(stdout, select.POLLIN)
+    has_begun = False
     while poll.poll(max(0.0, deadline - time.monotonic()) * 1000):
         piece = os.read(stdout.fileno(), PIPE_BYTES)
         if not piece:
+            if child.wait() != 0 and has_begun:  # a limit, or more damage than it bears
+                raise UndecodableAudio("the recording is damaged, or costs too much memory to decode")
             return
+        has_begun = True
         yield piece
-    raise UndecodableAudio(f"the audio could not be decoded within {timeout_s:.0f} s")
+    raise UndecodableAudio(f"the recording could not be decoded within {timeout_s:.0f} s")
 
 
 def _blocks(

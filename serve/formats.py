@@ -1,15 +1,15 @@
 """Answer formats: events -> bytes, and which format an `Accept` header asks for.
 
-Each answer takes one fresh encoder from its `Format`. An encoder is fed every event in order and returns the bytes
-to send for it, perhaps none; it does no I/O, so threads and coroutines use it alike. Wire names (`start`, `end`)
-exist here only. Knows no HTTP beyond media types.
+Each answer takes one fresh encoder from its `Format`. An encoder is fed every event in order and returns the
+bytes to send for it, perhaps none; it does no I/O, so threads and coroutines use it alike. The wire names
+`start` and `end` exist here only. Knows no HTTP beyond media types.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import msgspec
 
@@ -78,6 +78,8 @@ class ErrorAnswer(msgspec.Struct, frozen=True, kw_only=True):
 
     error: ErrorBody
 
+
+SegmentT = TypeVar("SegmentT", bound=SegmentBody)
 
 WireEvent = StartEvent | SegmentEvent | EndEvent | ErrorEvent
 """What one line of NDJSON, or one `data:` field of an event stream, decodes to."""
@@ -240,7 +242,7 @@ def encode_stream(events: Iterable[Event], answer_format: Format) -> Iterator[by
 
 def encode_transcript(transcript: Transcript, processing_s: float | None = None) -> bytes:
     """Return the `application/json` answer."""
-    segments = [SegmentBody(**_segment_fields(segment)) for segment in transcript.segments]
+    segments = [_segment_body(SegmentBody, segment) for segment in transcript.segments]
     body = TranscriptBody(
         text=transcript.text,
         language=transcript.language,
@@ -261,7 +263,7 @@ def _wire_event(event: Event) -> WireEvent:
         case Start(duration_s=duration_s, language=language):
             return StartEvent(duration_s=_rounded(duration_s), language=language)
         case Segment():
-            return SegmentEvent(**_segment_fields(event))
+            return _segment_body(SegmentEvent, event)
         case End(transcript=transcript, processing_s=processing_s):
             return EndEvent(
                 text=transcript.text,
@@ -274,16 +276,16 @@ def _wire_event(event: Event) -> WireEvent:
             return ErrorEvent(error=ErrorBody(code=code, message=message))
 
 
-def _segment_fields(segment: Segment) -> dict[str, object]:
-    return {
-        "id": segment.id,
-        "start": _rounded(segment.start_s),
-        "end": _rounded(segment.end_s),
-        "text": segment.text,
-        "language": segment.language,
-        "avg_logprob": round(segment.avg_logprob, 4),
-        "no_speech_prob": round(segment.no_speech_prob, 4),
-    }
+def _segment_body(wire_type: type[SegmentT], segment: Segment) -> SegmentT:
+    return wire_type(
+        id=segment.id,
+        start=_rounded(segment.start_s),
+        end=_rounded(segment.end_s),
+        text=segment.text,
+        language=segment.language,
+        avg_logprob=round(segment.avg_logprob, 4),
+        no_speech_prob=round(segment.no_speech_prob, 4),
+    )
 
 
 def _rounded(seconds: float) -> float:
@@ -291,7 +293,7 @@ def _rounded(seconds: float) -> float:
 
 
 def _json(body: msgspec.Struct) -> bytes:
-    """Encode without escaping Devanagari, but on one line even for readers that split at Unicode line breaks."""
+    """Encode with Devanagari as it is, on one line even for readers that split at Unicode line breaks."""
     encoded = msgspec.json.encode(body)
     for line_break in ("\u0085", "\u2028", "\u2029"):
         encoded = encoded.replace(line_break.encode(), f"\\u{ord(line_break):04x}".encode())
@@ -319,7 +321,7 @@ def _clock(seconds: float, decimal_mark: str) -> str:
 
 
 def _media_ranges(accept: str) -> Iterator[tuple[str, float]]:
-    """Yield each media range of an `Accept` header with its quality; ranges that cannot be read are left out."""
+    """Yield each media range of an `Accept` header and its quality; what cannot be read is left out."""
     for part in accept.split(","):
         media_range, *parameters = (piece.strip().lower() for piece in part.split(";"))
         quality = 1.0
