@@ -15,10 +15,16 @@ case "${1:-}" in
         ;;
     train)
         shift
-        # Flags given later win, so the caller's arguments override these defaults.
-        exec python "$home/train/run.py" \
-            --config "${SHROTA_TRAIN_CONFIG:-$home/train/configs/sagemaker.yaml}" \
-            --output-dir "$ml/output/data" "$@"
+        case "${1:-}" in
+            --config)
+                [ $# -ge 2 ] || { echo "usage: train --config FILE [flags]" >&2; exit 64; }
+                config=$2 && shift 2
+                ;;
+            --config=*) config=${1#--config=} && shift ;;
+            *) config=${SHROTA_TRAIN_CONFIG:-$home/train/configs/whisper-base-mr.yaml} ;;
+        esac
+        # Of two flags the later one wins, so the caller's override the default.
+        exec python "$home/train/run.py" --config "$config" --output-dir "$ml/output/data" "$@"
         ;;
     "")
         echo "usage: serve [flags] | train [flags] | command [arguments]" >&2

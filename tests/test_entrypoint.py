@@ -88,9 +88,20 @@ def test_training_writes_below_the_configured_root_instead_of_opt_ml(tmp_path):
     assert flags[flags.index("--output-dir") + 1].startswith("/elsewhere/")
 
 
+@pytest.mark.parametrize("flags", [["--config", "/my own.yaml"], ["--config=/my own.yaml"]])
+def test_the_callers_config_replaces_the_default_and_stays_the_first_flag(tmp_path, flags):
+    answer = run(tmp_path, "train", *flags, "--seed", "1")
+    assert answer.lines[2:4] == ["--config", "/my own.yaml"]
+    assert answer.lines.count("--config") == 1 and answer.lines[-2:] == ["--seed", "1"]
+
+
 def test_the_training_config_can_be_named_by_the_environment(tmp_path):
-    flags = run(tmp_path, "train", SHROTA_TRAIN_CONFIG="/mine.yaml").lines[2:]
-    assert flags[flags.index("--config") + 1] == "/mine.yaml"
+    assert run(tmp_path, "train", SHROTA_TRAIN_CONFIG="/mine.yaml").lines[2:4] == ["--config", "/mine.yaml"]
+
+
+def test_a_config_flag_without_its_file_is_refused(tmp_path):
+    answer = run(tmp_path, "train", "--config")
+    assert answer.returncode != 0 and "train --config FILE" in answer.stderr
 
 
 def test_the_default_training_config_is_part_of_the_image(tmp_path):
