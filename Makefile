@@ -15,10 +15,13 @@ PYTHON ?= $(shell for name in python3 python3.13 python3.12 python3.11; do \
 
 PORT ?= 8080
 MODEL_DIR ?= model_artifacts/whisper-base-mr
+CONFIG ?= train/configs/whisper-base-mr.yaml
+MANIFEST ?= data/mr/test-everyday.jsonl
+SCORES ?= runs/scores.json
+ARGS ?=
 IMAGE ?= shrota:$(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
 
-# What make synthesises speech and reads Marathi text with, and what tests decode unusual containers with.
-# Serving needs none of these.
+# Voices and text for `make data`, and an ffmpeg for the tests. Serving needs none of these.
 SYSTEM_PACKAGES := ffmpeg espeak-ng festival festival-mr festvox-mr-nsk \
 	libreoffice-l10n-mr aspell aspell-mr firefox-esr-l10n-mr
 
@@ -31,6 +34,21 @@ serve: install-serve ## serve the shipped Marathi adapter on PORT (8080), first 
 .PHONY: image
 image: ## build the container image that serves and trains on SageMaker
 	docker build --tag $(IMAGE) .
+
+##@ Train
+
+.PHONY: data
+data: system-deps install ## speak a Marathi corpus into data/mr: 15,000 synthetic clips; goes on where it stopped
+	$(PY) -m train.data.build --output-dir data/mr $(ARGS)
+
+.PHONY: train
+train: install ## train, evaluate and export as CONFIG says, with ARGS="--key value" on top; goes on where it stopped
+	$(PY) train/run.py --config $(CONFIG) $(ARGS)
+
+.PHONY: evaluate
+evaluate: install ## score MODEL_DIR on MANIFEST through the serving pipeline; figures go to SCORES
+	mkdir -p $(dir $(SCORES))
+	$(PY) -m train.evaluate --model-dir $(MODEL_DIR) --manifest $(MANIFEST) --json $(SCORES) $(ARGS)
 
 ##@ Check
 
