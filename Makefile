@@ -1,6 +1,6 @@
 # The few commands of this project, the same for people and for CI. `make` alone lists them.
 
-SHELL := /bin/bash
+SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
