@@ -51,8 +51,8 @@ class AudioLimits:
     """Hz."""
     ffmpeg_timeout_s: float = 120.0
     """Wall time, and processor time, of an ffmpeg child."""
-    ffmpeg_memory_bytes: int = 2 << 30
-    """Address space of an ffmpeg child."""
+    ffmpeg_memory_bytes: int = 1 << 30
+    """Address space of an ffmpeg child, of which its libraries take about 300 MB."""
 
     def __post_init__(self) -> None:
         """Refuse limits that nothing could meet.

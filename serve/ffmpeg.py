@@ -88,7 +88,7 @@ def open_with_ffmpeg(
         while len(head) < AU_HEADER.size and (piece := next(pieces, b"")):
             head += piece
         if len(head) < AU_HEADER.size:
-            raise UndecodableAudio(f"the {container.name} body holds no audio track that can be decoded")
+            raise UndecodableAudio(f"the {container.name} recording holds no audio track that can be decoded")
         _, offset, _, encoding, sample_rate, n_channels = AU_HEADER.unpack_from(head)
         assert encoding == AU_FLOAT
         yield sample_rate, n_channels, _blocks(head, pieces, offset, n_channels)
@@ -168,7 +168,7 @@ def _read_until(
             return
         has_begun = True
         yield piece
-    raise UndecodableAudio(f"the recording could not be decoded within {timeout_s:.0f} s")
+    raise UndecodableAudio(f"the recording could not be decoded within {timeout_s:g} s")
 
 
 def _blocks(

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import onnxruntime  # type: ignore[import-untyped]
+import onnxruntime
 
 Samples = npt.NDArray[np.float32]
 
@@ -30,6 +30,9 @@ SILENCE_PROB = 0.35  # and may end below this one
 MIN_PAUSE_SAMPLES = SAMPLE_RATE * 160 // 1000  # shorter dips are closures of consonants, not pauses
 MIN_SPEECH_SAMPLES = SAMPLE_RATE * 96 // 1000  # shorter bursts are clicks; a lone "हो" lasts about 200 ms
 PAD_SAMPLES = SAMPLE_RATE * 200 // 1000  # keeps soft onsets and releases, which the detector hears late
+
+USUAL_PEAK = 0.3  # the detector misses speech that is much quieter, so quiet recordings are raised to this
+MAX_GAIN = 100.0  # 40 dB; more would raise the noise of silence itself
 
 QUIET_FRAME_SAMPLES = SAMPLE_RATE * 20 // 1000  # resolution of the search for a quiet point
 
@@ -71,13 +74,15 @@ def iter_speech(samples: Samples) -> Iterator[Span]:
 
 def speech_probs(samples: Samples) -> Iterator[float]:
     """Yield the probability of speech in each 32 ms of (n_samples,) float32 at 16 kHz."""
+    peak = max(float(samples.max()), -float(samples.min())) if samples.size else 0.0
+    gain = np.float32(min(MAX_GAIN, max(1.0, USUAL_PEAK / peak))) if peak else np.float32(1)
     hidden = cell = np.zeros((1, 1, 128), dtype=np.float32)
     for start in range(0, len(samples), FRAMES_PER_RUN * FRAME_SAMPLES):
         n_frames = min(FRAMES_PER_RUN, -(-(len(samples) - start) // FRAME_SAMPLES))
         heard = samples[max(0, start - CONTEXT_SAMPLES) : start + n_frames * FRAME_SAMPLES]
         padded = np.zeros(CONTEXT_SAMPLES + n_frames * FRAME_SAMPLES, dtype=np.float32)
         first = 0 if start else CONTEXT_SAMPLES  # nothing was heard before the start
-        padded[first : first + len(heard)] = heard
+        padded[first : first + len(heard)] = heard * gain
         frames = np.lib.stride_tricks.sliding_window_view(padded, CONTEXT_SAMPLES + FRAME_SAMPLES)
         batch = np.ascontiguousarray(frames[::FRAME_SAMPLES])  # (n_frames, 576)
         probs, hidden, cell = _detector().run(None, {"input": batch, "h": hidden, "c": cell})
