@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 Task = Literal["transcribe", "translate"]
+Quantization = Literal["int8", "int4", "none"]
 
 LogMel = npt.NDArray[np.float32]
 """Log-mel spectrogram of a window, (n_mels, n_frames); 100 frames a second, an even number, at most 3,000."""

@@ -15,7 +15,7 @@ import logging
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,13 +23,11 @@ from peft import PeftModel
 from torch import Tensor
 from transformers import BitsAndBytesConfig, WhisperForConditionalGeneration
 
-from serve.engine import DecodingOptions, Hypothesis, LogMel
+from serve.engine import DecodingOptions, Hypothesis, LogMel, Quantization
 from serve.engine.cached_decoder import CachedDecoder, DecoderState, detection_logits
 from serve.engine.search import Row, SearchRules, search
 from serve.engine.vocabulary import MAX_CONTEXT_TOKENS, Vocabulary
 from serve.errors import ArtifactError, BaseModelError
-
-Quantization = Literal["int8", "int4", "none"]
 
 # bitsandbytes warns at every int8 product that fp32 activations are cast; on a CPU that is every product
 # there is.

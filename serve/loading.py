@@ -1,0 +1,111 @@
+"""Find, check and load what is to be served: base model, adapter, features, engine -> `Pipeline`.
+
+    pipeline = load_pipeline(model_dir=Path("model_artifacts/whisper-base-mr"), quantization="none",
+    n_threads=2) pipeline = load_pipeline(base_model="openai/whisper-base")                         # no
+    adapter
+
+Knows no environment and no HTTP.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from serve.artifact import MANIFEST, Artifact, load_artifact
+from serve.base_model import base_fingerprint, resolve_base_model
+from serve.engine import Quantization
+from serve.errors import ArtifactError
+from serve.features import FeatureExtractor
+from serve.pipeline import Pipeline, ServingFacts
+
+
+@dataclass(frozen=True, kw_only=True)
+class Served:
+    """What was found to serve."""
+
+    base_dir: Path
+    artifact: Artifact | None
+    """None where a base model is served alone."""
+
+
+def find_served(
+    model_dir: Path | None, base_model: str | None, *, cache_dir: Path | None = None, offline: bool = False
+) -> Served:
+    """Look at a model directory and say what is in it.
+
+    Args:
+        model_dir: An artifact; or a base model's checkpoint; or nothing, when `base_model` is named.
+        base_model: Name or directory of the base model, in place of the one that the artifact names.
+        cache_dir: Where a downloaded base model is kept.
+        offline: Never reach for the network.
+
+    Raises:
+        ArtifactError: There is nothing to serve, or the adapter was trained on another base model.
+        BaseModelError: The base model cannot be had.
+    """
+    artifact = None
+    if model_dir is not None and (model_dir / MANIFEST).is_file():
+        artifact = load_artifact(model_dir)
+    elif model_dir is not None and base_model is None:
+        if not (model_dir / "config.json").is_file():
+            raise ArtifactError(
+                model_dir, f"holds neither {MANIFEST} nor a base model; name one with --model-dir"
+            )
+        base_model = str(model_dir)
+    if base_model is None:
+        assert artifact is not None and model_dir is not None
+        inside = model_dir / "base"  # an artifact may carry its base model, for places without a network
+        base_model = str(inside) if inside.is_dir() else artifact.manifest.base_model.name
+    base_dir = resolve_base_model(base_model, cache_dir=cache_dir, offline=offline)
+    if artifact is not None and base_fingerprint(base_dir) != artifact.manifest.base_model.fingerprint:
+        raise ArtifactError(
+            artifact.path / MANIFEST,
+            f"base_model.fingerprint is not that of {base_dir}: the adapter belongs to another base",
+        )
+    return Served(base_dir=base_dir, artifact=artifact)
+
+
+def serving_facts(artifact: Artifact | None) -> ServingFacts:
+    """Say what the pipeline has to know about an artifact, or about a base model alone."""
+    if artifact is None:
+        return ServingFacts()
+    manifest = artifact.manifest
+    return ServingFacts(
+        adapter_name=manifest.name,
+        language=manifest.language,
+        task=manifest.task,
+        dynamic=manifest.encoder_context == "dynamic",
+        margin_s=manifest.window_margin_s,
+        max_window_s=manifest.max_window_s,
+    )
+
+
+def load_pipeline(
+    model_dir: Path | None = None,
+    base_model: str | None = None,
+    *,
+    quantization: Quantization = "int8",
+    n_threads: int = 1,
+    cache_dir: Path | None = None,
+    offline: bool = False,
+) -> Pipeline:
+    """Load an artifact, or a base model alone, ready to transcribe; see `find_served` for what may be named.
+
+    Raises:
+        ArtifactError, BaseModelError: It cannot be served; one sentence says why.
+    """
+    served = find_served(model_dir, base_model, cache_dir=cache_dir, offline=offline)
+    facts = serving_facts(served.artifact)
+
+    # Imported here: a model runtime takes seconds to import, and whoever only looks at artifacts needs none.
+    from serve.engine.transformers import TransformersEngine
+
+    engine = TransformersEngine.load(
+        served.base_dir,
+        served.artifact.adapter_dir if served.artifact else None,
+        quantization=quantization,
+        n_threads=n_threads,
+        dynamic=facts.dynamic,
+    )
+    return Pipeline(engine, FeatureExtractor(served.base_dir), facts)

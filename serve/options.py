@@ -1,0 +1,108 @@
+"""What a caller may ask for, and what it must be. Knows no HTTP: names and values come as a plain mapping."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+import msgspec
+
+from serve.engine import Task
+from serve.errors import UnsupportedOption
+from serve.languages import language_code
+
+NO_ADAPTER = "none"
+"""Value of `adapter` that asks for the base model alone."""
+
+DETECT = "auto"
+"""Value of `language` that asks for detection, whatever the artifact's language is."""
+
+MAX_PROMPT_CHARACTERS = 2_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class TranscriptionOptions:
+    """How a recording is to be transcribed."""
+
+    language: str | None = None
+    """Whisper language code, `auto`, or None for the served artifact's own language."""
+    task: Task | None = None
+    """None means the served artifact's own task."""
+    adapter: str | None = None
+    """Name of the adapter, `none` for the base model alone, or None for the served one."""
+    temperature: float = 0.0
+    seed: int = 0
+    prompt: str = ""
+    """Spelling hints, or the text that came before."""
+
+
+class _WireOptions(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    """Every option by name, with what its value must be."""
+
+    language: Annotated[str, msgspec.Meta(min_length=1, max_length=40)] | None = None
+    task: Literal["transcribe", "translate"] | None = None
+    adapter: Annotated[str, msgspec.Meta(min_length=1, max_length=200)] | None = None
+    temperature: Annotated[float, msgspec.Meta(ge=0.0, le=1.0)] = 0.0
+    seed: Annotated[int, msgspec.Meta(ge=0, lt=2**32)] = 0
+    prompt: Annotated[str, msgspec.Meta(max_length=MAX_PROMPT_CHARACTERS)] = ""
+    # Known by name so that they are refused for what they ask, not for being unknown.
+    beam_size: Annotated[int, msgspec.Meta(ge=1)] = 1
+    hotwords: str = ""
+    word_timestamps: bool = False
+
+
+OPTION_NAMES = frozenset(_WireOptions.__struct_fields__)
+
+
+def parse_options(values: Mapping[str, Any], *, strict: bool = False) -> TranscriptionOptions:
+    """Check options by name.
+
+    Args:
+        values: Name -> value.
+        strict: Whether numbers and flags must be numbers and flags, as in JSON; otherwise text such as `0.2`
+            and `true` is read, as in a query or a form.
+
+    Raises:
+        UnsupportedOption: An option is unknown, has an impossible value, or asks for what is not built.
+    """
+    try:
+        wire = msgspec.convert(dict(values), _WireOptions, strict=strict)
+    except msgspec.ValidationError as error:
+        raise _refusal(str(error)) from error
+    if wire.beam_size > 1:
+        raise UnsupportedOption("beam_size", "only 1, greedy search, is supported by the transformers engine")
+    if wire.hotwords.strip():
+        raise UnsupportedOption("hotwords", "not supported by the transformers engine")
+    if wire.word_timestamps:
+        raise UnsupportedOption("word_timestamps", "not supported by the transformers engine")
+    return TranscriptionOptions(
+        language=None if wire.language is None else _language(wire.language),
+        task=wire.task,
+        adapter=wire.adapter,
+        temperature=wire.temperature,
+        seed=wire.seed,
+        prompt=wire.prompt,
+    )
+
+
+def _language(value: str) -> str:
+    if value.strip().lower() == DETECT:
+        return DETECT
+    code = language_code(value)
+    if code is None:
+        raise UnsupportedOption(
+            "language", f"'{value}' is no language of Whisper; give a code such as mr, or auto"
+        )
+    return code
+
+
+def _refusal(message: str) -> UnsupportedOption:
+    """Turn msgspec's message, which ends in `$.name` or names an unknown field, into ours."""
+    if unknown := re.search(r"unknown field `(.*)`", message):
+        known = ", ".join(sorted(OPTION_NAMES))
+        return UnsupportedOption(unknown[1][:60], f"is unknown; the options are {known}")
+    path = re.search(r" - at `\$\.(\w+)", message)
+    reason = message.partition(" - at ")[0]
+    return UnsupportedOption(path[1] if path else "?", reason[:1].lower() + reason[1:])
