@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -54,15 +54,19 @@ class _WireOptions(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
 
 
 OPTION_NAMES = frozenset(_WireOptions.__struct_fields__)
+_BUILT = frozenset(spec.name for spec in fields(TranscriptionOptions))
 
 
-def parse_options(values: Mapping[str, Any], *, strict: bool = False) -> TranscriptionOptions:
+def parse_options(
+    values: Mapping[str, Any], *, strict: bool = False, base: TranscriptionOptions | None = None
+) -> TranscriptionOptions:
     """Check options by name.
 
     Args:
         values: Name -> value.
         strict: Whether numbers and flags must be numbers and flags, as in JSON; otherwise text such as `0.2`
             and `true` is read, as in a query or a form.
+        base: Options that hold where `values` says nothing.
 
     Raises:
         UnsupportedOption: An option is unknown, has an impossible value, or asks for what is not built.
@@ -77,14 +81,10 @@ def parse_options(values: Mapping[str, Any], *, strict: bool = False) -> Transcr
         raise UnsupportedOption("hotwords", "not supported by the transformers engine")
     if wire.word_timestamps:
         raise UnsupportedOption("word_timestamps", "not supported by the transformers engine")
-    return TranscriptionOptions(
-        language=None if wire.language is None else _language(wire.language),
-        task=wire.task,
-        adapter=wire.adapter,
-        temperature=wire.temperature,
-        seed=wire.seed,
-        prompt=wire.prompt,
-    )
+    given = {name: getattr(wire, name) for name in values if name in _BUILT}
+    if wire.language is not None:
+        given["language"] = _language(wire.language)
+    return replace(base or TranscriptionOptions(), **given)
 
 
 def _language(value: str) -> str:

@@ -1,0 +1,56 @@
+"""Put the application together: routes, error answers, start and stop."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+from litestar import Litestar, get
+from litestar.datastructures import State
+from litestar.types import ASGIApp
+
+from serve.formats import FORMATS
+from serve.http.context import RequestContext
+from serve.http.errors import EXCEPTION_HANDLERS
+from serve.http.sagemaker import invocations, ping
+from serve.http.service import Service
+from serve.options import OPTION_NAMES
+
+
+def create_app(service: Service, on_failure: Callable[[], None]) -> ASGIApp:
+    """Return the application; the model begins to load when the server starts it.
+
+    `on_failure` is called from another thread when the model cannot be loaded.
+    """
+
+    @asynccontextmanager
+    async def lifespan(app: Litestar) -> AsyncIterator[None]:
+        service.start(on_failure)
+        try:
+            yield
+        finally:
+            service.close()
+
+    app = Litestar(
+        route_handlers=[index, ping, invocations],
+        exception_handlers=EXCEPTION_HANDLERS,
+        lifespan=[lifespan],
+        state=State({"service": service}),
+        openapi_config=None,
+        logging_config=None,
+    )
+    return RequestContext(app)
+
+
+@get("/", summary="What is served here", sync_to_thread=False)
+def index() -> dict[str, object]:
+    """Name the endpoints, for whoever opens the address to see what it is."""
+    return {
+        "service": "shrota",
+        "endpoints": {
+            "GET /ping": "200 when the model answers, 503 before",
+            "POST /invocations": "a recording in, its transcript out",
+        },
+        "options": sorted(OPTION_NAMES),
+        "formats": [answer_format.media_type for answer_format in FORMATS],
+    }

@@ -1,0 +1,74 @@
+"""What surrounds every request: a number, two response headers, and one log line. A plain ASGI application.
+
+It wraps the whole application rather than its routes, so that answers to unknown routes are counted too. The
+log line never holds audio, text or the query.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+import uuid
+
+import structlog
+from litestar.enums import ScopeType
+from litestar.types import ASGIApp, Message, Receive, Scope, Send
+
+CUSTOM_ATTRIBUTES = "X-Amzn-SageMaker-Custom-Attributes"
+MAX_CUSTOM_ATTRIBUTES_CHARACTERS = 1_024
+REQUEST_ID = "X-Request-Id"
+
+_log = structlog.get_logger(__name__)
+
+
+class RequestContext:
+    """Wraps an application."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        """Take the application to wrap."""
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass everything through, adding headers to HTTP answers and a line to the log."""
+        if scope["type"] != ScopeType.HTTP:
+            await self._app(scope, receive, send)
+            return
+        headers = {name.lower(): value for name, value in scope["headers"]}
+        request_id = _request_id(headers.get(REQUEST_ID.lower().encode(), b""))
+        extra = [(REQUEST_ID.lower().encode(), request_id.encode())]
+        if attributes := _visible_ascii(headers.get(CUSTOM_ATTRIBUTES.lower().encode(), b"")):
+            extra.append((CUSTOM_ATTRIBUTES.lower().encode(), attributes))
+        status, n_bytes, started = 0, 0, time.monotonic()
+
+        async def send_with_headers(message: Message) -> None:
+            nonlocal status, n_bytes
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                message["headers"] = [*message["headers"], *extra]
+            elif message["type"] == "http.response.body":
+                n_bytes += len(message.get("body", b""))
+            await send(message)
+
+        with structlog.contextvars.bound_contextvars(request_id=request_id):
+            try:
+                await self._app(scope, receive, send_with_headers)
+            finally:
+                log = _log.debug if scope["path"] == "/ping" else _log.info
+                log(
+                    "request",
+                    method=scope["method"],
+                    path=scope["path"][:200],
+                    status=status,
+                    response_bytes=n_bytes,
+                    request_s=round(time.monotonic() - started, 3),
+                )
+
+
+def _request_id(wanted: bytes) -> str:
+    """Take the client's number where it is a harmless one, so that its log and ours can be joined."""
+    return wanted.decode() if re.fullmatch(rb"[A-Za-z0-9_.-]{1,64}", wanted) else uuid.uuid4().hex
+
+
+def _visible_ascii(value: bytes) -> bytes:
+    """Return what the platform lets through of a header: visible ASCII, 1,024 characters."""
+    return re.sub(rb"[^\x20-\x7e]", b"", value)[:MAX_CUSTOM_ATTRIBUTES_CHARACTERS].strip()

@@ -1,0 +1,95 @@
+"""Errors -> statuses and bodies: the one place where the two meet."""
+
+from __future__ import annotations
+
+import http
+from typing import Any
+
+import structlog
+from litestar import MediaType, Request, Response
+from litestar.datastructures import State
+from litestar.exceptions import HTTPException
+from litestar.types import ExceptionHandlersMap
+
+from serve import errors
+from serve.formats import encode_error
+
+AnyRequest = Request[Any, Any, State]
+
+_log = structlog.get_logger(__name__)
+
+
+class BodyTimeout(errors.RequestError):
+    """The body did not arrive in time."""
+
+    code = "body_timeout"
+
+
+class ClientGone(Exception):
+    """The client closed the connection before its answer; there is nobody to tell."""
+
+
+CLIENT_GONE_STATUS = 499
+"""For the log only: no answer can be sent."""
+
+STATUSES: dict[type[errors.ServiceError], int] = {
+    errors.ServiceError: 500,
+    errors.RequestError: 400,
+    errors.UnsupportedOption: 400,
+    errors.UnsupportedMediaType: 415,
+    errors.NotAcceptable: 406,
+    errors.PayloadTooLarge: 413,
+    BodyTimeout: 408,
+    errors.AudioError: 422,
+    errors.UndecodableAudio: 415,
+    errors.EmptyAudio: 422,
+    errors.AudioTooLong: 413,
+    errors.Overloaded: 429,
+    errors.NotReady: 503,
+    errors.EngineError: 500,
+}
+
+UNKNOWN_ERROR_MESSAGE = "the service failed on this request; the log has the reason"
+
+
+def answer_service_error(request: AnyRequest, error: errors.ServiceError) -> Response[bytes]:
+    """Answer an error raised on purpose."""
+    headers = {}
+    if isinstance(error, errors.Overloaded | errors.NotReady):
+        headers["Retry-After"] = str(error.retry_after_s)
+    return _answer(STATUSES[type(error)], error.code, str(error), headers)
+
+
+def answer_http_error(request: AnyRequest, error: HTTPException) -> Response[bytes]:
+    """Answer what the framework found: no such route, a wrong method, a malformed request."""
+    try:
+        phrase = http.HTTPStatus(error.status_code).phrase
+    except ValueError:
+        phrase = "http error"
+    message = error.detail if error.status_code < 500 else UNKNOWN_ERROR_MESSAGE
+    return _answer(error.status_code, phrase.lower().replace(" ", "_"), message, dict(error.headers or {}))
+
+
+def answer_unknown_error(request: AnyRequest, error: Exception) -> Response[bytes]:
+    """Answer a fault of ours, telling the client nothing of it."""
+    _log.error("request.failed", error=type(error).__name__, exc_info=error)
+    return _answer(500, "internal_error", UNKNOWN_ERROR_MESSAGE, {})
+
+
+def answer_client_gone(request: AnyRequest, error: ClientGone) -> Response[bytes]:
+    """Answer nobody."""
+    return _answer(CLIENT_GONE_STATUS, "client_gone", "the client closed the connection", {})
+
+
+EXCEPTION_HANDLERS: ExceptionHandlersMap = {
+    errors.ServiceError: answer_service_error,
+    ClientGone: answer_client_gone,
+    HTTPException: answer_http_error,
+    Exception: answer_unknown_error,
+}
+
+
+def _answer(status: int, code: str, message: str, headers: dict[str, str]) -> Response[bytes]:
+    return Response(
+        encode_error(code, message), status_code=status, media_type=MediaType.JSON, headers=headers
+    )

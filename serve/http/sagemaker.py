@@ -1,0 +1,144 @@
+"""The routes of a SageMaker container: GET /ping and POST /invocations."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable
+from typing import TypeVar
+from urllib.parse import parse_qsl
+
+import structlog
+from litestar import Response, get, post
+from litestar.datastructures import State
+from litestar.response import Stream
+from litestar.types import Receive
+
+from serve.errors import RequestError, ServiceError
+from serve.formats import Encoder, negotiate_format
+from serve.http.body import BodyLimits, body_kind, parse_body, read_body
+from serve.http.context import CUSTOM_ATTRIBUTES
+from serve.http.errors import UNKNOWN_ERROR_MESSAGE, AnyRequest, ClientGone
+from serve.http.service import Service
+from serve.options import TranscriptionOptions, parse_options
+from serve.scheduler import Ticket
+from serve.transcript import Event, Failure
+
+T = TypeVar("T")
+
+_log = structlog.get_logger(__name__)
+
+
+@get("/ping", summary="Whether the model answers", sync_to_thread=False)
+def ping(state: State) -> Response[None]:
+    """Answer 200 and nothing else once a window has been decoded; 503 before, and when draining or dead."""
+    service: Service = state.service
+    service.check_ready()
+    return Response(None, status_code=200)
+
+
+@post("/invocations", summary="Transcribe a recording", status_code=200, request_max_body_size=None)
+async def invocations(request: AnyRequest, state: State) -> Response[bytes] | Stream:
+    """Transcribe the recording in the body; the answer's format is chosen by Accept."""
+    service: Service = state.service
+    answer_format = negotiate_format(request.headers.get("accept") or service.settings.default_accept)
+    options = _options_outside_body(request)
+    content_type = request.headers.get("content-type")
+    kind = body_kind(content_type)
+
+    ticket = service.admit()  # before the body: whoever will not be served need not send it
+    try:
+        body = await read_body(request.receive, request.headers.get("content-length"), _limits(service))
+        parsed = await service.in_worker(parse_body, body, kind, content_type)
+        options = parse_options(parsed.options, strict=parsed.typed, base=options)
+        service.check_options(options)
+        events = _events(service, parsed.audio, options, ticket)
+        # The first event comes once the audio is decoded: until then errors still have a status of their own.
+        first = await _unless_client_leaves(request.receive, anext(events))
+    except BaseException:
+        ticket.close()
+        raise
+    encoder = answer_format.new_encoder()
+    if answer_format.streams:
+        return Stream(_encode(encoder, first, events), media_type=answer_format.content_type)
+    answer = await _unless_client_leaves(request.receive, _collect(encoder, events))
+    return Response(answer, media_type=answer_format.content_type)
+
+
+async def _events(
+    service: Service, audio: bytes, options: TranscriptionOptions, ticket: Ticket
+) -> AsyncIterator[Event]:
+    """Decode and transcribe; however this ends, the request's place is free again."""
+    with ticket:
+        samples = await service.decode_audio(audio)
+        async for event in service.transcribe(samples, options, ticket):
+            yield event
+
+
+async def _encode(encoder: Encoder, first: Event, events: AsyncIterator[Event]) -> AsyncIterator[bytes]:
+    """Encode a streamed answer. Its status is out already, so an error becomes its last event."""
+    try:
+        yield encoder.encode(first)
+        async for event in events:
+            if piece := encoder.encode(event):
+                yield piece
+    except ServiceError as error:
+        yield encoder.encode(Failure(code=error.code, message=str(error)))
+    except Exception as error:
+        _log.error("request.failed", error=type(error).__name__, exc_info=True)
+        yield encoder.encode(Failure(code="internal_error", message=UNKNOWN_ERROR_MESSAGE))
+
+
+async def _collect(encoder: Encoder, events: AsyncIterator[Event]) -> bytes:
+    """Encode an answer that is complete at its end only."""
+    return b"".join([encoder.encode(event) async for event in events])
+
+
+async def _unless_client_leaves(receive: Receive, work: Awaitable[T]) -> T:
+    """Await work, but cancel it when the client leaves: plain handlers are not told. The body must be read.
+
+    Raises:
+        ClientGone: The client left first.
+    """
+    gone = asyncio.ensure_future(_client_gone(receive))
+    working = asyncio.ensure_future(work)
+    try:
+        await asyncio.wait({gone, working}, return_when=asyncio.FIRST_COMPLETED)
+        if not working.done():
+            raise ClientGone
+        return working.result()
+    finally:
+        for task in (gone, working):
+            task.cancel()
+        # Cancelled work frees its place before anyone goes on.
+        await asyncio.gather(gone, working, return_exceptions=True)
+
+
+async def _client_gone(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+def _limits(service: Service) -> BodyLimits:
+    settings = service.settings
+    return BodyLimits(
+        max_body_bytes=settings.max_body_bytes,
+        timeout_s=settings.body_timeout_s,
+        idle_timeout_s=settings.body_idle_timeout_s,
+    )
+
+
+def _options_outside_body(request: AnyRequest) -> TranscriptionOptions:
+    """Read options from the query, and over them from the custom attributes.
+
+    Raises:
+        UnsupportedOption: One is unknown or wrong.
+    """
+    try:
+        query = parse_qsl(request.scope["query_string"].decode(), keep_blank_values=True, max_num_fields=64)
+    except ValueError as error:
+        raise RequestError("the query cannot be read") from error
+    options = parse_options(dict(query))
+    attributes = request.headers.get(CUSTOM_ATTRIBUTES, "")
+    # Parts without '=' are left alone: platforms send their trace numbers here.
+    pairs = (part.partition("=") for part in attributes.split(";") if "=" in part)
+    return parse_options({name.strip(): value.strip() for name, _, value in pairs}, base=options)

@@ -1,0 +1,234 @@
+"""The life of the service (loading, ready, draining, dead) and a request's way to the pipeline."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import TYPE_CHECKING, Literal, ParamSpec, TypeVar
+
+import structlog
+
+from serve.errors import NotReady, ServiceError, StartupError
+from serve.options import TranscriptionOptions
+from serve.scheduler import BatchLimits, Scheduler, Ticket
+from serve.settings import Settings
+from serve.transcript import Event
+
+if TYPE_CHECKING:  # their imports take seconds, which the loading thread spends while /ping already answers
+    from serve.features import Samples
+    from serve.pipeline import Pipeline
+
+State = Literal["loading", "ready", "draining", "dead"]
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+_log = structlog.get_logger(__name__)
+
+
+def load_from_settings(settings: Settings) -> Pipeline:
+    """Load what the settings name.
+
+    Raises:
+        StartupError: One sentence says what to change.
+    """
+    from serve.loading import load_pipeline
+
+    return load_pipeline(
+        settings.model_dir,
+        settings.base_model,
+        quantization=settings.quantization,
+        n_threads=settings.n_threads,
+        cache_dir=settings.cache_dir,
+        offline=settings.offline,
+    )
+
+
+class Service:
+    """One loaded model and everyone who waits for it."""
+
+    def __init__(self, settings: Settings, load: Callable[[Settings], Pipeline] = load_from_settings) -> None:
+        """Prepare; `start` does the work."""
+        self.settings = settings
+        self.state: State = "loading"
+        self.failure: StartupError | None = None
+        """Why the model could not be loaded."""
+        self._load = load
+        self._pipeline: Pipeline | None = None
+        self._scheduler: Scheduler | None = None
+        self._workers = ThreadPoolExecutor(settings.max_requests, thread_name_prefix="request")
+        self._audio_workers = ThreadPoolExecutor(settings.n_audio_workers, thread_name_prefix="audio")
+
+    @property
+    def n_admitted(self) -> int:
+        """Requests being worked on."""
+        return self._scheduler.n_admitted if self._scheduler else 0
+
+    def start(self, on_failure: Callable[[], None]) -> None:
+        """Load the model in a thread, so that the port is bound and /ping answers meanwhile.
+
+        `on_failure` is called from that thread when the model cannot be loaded.
+        """
+
+        def load() -> None:
+            started = time.monotonic()
+            try:
+                pipeline = self._load(self.settings)
+                scheduler = self._scheduler_of(pipeline)
+                _warm_up(pipeline, scheduler)
+            except Exception as error:
+                self.state = "dead"
+                self.failure = (
+                    error if isinstance(error, StartupError) else StartupError("the model cannot be loaded")
+                )
+                _log.error(
+                    "model.failed", error=str(self.failure), exc_info=not isinstance(error, StartupError)
+                )
+                on_failure()
+                return
+            self._pipeline, self._scheduler = pipeline, scheduler
+            if self.state == "loading":
+                self.state = "ready"
+            facts = pipeline.facts
+            seconds = round(time.monotonic() - started, 1)
+            _log.info("model.ready", adapter=facts.adapter_name, language=facts.language, load_s=seconds)
+
+        threading.Thread(target=load, name="load", daemon=True).start()
+
+    def check_ready(self) -> None:
+        """Raise unless requests can be worked on.
+
+        Raises:
+            NotReady: The model is loading, the service is draining, or the engine no longer answers.
+        """
+        if (
+            self.state == "ready"
+            and self._scheduler
+            and self._scheduler.is_alive(self.settings.engine_timeout_s)
+        ):
+            return
+        reasons = {
+            "loading": "the model is loading",
+            "draining": "the service is shutting down",
+            "dead": "the model could not be loaded",
+            "ready": "the engine does not answer",
+        }
+        raise NotReady(reasons[self.state])
+
+    def admit(self) -> Ticket:
+        """Give a request its place, before any work is done for it.
+
+        Raises:
+            NotReady, Overloaded: There is none.
+        """
+        self.check_ready()
+        assert self._scheduler is not None
+        return self._scheduler.admit()
+
+    def check_options(self, options: TranscriptionOptions) -> None:
+        """Refuse what the served model cannot do.
+
+        Raises:
+            UnsupportedOption: Names the option.
+        """
+        assert self._pipeline is not None
+        self._pipeline.resolve(options)
+
+    async def in_worker(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run what takes long off the event loop; at most `n_audio_workers` at a time."""
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._audio_workers, partial(work, *args, **kwargs))
+
+    async def decode_audio(self, audio: bytes) -> Samples:
+        """Decode a recording.
+
+        Raises:
+            AudioError: It is not usable speech.
+        """
+        from serve.audio import AudioLimits, decode_audio
+
+        return await self.in_worker(decode_audio, audio, AudioLimits(max_audio_s=self.settings.max_audio_s))
+
+    async def transcribe(
+        self, samples: Samples, options: TranscriptionOptions, ticket: Ticket
+    ) -> AsyncIterator[Event]:
+        """Yield the pipeline's events as they come.
+
+        The pipeline runs in a thread of its own, and hands events over to the event loop.
+
+        Raises:
+            ServiceError: The transcription broke off.
+        """
+        assert self._pipeline is not None
+        pipeline, loop = self._pipeline, asyncio.get_running_loop()
+        arrived: asyncio.Queue[Event | BaseException | None] = asyncio.Queue()
+
+        def hand_over(item: Event | BaseException | None) -> None:
+            if not loop.is_closed():
+                loop.call_soon_threadsafe(arrived.put_nowait, item)
+
+        def work() -> None:
+            try:
+                for event in pipeline.transcribe(samples, options, ticket.decode):
+                    hand_over(event)
+            except BaseException as error:
+                hand_over(error)
+            else:
+                hand_over(None)
+
+        self._workers.submit(work)
+        while (item := await arrived.get()) is not None:
+            if isinstance(item, BaseException):
+                raise item
+            yield item
+
+    async def drain(self) -> None:
+        """Refuse new requests, and give running ones their time before breaking them off."""
+        self.state = "draining"
+        _log.info("service.draining", n_requests=self.n_admitted)
+        deadline = time.monotonic() + self.settings.drain_s
+        while self.n_admitted and time.monotonic() < deadline:
+            await asyncio.sleep(0.05)
+        if self._scheduler is not None and self.n_admitted:
+            _log.warning("service.broke_off", n_requests=self.n_admitted)
+            self._scheduler.cancel_all(NotReady("the service is shutting down"))
+
+    def close(self) -> None:
+        """Stop the engine, waiting for its running batch a little."""
+        if self._scheduler is not None:
+            self._scheduler.close(timeout_s=1.0)
+        self._workers.shutdown(wait=False, cancel_futures=True)
+        self._audio_workers.shutdown(wait=False, cancel_futures=True)
+
+    def _scheduler_of(self, pipeline: Pipeline) -> Scheduler:
+        limits = BatchLimits(
+            max_windows=self.settings.max_batch_windows, max_batch_s=self.settings.max_batch_s
+        )
+        return Scheduler(pipeline.engine, max_requests=self.settings.max_requests, limits=limits)
+
+
+def _warm_up(pipeline: Pipeline, scheduler: Scheduler) -> None:
+    """Decode a window of noise: the first request finds everything loaded, and /ping speaks the truth."""
+    import numpy as np
+
+    import serve.audio  # noqa: F401  # imports torchaudio, which takes seconds
+    from serve.engine import DecodingOptions
+    from serve.features import MAX_WINDOW_S, SAMPLE_RATE, window_length_s
+    from serve.segmentation import find_speech
+
+    noise = np.random.default_rng(0).normal(0, 0.01, SAMPLE_RATE).astype(np.float32)
+    find_speech(noise)
+    facts = pipeline.facts
+    window_s = window_length_s(len(noise), facts.margin_s) if facts.dynamic else MAX_WINDOW_S
+    decoding = DecodingOptions(
+        language=facts.language, adapter=facts.adapter_name is not None, max_new_tokens=4
+    )
+    with scheduler.admit() as ticket:
+        try:
+            list(ticket.decode([(pipeline.features.log_mel(noise, window_s), decoding)]))
+        except ServiceError as error:
+            raise StartupError("the model is loaded, but fails on its first window") from error

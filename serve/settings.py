@@ -1,0 +1,230 @@
+"""Environment variables and command-line flags -> one frozen `Settings`. Knows no model and no HTTP.
+
+Every field is the variable `SHROTA_<FIELD>` and the flag `--<field>`; a flag wins. SageMaker's own variables
+(`SAGEMAKER_BIND_TO_PORT` and others) set the defaults of the fields they speak of.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import inspect
+import itertools
+import math
+import os
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from dataclasses import Field, dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+from sagemaker_inference import content_types, environment, parameters
+
+from serve.engine import Quantization
+from serve.errors import ConfigError
+
+ENV_PREFIX = "SHROTA_"
+
+SAGEMAKER_VARIABLES = {
+    "port": parameters.BIND_TO_PORT_ENV,
+    "default_accept": parameters.DEFAULT_INVOCATIONS_ACCEPT_ENV,
+}
+"""Field -> the platform's variable for it; ours wins."""
+
+
+def _default_threads() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """Everything the service reads from its environment and command line."""
+
+    model_dir: Path = Path(environment.SAGEMAKER_BASE_PATH) / "model"
+    """Directory of the artifact, or of a base model's checkpoint."""
+    base_model: str | None = None
+    """Name or directory of the base model, in place of the one the artifact names; serves it alone where
+    model_dir holds no artifact."""
+    cache_dir: Path | None = None
+    """Where a downloaded base model is kept; None is ~/.cache/shrota."""
+    offline: bool = False
+    """Never reach for the network."""
+    engine: Literal["transformers"] = "transformers"
+    """Runtime of the model."""
+    quantization: Quantization = "int8"
+    """How the base model's linear layers are kept; none is faster on a CPU, and takes more memory."""
+    n_threads: int = field(default_factory=_default_threads)
+    """CPU threads of the engine; all cores by default."""
+    host: str = "0.0.0.0"
+    """Address to listen on."""
+    port: int = int(environment.DEFAULT_HTTP_PORT)
+    """Port to listen on; 0 takes a free one."""
+    max_requests: int = 16
+    """Requests worked on at a time; more are answered 429."""
+    max_batch_windows: int = 8
+    """Most windows decoded together."""
+    max_batch_s: float = 60.0
+    """Most seconds of windows decoded together."""
+    max_body_bytes: int = 100 * 2**20
+    """Longest accepted body."""
+    body_timeout_s: float = 120.0
+    """A body must have arrived whole within this time."""
+    body_idle_timeout_s: float = 20.0
+    """A body may not pause for longer than this."""
+    max_audio_s: float = 14_400.0
+    """Longest accepted recording."""
+    n_audio_workers: int = 2
+    """Recordings decoded to samples at a time."""
+    engine_timeout_s: float = 300.0
+    """After this time at one batch the engine is taken for dead, and /ping says so."""
+    drain_s: float = 20.0
+    """After SIGTERM, running requests have this time to finish before they are broken off."""
+    default_accept: str = content_types.JSON
+    """Answer format for requests without an Accept header."""
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    """Least severe log line written."""
+
+    def __post_init__(self) -> None:
+        """Refuse values that cannot work.
+
+        Raises:
+            ConfigError: Lists all of them.
+        """
+        faults = [
+            f"{name} must be a number above 0"
+            for name, value in vars(self).items()
+            if type(value) in (int, float) and name != "port" and not 0 < value < math.inf
+        ]
+        if not 0 <= self.port <= 65_535:
+            faults.append("port must be between 0 and 65535")
+        if self.drain_s > 23:
+            # SageMaker kills 30 s after SIGTERM; connections and the engine need some of that to close.
+            faults.append("drain_s must be at most 23: the platform kills the process soon after")
+        if faults:
+            raise ConfigError(faults)
+
+    @classmethod
+    def from_env(cls, environ: Mapping[str, str], arguments: Sequence[str] = ()) -> Settings:
+        """Read settings from environment variables and command-line flags.
+
+        Raises:
+            ConfigError: Lists every variable and flag that is wrong.
+            SystemExit: The arguments ask for help (0), or cannot be parsed at all (2).
+        """
+        flags = vars(_parser().parse_args(arguments))
+        known = {ENV_PREFIX + spec.name.upper() for spec in fields(cls)}
+        faults = [
+            f"{variable} is unknown; see --help"
+            for variable in sorted(environ)
+            if variable.startswith(ENV_PREFIX) and variable not in known
+        ]
+        values: dict[str, Any] = {}
+        hints = get_type_hints(cls)
+        for spec in fields(cls):
+            text, source = _text(spec, environ, flags)
+            if text is None:
+                continue
+            try:
+                values[spec.name] = _read(text, hints[spec.name])
+            except ValueError as error:
+                faults.append(f"{source}: {error}")
+        try:
+            settings = cls(**values)
+        except ConfigError as error:
+            faults += error.faults
+        if faults:
+            raise ConfigError(faults)
+        return settings
+
+
+def _text(
+    spec: Field[Any], environ: Mapping[str, str], flags: Mapping[str, str | None]
+) -> tuple[str | None, str]:
+    """Return what was given for a field, and where; flags win over our variables, ours over SageMaker's."""
+    if (flag := flags[spec.name]) is not None:
+        return flag, _flag(spec.name)
+    for variable in (ENV_PREFIX + spec.name.upper(), SAGEMAKER_VARIABLES.get(spec.name, "")):
+        if value := environ.get(variable, "").strip():
+            return value, variable
+    return None, ""
+
+
+def _read(text: str, hint: Any) -> Any:
+    """Read text as a value of a field's type.
+
+    Raises:
+        ValueError: With what was expected.
+    """
+    if get_origin(hint) in (typing.Union, types.UnionType):
+        (hint,) = (option for option in get_args(hint) if option is not type(None))
+    if get_origin(hint) is Literal:
+        if text not in get_args(hint):
+            raise ValueError(f"'{text}' is none of {', '.join(get_args(hint))}")
+        return text
+    if hint is bool:
+        if text.lower() in ("true", "1", "yes", "on"):
+            return True
+        if text.lower() in ("false", "0", "no", "off"):
+            return False
+        raise ValueError(f"'{text}' is neither true nor false")
+    if hint in (int, float):
+        try:
+            return hint(text)
+        except ValueError:
+            kind = "a whole number" if hint is int else "a number"
+            raise ValueError(f"'{text}' is not {kind}") from None
+    return hint(text)
+
+
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+def _field_docs() -> dict[str, str]:
+    """Return the docstring below each field of `Settings`, so that --help says what the source says."""
+    (body,) = (
+        node.body
+        for node in ast.walk(ast.parse(inspect.getsource(Settings)))
+        if isinstance(node, ast.ClassDef)
+    )
+    return {
+        before.target.id: " ".join(str(after.value.value).split())
+        for before, after in itertools.pairwise(body)
+        if isinstance(before, ast.AnnAssign)
+        and isinstance(before.target, ast.Name)
+        and isinstance(after, ast.Expr)
+        and isinstance(after.value, ast.Constant)
+    }
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m serve",
+        description="Serve speech recognition over HTTP: GET /ping, POST /invocations.",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    defaults, docs = Settings(), _field_docs()
+    for spec in fields(Settings):
+        default = getattr(defaults, spec.name)
+        parser.add_argument(
+            _flag(spec.name),
+            metavar="VALUE",
+            nargs="?" if isinstance(default, bool) else None,
+            const="true" if isinstance(default, bool) else None,  # a switch without a value is on
+            help=f"{docs[spec.name]} [{ENV_PREFIX}{spec.name.upper()}, default {default}]".replace("%", "%%"),
+        )
+    return parser
+
+
+_EXAMPLES = """\
+examples:
+  python -m serve --model-dir model_artifacts/whisper-base-mr --quantization none
+  python -m serve --base-model openai/whisper-base --port 8081
+  SHROTA_MODEL_DIR=/opt/ml/model SHROTA_MAX_REQUESTS=32 python -m serve
+
+  curl --data-binary @speech.wav -H 'Content-Type: audio/wav' 'localhost:8080/invocations?language=mr'
+  curl --no-buffer -F file=@speech.mp3 -H 'Accept: application/x-ndjson' localhost:8080/invocations
+"""
