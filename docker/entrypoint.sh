@@ -9,8 +9,8 @@ ml=${SAGEMAKER_BASE_DIR:-/opt/ml}
 case "${1:-}" in
     serve)
         shift
-        # Nothing outside answers an isolated endpoint: without this, each look at a hub waits for its time limit.
-        export HF_HUB_OFFLINE="${HF_HUB_OFFLINE:-1}"
+        # Nothing outside answers an isolated endpoint: without these, each look at a hub waits for its time limit.
+        export SHROTA_OFFLINE="${SHROTA_OFFLINE:-true}" HF_HUB_OFFLINE="${HF_HUB_OFFLINE:-1}"
         exec python -m serve "$@"
         ;;
     train)
@@ -21,7 +21,7 @@ case "${1:-}" in
                 config=$2 && shift 2
                 ;;
             --config=*) config=${1#--config=} && shift ;;
-            *) config=${SHROTA_TRAIN_CONFIG:-$home/train/configs/whisper-base-mr.yaml} ;;
+            *) config=${TRAIN_CONFIG:-$home/train/configs/whisper-base-mr.yaml} ;;
         esac
         # Of two flags the later one wins, so the caller's override the default.
         exec python "$home/train/run.py" --config "$config" --output-dir "$ml/output/data" "$@"

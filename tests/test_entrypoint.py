@@ -20,7 +20,7 @@ DOCKERFILE = ROOT / "Dockerfile"
 SAYS_HOW_IT_WAS_STARTED = """#!/bin/sh
 echo "$$"
 for argument in "$@"; do echo "$argument"; done
-echo "offline=${HF_HUB_OFFLINE:-unset}" >&2
+echo "offline=${SHROTA_OFFLINE:-unset},${HF_HUB_OFFLINE:-unset}" >&2
 """
 DRAINS_ON_SIGTERM = """#!/bin/sh
 trap 'echo drained; exit 7' TERM
@@ -51,7 +51,7 @@ def start(
     inherited = {
         name: value
         for name, value in os.environ.items()
-        if not name.startswith(("HF_", "SAGEMAKER_", "SHROTA_"))
+        if not name.startswith(("HF_", "SAGEMAKER_", "SHROTA_", "TRAIN_"))
     }
     return subprocess.Popen(
         [ENTRYPOINT, *arguments],
@@ -96,7 +96,7 @@ def test_the_callers_config_replaces_the_default_and_stays_the_first_flag(tmp_pa
 
 
 def test_the_training_config_can_be_named_by_the_environment(tmp_path):
-    assert run(tmp_path, "train", SHROTA_TRAIN_CONFIG="/mine.yaml").lines[2:4] == ["--config", "/mine.yaml"]
+    assert run(tmp_path, "train", TRAIN_CONFIG="/mine.yaml").lines[2:4] == ["--config", "/mine.yaml"]
 
 
 def test_a_config_flag_without_its_file_is_refused(tmp_path):
@@ -111,9 +111,10 @@ def test_the_default_training_config_is_part_of_the_image(tmp_path):
 
 
 def test_serving_looks_at_no_hub_unless_told_to(tmp_path):
-    assert "offline=1" in run(tmp_path, "serve").stderr
-    assert "offline=0" in run(tmp_path, "serve", HF_HUB_OFFLINE="0").stderr
-    assert "offline=unset" in run(tmp_path, "train").stderr
+    assert "offline=true,1\n" in run(tmp_path, "serve").stderr
+    told_to = {"SHROTA_OFFLINE": "false", "HF_HUB_OFFLINE": "0"}
+    assert "offline=false,0\n" in run(tmp_path, "serve", **told_to).stderr
+    assert "offline=unset,unset\n" in run(tmp_path, "train").stderr
 
 
 def test_the_entry_point_works_when_started_through_a_link(tmp_path):

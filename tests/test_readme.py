@@ -5,9 +5,14 @@ from __future__ import annotations
 import os
 import re
 import subprocess
+import sys
+from dataclasses import fields
+from functools import cache
 from pathlib import Path
 
 import pytest
+
+from train.config import AugmentConfig, TrainConfig
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
@@ -25,7 +30,7 @@ every_document = pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path:
 
 def shell_lines(document: Path) -> list[str]:
     """Return each command line of the document's shell blocks: lines joined, prompts and comments off."""
-    blocks = [body for language, body in FENCE.findall(document.read_text()) if language in SHELLS]
+    blocks = [body for language, body in FENCE.findall(document.read_text("utf-8")) if language in SHELLS]
     lines = [
         line.strip().removeprefix("$ ") for body in blocks for line in body.replace("\\\n", " ").splitlines()
     ]
@@ -34,13 +39,13 @@ def shell_lines(document: Path) -> list[str]:
 
 def code(document: Path) -> list[str]:
     """Return all that stands as code: the lines of shell blocks, and code within sentences."""
-    prose = FENCE.sub("", document.read_text())
+    prose = FENCE.sub("", document.read_text("utf-8"))
     return [*filter(None, shell_lines(document)), *re.findall(r"`([^`\n]+)`", prose)]
 
 
 def sections(document: Path) -> list[str]:
     """Return the text of each section, its heading first."""
-    masked = FENCE.sub(lambda block: block[0].replace("\n#", "\n\0"), document.read_text())
+    masked = FENCE.sub(lambda block: block[0].replace("\n#", "\n\0"), document.read_text("utf-8"))
     return [section.replace("\0", "#") for section in re.split(r"^(?=#+ )", masked, flags=re.MULTILINE)]
 
 
@@ -82,6 +87,33 @@ def test_every_python_program_exists(document):
 
 
 @every_document
+def test_every_flag_of_our_programs_exists(document):
+    for line in code(document):
+        program = re.search(r"\bpython3? (-m (?:serve|train)[\w.]*|train/run\.py)\b(.*)", line)
+        used = set(re.findall(r"(?<=\s)--([a-z][\w.-]*)", program[2])) if program else set()
+        if program and used:
+            assert used <= known_flags(program[1]), line
+
+
+@cache
+def known_flags(program: str) -> set[str]:
+    """Return the long options of `python PROGRAM`, without their dashes."""
+    if program == "train/run.py":
+        keys = {"config"} | {field.name for field in fields(TrainConfig)}
+        keys |= {f"augment.{field.name}" for field in fields(AugmentConfig)}
+        return keys | {key.replace("_", "-") for key in keys}
+    answer = subprocess.run(
+        [sys.executable, *program.split(), "--help"],
+        cwd=ROOT,
+        env={**os.environ, "COLUMNS": "200", "NO_COLOR": "1"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return set(re.findall(r"--([a-z][\w-]*)", answer.stdout))
+
+
+@every_document
 def test_every_path_of_the_tree_exists(document):
     for text in code(document):
         if re.fullmatch(r"(?:serve|train|tests|docker|model_artifacts|docs|\.ci)/[\w./-]*", text):
@@ -90,7 +122,7 @@ def test_every_path_of_the_tree_exists(document):
 
 @every_document
 def test_every_link_and_picture_of_the_tree_exists(document):
-    prose = FENCE.sub("", document.read_text())
+    prose = FENCE.sub("", document.read_text("utf-8"))
     for target in re.findall(r"\]\(([^)\s]+)[^)]*\)", prose):
         if re.match(r"[a-z]+:", target):
             continue
