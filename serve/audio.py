@@ -21,10 +21,11 @@ import soundfile
 import torch
 import torchaudio.functional
 
-from serve.container import FLAC, OGG, Container, sniff_container
+from serve.container import FLAC, MP3, OGG, WAV, Container, sniff_container
 from serve.errors import AudioTooLong, ConfigError, EmptyAudio, UndecodableAudio
 from serve.ffmpeg import ChildLimits, open_with_ffmpeg
-from serve.framing import check_whole, has_several_streams
+from serve.framing import check_whole, has_hidden_size, has_several_streams
+from serve.mpeg import find_mpeg_frames
 
 Samples = npt.NDArray[np.float32]
 
@@ -123,18 +124,36 @@ def _open(data: bytes, container: Container, limits: AudioLimits) -> Iterator[_S
 
 def _open_in_process(data: bytes, container: Container, limits: AudioLimits) -> soundfile.SoundFile | None:
     """Open with libsndfile; None where it cannot read the body, or not to its end."""
-    fewest_samples = check_whole(data, container, limits.max_audio_s)
-    if not container.in_libsndfile or (container is OGG and has_several_streams(data)):
+    fewest_samples = 0
+    if container is MP3:
+        frames = find_mpeg_frames(data, limits.max_audio_s)
+        if not frames.is_intact:
+            return None  # it copes, but writes about it to our standard error
+        fewest_samples = frames.fewest_samples
+        data = data[frames.start : frames.end]  # it need not read tags
+    check_whole(data, container)
+    if not container.in_libsndfile:
         return None
+    if (container is OGG and has_several_streams(data)) or (container is WAV and has_hidden_size(data)):
+        return None  # it would stop too early
     try:
-        file = _ForwardOnly(io.BytesIO(data))
+        file = _ForwardOnly(_Body(data))
     except soundfile.SoundFileError:
-        return None  # a codec that libsndfile lacks, such as Speex in Ogg
-    # libsndfile guesses the length of an MP3 of varying bit rate that announces none, and stops there.
-    if fewest_samples is not None and file.frames < fewest_samples:
+        return None  # a codec that it lacks, such as Speex in Ogg
+    if file.frames < fewest_samples:  # it guesses the length of an MP3 that announces none, and stops there
         file.close()
         return None
     return file
+
+
+class _Body(io.BytesIO):
+    """Stays where it is when damage makes libsndfile seek to before the start."""
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        try:
+            return super().seek(offset, whence)
+        except (ValueError, OverflowError):
+            return self.tell()
 
 
 class _ForwardOnly(soundfile.SoundFile):  # type: ignore[misc]

@@ -24,7 +24,8 @@ Encode = Callable[..., bytes]
 
 
 def tone(duration_s: float, sample_rate: int = 44_100, hz: float = TONE_HZ) -> np.ndarray:
-    return (0.5 * np.sin(2 * np.pi * hz * np.arange(int(duration_s * sample_rate)) / sample_rate)).astype("f4")
+    time_s = np.arange(int(duration_s * sample_rate)) / sample_rate
+    return (0.5 * np.sin(2 * np.pi * hz * time_s)).astype("f4")
 
 
 def wav_bytes(samples: np.ndarray, sample_rate: int = 44_100, subtype: str = "PCM_16") -> bytes:
@@ -41,8 +42,9 @@ def dominant_hz(samples: np.ndarray) -> float:
 def encoder_binary(codec: str) -> str:
     """Return an ffmpeg with this encoder; the one on the PATH and the one in the wheel differ."""
     for binary in filter(None, (shutil.which("ffmpeg"), imageio_ffmpeg.get_ffmpeg_exe())):
-        listing = subprocess.run([binary, "-v", "quiet", "-encoders"], capture_output=True, check=True, text=True)
-        if re.search(rf"\s{codec}\s", listing.stdout):
+        command = [binary, "-v", "quiet", "-encoders"]
+        listing = subprocess.run(command, capture_output=True, check=True, text=True).stdout
+        if re.search(rf"\s{codec}\s", listing):
             return str(binary)
     pytest.skip(f"no ffmpeg here encodes {codec}")
 
@@ -313,7 +315,9 @@ def test_an_mp3_of_varying_bit_rate_that_announces_no_length_is_heard_to_its_end
     assert len(samples) == pytest.approx(15 * SAMPLE_RATE, abs=0.13 * SAMPLE_RATE)
 
 
-@pytest.mark.parametrize(("suffix", "codec"), [("mp3", "libmp3lame"), ("ogg", "libvorbis"), ("ogg", "libopus")])
+@pytest.mark.parametrize(
+    ("suffix", "codec"), [("mp3", "libmp3lame"), ("ogg", "libvorbis"), ("ogg", "libopus")]
+)
 def test_recordings_that_were_joined_end_to_end_are_heard_to_the_end(
     suffix: str, codec: str, encode: Encode
 ) -> None:
@@ -335,7 +339,7 @@ def test_damage_anywhere_gives_samples_or_a_sentence_but_never_another_error(enc
         whole = encode(f"whole.{suffix}", codec)
         for _ in range(n_trials):
             damaged = bytearray(whole)
-            reach = len(damaged) if rng.random() < 0.5 else min(512, len(damaged))  # headers are worth half of it
+            reach = len(damaged) if rng.random() < 0.5 else 512  # half of it goes to the headers
             for position in rng.integers(0, reach, rng.integers(1, 9)):
                 damaged[position] = rng.integers(0, 256)
             try:
