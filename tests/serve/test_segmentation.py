@@ -187,7 +187,7 @@ def recordings(draw: st.DrawFn) -> list[Span]:
     return spans
 
 
-@settings(max_examples=1000, deadline=None, derandomize=True)
+@settings(max_examples=1000, deadline=None, derandomize=True, database=None)
 @given(
     spans=recordings(),
     max_window_s=st.floats(0.5, 30.0),
