@@ -1,0 +1,110 @@
+"""Change training audio the way rooms, telephones and speakers do. Labels stay as they are."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+import torchaudio.functional as F
+
+from serve.features import SAMPLE_RATE, LogMel, Samples
+from train.config import AugmentConfig
+
+_SPEEDS = (0.88, 0.92, 0.96, 1.04, 1.08, 1.12)
+_TELEPHONE_RATE = 8_000  # Hz
+
+
+class Augmenter:
+    """Applies each change with its own probability, in the order in which the world applies them."""
+
+    def __init__(self, config: AugmentConfig, rng: np.random.Generator) -> None:
+        self.config = config
+        self.rng = rng
+        self._babble: Samples = np.zeros(0, np.float32)
+
+    def waveform(self, samples: Samples) -> Samples:
+        """Return samples (n_samples,) with speaker, room, noise and channel changed at random."""
+        config = self.config
+        clean = samples
+        if self._happens(config.speed):
+            samples = change_speed(samples, float(self.rng.choice(_SPEEDS)))
+        if self._happens(config.echo):
+            samples = add_echo(samples, self.rng.uniform(0.15, 0.7), self.rng)
+        if self._happens(config.noise):
+            samples = add_noise(samples, self._noise(len(samples)), self.rng.uniform(8, 30))
+        if self._happens(config.telephone):
+            samples = telephone_band(samples, mu_law=self.rng.random() < 0.5)
+        if self._happens(config.volume):
+            samples = samples * float(10 ** (self.rng.uniform(-12, 6) / 20))
+        if config.noise:
+            self._babble = clean
+        return np.clip(samples, -1, 1).astype(np.float32)
+
+    def log_mel(self, log_mel: LogMel, speech_frames: int) -> LogMel:
+        """Return log_mel (n_mels, n_frames) with a band and a stretch of the speech masked, at random."""
+        if not self._happens(self.config.spec_masks):
+            return log_mel
+        masked = log_mel.copy()
+        floor = masked.min()
+        band = int(self.rng.integers(0, 12))
+        low = int(self.rng.integers(0, masked.shape[0] - band))
+        masked[low : low + band] = floor
+        stretch = int(
+            self.rng.integers(0, max(1, min(20, speech_frames // 12)))
+        )  # at most 0.2 s: no word vanishes
+        start = int(self.rng.integers(0, max(1, speech_frames - stretch)))
+        masked[:, start : start + stretch] = floor
+        return masked
+
+    def _happens(self, probability: float) -> bool:
+        return bool(self.rng.random() < probability)
+
+    def _noise(self, n_samples: int) -> Samples:
+        """Return noise of a random colour, or other speakers: the last clips, overlaid."""
+        if len(self._babble) and self.rng.random() < 0.2:
+            voices = [
+                np.roll(np.resize(self._babble, n_samples), int(self.rng.integers(n_samples)))
+                for _ in range(3)
+            ]
+            return np.asarray(np.sum(voices, axis=0), dtype=np.float32)
+        return coloured_noise(n_samples, float(self.rng.choice([0.0, 0.5, 1.0])), self.rng)
+
+
+def change_speed(samples: Samples, factor: float) -> Samples:
+    """Return the samples played `factor` times as fast; pitch and formants move with the tempo."""
+    faster, _ = F.speed(torch.from_numpy(samples), SAMPLE_RATE, factor)
+    return faster.numpy()
+
+
+def add_echo(samples: Samples, reverberation_s: float, rng: np.random.Generator) -> Samples:
+    """Return the samples in a synthetic room whose sound decays by 60 dB in `reverberation_s`."""
+    n_response = int(reverberation_s * SAMPLE_RATE)
+    decay = np.exp(-6.9 * np.arange(n_response) / n_response)  # ln(1000) = 6.9: -60 dB
+    response = rng.standard_normal(n_response) * decay
+    response *= rng.uniform(0.15, 0.8) / np.sqrt(np.sum(response**2))  # reverberant against direct sound
+    response[: int(0.002 * SAMPLE_RATE)] = 0
+    response[0] = 1.0
+    wet = F.fftconvolve(torch.from_numpy(samples), torch.from_numpy(response.astype(np.float32))).numpy()
+    wet = wet[: len(samples) + n_response // 2]
+    return np.asarray(wet * (np.abs(samples).max() / max(1e-6, np.abs(wet).max())), dtype=np.float32)
+
+
+def add_noise(samples: Samples, noise: Samples, snr_db: float) -> Samples:
+    """Return the samples with noise of the same length at a signal-to-noise ratio."""
+    return F.add_noise(torch.from_numpy(samples), torch.from_numpy(noise), torch.tensor(snr_db)).numpy()
+
+
+def coloured_noise(n_samples: int, slope: float, rng: np.random.Generator) -> Samples:
+    """Return noise whose amplitude falls as frequency ** -slope: 0 white, 0.5 pink, 1 brown."""
+    spectrum = np.fft.rfft(rng.standard_normal(n_samples))
+    frequencies = np.maximum(np.fft.rfftfreq(n_samples), 1 / max(2, n_samples))
+    noise = np.fft.irfft(spectrum * frequencies**-slope, n_samples)
+    return np.asarray(noise / max(1e-6, np.abs(noise).max()), dtype=np.float32)
+
+
+def telephone_band(samples: Samples, *, mu_law: bool) -> Samples:
+    """Return the samples as a telephone line carries them: 8 kHz, 300 to 3,400 Hz, with mu-law on request."""
+    narrow = F.resample(torch.from_numpy(samples), SAMPLE_RATE, _TELEPHONE_RATE)
+    narrow = F.lowpass_biquad(F.highpass_biquad(narrow, _TELEPHONE_RATE, 300.0), _TELEPHONE_RATE, 3_400.0)
+    if mu_law:
+        narrow = F.mu_law_decoding(F.mu_law_encoding(narrow.clamp(-1, 1), 256), 256)
+    return F.resample(narrow, _TELEPHONE_RATE, SAMPLE_RATE).numpy()

@@ -1,0 +1,263 @@
+"""Turn a YAML file and command-line overrides into one frozen `TrainConfig`. All faults are reported together."""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from train.errors import TrainConfigError
+from train.normalise import PROFILES
+
+
+@dataclass(frozen=True, kw_only=True)
+class AugmentConfig:
+    """Probabilities, per clip, of each change to the training audio."""
+
+    speed: float = 0.0
+    """Resampled by up to 12 %: tempo, pitch and formants move together."""
+    volume: float = 0.0
+    """Gain of -12 to +6 dB."""
+    noise: float = 0.0
+    """White, pink, brown noise or other speakers, at 8 to 30 dB of signal-to-noise ratio."""
+    echo: float = 0.0
+    """A synthetic room of 0.15 to 0.7 s reverberation."""
+    telephone: float = 0.0
+    """300-3,400 Hz at 8 kHz, half of them through mu-law."""
+    spec_masks: float = 0.0
+    """SpecAugment: one band and one stretch of the log-mel picture masked."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """One training run, from data to artifact. Keys of the YAML file are these field names."""
+
+    name: str
+    """Name of the adapter and of its artifact."""
+    output_dir: Path
+    """Run directory: resolved config, metrics, checkpoints, artifact, report."""
+    publish_to: Path | None = None
+    """Where the finished artifact is copied to, for serving; None leaves it in `output_dir/artifact`."""
+    base_model: str = "openai/whisper-large-v2"
+    """Directory or name of the base model."""
+    quantization: Literal["int8", "int4", "none"] = "int8"
+    """How the frozen base is held: 8 or 4 bits through bitsandbytes, or as it is."""
+    language: str = "mr"
+    """Whisper's language code."""
+    task: Literal["transcribe", "translate"] = "transcribe"
+
+    train_manifest: Path
+    """JSONL of training clips."""
+    valid_manifest: Path | None = None
+    """JSONL of clips for the loss curve; sentences not in training."""
+    test_manifests: tuple[Path, ...] = ()
+    """JSONL files scored after training, base against tuned."""
+    max_eval_clips: int = 0
+    """Score at most this many clips of each test manifest; 0 scores all."""
+    evaluate_base: bool = True
+    """Score the base model alone beside the tuned one."""
+    profile: str = "marathi"
+    """Normaliser profile of the headline score."""
+
+    lora_rank: int = 32
+    lora_alpha: int = 64
+    lora_dropout: float = 0.05
+    lora_targets: tuple[str, ...] = ("q_proj", "v_proj")
+    """Linear layers that get an adapter, by name."""
+    use_rslora: bool = False
+    """Scale by alpha / sqrt(rank) instead of alpha / rank."""
+
+    encoder_context: Literal["fixed", "dynamic"] = "dynamic"
+    """`dynamic`: windows of the clips' own length; `fixed`: 30 s, as Whisper was trained."""
+    window_margin_s: tuple[float, float] = (0.3, 1.5)
+    """Silence behind the longest clip of a dynamic batch, drawn from this range, in seconds."""
+    join_probability: float = 0.0
+    """Share of examples made of several clips joined with pauses, up to `max_window_s`."""
+    no_speech_probability: float = 0.0
+    """Share of examples that hold no speech and an empty transcript."""
+    max_window_s: float = 30.0
+    """Longest stretch of speech in one example, in seconds."""
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+
+    epochs: float = 3.0
+    max_steps: int = 0
+    """Stop after this many optimiser steps; 0 follows `epochs`."""
+    batch_s: float = 64.0
+    """Seconds of audio in a batch, padding included."""
+    accumulate_batches: int = 1
+    """Batches summed into one optimiser step."""
+    learning_rate: float = 1e-3
+    warmup_fraction: float = 0.05
+    weight_decay: float = 0.0
+    max_grad_norm: float = 1.0
+    gradient_checkpointing: bool = False
+    seed: int = 0
+    n_threads: int = 0
+    """CPU threads; 0 takes all cores."""
+
+    log_every_steps: int = 10
+    eval_every_steps: int = 200
+    """Steps between two looks at the validation loss; 0 never looks."""
+    save_every_steps: int = 100
+    save_every_s: float = 600.0
+    keep_checkpoints: int = 2
+    resume: Literal["auto", "never"] = "auto"
+    """`auto` goes on from the newest whole checkpoint of `output_dir`."""
+
+    def __post_init__(self) -> None:
+        """Refuse values that contradict each other, all at once."""
+        rules = (
+            (self.profile in PROFILES, f"profile is '{self.profile}'; it is one of {', '.join(PROFILES)}"),
+            (0 < self.learning_rate < 1, f"learning_rate is {self.learning_rate}; it lies between 0 and 1"),
+            (self.epochs > 0 or self.max_steps > 0, "epochs or max_steps must be positive"),
+            (self.batch_s >= 1, f"batch_s is {self.batch_s}; it is at least one second"),
+            (self.accumulate_batches >= 1, "accumulate_batches is at least 1"),
+            (self.lora_rank >= 1, f"lora_rank is {self.lora_rank}; it is at least 1"),
+            (bool(self.lora_targets), "lora_targets is empty: nothing would be trained"),
+            (1 <= self.max_window_s <= 30, f"max_window_s is {self.max_window_s}; it lies between 1 and 30"),
+            (
+                0 <= self.window_margin_s[0] <= self.window_margin_s[1],
+                "window_margin_s is a range (low, high)",
+            ),
+            (0 <= self.warmup_fraction < 1, "warmup_fraction lies between 0 and 1"),
+            (self.keep_checkpoints >= 1, "keep_checkpoints is at least 1"),
+            (self.log_every_steps >= 1, "log_every_steps is at least 1"),
+            *(
+                (0 <= value <= 1, f"{name} is {value}; a probability lies between 0 and 1")
+                for name, value in {
+                    "join_probability": self.join_probability,
+                    "no_speech_probability": self.no_speech_probability,
+                    "lora_dropout": self.lora_dropout,
+                    **{f"augment.{f.name}": getattr(self.augment, f.name) for f in fields(self.augment)},
+                }.items()
+            ),
+        )
+        faults = [message for holds, message in rules if not holds]
+        if faults:
+            raise TrainConfigError(faults)
+
+
+def load_config(path: Path, overrides: Sequence[str] = ()) -> TrainConfig:
+    """Return the configuration of a YAML file with `--key value` (or `--key=value`) overrides.
+
+    Nested keys are written with a dot (`--augment.noise 0.3`); dashes and underscores are the same.
+    Relative paths are relative to the working directory.
+
+    Raises:
+        TrainConfigError: with every fault found.
+    """
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise TrainConfigError([f"{path} cannot be read: {error.strerror}"]) from error
+    except yaml.YAMLError as error:
+        raise TrainConfigError([f"{path} is not YAML: {error}"]) from error
+    if not isinstance(values, dict):
+        raise TrainConfigError([f"{path} does not hold keys and values"])
+    faults: list[str] = []
+    for key, text in _parse_overrides(overrides, faults):
+        section, _, leaf = key.rpartition(".")
+        target = values.setdefault(section, {}) if section else values
+        if isinstance(target, dict):
+            target[leaf] = yaml.safe_load(text)
+    known = _convert(TrainConfig, values, "", faults)
+    if faults:
+        raise TrainConfigError(faults)
+    return TrainConfig(**known)
+
+
+def dump_config(config: TrainConfig) -> str:
+    """Return the resolved configuration as YAML that `load_config` reads back."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, Path):
+            return str(value)
+        if isinstance(value, dict):
+            return {key: plain(item) for key, item in value.items()}
+        return [plain(item) for item in value] if isinstance(value, (list, tuple)) else value
+
+    return yaml.safe_dump(plain(dataclasses.asdict(config)), sort_keys=False, allow_unicode=True)
+
+
+def _parse_overrides(arguments: Sequence[str], faults: list[str]) -> list[tuple[str, str]]:
+    pairs: list[tuple[str, str]] = []
+    rest = list(arguments)
+    while rest:
+        argument = rest.pop(0)
+        if not argument.startswith("--"):
+            faults.append(f"'{argument}' is not an option; options are written --key value")
+            continue
+        key, equals, text = argument[2:].partition("=")
+        if not equals:
+            if not rest:
+                faults.append(f"--{key} lacks its value")
+                continue
+            text = rest.pop(0)
+        pairs.append((key.replace("-", "_"), text))
+    return pairs
+
+
+def _convert(cls: type, values: Mapping[str, Any], prefix: str, faults: list[str]) -> dict[str, Any]:
+    """Check keys and types of one dataclass; faults are collected, not raised."""
+    hints = typing.get_type_hints(cls)
+    known: dict[str, Any] = {}
+    for key, value in values.items():
+        if key not in hints:
+            faults.append(f"unknown key '{prefix}{key}'")
+            continue
+        try:
+            known[key] = _coerce(hints[key], value, f"{prefix}{key}", faults)
+        except (TypeError, ValueError):
+            faults.append(f"'{prefix}{key}' is {value!r}; expected {_type_name(hints[key])}")
+    for item in fields(cls):
+        required = item.default is dataclasses.MISSING and item.default_factory is dataclasses.MISSING
+        if required and item.name not in values:
+            faults.append(f"'{prefix}{item.name}' is missing")
+    return known
+
+
+def _coerce(kind: Any, value: Any, name: str, faults: list[str]) -> Any:
+    """Return `value` as `kind`; raises TypeError or ValueError where it is not one."""
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if origin in (typing.Union, types.UnionType):
+        return None if value is None else _coerce(arguments[0], value, name, faults)
+    if origin is Literal:
+        if value not in arguments:
+            raise ValueError
+        return value
+    if origin is tuple:
+        items = [part for part in value.split(",") if part] if isinstance(value, str) else list(value)
+        kinds = [arguments[0]] * len(items) if arguments[-1] is Ellipsis else list(arguments)
+        return tuple(_coerce(kind, item, name, faults) for kind, item in zip(kinds, items, strict=True))
+    if dataclasses.is_dataclass(kind):
+        known = _convert(typing.cast(type, kind), dict(value), f"{name}.", faults)
+        return typing.cast(Any, kind)(**known)
+    if kind is bool:
+        if not isinstance(value, bool):
+            raise TypeError
+        return value
+    if kind in (int, float):
+        if isinstance(value, bool) or value != value:
+            raise TypeError
+        number = float(value)
+        if kind is int and number != int(number):
+            raise ValueError
+        return kind(number)
+    if kind is Path:
+        return Path(value)
+    if not isinstance(value, str):
+        raise TypeError
+    return value
+
+
+def _type_name(kind: Any) -> str:
+    arguments = typing.get_args(kind)
+    if typing.get_origin(kind) is Literal:
+        return "one of " + ", ".join(map(str, arguments))
+    return getattr(kind, "__name__", str(kind)) if not arguments else str(kind).replace("pathlib.", "")

@@ -1,0 +1,227 @@
+"""Build a Marathi speech corpus without a data hub: text -> synthetic voices -> FLAC clips and JSONL manifests.
+
+    python -m train.data.build --output-dir data/mr --seed 0
+    python -m train.data.build --output-dir /tmp/tiny --everyday 40 --catalogue 0 --words 0
+
+Sentences are split first, then each side is spoken by its own voices: no test sentence and no test voice is ever
+heard in training. The same seed, options and synthesiser versions give the same corpus. Manifests: `train.jsonl`,
+`valid.jsonl` (held-out sentences, training voices: for choosing), `test-catalogue.jsonl` and
+`test-everyday.jsonl` (held-out sentences, held-out voices: for reporting).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import random
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import soundfile
+import torch
+import typer
+
+from serve.features import SAMPLE_RATE
+from train.data import text, voices
+from train.data.voices import Delivery, Voice
+from train.errors import DataError, TrainError
+from train.progress import progress_bar
+
+MAX_CLIP_S = 12.0
+_FESTIVAL_SHARE = 0.3  # of training clips: the one voice made from a human speaker
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sizes:
+    """How many clips of each kind to build; 0 leaves a kind out."""
+
+    everyday: int
+    catalogue: int
+    words: int
+    test: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Utterance:
+    """One clip to be spoken."""
+
+    split: str
+    source: str
+    sentence: str
+    voice: Voice
+    delivery: Delivery
+
+    @property
+    def clip_name(self) -> str:
+        """File name that depends on what is said and how, not on the order of building."""
+        key = f"{self.sentence}|{self.voice.name}|{self.delivery}"
+        return f"{hashlib.sha256(key.encode()).hexdigest()[:16]}.flac"
+
+
+def plan_corpus(sizes: Sizes, seed: int) -> list[Utterance]:
+    """Return every clip of the corpus; sentences and voices of the test sets appear nowhere else."""
+    rng = random.Random(seed)
+    everyday = _split(text.everyday_sentences(), sizes.test, rng) if sizes.everyday else _NOTHING
+    catalogue = _split(text.catalogue_sentences(), sizes.test, rng) if sizes.catalogue else _NOTHING
+    held_out = {*everyday.valid, *everyday.test, *catalogue.valid, *catalogue.test}
+    sequences = text.word_sequences(text.word_list(), sizes.words, rng) if sizes.words else []
+
+    plan: list[Utterance] = []
+
+    def speak(split: str, source: str, sentences: Iterable[str], choices: Sequence[Voice]) -> None:
+        for sentence in sentences:
+            voice = _choose_voice(choices, rng)
+            plan.append(
+                Utterance(split=split, source=source, sentence=sentence, voice=voice, delivery=_delivery(rng))
+            )
+
+    training = voices.TRAIN_VOICES
+    speak(
+        "train",
+        "everyday",
+        _cycle([s for s in everyday.train if s not in held_out], sizes.everyday, rng),
+        training,
+    )
+    speak(
+        "train",
+        "catalogue",
+        _cycle([s for s in catalogue.train if s not in held_out], sizes.catalogue, rng),
+        training,
+    )
+    speak("train", "words", (s for s in sequences if s not in held_out), training)
+    speak("valid", "everyday", everyday.valid, training)
+    speak("valid", "catalogue", catalogue.valid, training)
+    speak("test-everyday", "everyday", everyday.test, voices.TEST_VOICES)
+    speak("test-catalogue", "catalogue", catalogue.test, voices.TEST_VOICES)
+    return plan
+
+
+def build_corpus(output_dir: Path, sizes: Sizes, seed: int) -> dict[str, int]:
+    """Speak the planned corpus into `output_dir` and return the number of clips of each split.
+
+    Clips that already exist are kept, so that an interrupted build goes on where it stopped.
+
+    Raises:
+        DataError: a text source or synthesiser is missing, or too few clips could be spoken.
+    """
+    plan = plan_corpus(sizes, seed)
+    clips = output_dir / "clips"
+    clips.mkdir(parents=True, exist_ok=True)
+    torch.set_num_threads(1)  # one clip a worker: resampling must not spread over the same cores again
+    with (
+        ThreadPoolExecutor(2 * (os.cpu_count() or 1)) as pool,
+        progress_bar("speaking", len(plan), "clips") as advance,
+    ):
+        durations_s: list[float | None] = []
+        for duration_s in pool.map(lambda utterance: _write_clip(utterance, clips), plan):
+            durations_s.append(duration_s)
+            advance()
+    rows: dict[str, list[str]] = {}
+    for utterance, duration_s in zip(plan, durations_s, strict=True):
+        if duration_s is not None:
+            rows.setdefault(utterance.split, []).append(_manifest_line(utterance, duration_s))
+    n_failed = durations_s.count(None)
+    if n_failed > len(plan) // 5:
+        raise DataError(
+            f"{n_failed} of {len(plan)} sentences could not be spoken: are the voices installed whole?"
+        )
+    for split, lines in rows.items():
+        (output_dir / f"{split}.jsonl").write_text("".join(lines), encoding="utf-8")
+    return {split: len(lines) for split, lines in rows.items()}
+
+
+@dataclass(frozen=True)
+class _Split:
+    train: list[str]
+    valid: list[str]
+    test: list[str]
+
+
+_NOTHING = _Split([], [], [])
+
+
+def _split(sentences: list[str], n_test: int, rng: random.Random) -> _Split:
+    """Shuffle and split by sentence; at most a fifth of the sentences is held out."""
+    shuffled = rng.sample(sentences, len(sentences))
+    n_test = min(n_test, len(shuffled) // 10)
+    return _Split(shuffled[2 * n_test :], shuffled[n_test : 2 * n_test], shuffled[:n_test])
+
+
+def _cycle(sentences: list[str], count: int, rng: random.Random) -> list[str]:
+    """Return `count` sentences: the whole list in a new order, again and again."""
+    chosen: list[str] = []
+    while sentences and len(chosen) < count:
+        chosen += rng.sample(sentences, min(len(sentences), count - len(chosen)))
+    return chosen
+
+
+def _choose_voice(choices: Sequence[Voice], rng: random.Random) -> Voice:
+    engine = "festival" if rng.random() < _FESTIVAL_SHARE else "espeak"
+    return rng.choice([voice for voice in choices if voice.engine == engine])
+
+
+def _delivery(rng: random.Random) -> Delivery:
+    return Delivery(
+        speed=round(rng.uniform(0.85, 1.25), 2),
+        pitch=round(rng.uniform(-1, 1), 2),
+        liveliness=round(rng.random(), 2),
+    )
+
+
+def _write_clip(utterance: Utterance, clips: Path) -> float | None:
+    """Speak one clip unless it exists; return its duration in seconds, or None if it cannot be spoken."""
+    path = clips / utterance.clip_name
+    if path.is_file():
+        return float(soundfile.info(path).duration)
+    samples = voices.speak(utterance.sentence, utterance.voice, utterance.delivery)
+    if samples is None or not 0.5 <= len(samples) / SAMPLE_RATE <= MAX_CLIP_S:
+        return None
+    partial = path.with_suffix(f".{os.getpid()}.part")
+    soundfile.write(partial, samples, SAMPLE_RATE, format="FLAC", subtype="PCM_16")
+    partial.replace(path)
+    return len(samples) / SAMPLE_RATE
+
+
+def _manifest_line(utterance: Utterance, duration_s: float) -> str:
+    row = {
+        "audio": f"clips/{utterance.clip_name}",
+        "text": utterance.sentence,
+        "language": "mr",
+        "duration_s": round(duration_s, 3),
+        "voice": utterance.voice.name,
+        "source": utterance.source,
+    }
+    return json.dumps(row, ensure_ascii=False) + "\n"
+
+
+def main(
+    output_dir: Annotated[Path, typer.Option(help="Directory for clips and manifests.")],
+    everyday: Annotated[int, typer.Option(help="Training clips of everyday sentences.")] = 7000,
+    catalogue: Annotated[int, typer.Option(help="Training clips of message-catalogue sentences.")] = 3600,
+    words: Annotated[int, typer.Option(help="Training clips of word sequences.")] = 4400,
+    test: Annotated[
+        int, typer.Option(help="Sentences held out for each test set, and as many for validation.")
+    ] = 150,
+    seed: Annotated[int, typer.Option(help="Fixes text, split, voices and delivery.")] = 0,
+) -> None:
+    """Build a synthetic Marathi corpus from installed text and voices.
+
+    Example: python -m train.data.build --output-dir data/mr
+    """
+    try:
+        counts = build_corpus(
+            output_dir, Sizes(everyday=everyday, catalogue=catalogue, words=words, test=test), seed
+        )
+    except TrainError as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(1) from error
+    for split, count in sorted(counts.items()):
+        typer.echo(f"{split}: {count} clips -> {output_dir / f'{split}.jsonl'}")
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,129 @@
+"""Write a trained adapter as an artifact that `serve` can load: manifest, fp16 safetensors, nothing else."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import platform
+import shutil
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import torch
+from peft import PeftModel, get_peft_model_state_dict
+from safetensors.torch import save_file
+
+from serve.artifact import (
+    ADAPTER_DIR,
+    ADAPTER_WEIGHTS,
+    SCHEMA_VERSION,
+    BaseModel,
+    Manifest,
+    load_artifact,
+    write_manifest,
+)
+from serve.base_model import base_fingerprint
+from serve.errors import ArtifactError
+from train.config import TrainConfig
+from train.errors import ExportError
+from train.loop import Outcome
+
+
+def export_artifact(model: PeftModel, base_dir: Path, config: TrainConfig, outcome: Outcome) -> Path:
+    """Write `output_dir/artifact` and return it; an older one is replaced only once the new one is whole.
+
+    Raises:
+        ExportError: the disk refuses, or what was written cannot be read back.
+    """
+    target = config.output_dir / "artifact"
+    building = config.output_dir / ".artifact.part"
+    try:
+        shutil.rmtree(building, ignore_errors=True)
+        (building / ADAPTER_DIR).mkdir(parents=True)
+        _write_adapter(model, config, building / ADAPTER_DIR)
+        write_manifest(building, _manifest(base_dir, config, outcome))
+        load_artifact(building)
+        replace_directory(building, target)
+    except (OSError, ArtifactError) as error:
+        raise ExportError(f"artifact {target} could not be written: {error}") from error
+    return target
+
+
+def record_evaluation(artifact_dir: Path, scores: dict[str, Any]) -> None:
+    """Put the scores, without their utterances, into the artifact's manifest."""
+    manifest = load_artifact(artifact_dir).manifest
+    summary = {
+        test_set: {
+            label: {key: value for key, value in result.items() if key != "utterances"}
+            for label, result in models.items()
+        }
+        for test_set, models in scores.items()
+    }
+    write_manifest(artifact_dir, msgspec.structs.replace(manifest, evaluation=summary))
+
+
+def publish_artifact(artifact_dir: Path, target: Path) -> Path:
+    """Copy a finished artifact to where it is served from, and return that place."""
+    copy = target.with_name(f".{target.name}.part")
+    shutil.rmtree(copy, ignore_errors=True)
+    shutil.copytree(artifact_dir, copy)
+    replace_directory(copy, target)
+    return target
+
+
+def replace_directory(source: Path, target: Path) -> None:
+    """Move `source` to `target`, which may exist, leaving a whole directory there at all but one instant."""
+    old = target.with_name(f".{target.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    if target.exists():
+        target.replace(old)
+    source.replace(target)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _write_adapter(model: PeftModel, config: TrainConfig, into: Path) -> None:
+    lora = dataclasses.replace(
+        model.peft_config["default"], base_model_name_or_path=config.base_model, inference_mode=True
+    )
+    lora.target_modules = sorted(lora.target_modules)  # a set would be written in another order each time
+    lora.save_pretrained(str(into))
+    weights = {
+        name: tensor.half().cpu().contiguous() for name, tensor in get_peft_model_state_dict(model).items()
+    }
+    if not all(torch.isfinite(tensor).all() for tensor in weights.values()):
+        raise ExportError("the adapter holds values that fp16 cannot: train again with a lower learning_rate")
+    save_file(weights, into / ADAPTER_WEIGHTS, metadata={"format": "pt"})
+
+
+def _manifest(base_dir: Path, config: TrainConfig, outcome: Outcome) -> Manifest:
+    return Manifest(
+        schema_version=SCHEMA_VERSION,
+        name=config.name,
+        base_model=BaseModel(name=config.base_model, fingerprint=base_fingerprint(base_dir)),
+        language=config.language,
+        task=config.task,
+        encoder_context=config.encoder_context,
+        window_margin_s=round(sum(config.window_margin_s) / 2, 2)
+        if config.encoder_context == "dynamic"
+        else 0.0,
+        max_window_s=config.max_window_s,
+        timestamps=False,
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        training={
+            "steps": outcome.step,
+            "samples": outcome.samples,
+            "skipped_batches": outcome.skipped_batches,
+            "wall_clock_s": round(outcome.trained_s),
+            "cores": os.cpu_count(),
+            "machine": platform.machine(),
+            "torch": torch.__version__,
+            "lora_rank": config.lora_rank,
+            "lora_alpha": config.lora_alpha,
+            "lora_targets": list(config.lora_targets),
+            "quantization": config.quantization,
+            "learning_rate": config.learning_rate,
+            "seed": config.seed,
+        },
+    )

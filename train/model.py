@@ -1,0 +1,86 @@
+"""Build the model to train: a frozen base in 8, 4 or all bits, with LoRA adapters on named linear layers."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from torch.nn import functional as F
+from transformers import BitsAndBytesConfig, WhisperForConditionalGeneration
+
+from serve.engine.encoder_context import enable_dynamic_context
+from train.collate import IGNORED, Batch
+from train.config import TrainConfig
+from train.fused_lora import fuse_lora
+
+
+def build_model(base_dir: Path, config: TrainConfig, device: torch.device) -> PeftModel:
+    """Return the base with fresh adapters; only the adapters require gradients.
+
+    `task_type` stays unset: with a sequence-to-sequence task peft would pass `input_ids`, which Whisper lacks.
+    """
+    model = WhisperForConditionalGeneration.from_pretrained(
+        base_dir,
+        dtype=torch.float32 if device.type == "cpu" or config.quantization == "none" else torch.float16,
+        quantization_config=_quantization(config),
+        device_map={"": device},
+    )
+    model.config.use_cache = False
+    model.requires_grad_(False)
+    if config.encoder_context == "dynamic":
+        enable_dynamic_context(model)
+    if config.gradient_checkpointing:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    lora = LoraConfig(
+        r=config.lora_rank,
+        lora_alpha=config.lora_alpha,
+        lora_dropout=config.lora_dropout,
+        target_modules=list(config.lora_targets),
+        use_rslora=config.use_rslora,
+    )
+    adapted = get_peft_model(model, lora)
+    fuse_lora(adapted)
+    return adapted
+
+
+def batch_loss(model: PeftModel, batch: Batch, device: torch.device) -> tuple[torch.Tensor, int]:
+    """Return the summed cross-entropy of a batch and the number of tokens it covers.
+
+    Logits are computed only where a label stands: over a vocabulary of 51,865, padding would cost as much as
+    the decoder's layers.
+    """
+    whisper = model.get_base_model()
+    with torch.autocast("cuda", dtype=torch.bfloat16, enabled=device.type == "cuda"):
+        hidden = whisper.model(
+            input_features=batch.log_mel.to(device),
+            decoder_input_ids=batch.decoder_input_ids.to(device),
+            use_cache=False,
+        ).last_hidden_state  # (batch, n_tokens, d_model)
+        labels = batch.labels.to(device)
+        counted = labels != IGNORED
+        logits = whisper.proj_out(hidden[counted])  # (n_labels, vocabulary)
+    return F.cross_entropy(logits.float(), labels[counted], reduction="sum"), int(counted.sum())
+
+
+def learning_rate_factor(step: int, total_steps: int, warmup_fraction: float) -> float:
+    """Return the share of the peak rate at a step: linear warm-up, then half a cosine down to zero."""
+    warmup_steps = max(1, round(total_steps * warmup_fraction))
+    if step < warmup_steps:
+        return (step + 1) / warmup_steps
+    progress = (step - warmup_steps) / max(1, total_steps - warmup_steps)
+    return 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+
+
+def _quantization(config: TrainConfig) -> BitsAndBytesConfig | None:
+    if config.quantization == "int8":
+        return BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=["proj_out"])
+    if config.quantization == "int4":
+        return BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_compute_dtype=torch.float32 if not torch.cuda.is_available() else torch.bfloat16,
+            llm_int8_skip_modules=["proj_out"],
+        )
+    return None
