@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -20,7 +21,7 @@ from serve.engine import DecodingOptions, Engine, Hypothesis, LogMel, Task
 from serve.errors import UnsupportedOption
 from serve.features import MAX_WINDOW_S, SAMPLE_RATE, FeatureExtractor, Samples, window_length_s
 from serve.options import DETECT, NO_ADAPTER, TranscriptionOptions
-from serve.segmentation import Window, find_speech, pack_windows
+from serve.segmentation import Window, iter_speech, iter_windows
 from serve.transcript import End, Event, Segment, Start, Transcript, build_transcript
 
 EngineInput = tuple[LogMel, DecodingOptions]
@@ -62,23 +63,6 @@ class ServingFacts:
     """A longer pause ends a window."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Job:
-    """One recording, cut into windows, and how each is decoded."""
-
-    samples: Samples
-    windows: list[Window]
-    options: DecodingOptions
-    dynamic: bool
-
-    @property
-    def duration_s(self) -> float:
-        return len(self.samples) / SAMPLE_RATE
-
-    def in_language(self, language: str) -> _Job:
-        return replace(self, options=replace(self.options, language=language))
-
-
 class Pipeline:
     """Everything between decoded samples and a transcript."""
 
@@ -105,15 +89,18 @@ class Pipeline:
             UnsupportedOption: The served model cannot do what is asked.
         """
         started = time.perf_counter()
-        decode = decode or self._decode_directly
         decoding = self.resolve(options or TranscriptionOptions())
-        yield Start(duration_s=len(samples) / SAMPLE_RATE, language=decoding.language)
-        job = self._cut(samples, decoding)
+        duration_s = len(samples) / SAMPLE_RATE
+        yield Start(duration_s=duration_s, language=decoding.language)
+
+        windows = self._windows(samples, decoding)
+        decoded = self._decode(samples, windows, decoding, decode or self._decode_directly)
         segments: list[Segment] = []
-        for segment in _segments(job.windows, self._hypotheses(job, decode)):
+        for segment in _segments(decoded):
             segments.append(segment)
             yield segment
-        transcript = build_transcript(segments, duration_s=job.duration_s, language=decoding.language)
+
+        transcript = build_transcript(segments, duration_s=duration_s, language=decoding.language)
         yield End(transcript=transcript, processing_s=time.perf_counter() - started)
 
     def transcribe_many(
@@ -134,28 +121,33 @@ class Pipeline:
         """
         if options is None or isinstance(options, TranscriptionOptions):
             options = [options or TranscriptionOptions()] * len(clips)
-        jobs = [self._cut(clip, self.resolve(option)) for clip, option in zip(clips, options, strict=True)]
-        places = [(clip, index) for clip, job in enumerate(jobs) for index in range(len(job.windows))]
+        decodings = [self.resolve(option) for option in options]
+        windows = [list(self._windows(*each)) for each in zip(clips, decodings, strict=True)]
+        places = [(clip, index) for clip, found in enumerate(windows) for index in range(len(found))]
         hypotheses: dict[Place, Hypothesis] = {}
 
         # As in `transcribe`, a clip's first window settles the language of the rest.
-        asked = [job.options.language for job in jobs]
-        first_round = [(clip, index) for clip, index in places if index == 0 and asked[clip] is None]
-        for these in (first_round, [place for place in places if place not in set(first_round)]):
-            lengths_s = {place: self._window_s(jobs[place[0]], place[1]) for place in these}
+        asked = [decoding.language for decoding in decodings]
+        settling = [(clip, index) for clip, index in places if index == 0 and asked[clip] is None]
+        for these in (settling, [place for place in places if place not in set(settling)]):
+            lengths_s = {(clip, i): self._window_s(windows[clip][i], decodings[clip]) for clip, i in these}
             for batch in _batches(lengths_s, max_batch_windows, max_batch_s):
-                log_mels, decodings = zip(*(self._input(jobs[clip], i) for clip, i in batch), strict=True)
-                hypotheses.update(zip(batch, self.engine.transcribe_batch(log_mels, decodings), strict=True))
-            if these is first_round:
-                for clip, _ in first_round:
-                    jobs[clip] = jobs[clip].in_language(hypotheses[clip, 0].language)
+                inputs = [self._input(clips[clip], windows[clip][i], decodings[clip]) for clip, i in batch]
+                log_mels, each = zip(*inputs, strict=True)
+                hypotheses.update(zip(batch, self.engine.transcribe_batch(log_mels, each), strict=True))
+            if these is settling:
+                for place in settling:
+                    language = hypotheses[place].language
+                    decodings[place[0]] = replace(decodings[place[0]], language=language)
 
-        transcripts = []
-        for clip, job in enumerate(jobs):
-            found = (hypotheses[clip, index] for index in range(len(job.windows)))
-            segments = _segments(job.windows, found)
-            transcripts.append(build_transcript(segments, duration_s=job.duration_s, language=asked[clip]))
-        return transcripts
+        return [
+            build_transcript(
+                _segments((window, hypotheses[clip, index]) for index, window in enumerate(windows[clip])),
+                duration_s=len(samples) / SAMPLE_RATE,
+                language=asked[clip],
+            )
+            for clip, samples in enumerate(clips)
+        ]
 
     def resolve(self, options: TranscriptionOptions) -> DecodingOptions:
         """Fill in what the caller left open, and refuse what the served model cannot do.
@@ -183,53 +175,61 @@ class Pipeline:
             prompt=options.prompt,
         )
 
-    def _cut(self, samples: Samples, options: DecodingOptions) -> _Job:
-        """Find the speech and pack it into windows that the model can read."""
+    def _windows(self, samples: Samples, decoding: DecodingOptions) -> Iterator[Window]:
+        """Find the speech and pack it into windows that the model can read, going through the recording."""
         facts = self.facts
-        dynamic = facts.dynamic and options.adapter
+        dynamic = self._reads_short_windows(decoding)
         longest_s = min(facts.max_window_s, MAX_WINDOW_S - facts.margin_s) if dynamic else MAX_WINDOW_S
-        windows = pack_windows(
-            find_speech(samples),
-            len(samples),
+        return iter_windows(
+            iter_speech(samples),
             max_window_s=longest_s,
             max_first_window_s=min(longest_s, facts.max_first_window_s),
             max_gap_s=facts.max_gap_s,
             samples=samples,
         )
-        return _Job(samples=samples, windows=windows, options=options, dynamic=dynamic)
 
-    def _hypotheses(self, job: _Job, decode: Decode) -> Iterator[Hypothesis]:
-        """Decode a job's windows; where no language is given, the first window settles it for all."""
-        indices = range(len(job.windows))
-        if job.options.language is None and job.windows:
-            (hypothesis,) = decode([self._input(job, 0)])
-            yield hypothesis
-            job, indices = job.in_language(hypothesis.language), indices[1:]
-        yield from decode(self._input(job, index) for index in indices)
+    def _decode(
+        self, samples: Samples, windows: Iterator[Window], decoding: DecodingOptions, decode: Decode
+    ) -> Iterator[tuple[Window, Hypothesis]]:
+        """Decode windows in order; where no language is given, the first window settles it for all."""
+        if decoding.language is None and (first := next(windows, None)) is not None:
+            (hypothesis,) = decode([self._input(samples, first, decoding)])
+            yield first, hypothesis
+            decoding = replace(decoding, language=hypothesis.language)
+        pulled: deque[Window] = deque()
 
-    def _input(self, job: _Job, index: int) -> EngineInput:
-        """Compute the features of a job's window, and how it is decoded."""
-        window = job.windows[index]
+        def inputs() -> Iterator[EngineInput]:
+            for window in windows:
+                pulled.append(window)
+                yield self._input(samples, window, decoding)
+
+        for hypothesis in decode(inputs()):
+            yield pulled.popleft(), hypothesis
+
+    def _input(self, samples: Samples, window: Window, decoding: DecodingOptions) -> EngineInput:
+        """Compute a window's features, and bound its text by the speech in it."""
         speech_s = sum(span.end - span.start for span in window.spans) / SAMPLE_RATE
         budget_tokens = math.ceil(speech_s * TOKENS_PER_S) + SPARE_TOKENS
-        log_mel = self.features.log_mel(job.samples[window.start : window.end], self._window_s(job, index))
-        return log_mel, replace(job.options, max_new_tokens=budget_tokens)
+        log_mel = self.features.log_mel(samples[window.start : window.end], self._window_s(window, decoding))
+        return log_mel, replace(decoding, max_new_tokens=budget_tokens)
 
-    def _window_s(self, job: _Job, index: int) -> float:
-        if not job.dynamic:
+    def _window_s(self, window: Window, decoding: DecodingOptions) -> float:
+        if not self._reads_short_windows(decoding):
             return MAX_WINDOW_S
-        window = job.windows[index]
         return window_length_s(window.end - window.start, self.facts.margin_s)
+
+    def _reads_short_windows(self, decoding: DecodingOptions) -> bool:
+        return self.facts.dynamic and decoding.adapter  # the base model alone loops on them
 
     def _decode_directly(self, inputs: Iterable[EngineInput]) -> Iterator[Hypothesis]:
         for log_mel, options in inputs:
             yield from self.engine.transcribe_batch([log_mel], [options])
 
 
-def _segments(windows: Iterable[Window], hypotheses: Iterable[Hypothesis]) -> Iterator[Segment]:
+def _segments(decoded: Iterable[tuple[Window, Hypothesis]]) -> Iterator[Segment]:
     """Place hypotheses on the time axis, leaving out windows in which nothing was said."""
     n_segments = 0
-    for window, hypothesis in zip(windows, hypotheses, strict=True):
+    for window, hypothesis in decoded:
         is_noise = hypothesis.no_speech_prob > NO_SPEECH_PROB and hypothesis.avg_logprob < NO_SPEECH_LOGPROB
         if is_noise or not hypothesis.text:
             continue

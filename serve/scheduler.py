@@ -75,10 +75,13 @@ class Ticket:
         source = iter(inputs)
         ahead: deque[Future[Hypothesis]] = deque()
         while True:
-            while len(ahead) < WINDOWS_AHEAD and (item := next(source, None)) is not None:
-                ahead.append(self._scheduler._enqueue(self, *item))
-            if not ahead:
-                return
+            # Finding the next window takes time as well: what is known already goes out first.
+            if not (ahead and ahead[0].done()) and len(ahead) < WINDOWS_AHEAD:
+                if (item := next(source, None)) is not None:
+                    ahead.append(self._scheduler._enqueue(self, *item))
+                    continue
+                if not ahead:
+                    return
             yield ahead.popleft().result()
 
     def cancel(self, error: ServiceError | None = None) -> None:

@@ -22,6 +22,7 @@ import torch
 from peft import PeftModel
 from torch import Tensor
 from transformers import BitsAndBytesConfig, WhisperForConditionalGeneration
+from transformers.utils.logging import disable_progress_bar
 
 from serve.engine import DecodingOptions, Hypothesis, LogMel, Quantization
 from serve.engine.cached_decoder import CachedDecoder, DecoderState, detection_logits
@@ -76,6 +77,7 @@ class TransformersEngine:
             ArtifactError: The adapter cannot be loaded, or does not fit the base.
         """
         torch.set_num_threads(n_threads)
+        disable_progress_bar()  # type: ignore[no-untyped-call]
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         dtype = torch.float16 if device.type == "cuda" else torch.float32
         try:

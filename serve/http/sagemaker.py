@@ -29,11 +29,11 @@ _log = structlog.get_logger(__name__)
 
 
 @get("/ping", summary="Whether the model answers", sync_to_thread=False)
-def ping(state: State) -> Response[None]:
+def ping(state: State) -> Response[bytes]:
     """Answer 200 and nothing else once a window has been decoded; 503 before, and when draining or dead."""
     service: Service = state.service
     service.check_ready()
-    return Response(None, status_code=200)
+    return Response(b"")
 
 
 @post("/invocations", summary="Transcribe a recording", status_code=200, request_max_body_size=None)
