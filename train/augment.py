@@ -48,9 +48,8 @@ class Augmenter:
         band = int(self.rng.integers(0, 12))
         low = int(self.rng.integers(0, masked.shape[0] - band))
         masked[low : low + band] = floor
-        stretch = int(
-            self.rng.integers(0, max(1, min(20, speech_frames // 12)))
-        )  # at most 0.2 s: no word vanishes
+        longest = max(1, min(20, speech_frames // 12))  # under 0.2 s: no word vanishes
+        stretch = int(self.rng.integers(0, longest))
         start = int(self.rng.integers(0, max(1, speech_frames - stretch)))
         masked[:, start : start + stretch] = floor
         return masked
@@ -72,7 +71,7 @@ class Augmenter:
 def change_speed(samples: Samples, factor: float) -> Samples:
     """Return the samples played `factor` times as fast; pitch and formants move with the tempo."""
     faster, _ = F.speed(torch.from_numpy(samples), SAMPLE_RATE, factor)
-    return faster.numpy()
+    return np.asarray(faster.numpy(), dtype=np.float32)
 
 
 def add_echo(samples: Samples, reverberation_s: float, rng: np.random.Generator) -> Samples:
@@ -90,7 +89,8 @@ def add_echo(samples: Samples, reverberation_s: float, rng: np.random.Generator)
 
 def add_noise(samples: Samples, noise: Samples, snr_db: float) -> Samples:
     """Return the samples with noise of the same length at a signal-to-noise ratio."""
-    return F.add_noise(torch.from_numpy(samples), torch.from_numpy(noise), torch.tensor(snr_db)).numpy()
+    noisy = F.add_noise(torch.from_numpy(samples), torch.from_numpy(noise), torch.tensor(snr_db))
+    return np.asarray(noisy.numpy(), dtype=np.float32)
 
 
 def coloured_noise(n_samples: int, slope: float, rng: np.random.Generator) -> Samples:
@@ -107,4 +107,4 @@ def telephone_band(samples: Samples, *, mu_law: bool) -> Samples:
     narrow = F.lowpass_biquad(F.highpass_biquad(narrow, _TELEPHONE_RATE, 300.0), _TELEPHONE_RATE, 3_400.0)
     if mu_law:
         narrow = F.mu_law_decoding(F.mu_law_encoding(narrow.clamp(-1, 1), 256), 256)
-    return F.resample(narrow, _TELEPHONE_RATE, SAMPLE_RATE).numpy()
+    return np.asarray(F.resample(narrow, _TELEPHONE_RATE, SAMPLE_RATE).numpy(), dtype=np.float32)

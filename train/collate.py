@@ -5,6 +5,7 @@ Features come from `serve.features`: training sees exactly what the server will 
 
 from __future__ import annotations
 
+import typing
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -90,7 +91,11 @@ class Collator:
             pieces += [np.zeros(round(pause_s * SAMPLE_RATE), np.float32), load_samples(self.clips[index])]
             pause_s = rng.uniform(*JOIN_PAUSE_S)
         samples = np.concatenate(pieces)
-        return augmenter.waveform(samples) if self.augmented else samples
+        if not self.augmented:
+            return samples
+        changed = augmenter.waveform(samples)
+        # Slowed down beyond the longest window, the speech would be cut and its text would not.
+        return changed if len(changed) <= MAX_WINDOW_S * SAMPLE_RATE else samples
 
     def _window_s(self, n_samples: int, rng: np.random.Generator) -> float:
         if self.config.encoder_context == "fixed":
@@ -106,7 +111,7 @@ class Collator:
             f"<|{self.config.task}|>",
             "<|notimestamps|>",
         )
-        return [int(token) for token in self.tokenizer.convert_tokens_to_ids(list(names))]
+        return typing.cast(list[int], self.tokenizer.convert_tokens_to_ids(list(names)))
 
     @property
     def _n_prompt(self) -> int:
@@ -122,10 +127,10 @@ class Collator:
 def stack_targets(
     targets: Sequence[Sequence[int]], n_prompt: int, pad_id: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return (decoder_input_ids, labels), both (batch, n_tokens), of token sequences with prompt and end token.
+    """Return (decoder_input_ids, labels), each (batch, n_tokens), of sequences with prompt and end token.
 
-    Inputs are the sequences without their last token, labels without their first: one start token, no shift by
-    the model. The prompt carries no loss. The end token does, although it is also the padding.
+    Inputs are the sequences without their last token, labels without their first: one start token, no shift
+    by the model. The prompt carries no loss. The end token does, although it is also the padding.
     """
     n_tokens = max(map(len, targets)) - 1
     inputs = torch.full((len(targets), n_tokens), pad_id)

@@ -1,8 +1,9 @@
-"""Turn a YAML file and command-line overrides into one frozen `TrainConfig`. All faults are reported together."""
+"""Turn a YAML file and command-line overrides into one frozen `TrainConfig`. All faults come together."""
 
 from __future__ import annotations
 
 import dataclasses
+import math
 import types
 import typing
 from collections.abc import Mapping, Sequence
@@ -126,8 +127,20 @@ class TrainConfig:
                 "window_margin_s is a range (low, high)",
             ),
             (0 <= self.warmup_fraction < 1, "warmup_fraction lies between 0 and 1"),
-            (self.keep_checkpoints >= 1, "keep_checkpoints is at least 1"),
-            (self.log_every_steps >= 1, "log_every_steps is at least 1"),
+            (self.max_grad_norm > 0, "max_grad_norm must be positive"),
+            (self.save_every_s > 0, "save_every_s must be positive"),
+            *(
+                (getattr(self, name) >= least, f"{name} is at least {least}")
+                for name, least in {
+                    **dict.fromkeys(("keep_checkpoints", "log_every_steps", "save_every_steps"), 1),
+                    **dict.fromkeys(("eval_every_steps", "max_eval_clips", "max_steps"), 0),
+                    **dict.fromkeys(("seed", "n_threads", "weight_decay"), 0),
+                }.items()
+            ),
+            (
+                len({manifest.stem for manifest in self.test_manifests}) == len(self.test_manifests),
+                "test_manifests must differ in their file names: scores are listed by them",
+            ),
             *(
                 (0 <= value <= 1, f"{name} is {value}; a probability lies between 0 and 1")
                 for name, value in {
@@ -164,12 +177,22 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> TrainConfig:
     for key, text in _parse_overrides(overrides, faults):
         section, _, leaf = key.rpartition(".")
         target = values.setdefault(section, {}) if section else values
-        if isinstance(target, dict):
+        if not isinstance(target, dict):
+            faults.append(f"--{key}: '{section}' is no section of the configuration")
+            continue
+        try:
             target[leaf] = yaml.safe_load(text)
+        except yaml.YAMLError:
+            target[leaf] = text
     known = _convert(TrainConfig, values, "", faults)
+    try:
+        # What is missing or unreadable is reported already: anything stands in, to have the rest checked.
+        config = TrainConfig(**{"name": "", "output_dir": Path(), "train_manifest": Path(), **known})
+    except TrainConfigError as error:
+        faults += error.faults
     if faults:
         raise TrainConfigError(faults)
-    return TrainConfig(**known)
+    return config
 
 
 def dump_config(config: TrainConfig) -> str:
@@ -213,7 +236,7 @@ def _convert(cls: type, values: Mapping[str, Any], prefix: str, faults: list[str
             continue
         try:
             known[key] = _coerce(hints[key], value, f"{prefix}{key}", faults)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             faults.append(f"'{prefix}{key}' is {value!r}; expected {_type_name(hints[key])}")
     for item in fields(cls):
         required = item.default is dataclasses.MISSING and item.default_factory is dataclasses.MISSING
@@ -243,10 +266,10 @@ def _coerce(kind: Any, value: Any, name: str, faults: list[str]) -> Any:
             raise TypeError
         return value
     if kind in (int, float):
-        if isinstance(value, bool) or value != value:
+        if isinstance(value, bool):
             raise TypeError
         number = float(value)
-        if kind is int and number != int(number):
+        if not math.isfinite(number) or (kind is int and number != int(number)):
             raise ValueError
         return kind(number)
     if kind is Path:

@@ -1,6 +1,6 @@
 """Score an artifact, or a base model alone, on a manifest through the serving pipeline.
 
-    python -m train.evaluate --model-dir model_artifacts/whisper-base-mr --manifest data/mr/test-everyday.jsonl
+    python -m train.evaluate --model-dir DIR --manifest data/mr/test-everyday.jsonl
     python -m train.evaluate --model-dir DIR --manifest FILE.jsonl --json out.json --against-base
     python -m train.evaluate --base-model openai/whisper-base --manifest FILE.jsonl --language mr
 
@@ -167,7 +167,7 @@ def main(
 ) -> None:
     """Score a model on manifests through the serving pipeline: WER, CER and what hides behind them.
 
-    Example: python -m train.evaluate --model-dir model_artifacts/whisper-base-mr --manifest test.jsonl --json out.json
+    Example: python -m train.evaluate --model-dir DIR --manifest test.jsonl --json out.json
     """
     if quantization not in ("int8", "int4", "none"):
         raise typer.BadParameter("quantization is int8, int4 or none")
@@ -176,7 +176,7 @@ def main(
     try:
         pipeline = load_pipeline(model_dir, base_model, quantization=chosen, n_threads=_threads(threads))
         tuned = pipeline.engine.has_adapter
-        labels = [("tuned", None)] if tuned else [("base", None)]
+        labels: list[tuple[str, str | None]] = [("tuned" if tuned else "base", None)]
         if against_base and tuned:
             labels.insert(0, ("base", NO_ADAPTER))
         for path in manifest:

@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 import torch
-from peft import PeftModel, get_peft_model_state_dict
+from peft import LoraConfig, PeftModel, get_peft_model_state_dict
 from safetensors.torch import save_file
 
 from serve.artifact import (
@@ -84,10 +84,12 @@ def replace_directory(source: Path, target: Path) -> None:
 
 
 def _write_adapter(model: PeftModel, config: TrainConfig, into: Path) -> None:
-    lora = dataclasses.replace(
-        model.peft_config["default"], base_model_name_or_path=config.base_model, inference_mode=True
-    )
-    lora.target_modules = sorted(lora.target_modules)  # a set would be written in another order each time
+    trained = model.peft_config["default"]
+    assert isinstance(trained, LoraConfig)
+    lora = dataclasses.replace(trained, base_model_name_or_path=config.base_model, inference_mode=True)
+    lora.target_modules = sorted(
+        lora.target_modules or ()
+    )  # a set would be written in another order each time
     lora.save_pretrained(str(into))
     weights = {
         name: tensor.half().cpu().contiguous() for name, tensor in get_peft_model_state_dict(model).items()
@@ -118,7 +120,7 @@ def _manifest(base_dir: Path, config: TrainConfig, outcome: Outcome) -> Manifest
             "wall_clock_s": round(outcome.trained_s),
             "cores": os.cpu_count(),
             "machine": platform.machine(),
-            "torch": torch.__version__,
+            "torch": str(torch.__version__),
             "lora_rank": config.lora_rank,
             "lora_alpha": config.lora_alpha,
             "lora_targets": list(config.lora_targets),

@@ -1,8 +1,9 @@
 """Compute a LoRA layer as one matrix product instead of three, for unquantised bases.
 
-`W x + s B A x` costs, on a CPU, a third more than `W x`: two narrow products, a scaling and an addition pass over
-all activations. Here `W + s B A` is formed once a step (it is small against a batch) and multiplied once; the
-backward pass forms the gradients of A and B from narrow products alone. The result is the same to rounding.
+`W x + s B A x` costs, on a CPU, a third more than `W x`: two narrow products, a scaling and an addition pass
+over all activations. Here `W + s B A` is formed once a step (it is small against a batch) and multiplied
+once; the backward pass forms the gradients of A and B from narrow products alone. The result is the same to
+rounding.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ class _FusedProduct(torch.autograd.Function):
     """y = x (W + s B A)^T + b, with gradients for x, A and B only."""
 
     @staticmethod
+    # Run backward under the autocast of forward: there, too, bf16 activations meet fp32 weights.
+    @torch.amp.custom_fwd(device_type="cuda")  # type: ignore[untyped-decorator]
     def forward(
         ctx: Any,
         x: torch.Tensor,
@@ -35,6 +38,7 @@ class _FusedProduct(torch.autograd.Function):
         return nn.functional.linear(x, merged, bias)
 
     @staticmethod
+    @torch.amp.custom_bwd(device_type="cuda")  # type: ignore[untyped-decorator]
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         """Return the gradients in the order of `forward`'s arguments."""
         x, merged, lora_a, lora_b = ctx.saved_tensors
@@ -46,17 +50,19 @@ class _FusedProduct(torch.autograd.Function):
         return grad_x, None, None, grad_a, grad_b, None
 
 
-class FusedLoraLinear(LoraLinear):  # type: ignore[misc]
+class FusedLoraLinear(LoraLinear):
     """peft's LoRA layer with the fused product; the same parameters, names and saved files."""
 
     def forward(self, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
         """Return the layer's output for x (..., n_in)."""
         if self.disable_adapters or self.merged:
-            return super().forward(x, *args, **kwargs)
+            unfused: torch.Tensor = super().forward(x, *args, **kwargs)
+            return unfused
         (name,) = self.active_adapters
         base = self.base_layer
         a, b = self.lora_A[name].weight, self.lora_B[name].weight
-        return _FusedProduct.apply(x, base.weight, base.bias, a, b, self.scaling[name])  # type: ignore[no-untyped-call]
+        fused: torch.Tensor = _FusedProduct.apply(x, base.weight, base.bias, a, b, self.scaling[name])
+        return fused
 
 
 def fuse_lora(model: PeftModel) -> int:

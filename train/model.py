@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import typing
 from pathlib import Path
 
 import torch
@@ -19,7 +19,8 @@ from train.fused_lora import fuse_lora
 def build_model(base_dir: Path, config: TrainConfig, device: torch.device) -> PeftModel:
     """Return the base with fresh adapters; only the adapters require gradients.
 
-    `task_type` stays unset: with a sequence-to-sequence task peft would pass `input_ids`, which Whisper lacks.
+    `task_type` stays unset: with a sequence-to-sequence task peft would pass `input_ids`, which Whisper
+    lacks.
     """
     model = WhisperForConditionalGeneration.from_pretrained(
         base_dir,
@@ -32,7 +33,9 @@ def build_model(base_dir: Path, config: TrainConfig, device: torch.device) -> Pe
     if config.encoder_context == "dynamic":
         enable_dynamic_context(model)
     if config.gradient_checkpointing:
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        model.gradient_checkpointing_enable(  # type: ignore[no-untyped-call]
+            gradient_checkpointing_kwargs={"use_reentrant": False}
+        )
     lora = LoraConfig(
         r=config.lora_rank,
         lora_alpha=config.lora_alpha,
@@ -51,7 +54,7 @@ def batch_loss(model: PeftModel, batch: Batch, device: torch.device) -> tuple[to
     Logits are computed only where a label stands: over a vocabulary of 51,865, padding would cost as much as
     the decoder's layers.
     """
-    whisper = model.get_base_model()
+    whisper = typing.cast(WhisperForConditionalGeneration, model.get_base_model())
     with torch.autocast("cuda", dtype=torch.bfloat16, enabled=device.type == "cuda"):
         hidden = whisper.model(
             input_features=batch.log_mel.to(device),
@@ -64,20 +67,13 @@ def batch_loss(model: PeftModel, batch: Batch, device: torch.device) -> tuple[to
     return F.cross_entropy(logits.float(), labels[counted], reduction="sum"), int(counted.sum())
 
 
-def learning_rate_factor(step: int, total_steps: int, warmup_fraction: float) -> float:
-    """Return the share of the peak rate at a step: linear warm-up, then half a cosine down to zero."""
-    warmup_steps = max(1, round(total_steps * warmup_fraction))
-    if step < warmup_steps:
-        return (step + 1) / warmup_steps
-    progress = (step - warmup_steps) / max(1, total_steps - warmup_steps)
-    return 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
-
-
 def _quantization(config: TrainConfig) -> BitsAndBytesConfig | None:
     if config.quantization == "int8":
-        return BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=["proj_out"])
+        return BitsAndBytesConfig(  # type: ignore[no-untyped-call]
+            load_in_8bit=True, llm_int8_skip_modules=["proj_out"]
+        )
     if config.quantization == "int4":
-        return BitsAndBytesConfig(
+        return BitsAndBytesConfig(  # type: ignore[no-untyped-call]
             load_in_4bit=True,
             bnb_4bit_quant_type="nf4",
             bnb_4bit_compute_dtype=torch.float32 if not torch.cuda.is_available() else torch.bfloat16,

@@ -1,9 +1,9 @@
 """Named, versioned text profiles for scoring and for training targets. Knows no audio and no model.
 
 `raw` compares what was written. `nfc` composes code points. `indic` strips punctuation and applies IndicNLP's
-normaliser. `marathi` adds what Marathi writes in more than one way: joiners, the eyelash ra, candra a, digits.
-`whisper-basic` is Whisper's own normaliser: it deletes every vowel sign of Devanagari and is offered only to
-compare with figures published elsewhere.
+normaliser. `marathi` adds what Marathi writes in more than one way: joiners, the eyelash ra, candra a,
+digits. `whisper-basic` is Whisper's own normaliser: it deletes every vowel sign of Devanagari and is offered
+only to compare with figures published elsewhere.
 """
 
 from __future__ import annotations

@@ -53,6 +53,8 @@ def progress_bar(title: str, total: int, unit: str) -> Iterator[Advance]:
         task = progress.add_task(title, total=total, note="")
 
         def advance(n: int = 1, note: str | None = None) -> None:
-            progress.update(task, advance=n, **({} if note is None else {"note": note}))
+            progress.advance(task, n)
+            if note is not None:
+                progress.update(task, note=note)
 
         yield advance

@@ -80,18 +80,20 @@ def model_card(config: TrainConfig, outcome: Outcome, scores: dict[str, Any]) ->
     context = "windows of the clip's own length" if config.encoder_context == "dynamic" else "30 s windows"
     return f"""# {config.name}
 
-A LoRA adapter for `{config.base_model}`, language `{config.language}`, task `{config.task}`: rank {config.lora_rank}, alpha
-{config.lora_alpha}, on {targets}. Trained on {context}, without timestamp tokens.
+A LoRA adapter for `{config.base_model}`, language `{config.language}`, task `{config.task}`:
+rank {config.lora_rank}, alpha {config.lora_alpha}, on {targets}.
+Trained on {context}, without timestamp tokens.
 
-Made by `python train/run.py --config train/configs/{config.name}.yaml`: {outcome.step} steps, {outcome.samples:,} examples,
-{outcome.trained_s / 60:.0f} minutes of wall-clock time.
+Made by `python train/run.py --config train/configs/{config.name}.yaml`: {outcome.step} steps,
+{outcome.samples:,} examples, {outcome.trained_s / 60:.0f} minutes of wall-clock time.
 
 Served by `python -m serve --model-dir DIR`, where DIR is this directory.
 
 ## How well it hears
 
-Word and character error rates in per cent through the serving pipeline. No sentence and no voice of a test set was
-used in training. `marathi` compares without punctuation and with one spelling for joiners, eyelash ra and digits.
+Word and character error rates in per cent through the serving pipeline. No sentence and no voice of a test
+set was used in training. `marathi` compares without punctuation and with one spelling for joiners, eyelash ra
+and digits.
 
 {score_markdown(scores)}
 
@@ -99,8 +101,8 @@ used in training. `marathi` compares without punctuation and with one spelling f
 
 ## What to expect
 
-The transcript has no punctuation. Figures say how well the adapter does on recordings like those of the test sets;
-for others, score it on your own: `python -m train.evaluate --model-dir DIR --manifest FILE.jsonl`.
+The transcript has no punctuation. Figures say how well the adapter does on recordings like those of the test
+sets; for others, score it on your own: `python -m train.evaluate --model-dir DIR --manifest FILE.jsonl`.
 """
 
 
@@ -115,7 +117,7 @@ def score_markdown(scores: dict[str, Any]) -> str:
             for profile, v in result["scores"].items():
                 interval = f"{100 * v['wer']:.1f} ({100 * v['wer_low']:.1f} to {100 * v['wer_high']:.1f})"
                 counts = f"{v['substitutions']} / {v['deletions']} / {v['insertions']}"
-                lines.append(
-                    f"| {test_set} | {v['utterances']} | {label} | {profile} | {interval} | {100 * v['cer']:.1f} | {counts} |"
-                )
+                cer = f"{100 * v['cer']:.1f}"
+                cells = (test_set, v["utterances"], label, profile, interval, cer, counts)
+                lines.append(f"| {' | '.join(map(str, cells))} |")
     return "\n".join(lines) if scores else "Not evaluated."

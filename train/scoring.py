@@ -75,12 +75,10 @@ def _errors(reference: list[str], hypothesis: list[str]) -> tuple[int, int, int,
     """Return (hits, substitutions, deletions, insertions) of one utterance's words or characters."""
     if not reference:  # jiwer refuses an empty reference
         return 0, 0, 0, len(hypothesis)
-    # Each unit is one "word" of jiwer; characters are spelled out so that blanks count too.
-    spelled = [
-        " ".join(f"{ord(unit):x}" if len(unit) == 1 else unit for unit in side)
-        for side in (reference, hypothesis)
-    ]
-    result = jiwer.process_words(spelled[0], spelled[1])
+    # jiwer splits at blanks, which are characters here: it is given numbers, one for each distinct unit.
+    numbers = {unit: str(number) for number, unit in enumerate({*reference, *hypothesis})}
+    numbered = [" ".join(numbers[unit] for unit in side) for side in (reference, hypothesis)]
+    result = jiwer.process_words(numbered[0], numbered[1])
     return result.hits, result.substitutions, result.deletions, result.insertions
 
 

@@ -1,12 +1,13 @@
-"""Build a Marathi speech corpus without a data hub: text -> synthetic voices -> FLAC clips and JSONL manifests.
+"""Build a Marathi speech corpus without a data hub: text -> synthetic voices -> FLAC clips and manifests.
 
     python -m train.data.build --output-dir data/mr --seed 0
     python -m train.data.build --output-dir /tmp/tiny --everyday 40 --catalogue 0 --words 0
 
-Sentences are split first, then each side is spoken by its own voices: no test sentence and no test voice is ever
-heard in training. The same seed, options and synthesiser versions give the same corpus. Manifests: `train.jsonl`,
-`valid.jsonl` (held-out sentences, training voices: for choosing), `test-catalogue.jsonl` and
-`test-everyday.jsonl` (held-out sentences, held-out voices: for reporting).
+Sentences are split first, then each side is spoken by its own voices: no test sentence and no test voice is
+ever heard in training. The same seed, options and synthesiser versions give the same corpus. Manifests:
+`train.jsonl`, `valid.jsonl` (held-out sentences, training voices: for choosing), `test-catalogue.jsonl` and
+`test-everyday.jsonl` (held-out sentences, held-out voices: for reporting); the latter also through a
+telephone line and in an echoing room.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ import typer
 
 from serve.features import SAMPLE_RATE
 from train.data import text, voices
+from train.data.conditions import CONDITIONS, write_condition
 from train.data.voices import Delivery, Voice
 from train.errors import DataError, TrainError
 from train.progress import progress_bar
@@ -131,6 +133,9 @@ def build_corpus(output_dir: Path, sizes: Sizes, seed: int) -> dict[str, int]:
         )
     for split, lines in rows.items():
         (output_dir / f"{split}.jsonl").write_text("".join(lines), encoding="utf-8")
+    if "test-everyday" in rows:
+        for condition in CONDITIONS:
+            write_condition(output_dir / "test-everyday.jsonl", condition)
     return {split: len(lines) for split, lines in rows.items()}
 
 

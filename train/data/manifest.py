@@ -1,4 +1,4 @@
-"""Read JSONL manifests: one clip a line, `{"audio", "text", "start_s"?, "end_s"?, "language"?, "duration_s"?}`.
+"""Read JSONL manifests, one clip a line: `{"audio", "text", "start_s"?, "end_s"?, "language"?, ...}`.
 
 A bad line is named by file and line. Knows no model.
 """
@@ -68,21 +68,17 @@ def load_samples(clip: Clip) -> Samples:
     Raises:
         DataError: the file cannot be decoded.
     """
+    start, n_samples = round(clip.start_s * SAMPLE_RATE), round(clip.duration_s * SAMPLE_RATE)
     try:
-        if clip.path.suffix in {".flac", ".wav"}:
-            info = soundfile.info(clip.path)
-            if (
-                info.samplerate == SAMPLE_RATE and info.channels == 1
-            ):  # nothing to convert: read only the clip
-                start = round(clip.start_s * SAMPLE_RATE)
-                n_samples = round(clip.duration_s * SAMPLE_RATE)
-                samples, _ = soundfile.read(clip.path, frames=n_samples, start=start, dtype="float32")
-                return np.asarray(samples, dtype=np.float32)
-        samples = decode_audio(clip.path.read_bytes(), AudioLimits())
+        if _needs_no_conversion(clip.path):  # read only the clip
+            samples, _ = soundfile.read(clip.path, frames=n_samples, start=start, dtype="float32")
+        else:
+            samples = decode_audio(clip.path.read_bytes(), AudioLimits())[start : start + n_samples]
     except (AudioError, OSError, soundfile.LibsndfileError) as error:
         raise DataError(f"{clip.origin}: {clip.path} cannot be decoded: {error}") from error
-    start = round(clip.start_s * SAMPLE_RATE)
-    return samples[start : start + round(clip.duration_s * SAMPLE_RATE)]
+    if not len(samples):
+        raise DataError(f"{clip.origin}: {clip.path} ends before {clip.start_s} s, where the clip begins")
+    return np.asarray(samples, dtype=np.float32)
 
 
 def drop_long_clips(clips: Sequence[Clip], max_duration_s: float) -> tuple[list[Clip], int]:
@@ -98,7 +94,7 @@ def _read_row(line: str, manifest: Path, number: int) -> Clip:
     except msgspec.DecodeError as error:
         raise DataError(f"{origin}: {error}") from error
     path = manifest.parent / row.audio
-    end_s = row.end_s if row.end_s is not None else None
+    end_s = row.end_s
     if end_s is None and row.duration_s is not None:
         end_s = row.start_s + row.duration_s
     if not path.is_file():
@@ -116,6 +112,13 @@ def _read_row(line: str, manifest: Path, number: int) -> Clip:
         voice=row.voice,
         origin=origin,
     )
+
+
+def _needs_no_conversion(path: Path) -> bool:
+    if path.suffix not in {".flac", ".wav"}:
+        return False
+    info = soundfile.info(path)
+    return bool(info.samplerate == SAMPLE_RATE and info.channels == 1)
 
 
 def _duration_s(path: Path, origin: str) -> float:

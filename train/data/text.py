@@ -1,6 +1,6 @@
 """Marathi text for synthesis: installed message catalogues, a word list, and this package's own sentences.
 
-Every source yields speakable sentences: Devanagari words and single blanks, nothing else, so that a synthesiser
+Every source yields speakable sentences: Devanagari words and single blanks, nothing else, so that a voice
 says exactly what the transcript holds. Knows no audio.
 """
 

@@ -1,6 +1,6 @@
 """Synthetic Marathi voices: espeak-ng's formant variants and festival's diphones of a human speaker.
 
-A voice is a name with ranges of pitch and speed; `speak` turns a sentence into 16 kHz samples. Voices named in
+A voice is a name with ranges of pitch and speed; `speak` turns a sentence into 16 kHz samples. The voices of
 `TEST_VOICES` are never used for training. Knows no manifests.
 """
 
