@@ -25,6 +25,8 @@ from serve.engine import Quantization
 from serve.errors import ConfigError
 
 ENV_PREFIX = "SHROTA_"
+TRAINING_PREFIX = "SHROTA_TRAIN_"
+"""Variables of the image's other command."""
 
 SAGEMAKER_VARIABLES = {
     "port": parameters.BIND_TO_PORT_ENV,
@@ -117,7 +119,8 @@ class Settings:
         faults = [
             f"{variable} is unknown; see --help"
             for variable in sorted(environ)
-            if variable.startswith(ENV_PREFIX) and variable not in known
+            if variable.startswith(ENV_PREFIX) and not variable.startswith(TRAINING_PREFIX)
+            if variable not in known
         ]
         values: dict[str, Any] = {}
         hints = get_type_hints(cls)

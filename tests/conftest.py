@@ -1,0 +1,144 @@
+"""Tiny real things that many tests share: a random Whisper, an artifact on it, something like speech."""
+
+from __future__ import annotations
+
+import io
+import json
+import wave
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+SAMPLE_RATE = 16_000
+TINY_LANGUAGES = ("en", "hi", "mr")
+TINY_LETTERS = "अआइईउऊएऐओऔकखगघचछजझटठडढणतथदधनपफबभमयरलवशषसहळ"
+
+
+@pytest.fixture(scope="session")
+def speech() -> np.ndarray:
+    """Four seconds of a buzz with moving formants, which a detector takes for speech, between silences."""
+    time_s = np.arange(4 * SAMPLE_RATE) / SAMPLE_RATE
+    phase = np.cumsum(120 + 15 * np.sin(2 * np.pi * 0.7 * time_s)) / SAMPLE_RATE
+    formants_hz = (500 + 250 * np.sin(4 * np.pi * time_s), 1500 + 500 * np.sin(2.6 * np.pi * time_s), 2600)
+    voice = sum(
+        sum(np.exp(-(((harmonic * 120 - formant) / 180) ** 2)) for formant in formants_hz)
+        * np.sin(2 * np.pi * harmonic * phase)
+        for harmonic in range(1, 30)
+    )
+    syllables = np.clip(1.4 * np.sin(4 * np.pi * time_s) ** 2, 0, 1)
+    voice = voice * syllables + np.random.default_rng(0).normal(0, 0.003, len(time_s))
+    silence = np.zeros(SAMPLE_RATE // 2)
+    return np.concatenate([silence, 0.3 * voice / np.abs(voice).max(), silence]).astype(np.float32)
+
+
+def wav_bytes(samples: np.ndarray) -> bytes:
+    """Write samples as a 16-bit mono WAV file at 16 kHz."""
+    out = io.BytesIO()
+    with wave.open(out, "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(SAMPLE_RATE)
+        file.writeframes((samples * 32_767).astype("<i2").tobytes())
+    return out.getvalue()
+
+
+@pytest.fixture(scope="session")
+def speech_wav(speech: np.ndarray) -> bytes:
+    """The same as a WAV file."""
+    return wav_bytes(speech)
+
+
+@pytest.fixture(scope="session")
+def tiny_base_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint of a random Whisper of two layers that speaks a few Devanagari letters."""
+    import torch
+    from transformers import GenerationConfig, WhisperConfig, WhisperFeatureExtractor
+    from transformers import WhisperForConditionalGeneration as Whisper
+
+    directory = tmp_path_factory.mktemp("tiny-base")
+    special = ["<|endoftext|>", "<|startoftranscript|>", *(f"<|{code}|>" for code in TINY_LANGUAGES)]
+    special += ["<|translate|>", "<|transcribe|>", "<|startoflm|>", "<|startofprev|>", "<|nospeech|>"]
+    special += ["<|notimestamps|>", *(f"<|{hundredths / 100:.2f}|>" for hundredths in range(0, 3002, 2))]
+    numbers = {token: number for number, token in enumerate([*TINY_LETTERS, *special])}
+    _write_tokenizer(directory, numbers, special)
+    end, start = numbers["<|endoftext|>"], numbers["<|startoftranscript|>"]
+    config = WhisperConfig(
+        vocab_size=len(numbers),
+        d_model=32,
+        encoder_layers=2,
+        decoder_layers=2,
+        encoder_attention_heads=2,
+        decoder_attention_heads=2,
+        encoder_ffn_dim=64,
+        decoder_ffn_dim=64,
+        pad_token_id=end,
+        bos_token_id=end,
+        eos_token_id=end,
+        decoder_start_token_id=start,
+        init_std=0.5,  # with the usual 0.02 every token would be as likely as any other
+    )
+    torch.manual_seed(0)
+    model = Whisper(config)
+    model.generation_config = GenerationConfig(
+        decoder_start_token_id=start,
+        eos_token_id=end,
+        pad_token_id=end,
+        is_multilingual=True,
+        lang_to_id={f"<|{code}|>": numbers[f"<|{code}|>"] for code in TINY_LANGUAGES},
+        task_to_id={task: numbers[f"<|{task}|>"] for task in ("translate", "transcribe")},
+        no_timestamps_token_id=numbers["<|notimestamps|>"],
+        suppress_tokens=[numbers["अ"]],
+        begin_suppress_tokens=[numbers["आ"], end],
+    )
+    model.save_pretrained(directory)
+    WhisperFeatureExtractor().save_pretrained(directory)
+    return directory
+
+
+def _write_tokenizer(directory: Path, numbers: dict[str, int], special: list[str]) -> None:
+    from tokenizers import AddedToken, Tokenizer
+    from tokenizers.models import WordLevel
+    from tokenizers.pre_tokenizers import Whitespace
+
+    tokenizer = Tokenizer(WordLevel(numbers, unk_token=TINY_LETTERS[0]))
+    tokenizer.pre_tokenizer = Whitespace()
+    tokenizer.add_special_tokens([AddedToken(token, special=True) for token in special])
+    tokenizer.save(str(directory / "tokenizer.json"))
+    settings = {
+        "tokenizer_class": "WhisperTokenizer",
+        "eos_token": "<|endoftext|>",
+        "pad_token": "<|endoftext|>",
+    }
+    (directory / "tokenizer_config.json").write_text(json.dumps(settings))
+
+
+@pytest.fixture(scope="session")
+def tiny_artifact_dir(tiny_base_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An artifact named `tiny-mr`: a random adapter for the tiny base, with short windows."""
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from transformers import WhisperForConditionalGeneration as Whisper
+
+    from serve.artifact import SCHEMA_VERSION, BaseModel, Manifest, write_manifest
+    from serve.base_model import base_fingerprint
+
+    directory = tmp_path_factory.mktemp("tiny-artifact")
+    model = Whisper.from_pretrained(tiny_base_dir)
+    adapted = get_peft_model(model, LoraConfig(r=4, target_modules=["q_proj", "v_proj", "fc1"]))
+    torch.manual_seed(1)
+    for name, parameter in adapted.named_parameters():
+        if "lora_" in name:  # lora_B begins as zeros, with which the adapter would change nothing
+            torch.nn.init.normal_(parameter, std=0.3)
+    adapted.save_pretrained(directory / "adapter")
+    base = BaseModel(name=str(tiny_base_dir), fingerprint=base_fingerprint(tiny_base_dir))
+    manifest = Manifest(
+        schema_version=SCHEMA_VERSION,
+        name="tiny-mr",
+        base_model=base,
+        language="mr",
+        encoder_context="dynamic",
+        max_window_s=12.0,
+    )
+    write_manifest(directory, manifest)
+    return directory

@@ -1,0 +1,91 @@
+"""What a caller may ask for."""
+
+import pytest
+
+from serve.errors import UnsupportedOption
+from serve.languages import LANGUAGE_NAMES, language_code
+from serve.options import OPTION_NAMES, TranscriptionOptions, parse_options
+
+
+def test_text_values_are_read_as_what_they_mean():
+    options = parse_options(
+        {"language": "Marathi", "temperature": "0.2", "seed": "7", "word_timestamps": "false"}
+    )
+    assert options == TranscriptionOptions(language="mr", temperature=0.2, seed=7)
+
+
+def test_later_options_win_and_leave_the_others():
+    first = parse_options({"language": "mr", "prompt": "श्रोता"})
+    assert parse_options({"language": "hi"}, base=first) == TranscriptionOptions(
+        language="hi", prompt="श्रोता"
+    )
+
+
+def test_null_takes_a_named_language_back():
+    assert (
+        parse_options({"language": None}, strict=True, base=parse_options({"language": "mr"})).language
+        is None
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("language", "klingon"),
+        ("language", ""),
+        ("task", "summarise"),
+        ("temperature", "hot"),
+        ("temperature", "1.5"),
+        ("temperature", "nan"),
+        ("seed", "-1"),
+        ("seed", str(2**70)),
+        ("prompt", "a" * 2_001),
+        ("adapter", ""),
+        ("beam_size", "0"),
+        ("beam_size", "5"),
+        ("hotwords", "श्रोता"),
+        ("word_timestamps", "true"),
+        ("word_timestamps", "maybe"),
+        ("temprature", "0"),
+        ("", "0"),
+    ],
+)
+def test_what_cannot_be_done_is_refused_by_name(name, value):
+    with pytest.raises(UnsupportedOption) as refused:
+        parse_options({name: value})
+    assert refused.value.name == name
+    assert name in str(refused.value)
+
+
+@pytest.mark.parametrize("name", ["beam_size", "hotwords", "word_timestamps"])
+def test_options_that_are_not_built_say_which_engine_lacks_them(name):
+    value = {"beam_size": 5, "hotwords": "x", "word_timestamps": True}[name]
+    with pytest.raises(UnsupportedOption, match="supported by the transformers engine"):
+        parse_options({name: value}, strict=True)
+
+
+def test_strict_values_are_not_guessed_from_text():
+    with pytest.raises(UnsupportedOption, match="temperature"):
+        parse_options({"temperature": "0.2"}, strict=True)
+
+
+def test_an_unknown_option_names_those_there_are():
+    with pytest.raises(UnsupportedOption) as refused:
+        parse_options({"beams": "1"})
+    assert all(name in str(refused.value) for name in OPTION_NAMES)
+
+
+@pytest.mark.parametrize("given", ["mr", "MR", " mr ", "mr-IN", "mr_IN", "Marathi", "MARATHI"])
+def test_a_language_is_known_by_code_and_by_name(given):
+    assert language_code(given) == "mr"
+
+
+def test_detection_is_asked_for_by_name():
+    assert parse_options({"language": "auto"}).language == "auto"
+
+
+def test_the_table_of_languages_is_whispers_own():
+    from transformers.models.whisper.tokenization_whisper import LANGUAGES, TO_LANGUAGE_CODE
+
+    assert LANGUAGE_NAMES == LANGUAGES
+    assert {name: language_code(name) for name in TO_LANGUAGE_CODE} == TO_LANGUAGE_CODE

@@ -1,0 +1,240 @@
+"""Who is served when: bounded, fair, cancellable, and one fault is one request's."""
+
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+
+from serve.engine import DecodingOptions, Hypothesis
+from serve.errors import EngineError, NotReady, Overloaded
+from serve.scheduler import WINDOWS_AHEAD, BatchLimits, Scheduler
+
+
+class Recorder:
+    """An engine that waits for `go`, notes its batches, answers with a window's label and fails on 'bad'."""
+
+    def __init__(self) -> None:
+        self.batches: list[list[str]] = []
+        self.go = threading.Semaphore(0)
+        self.closed = False
+
+    def transcribe_batch(self, log_mels, options):
+        self.batches.append([option.prompt for option in options])
+        assert self.go.acquire(timeout=20)
+        if any(option.prompt == "bad" for option in options):
+            raise RuntimeError("kernel")
+        return [heard(option.prompt) for option in options]
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def heard(text: str) -> Hypothesis:
+    return Hypothesis(
+        tokens=(), text=text, language="mr", language_prob=None, avg_logprob=0.0, no_speech_prob=0.0
+    )
+
+
+def window(label: str, n_frames: int = 300, adapter: bool = True):
+    return np.zeros((80, n_frames), np.float32), DecodingOptions(prompt=label, adapter=adapter)
+
+
+@pytest.fixture
+def engine():
+    return Recorder()
+
+
+@pytest.fixture
+def make(engine):
+    made = []
+
+    def make(**limits):
+        max_requests = limits.pop("max_requests", 8)
+        made.append(Scheduler(engine, max_requests=max_requests, limits=BatchLimits(**limits)))
+        return made[-1]
+
+    yield make
+    engine.go.release(1_000)
+    for scheduler in made:
+        assert scheduler.close()
+
+
+@pytest.fixture
+def pool():
+    with ThreadPoolExecutor() as pool:
+        yield pool
+
+
+def texts(ticket, windows):
+    with ticket:
+        return [hypothesis.text for hypothesis in ticket.decode(windows)]
+
+
+def wait_until(condition) -> None:
+    deadline = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+
+
+def queued(scheduler) -> int:
+    return sum(len(ticket.waiting) for ticket in list(scheduler._admitted))
+
+
+def occupy(scheduler, engine, pool):
+    """Let the engine begin a window, so that what comes next waits and can be looked at."""
+    first = pool.submit(texts, scheduler.admit(), [window("first", 3_000)])
+    wait_until(lambda: engine.batches)
+    return first
+
+
+def test_hypotheses_come_in_the_order_of_the_windows(make, engine):
+    engine.go.release(100)
+    labels = [str(number) for number in range(3 * WINDOWS_AHEAD)]
+    assert texts(make().admit(), map(window, labels)) == labels
+
+
+def test_a_short_clip_does_not_wait_for_a_long_recording(make, engine, pool):
+    scheduler = make(max_windows=1)
+    occupy(scheduler, engine, pool)
+    long = pool.submit(texts, scheduler.admit(), [window(f"long {n}") for n in range(6)])
+    wait_until(lambda: queued(scheduler) == 6)
+    short = pool.submit(texts, scheduler.admit(), [window("short")])
+    wait_until(lambda: queued(scheduler) == 7)
+    engine.go.release(100)
+    assert short.result() == ["short"]
+    assert long.result() == [f"long {n}" for n in range(6)]
+    assert engine.batches.index(["short"]) == 2
+
+
+def test_windows_of_several_requests_share_a_batch(make, engine, pool):
+    scheduler = make(max_windows=4)
+    occupy(scheduler, engine, pool)
+    for name in "abc":
+        pool.submit(texts, scheduler.admit(), [window(f"{name}{n}") for n in range(2)])
+        wait_until(lambda name=name: queued(scheduler) == 2 * ("abc".index(name) + 1))
+    engine.go.release(100)
+    wait_until(lambda: not scheduler.n_admitted)
+    assert [sorted(batch) for batch in engine.batches[1:]] == [["a0", "a1", "b0", "c0"], ["b1", "c1"]]
+
+
+@pytest.mark.parametrize(
+    ("other", "why"),
+    [
+        (window("other", 600), "its length is another"),
+        (window("other", adapter=False), "it wants the base model alone"),
+    ],
+)
+def test_unlike_windows_do_not_share_a_batch(make, engine, pool, other, why):
+    scheduler = make()
+    occupy(scheduler, engine, pool)
+    pool.submit(texts, scheduler.admit(), [window("this")])
+    pool.submit(texts, scheduler.admit(), [other])
+    wait_until(lambda: queued(scheduler) == 2)
+    engine.go.release(100)
+    wait_until(lambda: not scheduler.n_admitted)
+    assert sorted(engine.batches[1:]) == [["other"], ["this"]], why
+
+
+def test_a_batch_is_bounded_in_seconds(make, engine, pool):
+    scheduler = make(max_batch_s=7.0)
+    occupy(scheduler, engine, pool)
+    pool.submit(texts, scheduler.admit(), [window(str(n), 300) for n in range(5)])
+    wait_until(lambda: queued(scheduler) == 5)
+    engine.go.release(100)
+    wait_until(lambda: not scheduler.n_admitted)
+    assert [len(batch) for batch in engine.batches] == [1, 2, 2, 1]
+
+
+def test_windows_are_made_only_a_few_ahead(make, engine, pool):
+    made = []
+
+    def windows():
+        for number in range(100):
+            made.append(number)
+            yield window(str(number))
+
+    done = pool.submit(texts, make(max_windows=1).admit(), windows())
+    wait_until(lambda: len(made) == WINDOWS_AHEAD)
+    time.sleep(0.1)
+    assert len(made) == WINDOWS_AHEAD
+    engine.go.release(1_000)
+    assert len(done.result()) == 100
+
+
+def test_requests_over_the_limit_are_refused_until_a_place_is_free(make):
+    scheduler = make(max_requests=2)
+    tickets = [scheduler.admit(), scheduler.admit()]
+    with pytest.raises(Overloaded) as refused:
+        scheduler.admit()
+    assert refused.value.retry_after_s >= 1
+    tickets[0].close()
+    tickets[0].close()
+    scheduler.admit()
+    with pytest.raises(Overloaded):
+        scheduler.admit()
+
+
+def test_a_cancelled_request_wakes_at_once_and_its_windows_never_reach_the_engine(make, engine, pool):
+    scheduler = make(max_windows=1)
+    occupy(scheduler, engine, pool)
+    ticket = scheduler.admit()
+    waiting = pool.submit(texts, ticket, [window(f"dropped {n}") for n in range(5)])
+    wait_until(lambda: queued(scheduler) == 5)
+    ticket.cancel(NotReady("leaving"))
+    with pytest.raises(NotReady, match="leaving"):
+        waiting.result(timeout=20)
+    assert scheduler.n_admitted == 1
+    engine.go.release(100)
+    assert texts(scheduler.admit(), [window("next")]) == ["next"]
+    assert engine.batches == [["first"], ["next"]]
+
+
+def test_a_request_cancelled_while_the_engine_is_at_it_wakes_at_once_too(make, engine, pool):
+    scheduler = make()
+    ticket = scheduler.admit()
+    waiting = pool.submit(texts, ticket, [window("running")])
+    wait_until(lambda: engine.batches)
+    ticket.cancel()
+    with pytest.raises(NotReady):
+        waiting.result(timeout=20)
+    engine.go.release(100)
+    assert texts(scheduler.admit(), [window("next")]) == ["next"]
+
+
+def test_a_fault_of_the_engine_fails_its_own_request_only(make, engine, pool):
+    scheduler = make()
+    occupy(scheduler, engine, pool)
+    bad = pool.submit(texts, scheduler.admit(), [window("bad")])
+    good = pool.submit(texts, scheduler.admit(), [window("good")])
+    wait_until(lambda: queued(scheduler) == 2)
+    engine.go.release(100)
+    assert good.result() == ["good"]
+    with pytest.raises(EngineError) as failed:
+        bad.result()
+    assert "kernel" not in str(failed.value)
+    assert texts(scheduler.admit(), [window("later")]) == ["later"]
+
+
+def test_an_engine_that_hangs_is_not_alive(make, engine, pool):
+    scheduler = make()
+    assert scheduler.is_alive(stuck_after_s=0.05)
+    occupy(scheduler, engine, pool)
+    wait_until(lambda: not scheduler.is_alive(stuck_after_s=0.05))
+    assert scheduler.is_alive(stuck_after_s=100)
+
+
+def test_closing_refuses_newcomers_wakes_those_inside_and_frees_the_engine(engine, pool):
+    scheduler = Scheduler(engine)
+    waiting = pool.submit(texts, scheduler.admit(), [window("running")])
+    wait_until(lambda: engine.batches)
+    assert not scheduler.close(timeout_s=0.05)  # the engine is in a batch
+    with pytest.raises(NotReady):
+        waiting.result(timeout=20)
+    with pytest.raises(NotReady):
+        scheduler.admit()
+    engine.go.release(100)
+    assert scheduler.close()
+    assert engine.closed
