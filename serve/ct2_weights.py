@@ -1,7 +1,7 @@
 """Turn a CTranslate2 Whisper-base file into a transformers checkpoint. Knows no network and no cache.
 
-The file is little-endian: u32 version, string name, u32 revision, u32 count, then for each tensor: string name,
-u8 rank, u32 dimensions, u8 dtype, u32 bytes, data. A string is u16 length, bytes, NUL.
+The file is little-endian: u32 version, string name, u32 revision, u32 count, then for each tensor: string
+name, u8 rank, u32 dimensions, u8 dtype, u32 bytes, data. A string is u16 length, bytes, NUL.
 """
 
 from __future__ import annotations
@@ -53,11 +53,10 @@ def read_tensors(data: bytes) -> dict[str, npt.NDArray[np.generic]]:
     Raises:
         WeightsFormatError: the bytes end early or have another layout.
     """
+    if (version := int.from_bytes(data[:4], "little")) != _FORMAT_VERSION:
+        raise WeightsFormatError(f"version {version}, expected {_FORMAT_VERSION}")
     try:
-        version, offset = struct.unpack_from("<I", data)[0], 4
-        if version != _FORMAT_VERSION:
-            raise WeightsFormatError(f"version {version}, expected {_FORMAT_VERSION}")
-        _, offset = _read_string(data, offset)
+        _, offset = _read_string(data, 4)
         _, count = struct.unpack_from("<II", data, offset)
         offset += 8
         tensors: dict[str, npt.NDArray[np.generic]] = {}
@@ -70,7 +69,7 @@ def read_tensors(data: bytes) -> dict[str, npt.NDArray[np.generic]]:
             values = np.frombuffer(data[offset : offset + size_bytes], dtype=_DTYPES[dtype])
             tensors[name] = values.reshape(shape)
             offset += size_bytes
-    except (struct.error, IndexError, KeyError, UnicodeDecodeError) as error:
+    except (struct.error, IndexError, KeyError, ValueError) as error:
         raise WeightsFormatError("the file ends early or is damaged") from error
     return tensors
 
@@ -177,10 +176,11 @@ def _to_transformers(tensors: dict[str, npt.NDArray[np.generic]]) -> dict[str, F
 
 
 _SUPPRESS_TOKENS = (
-    "1 2 7 8 9 10 14 25 26 27 28 29 31 58 59 60 61 62 63 90 91 92 93 359 503 522 542 873 893 902 918 922 931 1350"
-    " 1853 1982 2460 2627 3246 3253 3268 3536 3846 3961 4183 4667 6585 6647 7273 9061 9383 10428 10929 11938 12033"
-    " 12331 12562 13793 14157 14635 15265 15618 16553 16604 18362 18956 20075 21675 22520 26130 26161 26435 28279"
-    " 29464 31650 32302 32470 36865 42863 47425 49870 50254 50258 50358 50359 50360 50361 50362"
+    "1 2 7 8 9 10 14 25 26 27 28 29 31 58 59 60 61 62 63 90 91 92 93 359 503 522 542 873 893 902 918 922"
+    " 931 1350 1853 1982 2460 2627 3246 3253 3268 3536 3846 3961 4183 4667 6585 6647 7273 9061 9383 10428"
+    " 10929 11938 12033 12331 12562 13793 14157 14635 15265 15618 16553 16604 18362 18956 20075 21675"
+    " 22520 26130 26161 26435 28279 29464 31650 32302 32470 36865 42863 47425 49870 50254 50258 50358"
+    " 50359 50360 50361 50362"
 )
 """Symbols and control tokens that never belong to a transcript (the model's published list)."""
 

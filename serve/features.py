@@ -23,7 +23,7 @@ WINDOW_STEP_S = 0.1  # window lengths are multiples of this, so that windows of 
 
 
 def window_length_s(n_samples: int, margin_s: float) -> float:
-    """Return the window for a stretch of speech: its own length and a margin, in steps of 0.1 s, 1 to 30 s."""
+    """Return the window for a stretch of speech: its length and a margin, in steps of 0.1 s, 1 to 30 s."""
     steps = math.ceil((n_samples / SAMPLE_RATE + margin_s) / WINDOW_STEP_S - 1e-6)
     return min(MAX_WINDOW_S, max(MIN_WINDOW_S, round(steps * WINDOW_STEP_S, 1)))
 
@@ -45,5 +45,5 @@ class FeatureExtractor:
         assert 0 < len(samples) <= window_samples, (len(samples), window_samples)
         padded = np.zeros(window_samples, np.float32)
         padded[: len(samples)] = samples
-        features = self._extractor(padded, sampling_rate=SAMPLE_RATE, padding=False, truncation=False)
+        features = self._extractor(padded, sampling_rate=SAMPLE_RATE, padding="do_not_pad", truncation=False)
         return np.asarray(features["input_features"][0], dtype=np.float32)

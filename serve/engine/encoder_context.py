@@ -16,14 +16,16 @@ from transformers.modeling_outputs import BaseModelOutput
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
 
-class DynamicContextEncoder(WhisperEncoder):  # type: ignore[misc]
+class DynamicContextEncoder(WhisperEncoder):  # type: ignore[no-untyped-call]
     """Whisper's encoder for any even number of frames up to 3,000; the same weights, names and hooks."""
 
-    def forward(self, input_features: torch.Tensor, attention_mask: Any = None, **kwargs: Any) -> BaseModelOutput:
+    def forward(
+        self, input_features: torch.Tensor, attention_mask: Any = None, **kwargs: Any
+    ) -> BaseModelOutput:
         """Return hidden states (batch, n_frames / 2, d_model) for log_mel (batch, n_mels, n_frames)."""
-        n_frames = input_features.shape[-1]
-        if n_frames % 2 or not 0 < n_frames <= 2 * self.max_source_positions:
-            raise ValueError(f"a window has an even number of frames up to {2 * self.max_source_positions}, not {n_frames}")
+        n_frames, max_frames = input_features.shape[-1], 2 * self.max_source_positions
+        if n_frames % 2 or not 0 < n_frames <= max_frames:
+            raise ValueError(f"a window has an even number of frames up to {max_frames}, not {n_frames}")
         hidden_states = nn.functional.gelu(self.conv1(input_features))
         hidden_states = nn.functional.gelu(self.conv2(hidden_states)).permute(0, 2, 1)
         hidden_states = hidden_states + self.embed_positions.weight[: n_frames // 2]
