@@ -16,20 +16,17 @@ from fractions import Fraction
 from functools import cached_property
 
 import numpy as np
-import numpy.typing as npt
 import soundfile
 import torch
 import torchaudio.functional
 
 from serve.container import FLAC, MP3, OGG, WAV, Container, sniff_container
 from serve.errors import AudioTooLong, ConfigError, EmptyAudio, UndecodableAudio
+from serve.features import SAMPLE_RATE, Samples
 from serve.ffmpeg import ChildLimits, open_with_ffmpeg
 from serve.framing import check_whole, has_hidden_size, has_several_streams
 from serve.mpeg import find_mpeg_frames
 
-Samples = npt.NDArray[np.float32]
-
-SAMPLE_RATE = 16_000  # Hz
 BLOCK_S = 10.0  # decoded at a time
 SAMPLE_BYTES = 4  # float32
 MAX_DENOMINATOR = 1_000  # of a resampling ratio: exact for usual rates, within a millionth for odd ones

@@ -25,10 +25,10 @@ from typing import IO, Any
 import ffmpeg
 import imageio_ffmpeg
 import numpy as np
-import numpy.typing as npt
 
 from serve.container import Container
 from serve.errors import UndecodableAudio
+from serve.features import Samples
 
 PIPE_BYTES = 1 << 16  # one read from the child
 AU_HEADER = struct.Struct(">4s5I")  # magic, data offset, data bytes, encoding, sample rate, channels
@@ -60,7 +60,7 @@ class ChildLimits:
 @contextmanager
 def open_with_ffmpeg(
     data: bytes, container: Container, limits: ChildLimits
-) -> Iterator[tuple[int, int, Iterator[npt.NDArray[np.float32]]]]:
+) -> Iterator[tuple[int, int, Iterator[Samples]]]:
     """Decode the first audio track of a body.
 
     Yields:
@@ -171,9 +171,7 @@ def _read_until(
     raise UndecodableAudio(f"the recording could not be decoded within {timeout_s:g} s")
 
 
-def _blocks(
-    head: bytes, pieces: Iterator[bytes], offset: int, n_channels: int
-) -> Iterator[npt.NDArray[np.float32]]:
+def _blocks(head: bytes, pieces: Iterator[bytes], offset: int, n_channels: int) -> Iterator[Samples]:
     """Cut the child's output into whole frames, in blocks of about a megabyte."""
     frame_bytes = 4 * n_channels
     pending = bytearray(head)
@@ -190,5 +188,5 @@ def _blocks(
         yield _frames(bytes(pending[skip : skip + whole]), n_channels)
 
 
-def _frames(raw: bytes, n_channels: int) -> npt.NDArray[np.float32]:
+def _frames(raw: bytes, n_channels: int) -> Samples:
     return np.frombuffer(raw, dtype=">f4").astype(np.float32).reshape(-1, n_channels)

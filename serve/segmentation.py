@@ -15,12 +15,10 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import onnxruntime
 
-Samples = npt.NDArray[np.float32]
+from serve.features import SAMPLE_RATE, Samples
 
-SAMPLE_RATE = 16_000  # Hz
 FRAME_SAMPLES = 512  # Silero's step at 16 kHz: 32 ms
 CONTEXT_SAMPLES = 64  # what Silero sees of the step before
 FRAMES_PER_RUN = 1_000  # 32 s: bounds the memory of one run of the model, and the wait for the first span

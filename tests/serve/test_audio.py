@@ -15,8 +15,9 @@ import soundfile
 import torch
 import torchaudio.functional
 
-from serve.audio import BLOCK_S, SAMPLE_RATE, AudioLimits, Resampler, decode_audio
+from serve.audio import BLOCK_S, AudioLimits, Resampler, decode_audio
 from serve.errors import AudioError, AudioTooLong, ConfigError, EmptyAudio, UndecodableAudio
+from serve.features import SAMPLE_RATE
 
 LIMITS = AudioLimits(max_audio_s=600.0, ffmpeg_timeout_s=60.0)
 TONE_HZ = 440.0

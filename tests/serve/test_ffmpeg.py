@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 import soundfile
 
-from serve.audio import SAMPLE_RATE, AudioLimits, decode_audio
+from serve.audio import AudioLimits, decode_audio
 from serve.container import CAF, MATROSKA, MP4, WAV
 from serve.errors import AudioTooLong, UndecodableAudio
+from serve.features import SAMPLE_RATE
 from serve.ffmpeg import ChildLimits, ffmpeg_binary, open_with_ffmpeg
 
 LIMITS = ChildLimits(timeout_s=60.0, memory_bytes=1 << 30)

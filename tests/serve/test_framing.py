@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 import soundfile
 
-from serve.audio import SAMPLE_RATE, AudioLimits, decode_audio
+from serve.audio import AudioLimits, decode_audio
 from serve.errors import EmptyAudio, UndecodableAudio
+from serve.features import SAMPLE_RATE
 from serve.ffmpeg import ffmpeg_binary
 
 LIMITS = AudioLimits(max_audio_s=60.0)

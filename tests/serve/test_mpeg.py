@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 import soundfile
 
-from serve.audio import SAMPLE_RATE, AudioLimits, decode_audio
+from serve.audio import AudioLimits, decode_audio
 from serve.errors import AudioTooLong, UndecodableAudio
+from serve.features import SAMPLE_RATE
 from serve.ffmpeg import ffmpeg_binary
 from serve.mpeg import find_mpeg_frames
 

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from serve.features import SAMPLE_RATE
 from serve.segmentation import (
-    SAMPLE_RATE,
     Span,
     Window,
     find_speech,
