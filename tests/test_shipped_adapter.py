@@ -1,0 +1,142 @@
+"""The whole line on real input: Marathi speech in, Marathi words out, by the service as it is started."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+import soundfile
+
+from train.normalise import marathi
+from train.scoring import score
+
+ROOT = Path(__file__).parents[1]
+ARTIFACT = ROOT / "model_artifacts" / "whisper-base-mr"
+SAMPLE = ROOT / "tests" / "data" / "sample-mr.flac"  # a sentence and a voice that training never met
+SAMPLE_TEXT = "पुढच्या आठवड्यात आम्ही कोकणात जाण्याचा बेत आखलाय"
+
+ENCODINGS = {
+    "wav": ("audio/wav", ["-f", "wav"]),
+    "mp3": ("audio/mpeg", ["-f", "mp3", "-b:a", "96k"]),
+    "ogg-vorbis": ("audio/ogg", ["-f", "ogg", "-c:a", "libvorbis"]),
+    "m4a-aac": ("audio/mp4", ["-f", "mp4", "-c:a", "aac", "-movflags", "frag_keyframe+empty_moov"]),
+    "webm-opus": ("video/webm", ["-f", "webm", "-c:a", "libopus"]),
+    "wav-telephone": ("audio/wav", ["-f", "wav", "-c:a", "pcm_mulaw", "-ar", "8000"]),
+    "wav-stereo-44k": ("audio/wav", ["-f", "wav", "-ar", "44100", "-ac", "2"]),
+}
+
+
+@pytest.fixture(scope="module")
+def client():
+    """A client of the service in a child process, int8 base and shipped adapter, once it is ready."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [sys.executable, "-m", "serve", "--model-dir", str(ARTIFACT), "--host", "127.0.0.1"]
+    child = subprocess.Popen(
+        [*command, "--port", str(port)], cwd=ROOT, stdout=subprocess.DEVNULL, env=os.environ
+    )
+    with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=300) as client:
+        while not is_ready(client):
+            assert child.poll() is None, "the service ended"
+            time.sleep(0.3)
+        yield client
+    child.terminate()
+    assert child.wait(30) == 0
+
+
+def is_ready(client: httpx.Client) -> bool:
+    try:
+        return client.get("/ping").status_code == 200
+    except httpx.TransportError:
+        return False
+
+
+def encoded(name: str) -> tuple[str, bytes]:
+    """Return the sample's content type and bytes in one of `ENCODINGS`, made by a real encoder."""
+    content_type, arguments = ENCODINGS[name]
+    command = ["ffmpeg", "-v", "error", "-i", str(SAMPLE), *arguments, "pipe:1"]
+    return content_type, subprocess.run(command, capture_output=True, check=True).stdout
+
+
+def character_error_rate(text: str) -> float:
+    return score([SAMPLE_TEXT], [text], "marathi").cer
+
+
+@pytest.mark.parametrize("name", ENCODINGS)
+def test_a_recording_in_any_container_gives_its_words(client, name):
+    content_type, body = encoded(name)
+    answer = client.post("/invocations", content=body, headers={"content-type": content_type})
+    assert answer.status_code == 200, answer.text
+    transcript = answer.json()
+    assert character_error_rate(transcript["text"]) < 0.2
+    assert transcript["language"] == "mr"
+    assert transcript["duration_s"] == pytest.approx(soundfile.info(SAMPLE).duration, abs=0.15)
+
+
+def test_a_form_and_a_json_body_give_the_same_text_as_the_bytes(client):
+    body = SAMPLE.read_bytes()
+    plain = client.post("/invocations", content=body, headers={"content-type": "audio/flac"}).json()["text"]
+    form = client.post("/invocations", files={"file": ("x.flac", body)}, data={"language": "mr"}).json()[
+        "text"
+    ]
+    wrapped = {"audio": base64.b64encode(body).decode(), "language": "mr"}
+    assert plain == form == client.post("/invocations", json=wrapped).json()["text"]
+
+
+def test_the_streamed_text_is_the_whole_text(client):
+    # Three sentences with long pauses between them: three windows, sent one by one.
+    samples, sample_rate = soundfile.read(SAMPLE, dtype="float32")
+    pause = np.zeros(2 * sample_rate, np.float32)
+    body = io.BytesIO()
+    soundfile.write(
+        body, np.concatenate([samples, pause, samples, pause, samples]), sample_rate, format="WAV"
+    )
+    whole = client.post("/invocations", content=body.getvalue()).json()
+    headers = {"accept": "application/x-ndjson"}
+    with client.stream("POST", "/invocations", content=body.getvalue(), headers=headers) as answer:
+        events = [json.loads(line) for line in answer.iter_lines()]
+    assert [event["type"] for event in events] == ["start", "segment", "segment", "segment", "end"]
+    streamed = [event["text"] for event in events if event["type"] == "segment"]
+    assert streamed == [segment["text"] for segment in whole["segments"]]
+    assert marathi(" ".join(streamed)) == marathi(whole["text"])
+
+
+@pytest.mark.parametrize(
+    ("body", "statuses"),
+    [(b"This is a text file.\n" * 100, {415, 422}), (b"", {400, 422})],
+    ids=["text-file", "empty-body"],
+)
+def test_what_is_no_recording_is_refused_and_the_next_request_works(client, body, statuses):
+    answer = client.post("/invocations", content=body, headers={"content-type": "audio/wav"})
+    assert answer.status_code in statuses
+    error = answer.json()["error"]
+    assert error["code"] and len(error["message"]) > 10 and "Traceback" not in answer.text
+    good = client.post("/invocations", content=SAMPLE.read_bytes())
+    assert character_error_rate(good.json()["text"]) < 0.2
+
+
+def test_a_truncated_mp3_is_refused(client):
+    content_type, body = encoded("mp3")
+    answer = client.post(
+        "/invocations", content=body[: len(body) // 2 + 7], headers={"content-type": content_type}
+    )
+    assert 400 <= answer.status_code < 500
+    assert answer.json()["error"]["code"]
+
+
+def test_silence_gives_an_empty_text(client):
+    body = io.BytesIO()
+    soundfile.write(body, np.zeros(48_000, np.float32), 16_000, format="WAV")
+    transcript = client.post("/invocations", content=body.getvalue()).json()
+    assert transcript["text"] == "" and transcript["segments"] == []
