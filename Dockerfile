@@ -22,10 +22,11 @@ ARG TORCH_INDEX_URL=""
 # "train" for an image that also trains; empty for one that only serves.
 ARG EXTRAS="train"
 COPY pyproject.toml constraints.txt LICENSE ./
-# The packages are empty here: their dependencies are one layer that a change of our sources leaves alone.
+# The packages and the README are empty here, so that what they depend on is a layer of its own, which a change of
+# our sources leaves alone.
 RUN --mount=type=cache,target=/root/.cache/pip \
     --mount=type=secret,id=pip,target=/etc/pip.conf \
-    mkdir serve train && touch serve/__init__.py train/__init__.py \
+    mkdir serve train && touch README.md serve/__init__.py train/__init__.py \
     && if [ -n "$TORCH_INDEX_URL" ]; then \
         pip install --constraint constraints.txt --no-deps --index-url "$TORCH_INDEX_URL" torch torchaudio; \
     fi \
