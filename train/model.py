@@ -33,9 +33,7 @@ def build_model(base_dir: Path, config: TrainConfig, device: torch.device) -> Pe
     if config.encoder_context == "dynamic":
         enable_dynamic_context(model)
     if config.gradient_checkpointing:
-        model.gradient_checkpointing_enable(  # type: ignore[no-untyped-call]
-            gradient_checkpointing_kwargs={"use_reentrant": False}
-        )
+        model.activation_checkpointing_enable({"use_reentrant": False})  # type: ignore[no-untyped-call]
     lora = LoraConfig(
         r=config.lora_rank,
         lora_alpha=config.lora_alpha,

@@ -87,7 +87,12 @@ def test_missing_keys_are_named(tmp_path):
     path = tmp_path / "empty.yaml"
     path.write_text("lora_rank: 0\n")
     text = faults_of(path)
-    for fault in ("'name' is missing", "'output_dir' is missing", "'train_manifest' is missing", "lora_rank is 0"):
+    for fault in (
+        "'name' is missing",
+        "'output_dir' is missing",
+        "'train_manifest' is missing",
+        "lora_rank is 0",
+    ):
         assert fault in text
 
 

@@ -1,0 +1,106 @@
+"""A corpus of a dozen tones, a tiny Whisper to train on it, the real base model where only that will do."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from serve.base_model import resolve_base_model
+from serve.features import SAMPLE_RATE, FeatureExtractor
+from train.collate import Collator
+from train.config import TrainConfig
+from train.data.manifest import read_manifest
+from train.model import build_model
+
+CPU = torch.device("cpu")
+LETTERS = "कखगघचछजझटठडढ"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> None:
+    """Tiny products are slower on several threads, and sums must not depend on the number of cores."""
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def whisper_base_dir() -> Path:
+    """The real openai/whisper-base, from the cache if it is there."""
+    return resolve_base_model("openai/whisper-base")
+
+
+@pytest.fixture(scope="session")
+def tiny_manifest(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Twelve tones of 0.7 to 1.8 s; each is called by three letters that the tiny tokenizer knows."""
+    directory = tmp_path_factory.mktemp("tiny-corpus")
+    lines = []
+    for number in range(12):
+        time_s = np.arange(round((0.7 + 0.1 * number) * SAMPLE_RATE)) / SAMPLE_RATE
+        samples = 0.3 * np.sin(2 * np.pi * 200 * (1 + number) * time_s)
+        soundfile.write(directory / f"{number}.wav", samples, SAMPLE_RATE)
+        text = " ".join(LETTERS[(number + step) % 12] for step in range(3))
+        row = {"audio": f"{number}.wav", "text": text, "duration_s": len(samples) / SAMPLE_RATE}
+        lines.append(json.dumps(row, ensure_ascii=False) + "\n")
+    (directory / "tones.jsonl").write_text("".join(lines), encoding="utf-8")
+    return directory / "tones.jsonl"
+
+
+@pytest.fixture
+def tiny_config(tiny_base_dir: Path, tiny_manifest: Path, tmp_path: Path) -> Callable[..., TrainConfig]:
+    """Return a function that makes a configuration for the tiny base and corpus, with changes."""
+
+    def make(**changes: Any) -> TrainConfig:
+        values = {
+            "name": "tiny",
+            "output_dir": tmp_path / "run",
+            "base_model": str(tiny_base_dir),
+            "quantization": "none",
+            "train_manifest": tiny_manifest,
+            "lora_rank": 4,
+            "lora_alpha": 8,
+            "lora_dropout": 0.0,
+            "lora_targets": ("q_proj", "v_proj", "fc1"),
+            "max_window_s": 4.0,
+            "batch_s": 8.0,
+            "max_steps": 6,
+            "learning_rate": 1e-2,
+            "log_every_steps": 1,
+            "save_every_steps": 3,
+            "eval_every_steps": 0,
+        }
+        return TrainConfig(**{**values, **changes})
+
+    return make
+
+
+@pytest.fixture
+def tiny_collator(tiny_base_dir: Path) -> Callable[..., Collator]:
+    """Return a function that makes the collator of a configuration's training clips."""
+    from transformers import WhisperTokenizer
+
+    features = FeatureExtractor(tiny_base_dir)
+    tokenizer = WhisperTokenizer.from_pretrained(str(tiny_base_dir))
+
+    def make(config: TrainConfig, *, augmented: bool = True) -> Collator:
+        return Collator(
+            read_manifest(config.train_manifest), config, features, tokenizer, augmented=augmented
+        )
+
+    return make
+
+
+@pytest.fixture
+def tiny_model(tiny_base_dir: Path) -> Callable[[TrainConfig], Any]:
+    """Return a function that makes a tiny Whisper with fresh adapters, the same each time."""
+
+    def make(config: TrainConfig) -> Any:
+        torch.manual_seed(config.seed)
+        return build_model(tiny_base_dir, config, CPU)
+
+    return make
