@@ -15,6 +15,13 @@ TINY_LANGUAGES = ("en", "hi", "mr")
 TINY_LETTERS = "अआइईउऊएऐओऔकखगघचछजझटठडढणतथदधनपफबभमयरलवशषसहळ"
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Let pass what libraries say to each other: peft reads an attribute that transformers has renamed."""
+    config.addinivalue_line(
+        "filterwarnings", "ignore:`is_gradient_checkpointing` is deprecated:FutureWarning:transformers"
+    )
+
+
 @pytest.fixture(scope="session")
 def speech() -> np.ndarray:
     """Four seconds of a buzz with moving formants, which a detector takes for speech, between silences."""

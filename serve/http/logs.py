@@ -38,5 +38,6 @@ def configure_logs(level: str) -> None:
         )
     )
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+    logging.captureWarnings(True)
     for chatty in ("httpx", "httpcore", "urllib3", "filelock", "transformers", "huggingface_hub", "peft"):
         logging.getLogger(chatty).setLevel(logging.WARNING)

@@ -58,10 +58,11 @@ async def invocations(request: AnyRequest, state: State) -> Response[bytes] | St
         ticket.close()
         raise
     encoder = answer_format.new_encoder()
+    headers = {"Content-Type": answer_format.content_type}
     if answer_format.streams:
-        return Stream(_encode(encoder, first, events), media_type=answer_format.content_type)
+        return Stream(_encode(encoder, first, events), headers=headers)
     answer = await _unless_client_leaves(request.receive, _collect(encoder, events))
-    return Response(answer, media_type=answer_format.content_type)
+    return Response(answer, headers=headers)
 
 
 async def _events(

@@ -15,7 +15,7 @@ import structlog
 import uvicorn
 
 from serve.http.app import create_app
-from serve.http.service import Service
+from serve.http.service import Load, Service, load_from_settings
 from serve.settings import Settings
 
 CONNECTIONS_CLOSE_S = 2
@@ -33,7 +33,7 @@ class DrainingServer(uvicorn.Server):
     def __init__(self, config: uvicorn.Config, service: Service) -> None:
         """Take a configuration whose application serves `service`."""
         super().__init__(config)
-        self._service = service
+        self.service = service
         self._draining: asyncio.Task[None] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
 
@@ -58,7 +58,7 @@ class DrainingServer(uvicorn.Server):
             self._draining = asyncio.ensure_future(self._drain())
 
     async def _drain(self) -> None:
-        await self._service.drain()
+        await self.service.drain()
         self.should_exit = True
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -69,14 +69,11 @@ class DrainingServer(uvicorn.Server):
                 _log.info("service.listening", address=":".join(map(str, bound.getsockname()[:2])))
 
 
-def run(settings: Settings) -> int:
-    """Serve until a signal or until the model cannot be loaded; return the exit status."""
-    service = Service(settings)
-    server: DrainingServer
-
-    app = create_app(service, on_failure=lambda: server.stop())
+def make_server(settings: Settings, load: Load = load_from_settings) -> DrainingServer:
+    """Return a server that will listen where the settings say, and serve what `load` returns."""
+    service = Service(settings, load)
     config = uvicorn.Config(
-        app,
+        create_app(service, on_failure=lambda: server.stop()),
         host=settings.host,
         port=settings.port,
         http="httptools",
@@ -90,5 +87,11 @@ def run(settings: Settings) -> int:
         timeout_graceful_shutdown=CONNECTIONS_CLOSE_S,
     )
     server = DrainingServer(config, service)
+    return server
+
+
+def run(settings: Settings, load: Load = load_from_settings) -> int:
+    """Serve until a signal or until the model cannot be loaded; return the exit status."""
+    server = make_server(settings, load)
     server.run()
-    return 0 if service.failure is None and server.started else 1
+    return 0 if server.started and server.service.failure is None else 1

@@ -24,6 +24,9 @@ if TYPE_CHECKING:  # their imports take seconds, which the loading thread spends
 
 State = Literal["loading", "ready", "draining", "dead"]
 
+Load = Callable[[Settings], "Pipeline"]
+"""Loads what is served; `load_from_settings` does it in earnest."""
+
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -51,7 +54,7 @@ def load_from_settings(settings: Settings) -> Pipeline:
 class Service:
     """One loaded model and everyone who waits for it."""
 
-    def __init__(self, settings: Settings, load: Callable[[Settings], Pipeline] = load_from_settings) -> None:
+    def __init__(self, settings: Settings, load: Load = load_from_settings) -> None:
         """Prepare; `start` does the work."""
         self.settings = settings
         self.state: State = "loading"

@@ -1,0 +1,117 @@
+"""A real server on a real socket, in a thread, with an engine whose pace the test decides."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import httpx
+import numpy as np
+import pytest
+
+from serve.engine import Hypothesis
+from serve.http.server import make_server
+from serve.pipeline import Pipeline, ServingFacts
+from serve.settings import Settings
+
+
+class PacedEngine:
+    """Waits for `pace` before each batch; hears "श्रोता" in every window, and nothing in the warm-up."""
+
+    languages = frozenset({"mr", "hi", "en"})
+    has_adapter = True
+
+    def __init__(self) -> None:
+        self.pace = threading.Event()
+        self.pace.set()
+        self.options: list = []
+        self.fault: Exception | None = None
+
+    def transcribe_batch(self, log_mels, options):
+        self.options += options
+        assert self.pace.wait(timeout=30)
+        if self.fault:
+            raise self.fault
+        heard = {
+            "text": "श्रोता",
+            "tokens": (1,),
+            "language_prob": None,
+            "avg_logprob": -0.1,
+            "no_speech_prob": 0.0,
+        }
+        return [Hypothesis(language=option.language or "hi", **heard) for option in options]
+
+    def close(self) -> None: ...
+
+
+class Frames:
+    """Features of the right shape."""
+
+    def log_mel(self, samples, window_s):
+        return np.zeros((80, round(window_s * 100)), np.float32)
+
+
+class Running:
+    """A server in a thread, and a client of it."""
+
+    def __init__(self, load, **settings) -> None:
+        self.engine = PacedEngine()
+        facts = ServingFacts(adapter_name="tiny-mr", language="mr", dynamic=True, max_window_s=5.0)
+        pipeline = Pipeline(self.engine, Frames(), facts)
+        chosen = Settings(host="127.0.0.1", port=0, **{"drain_s": 0.5} | settings)
+        self.server = make_server(chosen, load or (lambda settings: pipeline))
+        self.thread = threading.Thread(target=self.server.run)
+        self.thread.start()
+        wait_until(lambda: self.server.started)
+        host, port = self.server.servers[0].sockets[0].getsockname()
+        self.address = (host, port)
+        self.client = httpx.Client(base_url=f"http://{host}:{port}", timeout=60)
+
+    @property
+    def service(self):
+        return self.server.service
+
+    def stop(self) -> None:
+        self.engine.pace.set()
+        self.client.close()
+        self.server.stop()
+        self.thread.join(timeout=30)
+        assert not self.thread.is_alive()
+
+
+def wait_until(condition, timeout_s: float = 60.0) -> None:
+    """Return once the condition holds."""
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen"
+        time.sleep(0.01)
+
+
+@pytest.fixture(name="wait_until", scope="session")
+def wait_until_fixture():
+    return wait_until
+
+
+@pytest.fixture
+def serve():
+    """Start servers: `serve(load=None, **settings)`; by default one that is ready."""
+    running = []
+
+    def start(load=None, ready=True, **settings):
+        running.append(Running(load, **settings))
+        if ready:
+            wait_until(lambda: running[-1].service.state == "ready")
+        return running[-1]
+
+    yield start
+    for each in running:
+        each.stop()
+
+
+@pytest.fixture(scope="module")
+def shared():
+    """One ready server for the tests of a file that leave it as it was."""
+    running = Running(None)
+    wait_until(lambda: running.service.state == "ready")
+    yield running
+    running.stop()

@@ -1,0 +1,67 @@
+"""What can be served, and what is refused."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+from serve.errors import ArtifactError, BaseModelError
+from serve.loading import find_served, load_pipeline
+from serve.options import TranscriptionOptions
+
+
+def edited_manifest(artifact_dir, tmp_path, **changes):
+    copy = shutil.copytree(artifact_dir, tmp_path / "edited")
+    manifest = json.loads((copy / "manifest.json").read_text())
+    (copy / "manifest.json").write_text(json.dumps(manifest | changes))
+    return copy
+
+
+def test_an_artifact_is_served_as_its_manifest_says(tiny_artifact_dir, speech):
+    pipeline = load_pipeline(tiny_artifact_dir, quantization="none")
+    assert (pipeline.facts.adapter_name, pipeline.facts.language) == ("tiny-mr", "mr")
+    assert pipeline.facts.dynamic
+    start, *segments, _ = pipeline.transcribe(speech)
+    assert start.language == "mr"
+    assert segments[0].text
+    assert pipeline.transcribe_many([speech])[0].segments[0].text == segments[0].text
+    base_alone = list(pipeline.transcribe(speech, TranscriptionOptions(adapter="none")))[1:-1]
+    assert base_alone != segments
+
+
+def test_a_base_model_is_served_alone_from_its_directory(tiny_base_dir):
+    pipeline = load_pipeline(tiny_base_dir, quantization="none")
+    assert not pipeline.engine.has_adapter
+    assert pipeline.facts.adapter_name is None
+    assert pipeline.transcribe_many([np.zeros(16_000, np.float32)])[0].text == ""
+
+
+def test_a_named_base_model_needs_no_model_directory(tiny_base_dir, tmp_path):
+    served = find_served(tmp_path / "absent", str(tiny_base_dir))
+    assert (served.base_dir, served.artifact) == (tiny_base_dir, None)
+
+
+def test_a_base_model_inside_the_artifact_is_taken_before_the_one_named(
+    tiny_artifact_dir, tiny_base_dir, tmp_path
+):
+    copy = shutil.copytree(tiny_artifact_dir, tmp_path / "whole")
+    shutil.copytree(tiny_base_dir, copy / "base")
+    assert find_served(copy, None).base_dir == copy / "base"
+
+
+def test_nothing_to_serve_names_the_directory(tmp_path):
+    with pytest.raises(ArtifactError, match=r"manifest\.json"):
+        find_served(tmp_path, None)
+
+
+def test_an_adapter_for_another_base_model_is_refused(tiny_artifact_dir, tiny_base_dir, tmp_path):
+    base = {"name": str(tiny_base_dir), "fingerprint": "0" * 64}
+    with pytest.raises(ArtifactError, match=r"base_model\.fingerprint"):
+        find_served(edited_manifest(tiny_artifact_dir, tmp_path, base_model=base), None)
+
+
+def test_a_base_model_that_cannot_be_had_is_named(tiny_artifact_dir, tmp_path):
+    base = {"name": str(tmp_path / "absent"), "fingerprint": "0" * 64}
+    with pytest.raises(BaseModelError, match="absent"):
+        find_served(edited_manifest(tiny_artifact_dir, tmp_path, base_model=base), None, offline=True)
