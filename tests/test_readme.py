@@ -116,8 +116,9 @@ def known_flags(program: str) -> set[str]:
 @every_document
 def test_every_path_of_the_tree_exists(document):
     for text in code(document):
-        if re.fullmatch(r"(?:serve|train|tests|docker|model_artifacts|docs|\.ci)/[\w./-]*", text):
-            assert (ROOT / text).exists(), text
+        for word in text.split():
+            if re.fullmatch(r"@?(?:serve|train|tests|docker|model_artifacts|docs|\.ci)/[\w./-]*", word):
+                assert (ROOT / word.removeprefix("@")).exists(), text
 
 
 @every_document
