@@ -47,7 +47,6 @@ train: install ## train, evaluate and export as CONFIG says, with ARGS="--key va
 
 .PHONY: evaluate
 evaluate: install ## score MODEL_DIR on MANIFEST through the serving pipeline; figures go to SCORES
-	mkdir -p $(dir $(SCORES))
 	$(PY) -m train.evaluate --model-dir $(MODEL_DIR) --manifest $(MANIFEST) --json $(SCORES) $(ARGS)
 
 ##@ Check
@@ -73,6 +72,15 @@ format: install ## rewrite the sources the way `make lint` wants them
 .PHONY: types
 types: install ## mypy, strictly, on serve and train
 	$(PY) -m mypy
+
+##@ Measure
+
+.PHONY: bench
+bench: bench-serve ## every measurement; tables on the screen, figures in bench/*.json
+
+.PHONY: bench-serve
+bench-serve: install ## accuracy, streaming and bad input through the HTTP service, on the test sets of `make data`
+	$(PY) bench/serve.py $(ARGS)
 
 ##@ Set up
 
