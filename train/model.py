@@ -33,7 +33,7 @@ def build_model(base_dir: Path, config: TrainConfig, device: torch.device) -> Pe
     if config.encoder_context == "dynamic":
         enable_dynamic_context(model)
     if config.gradient_checkpointing:
-        model.activation_checkpointing_enable({"use_reentrant": False})  # type: ignore[no-untyped-call]
+        model.activation_checkpointing_enable({"use_reentrant": False})
     lora = LoraConfig(
         r=config.lora_rank,
         lora_alpha=config.lora_alpha,

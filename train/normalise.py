@@ -20,7 +20,7 @@ Normaliser = Callable[[str], str]
 
 _ZWNJ, _ZWJ = "\u200c", "\u200d"
 _EYELASH_RA = ("\u0930\u094d\u200d", "\u0931\u094d")  # र् + ZWJ and ऱ् look the same
-_CANDRA_A = ("\u0905\u0945", "\u0972")  # अ + ॅ and ॲ look the same
+_CANDRA_A_SPELT, _CANDRA_A = "\u0905\u0945", "\u0972"  # अ + ॅ and ॲ look the same
 _DIGITS = {ord("०") + i: str(i) for i in range(10)}
 
 
@@ -42,7 +42,7 @@ def indic(text: str) -> str:
 def marathi(text: str) -> str:
     """Return `indic` with one spelling for joiners, eyelash ra, candra a and digits; lower case."""
     # IndicNLP takes candra a for e, another letter, but leaves its spelling with a sign alone.
-    return indic(unify_marathi(text).replace(*reversed(_CANDRA_A))).translate(_DIGITS).lower()
+    return indic(unify_marathi(text).replace(_CANDRA_A, _CANDRA_A_SPELT)).translate(_DIGITS).lower()
 
 
 def whisper_basic(text: str) -> str:
@@ -70,7 +70,7 @@ def unify_marathi(text: str) -> str:
     """Return NFC text with one encoding for what looks the same in Marathi; punctuation stays."""
     text = unicodedata.normalize("NFC", text).replace(*_EYELASH_RA)
     text = text.replace(_ZWJ, "").replace(_ZWNJ, "")
-    return " ".join(text.replace(*_CANDRA_A).split())
+    return " ".join(text.replace(_CANDRA_A_SPELT, _CANDRA_A).split())
 
 
 def _without_punctuation(text: str) -> str:
