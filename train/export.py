@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import os
 import platform
 import shutil
@@ -127,5 +128,20 @@ def _manifest(base_dir: Path, config: TrainConfig, outcome: Outcome) -> Manifest
             "quantization": config.quantization,
             "learning_rate": config.learning_rate,
             "seed": config.seed,
+            "continued_from": _lineage(config.continue_from),
         },
     )
+
+
+def _lineage(continued_from: Path | None) -> dict[str, Any] | None:
+    """Return what the adapter that was trained further says of itself, and the hash of its weights."""
+    if continued_from is None:
+        return None
+    artifact = load_artifact(continued_from)
+    weights = (artifact.adapter_dir / ADAPTER_WEIGHTS).read_bytes()
+    return {
+        "name": artifact.manifest.name,
+        "created": artifact.manifest.created,
+        "sha256": hashlib.sha256(weights).hexdigest(),
+        "training": artifact.manifest.training,
+    }

@@ -6,13 +6,16 @@ import typing
 from pathlib import Path
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
+from safetensors.torch import load_file
 from torch.nn import functional as F
 from transformers import BitsAndBytesConfig, WhisperForConditionalGeneration
 
+from serve.artifact import ADAPTER_CONFIG, ADAPTER_WEIGHTS, Artifact
 from serve.engine.encoder_context import enable_dynamic_context
 from train.collate import IGNORED, Batch
 from train.config import TrainConfig
+from train.errors import TrainConfigError
 from train.fused_lora import fuse_lora
 
 
@@ -44,6 +47,34 @@ def build_model(base_dir: Path, config: TrainConfig, device: torch.device) -> Pe
     adapted = get_peft_model(model, lora)
     fuse_lora(adapted)
     return adapted
+
+
+def continue_adapter(model: PeftModel, artifact: Artifact) -> None:
+    """Load the artifact's adapter into a model of `build_model`, to train it further.
+
+    Raises:
+        TrainConfigError: rank, scale or layers of the adapter are not those of the model.
+    """
+    wanted = typing.cast(LoraConfig, model.peft_config["default"])
+    found = LoraConfig.from_pretrained(str(artifact.adapter_dir))
+    faults = [
+        f"{ours} is {getattr(wanted, theirs)}, but {artifact.adapter_dir / ADAPTER_CONFIG} says"
+        f" {getattr(found, theirs)}"
+        for ours, theirs in (
+            ("lora_rank", "r"),
+            ("lora_alpha", "lora_alpha"),
+            ("use_rslora", "use_rslora"),
+        )
+        if getattr(wanted, theirs) != getattr(found, theirs)
+    ]
+    weights = load_file(artifact.adapter_dir / ADAPTER_WEIGHTS)
+    if not faults and {name: w.shape for name, w in weights.items()} != {
+        name: w.shape for name, w in get_peft_model_state_dict(model).items()
+    }:
+        faults = [f"the adapter in {artifact.path} is not one for this base model and lora_targets"]
+    if faults:
+        raise TrainConfigError(faults)
+    set_peft_model_state_dict(model, weights)
 
 
 def batch_loss(model: PeftModel, batch: Batch, device: torch.device) -> tuple[torch.Tensor, int]:

@@ -28,6 +28,7 @@ def run(config: TrainConfig) -> int:
     from rich.console import Console
     from transformers import WhisperTokenizer
 
+    from serve.artifact import load_artifact
     from serve.base_model import resolve_base_model
     from serve.features import FeatureExtractor
     from train.collate import Collator
@@ -35,7 +36,7 @@ def run(config: TrainConfig) -> int:
     from train.evaluate import evaluate_artifact
     from train.export import export_artifact, publish_artifact, record_evaluation
     from train.loop import train_adapter
-    from train.model import build_model
+    from train.model import build_model, continue_adapter
     from train.report import write_report
 
     console = Console(stderr=True)
@@ -59,6 +60,8 @@ def run(config: TrainConfig) -> int:
         valid_data = Collator(valid_clips, config, features, tokenizer, augmented=False)
 
     model = build_model(base_dir, config, device)
+    if config.continue_from:
+        continue_adapter(model, load_artifact(config.continue_from))
     trainable, total = model.get_nb_trainable_parameters()
     console.print(
         f"{trainable:,} of {total:,} parameters are trained, base in {config.quantization} on {device}"
