@@ -70,11 +70,11 @@ def failing_at(number, data):
 
 
 def test_the_loss_falls_and_every_step_is_logged(tiny_config, train):
-    config = make_run_dir(tiny_config(max_steps=25))
+    config = make_run_dir(tiny_config(max_steps=40))
     outcome = train(config)
-    assert outcome.finished and outcome.step == outcome.total_steps == 25
-    assert [row["step"] for row in metrics(config)] == list(range(1, 26))
-    assert np.mean(losses(config)[-5:]) < 0.7 * np.mean(losses(config)[:3])
+    assert outcome.finished and outcome.step == outcome.total_steps == 40
+    assert [row["step"] for row in metrics(config)] == list(range(1, 41))
+    assert np.mean(losses(config)[-5:]) < 0.8 * np.mean(losses(config)[:3])
     assert metrics(config)[-1]["samples"] == outcome.samples > 25
     assert all(row["samples_per_s"] > 0 and row["audio_s_per_s"] > 0 for row in metrics(config))
 
