@@ -1,0 +1,45 @@
+"""Windows and log-mel pictures, against the library that defines them."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from transformers import WhisperFeatureExtractor
+
+from serve.features import SAMPLE_RATE, FeatureExtractor, window_length_s
+
+
+@pytest.fixture(scope="module")
+def features(tiny_base_dir) -> FeatureExtractor:
+    return FeatureExtractor(tiny_base_dir)
+
+
+@pytest.mark.parametrize(
+    ("speech_s", "margin_s", "window_s"),
+    [
+        (3.0, 0.9, 3.9),
+        (3.01, 0.9, 4.0),
+        (0.2, 0.3, 1.0),
+        (30.0, 0.9, 30.0),
+        (29.5, 0.2, 29.7),
+        (2.0, 0.0, 2.0),
+    ],
+)
+def test_a_window_holds_the_speech_and_its_margin_in_tenths(speech_s, margin_s, window_s):
+    assert window_length_s(round(speech_s * SAMPLE_RATE), margin_s) == window_s
+
+
+def test_a_whole_window_is_what_transformers_makes_of_it(features, speech):
+    reference = WhisperFeatureExtractor()(speech, sampling_rate=SAMPLE_RATE)["input_features"][0]
+    log_mel = features.log_mel(speech, 30.0)
+    assert log_mel.shape == (80, 3000) and log_mel.dtype == np.float32
+    np.testing.assert_allclose(log_mel, reference, atol=1e-4)
+
+
+@pytest.mark.parametrize("window_s", [5.0, 6.3, 12.1])
+def test_a_shorter_window_begins_like_a_whole_one(features, speech, window_s):
+    n_frames = round(window_s * 100)
+    log_mel = features.log_mel(speech, window_s)
+    assert log_mel.shape == (80, n_frames)
+    # Behind the speech there is silence in both; only the frames that see the window's very end may differ.
+    np.testing.assert_allclose(log_mel[:, :-3], features.log_mel(speech, 30.0)[:, : n_frames - 3], atol=1e-3)
