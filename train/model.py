@@ -13,6 +13,7 @@ from transformers import BitsAndBytesConfig, WhisperForConditionalGeneration
 
 from serve.artifact import ADAPTER_CONFIG, ADAPTER_WEIGHTS, Artifact
 from serve.engine.encoder_context import enable_dynamic_context
+from serve.engine.quiet import quiet_libraries
 from train.collate import IGNORED, Batch
 from train.config import TrainConfig
 from train.errors import TrainConfigError
@@ -25,6 +26,7 @@ def build_model(base_dir: Path, config: TrainConfig, device: torch.device) -> Pe
     `task_type` stays unset: with a sequence-to-sequence task peft would pass `input_ids`, which Whisper
     lacks.
     """
+    quiet_libraries()
     model = WhisperForConditionalGeneration.from_pretrained(
         base_dir,
         dtype=torch.float32 if device.type == "cpu" or config.quantization == "none" else torch.float16,

@@ -11,7 +11,6 @@ taken out again for requests to the base alone.
 from __future__ import annotations
 
 import contextlib
-import logging
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -22,17 +21,13 @@ import torch
 from peft import PeftModel
 from torch import Tensor
 from transformers import BitsAndBytesConfig, WhisperForConditionalGeneration
-from transformers.utils.logging import disable_progress_bar
 
 from serve.engine import DecodingOptions, Hypothesis, LogMel, Quantization
 from serve.engine.cached_decoder import CachedDecoder, DecoderState, detection_logits
+from serve.engine.quiet import quiet_libraries
 from serve.engine.search import Row, SearchRules, search
 from serve.engine.vocabulary import MAX_CONTEXT_TOKENS, Vocabulary
 from serve.errors import ArtifactError, BaseModelError
-
-# bitsandbytes warns at every int8 product that fp32 activations are cast; on a CPU that is every product
-# there is.
-logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
 
 
 class TransformersEngine:
@@ -77,7 +72,7 @@ class TransformersEngine:
             ArtifactError: The adapter cannot be loaded, or does not fit the base.
         """
         torch.set_num_threads(n_threads)
-        disable_progress_bar()  # type: ignore[no-untyped-call]
+        quiet_libraries()
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         dtype = torch.float16 if device.type == "cuda" else torch.float32
         try:
