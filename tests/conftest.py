@@ -4,12 +4,20 @@ from __future__ import annotations
 
 import io
 import json
+import socket
+import subprocess
+import sys
+import time
 import wave
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
+import httpx
 import numpy as np
 import pytest
 
+ROOT = Path(__file__).parents[1]
 SAMPLE_RATE = 16_000
 TINY_LANGUAGES = ("en", "hi", "mr")
 TINY_LETTERS = "अआइईउऊएऐओऔकखगघचछजझटठडढणतथदधनपफबभमयरलवशषसहळ"
@@ -37,6 +45,39 @@ def speech() -> np.ndarray:
     voice = voice * syllables + np.random.default_rng(0).normal(0, 0.003, len(time_s))
     silence = np.zeros(SAMPLE_RATE // 2)
     return np.concatenate([silence, 0.3 * voice / np.abs(voice).max(), silence]).astype(np.float32)
+
+
+@contextmanager
+def _served(model_dir: Path) -> Iterator[httpx.Client]:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [sys.executable, "-m", "serve", "--model-dir", str(model_dir), "--host", "127.0.0.1"]
+    child = subprocess.Popen([*command, "--port", str(port)], cwd=ROOT, stdout=subprocess.DEVNULL)
+    try:
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=300) as client:
+            while not _is_ready(client):
+                assert child.poll() is None, "the service ended"
+                time.sleep(0.3)
+            yield client
+        child.terminate()
+        assert child.wait(30) == 0
+    finally:
+        child.kill()
+        child.wait()
+
+
+def _is_ready(client: httpx.Client) -> bool:
+    try:
+        return client.get("/ping").status_code == 200
+    except httpx.TransportError:
+        return False
+
+
+@pytest.fixture(scope="session")
+def served() -> Callable[[Path], AbstractContextManager[httpx.Client]]:
+    """A context that serves a model directory as `make serve` does, in a child process; gives its client."""
+    return _served
 
 
 def wav_bytes(samples: np.ndarray) -> bytes:

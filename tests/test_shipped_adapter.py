@@ -5,14 +5,9 @@ from __future__ import annotations
 import base64
 import io
 import json
-import os
-import socket
 import subprocess
-import sys
-import time
 from pathlib import Path
 
-import httpx
 import numpy as np
 import pytest
 import soundfile
@@ -37,29 +32,10 @@ ENCODINGS = {
 
 
 @pytest.fixture(scope="module")
-def client():
-    """A client of the service in a child process, int8 base and shipped adapter, once it is ready."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "serve", "--model-dir", str(ARTIFACT), "--host", "127.0.0.1"]
-    child = subprocess.Popen(
-        [*command, "--port", str(port)], cwd=ROOT, stdout=subprocess.DEVNULL, env=os.environ
-    )
-    with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=300) as client:
-        while not is_ready(client):
-            assert child.poll() is None, "the service ended"
-            time.sleep(0.3)
+def client(served):
+    """A client of the service with the int8 base and the shipped adapter."""
+    with served(ARTIFACT) as client:
         yield client
-    child.terminate()
-    assert child.wait(30) == 0
-
-
-def is_ready(client: httpx.Client) -> bool:
-    try:
-        return client.get("/ping").status_code == 200
-    except httpx.TransportError:
-        return False
 
 
 def encoded(name: str) -> tuple[str, bytes]:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -107,34 +108,18 @@ def evaluate_artifact(artifact_dir: Path, config: TrainConfig, console: Console)
 
 
 def score_table(results: dict[str, Any]) -> Table:
-    """Return a table of {test set: {model: result}}; rates in per cent."""
-    table = Table(title="lower is better, except script")
-    for column in (
-        "test set",
-        "model",
-        "profile",
-        "WER %",
-        "95 % interval",
-        "CER %",
-        "S / D / I",
-        "halluc. %",
-        "script %",
-    ):
-        table.add_column(column, justify="left" if column in ("test set", "model", "profile") else "right")
+    """Return a table of {test set: {model: result}}, in per cent, that fits a terminal of 80 columns."""
+    table = Table(title="per cent; lower is better, except script", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for column in ("test set", "model", "profile"):
+        table.add_column(column, no_wrap=True)
+    for column in ("WER", "95 % interval", "CER", "script"):
+        table.add_column(column, justify="right", no_wrap=True)
     for test_set, models in results.items():
         for label, result in models.items():
             for profile, values in result["scores"].items():
-                table.add_row(
-                    test_set,
-                    label,
-                    profile,
-                    f"{100 * values['wer']:.1f}",
-                    f"{100 * values['wer_low']:.1f} to {100 * values['wer_high']:.1f}",
-                    f"{100 * values['cer']:.1f}",
-                    f"{values['substitutions']} / {values['deletions']} / {values['insertions']}",
-                    f"{100 * values['hallucination_rate']:.1f}",
-                    f"{100 * values['script_fidelity']:.1f}",
-                )
+                names = ("wer", "wer_low", "wer_high", "cer", "script_fidelity")
+                wer, low, high, cer, script = (f"{100 * values[name]:.1f}" for name in names)
+                table.add_row(test_set, label, profile, wer, f"{low} to {high}", cer, script)
     return table
 
 
@@ -188,7 +173,7 @@ def main(
     except ShrotaError as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(1) from error
-    Console(width=150).print(score_table(results))
+    Console().print(score_table(results))
     if json_path:
         record = {
             "model_dir": str(model_dir),

@@ -1,4 +1,4 @@
-"""Real synthesisers: they speak at the pace, pitch and rate asked for; one that fails takes no other along."""
+"""Real synthesisers speak at the pace, pitch and rate asked for; one that fails takes no other along."""
 
 from __future__ import annotations
 
