@@ -86,6 +86,6 @@ def test_the_same_command_again_does_not_train_again(trained, corpus):
     overrides = [word for key, value in options.items() for word in (f"--{key}", str(value))]
     run_python(
         *("train/run.py", "--config", "train/configs/smoke.yaml", "--output_dir", str(run_dir)),
-        *("--test_manifests", "", *overrides),
+        *("--test_manifests", "[]", *overrides),
     )
     assert (run_dir / "metrics.jsonl").read_bytes() == before
