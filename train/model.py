@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from transformers import BitsAndBytesConfig, WhisperForConditionalGeneration
 
 from serve.artifact import ADAPTER_CONFIG, ADAPTER_WEIGHTS, Artifact
+from serve.base_model import base_fingerprint
 from serve.engine.encoder_context import enable_dynamic_context
 from serve.engine.quiet import quiet_libraries
 from train.collate import IGNORED, Batch
@@ -51,11 +52,11 @@ def build_model(base_dir: Path, config: TrainConfig, device: torch.device) -> Pe
     return adapted
 
 
-def continue_adapter(model: PeftModel, artifact: Artifact) -> None:
-    """Load the artifact's adapter into a model of `build_model`, to train it further.
+def continue_adapter(model: PeftModel, artifact: Artifact, base_dir: Path) -> None:
+    """Load the artifact's adapter into a model that `build_model` made of `base_dir`, to train it further.
 
     Raises:
-        TrainConfigError: rank, scale or layers of the adapter are not those of the model.
+        TrainConfigError: base model, rank, scale or layers of the adapter are not those of the model.
     """
     wanted = typing.cast(LoraConfig, model.peft_config["default"])
     found = LoraConfig.from_pretrained(str(artifact.adapter_dir))
@@ -70,10 +71,12 @@ def continue_adapter(model: PeftModel, artifact: Artifact) -> None:
         if getattr(wanted, theirs) != getattr(found, theirs)
     ]
     weights = load_file(artifact.adapter_dir / ADAPTER_WEIGHTS)
+    if artifact.manifest.base_model.fingerprint != base_fingerprint(base_dir):
+        faults.append(f"base_model is not the one that the adapter in {artifact.path} was trained on")
     if not faults and {name: w.shape for name, w in weights.items()} != {
         name: w.shape for name, w in get_peft_model_state_dict(model).items()
     }:
-        faults = [f"the adapter in {artifact.path} is not one for this base model and lora_targets"]
+        faults = [f"lora_targets are not those of the adapter in {artifact.path}"]
     if faults:
         raise TrainConfigError(faults)
     set_peft_model_state_dict(model, weights)

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from serve.artifact import load_manifest
 from train.config import TrainConfig
 from train.loop import Outcome
 
@@ -18,7 +19,9 @@ def write_report(config: TrainConfig, outcome: Outcome, artifact_dir: Path, scor
         json.dumps(scores, ensure_ascii=False, indent=1), encoding="utf-8"
     )
     draw_learning_curve(config.output_dir / "metrics.jsonl", artifact_dir / "learning-curve.png", config.name)
-    (artifact_dir / "README.md").write_text(model_card(config, outcome, scores), encoding="utf-8")
+    (artifact_dir / "README.md").write_text(
+        model_card(config, outcome, load_manifest(artifact_dir).training, scores), encoding="utf-8"
+    )
     for test_set, models in scores.items():
         for label, result in models.items():
             lines = [
@@ -74,8 +77,17 @@ def draw_learning_curve(metrics: Path, picture: Path, title: str) -> None:
     plt.close(figure)
 
 
-def model_card(config: TrainConfig, outcome: Outcome, scores: dict[str, Any]) -> str:
-    """Return the artifact's README: what it is, how it was made, how well it hears, where it fails."""
+def model_card(
+    config: TrainConfig, outcome: Outcome, training: dict[str, Any], scores: dict[str, Any]
+) -> str:
+    """Return the artifact's README: what it is, how it was made, how well it hears, where it fails.
+
+    Args:
+        config: of the run that made it.
+        outcome: how that run ended.
+        training: the manifest's record of it.
+        scores: {test set: {model: result}}.
+    """
     targets = ", ".join(config.lora_targets)
     context = "windows of the clip's own length" if config.encoder_context == "dynamic" else "30 s windows"
     return f"""# {config.name}
@@ -85,7 +97,7 @@ rank {config.lora_rank}, alpha {config.lora_alpha}, on {targets}.
 Trained on {context}, without timestamp tokens.
 
 Made by `python train/run.py --config train/configs/{config.name}.yaml`: {outcome.step} steps,
-{outcome.samples:,} examples, {outcome.trained_s / 60:.0f} minutes of wall-clock time.
+{outcome.samples:,} examples, {outcome.trained_s / 60:.0f} minutes of wall-clock time{_before(training)}.
 
 Served by `python -m serve --model-dir DIR`, where DIR is this directory.
 
@@ -104,6 +116,14 @@ and digits.
 The transcript has no punctuation. Figures say how well the adapter does on recordings like those of the test
 sets; for others, score it on your own: `python -m train.evaluate --model-dir DIR --manifest FILE.jsonl`.
 """
+
+
+def _before(training: dict[str, Any]) -> str:
+    """Say what adapter was trained further, and which one that continued."""
+    if not (earlier := training.get("continued_from")):
+        return ""
+    steps = f"{earlier['training']['steps']} steps, sha256 {earlier['sha256'][:12]}"
+    return f",\ngoing on from `{earlier['name']}` ({steps}){_before(earlier['training'])}"
 
 
 def score_markdown(scores: dict[str, Any]) -> str:

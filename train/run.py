@@ -61,7 +61,7 @@ def run(config: TrainConfig) -> int:
 
     model = build_model(base_dir, config, device)
     if config.continue_from:
-        continue_adapter(model, load_artifact(config.continue_from))
+        continue_adapter(model, load_artifact(config.continue_from), base_dir)
     trainable, total = model.get_nb_trainable_parameters()
     console.print(
         f"{trainable:,} of {total:,} parameters are trained, base in {config.quantization} on {device}"

@@ -17,7 +17,7 @@ from train.data.manifest import load_samples, read_manifest
 from train.data.voices import TEST_VOICES, TRAIN_VOICES
 
 ROOT = Path(__file__).parents[2]
-WHOLE = Sizes(everyday=7000, catalogue=3600, words=4400, test=150)
+WHOLE = Sizes(everyday=8500, catalogue=2500, words=3500, test=150)
 
 
 @pytest.fixture(scope="module")
@@ -41,9 +41,9 @@ def test_no_test_sentence_and_no_test_voice_is_trained_on(plan):
 def test_the_plan_has_the_sizes_asked_for(plan):
     sources = [utterance.source for utterance in of(plan, "train")]
     assert {source: sources.count(source) for source in sources} == {
-        "everyday": 7000,
-        "catalogue": 3600,
-        "words": 4400,
+        "everyday": 8500,
+        "catalogue": 2500,
+        "words": 3500,
     }
     assert len(of(plan, "test-everyday")) == len(of(plan, "test-catalogue")) == 150
 
@@ -51,6 +51,28 @@ def test_the_plan_has_the_sizes_asked_for(plan):
 def test_the_seed_fixes_the_plan(plan):
     assert plan_corpus(WHOLE, seed=0) == plan
     assert plan_corpus(WHOLE, seed=1) != plan
+
+
+def test_more_training_text_leaves_the_test_sets_as_they_are(plan):
+    smaller = plan_corpus(Sizes(everyday=100, catalogue=50, words=0, test=150), seed=0)
+    for split in ("test-everyday", "test-catalogue", "valid"):
+        assert of(smaller, split) == of(plan, split)
+
+
+def test_nothing_that_is_trained_on_resembles_a_held_out_sentence(plan):
+    held_out = [set(u.sentence.split()) for u in of(plan, "valid", "test-everyday", "test-catalogue")]
+    for utterance in of(plan, "train"):
+        words = set(utterance.sentence.split())
+        for other in held_out:
+            assert len(words & other) <= 0.8 * (len(words) + len(other)) / 2, utterance.sentence
+
+
+def test_word_sequences_teach_words_that_no_sentence_does(plan):
+    words = {
+        source: {word for u in of(plan, "train") if u.source == source for word in u.sentence.split()}
+        for source in ("everyday", "catalogue", "words")
+    }
+    assert len(words["words"]) > 10_000 and not words["words"] & (words["everyday"] | words["catalogue"])
 
 
 def build(directory, *options):

@@ -10,7 +10,7 @@ import torch
 from peft import get_peft_model_state_dict
 from safetensors.torch import load_file
 
-from serve.artifact import load_artifact, load_manifest
+from serve.artifact import load_artifact, load_manifest, write_manifest
 from serve.errors import ArtifactError
 from serve.loading import load_pipeline
 from train.errors import ExportError, TrainConfigError
@@ -111,7 +111,7 @@ def test_training_further_starts_with_the_artifact_and_says_so(
 ):
     config = tiny_config(continue_from=exported, output_dir=tmp_path / "further")
     further = tiny_model(config)
-    continue_adapter(further, load_artifact(exported))
+    continue_adapter(further, load_artifact(exported), tiny_base_dir)
     kept, begun = get_peft_model_state_dict(model), get_peft_model_state_dict(further)
     for name, tensor in begun.items():
         torch.testing.assert_close(tensor, kept[name].half().float(), msg=name)
@@ -129,14 +129,24 @@ def test_training_further_starts_with_the_artifact_and_says_so(
         ({"lora_rank": 8}, "lora_rank is 8, but .*adapter_config.json says 4"),
         ({"lora_alpha": 4}, "lora_alpha is 4, but .* says 8"),
         ({"use_rslora": True}, "use_rslora is True"),
-        ({"lora_targets": ("q_proj",)}, "not one for this base model and lora_targets"),
+        ({"lora_targets": ("q_proj",)}, "lora_targets are not those of the adapter"),
     ],
 )
 def test_an_adapter_of_another_shape_is_not_trained_further(
-    exported, tiny_config, tiny_model, changes, named
+    exported, tiny_config, tiny_model, tiny_base_dir, changes, named
 ):
     with pytest.raises(TrainConfigError, match=named):
-        continue_adapter(tiny_model(tiny_config(**changes)), load_artifact(exported))
+        continue_adapter(tiny_model(tiny_config(**changes)), load_artifact(exported), tiny_base_dir)
+
+
+def test_an_adapter_of_another_base_model_is_not_trained_further(
+    exported, tiny_config, tiny_model, tiny_base_dir
+):
+    manifest = load_manifest(exported)
+    other = msgspec.structs.replace(manifest.base_model, fingerprint="0" * 64)
+    write_manifest(exported, msgspec.structs.replace(manifest, base_model=other))
+    with pytest.raises(TrainConfigError, match="base_model is not the one"):
+        continue_adapter(tiny_model(tiny_config()), load_artifact(exported), tiny_base_dir)
 
 
 def test_what_to_continue_from_must_be_an_artifact(tmp_path):
@@ -161,7 +171,10 @@ def test_scores_are_recorded_without_the_utterances(exported):
 
 def test_the_card_shows_every_score_and_how_the_adapter_was_made(tiny_config):
     scores = {"test": {"base": result(1.2), "tuned": result(0.2)}}
-    card = model_card(tiny_config(), OUTCOME, scores)
+    earlier = {"name": "first", "sha256": "ab" * 32, "training": {"steps": 99}}
+    card = model_card(tiny_config(), OUTCOME, {"continued_from": earlier}, scores)
+    assert "going on from `first` (99 steps, sha256 abababababab)." in card
+    assert "going on" not in model_card(tiny_config(), OUTCOME, {}, {})
     assert "| test | 3 | tuned | marathi | 20.0 (10.0 to 40.0) | 4.0 | 2 / 3 / 4 |" in card
     assert "| test | 3 | base | marathi | 120.0 (60.0 to 240.0) | 24.0 | 2 / 3 / 4 |" in card
     assert "6 steps" in card and "40 examples" in card and "rank 4, alpha 8" in card

@@ -16,6 +16,7 @@ import hashlib
 import json
 import os
 import random
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -34,6 +35,7 @@ from train.errors import DataError, TrainError
 from train.progress import progress_bar
 
 MAX_CLIP_S = 12.0
+_MOST_RESEMBLANCE = 0.75  # of a training sentence to a held-out one
 _FESTIVAL_SHARE = 0.3  # of training clips: the one voice made from a human speaker
 
 
@@ -65,40 +67,41 @@ class Utterance:
 
 
 def plan_corpus(sizes: Sizes, seed: int) -> list[Utterance]:
-    """Return every clip of the corpus; sentences and voices of the test sets appear nowhere else."""
+    """Return every clip of the corpus; sentences and voices of the test sets appear nowhere else.
+
+    Each part draws from a generator of its own, so that more training text leaves the test sets as they are,
+    to the bit.
+    """
     rng = random.Random(seed)
     everyday = _split(text.everyday_sentences(), sizes.test, rng) if sizes.everyday else _NOTHING
     catalogue = _split(text.catalogue_sentences(), sizes.test, rng) if sizes.catalogue else _NOTHING
-    held_out = {*everyday.valid, *everyday.test, *catalogue.valid, *catalogue.test}
-    sequences = text.word_sequences(text.word_list(), sizes.words, rng) if sizes.words else []
-
+    held_out = _Resemblance([*everyday.valid, *everyday.test, *catalogue.valid, *catalogue.test])
+    taught = {
+        "everyday": [*everyday.train, *text.training_sentences()] if sizes.everyday else [],
+        "catalogue": catalogue.train,
+    }
+    taught = {source: [s for s in kept if s not in held_out] for source, kept in taught.items()}
     plan: list[Utterance] = []
 
     def speak(split: str, source: str, sentences: Iterable[str], choices: Sequence[Voice]) -> None:
+        rng = random.Random(f"{seed}/{split}/{source}")
         for sentence in sentences:
             voice = _choose_voice(choices, rng)
             plan.append(
                 Utterance(split=split, source=source, sentence=sentence, voice=voice, delivery=_delivery(rng))
             )
 
-    training = voices.TRAIN_VOICES
-    speak(
-        "train",
-        "everyday",
-        _cycle([s for s in everyday.train if s not in held_out], sizes.everyday, rng),
-        training,
-    )
-    speak(
-        "train",
-        "catalogue",
-        _cycle([s for s in catalogue.train if s not in held_out], sizes.catalogue, rng),
-        training,
-    )
-    speak("train", "words", (s for s in sequences if s not in held_out), training)
-    speak("valid", "everyday", everyday.valid, training)
-    speak("valid", "catalogue", catalogue.valid, training)
-    speak("test-everyday", "everyday", everyday.test, voices.TEST_VOICES)
-    speak("test-catalogue", "catalogue", catalogue.test, voices.TEST_VOICES)
+    for source, count in {"everyday": sizes.everyday, "catalogue": sizes.catalogue}.items():
+        chosen = _cycle(taught[source], count, random.Random(f"{seed}/{source}"))
+        speak("train", source, chosen, voices.TRAIN_VOICES)
+    if sizes.words:
+        known = {word for sentences in taught.values() for sentence in sentences for word in sentence.split()}
+        words = [word for word in text.word_list() if word not in known]
+        sequences = text.word_sequences(words, sizes.words, random.Random(f"{seed}/words"))
+        speak("train", "words", (s for s in sequences if s not in held_out), voices.TRAIN_VOICES)
+    for source, split in {"everyday": everyday, "catalogue": catalogue}.items():
+        speak("valid", source, split.valid, voices.TRAIN_VOICES)
+        speak(f"test-{source}", source, split.test, voices.TEST_VOICES)
     return plan
 
 
@@ -147,6 +150,26 @@ class _Split:
 
 
 _NOTHING = _Split([], [], [])
+
+
+class _Resemblance:
+    """Tells which sentences share nearly all words with one of a list: they would make a test of memory."""
+
+    def __init__(self, sentences: Iterable[str]) -> None:
+        self._bags = [Counter(sentence.split()) for sentence in sentences]
+        self._holders: dict[str, set[int]] = {}
+        for number, bag in enumerate(self._bags):
+            for word in bag:
+                self._holders.setdefault(word, set()).add(number)
+
+    def __contains__(self, sentence: str) -> bool:
+        bag = Counter(sentence.split())
+        shared: Counter[int] = Counter()
+        for word, count in bag.items():
+            for number in self._holders.get(word, ()):
+                shared[number] += min(count, self._bags[number][word])
+        sizes = ((2 * n, bag.total() + self._bags[number].total()) for number, n in shared.items())
+        return any(common > _MOST_RESEMBLANCE * total for common, total in sizes)  # Dice's coefficient
 
 
 def _split(sentences: list[str], n_test: int, rng: random.Random) -> _Split:
@@ -205,9 +228,9 @@ def _manifest_line(utterance: Utterance, duration_s: float) -> str:
 
 def main(
     output_dir: Annotated[Path, typer.Option(help="Directory for clips and manifests.")],
-    everyday: Annotated[int, typer.Option(help="Training clips of everyday sentences.")] = 7000,
-    catalogue: Annotated[int, typer.Option(help="Training clips of message-catalogue sentences.")] = 3600,
-    words: Annotated[int, typer.Option(help="Training clips of word sequences.")] = 4400,
+    everyday: Annotated[int, typer.Option(help="Training clips of everyday sentences.")] = 8500,
+    catalogue: Annotated[int, typer.Option(help="Training clips of message-catalogue sentences.")] = 2500,
+    words: Annotated[int, typer.Option(help="Training clips of word sequences.")] = 3500,
     test: Annotated[
         int, typer.Option(help="Sentences held out for each test set, and as many for validation.")
     ] = 150,

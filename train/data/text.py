@@ -18,7 +18,7 @@ from train.normalise import unify_marathi
 
 LIBREOFFICE_CATALOGUES = Path("/usr/lib/libreoffice/program/resource/mr/LC_MESSAGES")
 FIREFOX_CATALOGUE = Path("/usr/lib/firefox-esr/browser/extensions/langpack-mr@firefox-esr.mozilla.org.xpi")
-EVERYDAY_SENTENCES = Path(__file__).parent / "texts"
+OWN_SENTENCES = Path(__file__).parent / "texts"
 SYSTEM_DEPS_HINT = "run `make system-deps` to install it"
 
 MIN_WORDS, MAX_WORDS = 2, 14
@@ -50,9 +50,13 @@ def is_word(word: str) -> bool:
 
 
 def everyday_sentences() -> list[str]:
-    """Return this package's own everyday sentences."""
-    files = sorted(EVERYDAY_SENTENCES.glob("everyday-mr*.txt"))
-    return _distinct(line for file in files for line in file.read_text(encoding="utf-8").splitlines())
+    """Return this package's own everyday sentences, some of which are held out."""
+    return _own_sentences("everyday-mr*.txt")
+
+
+def training_sentences() -> list[str]:
+    """Return this package's sentences that are only ever trained on: they widen the vocabulary."""
+    return _own_sentences("training-mr*.txt")
 
 
 def catalogue_sentences() -> list[str]:
@@ -101,6 +105,11 @@ def word_sequences(words: list[str], count: int, rng: random.Random) -> list[str
             deck = rng.sample(words, len(words))
         sequences.append(" ".join(deck.pop() for _ in range(n_words)))
     return sequences
+
+
+def _own_sentences(pattern: str) -> list[str]:
+    files = sorted(OWN_SENTENCES.glob(pattern))
+    return _distinct(line for file in files for line in file.read_text(encoding="utf-8").splitlines())
 
 
 def _gettext_lines(directory: Path) -> Iterator[str]:
