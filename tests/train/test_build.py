@@ -17,7 +17,7 @@ from train.data.manifest import load_samples, read_manifest
 from train.data.voices import TEST_VOICES, TRAIN_VOICES
 
 ROOT = Path(__file__).parents[2]
-WHOLE = Sizes(everyday=8500, catalogue=2500, words=3500, test=150)
+WHOLE = Sizes(everyday=5500, catalogue=2500, words=6500, test=150)
 
 
 @pytest.fixture(scope="module")
@@ -41,9 +41,9 @@ def test_no_test_sentence_and_no_test_voice_is_trained_on(plan):
 def test_the_plan_has_the_sizes_asked_for(plan):
     sources = [utterance.source for utterance in of(plan, "train")]
     assert {source: sources.count(source) for source in sources} == {
-        "everyday": 8500,
+        "everyday": 5500,
         "catalogue": 2500,
-        "words": 3500,
+        "words": 6500,
     }
     assert len(of(plan, "test-everyday")) == len(of(plan, "test-catalogue")) == 150
 

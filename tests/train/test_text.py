@@ -77,3 +77,10 @@ def test_word_sequences_use_every_word_about_equally_often():
 def test_the_dictionary_holds_thousands_of_words():
     words = text.word_list()
     assert len(words) > 10_000 and words == sorted(set(words)) and all(map(text.is_word, words))
+
+
+def test_sentences_for_training_alone_are_as_clean_and_none_is_an_everyday_one():
+    sentences = text.training_sentences()
+    assert len(sentences) == len(set(sentences)) > 1_000
+    assert all(text.speakable(sentence) == sentence for sentence in sentences)
+    assert not set(sentences) & set(text.everyday_sentences())

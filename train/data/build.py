@@ -228,9 +228,9 @@ def _manifest_line(utterance: Utterance, duration_s: float) -> str:
 
 def main(
     output_dir: Annotated[Path, typer.Option(help="Directory for clips and manifests.")],
-    everyday: Annotated[int, typer.Option(help="Training clips of everyday sentences.")] = 8500,
+    everyday: Annotated[int, typer.Option(help="Training clips of everyday sentences.")] = 5500,
     catalogue: Annotated[int, typer.Option(help="Training clips of message-catalogue sentences.")] = 2500,
-    words: Annotated[int, typer.Option(help="Training clips of word sequences.")] = 3500,
+    words: Annotated[int, typer.Option(help="Training clips of word sequences.")] = 6500,
     test: Annotated[
         int, typer.Option(help="Sentences held out for each test set, and as many for validation.")
     ] = 150,
