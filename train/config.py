@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import dataclasses
+import inspect
+import itertools
 import math
 import types
 import typing
@@ -44,7 +47,7 @@ class TrainConfig:
     output_dir: Path
     """Run directory: resolved config, metrics, checkpoints, artifact, report."""
     publish_to: Path | None = None
-    """Where the finished artifact is copied to, for serving; None leaves it in `output_dir/artifact`."""
+    """Where the finished artifact is copied to, for serving; null leaves it in `output_dir/artifact`."""
     base_model: str = "openai/whisper-large-v2"
     """Directory or name of the base model."""
     quantization: Literal["int8", "int4", "none"] = "int8"
@@ -52,6 +55,7 @@ class TrainConfig:
     language: str = "mr"
     """Whisper's language code."""
     task: Literal["transcribe", "translate"] = "transcribe"
+    """What the adapter writes: the language itself, or English."""
 
     train_manifest: Path
     """JSONL of training clips."""
@@ -67,10 +71,13 @@ class TrainConfig:
     """Normaliser profile of the headline score."""
 
     continue_from: Path | None = None
-    """Artifact whose adapter is trained further, on new data or for longer; None starts a fresh one."""
+    """Artifact whose adapter is trained further, on new data or for longer; null starts a fresh one."""
     lora_rank: int = 32
+    """Rows of the two narrow matrices of an adapted layer."""
     lora_alpha: int = 64
+    """Weight of the adapter's product: alpha / rank."""
     lora_dropout: float = 0.05
+    """Share of the adapter's inputs left out at random; 0 allows the fused product, which is faster."""
     lora_targets: tuple[str, ...] = ("q_proj", "v_proj")
     """Linear layers that get an adapter, by name."""
     use_rslora: bool = False
@@ -89,6 +96,7 @@ class TrainConfig:
     augment: AugmentConfig = field(default_factory=AugmentConfig)
 
     epochs: float = 3.0
+    """Passes over the training clips; fractions are fine."""
     max_steps: int = 0
     """Stop after this many optimiser steps; 0 follows `epochs`."""
     batch_s: float = 64.0
@@ -96,20 +104,30 @@ class TrainConfig:
     accumulate_batches: int = 1
     """Batches summed into one optimiser step."""
     learning_rate: float = 1e-3
+    """Highest rate of AdamW: reached after the warm-up, then falling to zero along a cosine."""
     warmup_fraction: float = 0.05
+    """Share of the steps over which the rate rises from zero."""
     weight_decay: float = 0.0
+    """AdamW's decay of the adapter's weights."""
     max_grad_norm: float = 1.0
+    """Longer gradients are scaled down to this norm."""
     gradient_checkpointing: bool = False
+    """Compute activations again in the backward pass: less memory, a third more time."""
     seed: int = 0
+    """Fixes the order of clips, their changes, and the fresh adapter."""
     n_threads: int = 0
     """CPU threads; 0 takes all cores."""
 
     log_every_steps: int = 10
+    """Steps between two lines of `metrics.jsonl`."""
     eval_every_steps: int = 200
     """Steps between two looks at the validation loss; 0 never looks."""
     save_every_steps: int = 100
+    """Steps between two checkpoints."""
     save_every_s: float = 600.0
+    """Seconds after which a checkpoint is due, whatever the step."""
     keep_checkpoints: int = 2
+    """Checkpoints kept; older ones are removed."""
     resume: Literal["auto", "never"] = "auto"
     """`auto` goes on from the newest whole checkpoint of `output_dir`."""
 
@@ -197,6 +215,41 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> TrainConfig:
     return config
 
 
+def describe_keys(cls: type = TrainConfig, prefix: str = "") -> list[tuple[str, str, str]]:
+    """Return (option, default, explanation) for every key of the configuration, in the order of its fields.
+
+    The explanations are the strings that stand below the fields in this file.
+    """
+    body = typing.cast(ast.ClassDef, ast.parse(inspect.getsource(cls)).body[0]).body
+    said = {
+        line.target.id: inspect.cleandoc(str(below.value.value))
+        for line, below in itertools.pairwise(body)
+        if isinstance(line, ast.AnnAssign) and isinstance(line.target, ast.Name)
+        if isinstance(below, ast.Expr) and isinstance(below.value, ast.Constant)
+    }
+    hints = typing.get_type_hints(cls)
+    keys: list[tuple[str, str, str]] = []
+    for item in fields(cls):
+        if dataclasses.is_dataclass(hints[item.name]):
+            keys += describe_keys(typing.cast(type, hints[item.name]), f"{item.name}.")
+        else:
+            default = "required" if item.default is dataclasses.MISSING else _as_option(item.default)
+            choices = typing.get_args(hints[item.name]) if _is_choice(hints[item.name]) else ()
+            told = [*said[item.name].split(), *([f"({' | '.join(choices)})"] if choices else [])]
+            keys.append((f"--{prefix}{item.name}", default, " ".join(told)))
+    return keys
+
+
+def _is_choice(kind: Any) -> bool:
+    return typing.get_origin(kind) is Literal
+
+
+def _as_option(value: Any) -> str:
+    if value is None:
+        return "null"
+    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
 def dump_config(config: TrainConfig) -> str:
     """Return the resolved configuration as YAML that `load_config` reads back."""
 
@@ -252,7 +305,7 @@ def _coerce(kind: Any, value: Any, name: str, faults: list[str]) -> Any:
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if origin in (typing.Union, types.UnionType):
         return None if value is None else _coerce(arguments[0], value, name, faults)
-    if origin is Literal:
+    if _is_choice(kind):
         if value not in arguments:
             raise ValueError
         return value
@@ -283,6 +336,6 @@ def _coerce(kind: Any, value: Any, name: str, faults: list[str]) -> Any:
 
 def _type_name(kind: Any) -> str:
     arguments = typing.get_args(kind)
-    if typing.get_origin(kind) is Literal:
+    if _is_choice(kind):
         return "one of " + ", ".join(map(str, arguments))
     return getattr(kind, "__name__", str(kind)) if not arguments else str(kind).replace("pathlib.", "")

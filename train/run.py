@@ -12,11 +12,12 @@ from __future__ import annotations
 
 import os
 import sys
+import textwrap
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a file: packages lie beside `train/`
 
-from train.config import TrainConfig, dump_config, load_config
+from train.config import TrainConfig, describe_keys, dump_config, load_config
 from train.errors import TrainConfigError
 
 USAGE = "usage: python train/run.py --config FILE [--key value ...]"
@@ -87,8 +88,10 @@ def run(config: TrainConfig) -> int:
 def main(arguments: list[str]) -> int:
     """Parse the command line, run, and turn known errors into one sentence and exit status 1."""
     if not arguments or arguments[0] in {"-h", "--help"}:
-        print(__doc__)
-        print(USAGE)
+        print(f"{__doc__}\n{USAGE}\n")
+        for option, default, explanation in describe_keys():
+            print(f"  {option} [{default}]")
+            print(textwrap.fill(explanation, 100, initial_indent=" " * 6, subsequent_indent=" " * 6))
         return 0 if arguments else 2
     if arguments[0].startswith("--config="):
         arguments = ["--config", arguments[0].partition("=")[2], *arguments[1:]]

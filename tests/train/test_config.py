@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from train.config import AugmentConfig, TrainConfig, dump_config, load_config
+from train.config import AugmentConfig, TrainConfig, describe_keys, dump_config, load_config
 from train.errors import TrainConfigError
 
 CONFIGS = sorted((Path(__file__).parents[2] / "train" / "configs").glob("*.yaml"))
@@ -161,3 +161,11 @@ def test_augmentation_is_off_unless_asked_for():
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_every_shipped_configuration_is_valid_and_named_like_its_file(path):
     assert load_config(path).name == path.stem
+
+
+def test_every_key_is_explained_with_its_default_and_choices():
+    keys = {option: (default, explanation) for option, default, explanation in describe_keys()}
+    assert all(len(explanation) > 10 for _, explanation in keys.values())
+    assert keys["--lora_targets"][0] == "q_proj,v_proj" and keys["--name"][0] == "required"
+    assert keys["--quantization"][1].endswith("(int8 | int4 | none)")
+    assert "--augment.noise" in keys and "--augment" not in keys
