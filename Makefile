@@ -23,7 +23,7 @@ IMAGE ?= shrota:$(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
 
 # Voices and text for `make data`, and an ffmpeg for the tests. Serving needs none of these.
 SYSTEM_PACKAGES := ffmpeg espeak-ng festival festival-mr festvox-mr-nsk \
-	libreoffice-l10n-mr aspell aspell-mr firefox-esr-l10n-mr
+	libreoffice-l10n-mr firefox-esr-l10n-mr tesseract-ocr tesseract-ocr-mar
 
 ##@ Serve
 
@@ -38,7 +38,7 @@ image: ## build the container image that serves and trains on SageMaker
 ##@ Train
 
 .PHONY: data
-data: system-deps install ## speak a Marathi corpus into data/mr: 15,000 synthetic clips; goes on where it stopped
+data: system-deps install ## speak a Marathi corpus into data/mr: 18,500 synthetic clips; goes on where it stopped
 	$(PY) -m train.data.build --output-dir data/mr $(ARGS)
 
 .PHONY: train

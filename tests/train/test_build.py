@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from train.data.manifest import load_samples, read_manifest
 from train.data.voices import TEST_VOICES, TRAIN_VOICES
 
 ROOT = Path(__file__).parents[2]
-WHOLE = Sizes(everyday=5500, catalogue=2500, words=6500, test=150)
+WHOLE = Sizes(everyday=4100, catalogue=1500, exchanged=9500, words=3500, test=150)
 
 
 @pytest.fixture(scope="module")
@@ -40,11 +41,9 @@ def test_no_test_sentence_and_no_test_voice_is_trained_on(plan):
 
 def test_the_plan_has_the_sizes_asked_for(plan):
     sources = [utterance.source for utterance in of(plan, "train")]
-    assert {source: sources.count(source) for source in sources} == {
-        "everyday": 5500,
-        "catalogue": 2500,
-        "words": 6500,
-    }
+    counts = Counter(sources)
+    assert (counts["everyday"], counts["catalogue"], counts["words"]) == (4100, 1500, 3500)
+    assert 9_400 < counts["exchanged"] <= 9_500, "a few may resemble held-out sentences"
     assert len(of(plan, "test-everyday")) == len(of(plan, "test-catalogue")) == 150
 
 
@@ -54,7 +53,7 @@ def test_the_seed_fixes_the_plan(plan):
 
 
 def test_more_training_text_leaves_the_test_sets_as_they_are(plan):
-    smaller = plan_corpus(Sizes(everyday=100, catalogue=50, words=0, test=150), seed=0)
+    smaller = plan_corpus(Sizes(everyday=100, catalogue=50, exchanged=0, words=0, test=150), seed=0)
     for split in ("test-everyday", "test-catalogue", "valid"):
         assert of(smaller, split) == of(plan, split)
 
@@ -67,17 +66,19 @@ def test_nothing_that_is_trained_on_resembles_a_held_out_sentence(plan):
             assert len(words & other) <= 0.8 * (len(words) + len(other)) / 2, utterance.sentence
 
 
-def test_word_sequences_teach_words_that_no_sentence_does(plan):
+def test_exchanged_words_and_sequences_teach_words_that_no_sentence_does(plan):
     words = {
         source: {word for u in of(plan, "train") if u.source == source for word in u.sentence.split()}
-        for source in ("everyday", "catalogue", "words")
+        for source in ("everyday", "catalogue", "exchanged", "words")
     }
-    assert len(words["words"]) > 10_000 and not words["words"] & (words["everyday"] | words["catalogue"])
+    known = words["everyday"] | words["catalogue"]
+    assert len(words["words"]) > 10_000 and not words["words"] & known
+    assert len(words["exchanged"] - known) > 10_000
 
 
 def build(directory, *options):
     command = [sys.executable, "-m", "train.data.build", "--output-dir", str(directory)]
-    sizes = ["--everyday", "12", "--catalogue", "0", "--words", "0", "--test", "3"]
+    sizes = ["--everyday", "12", "--catalogue", "0", "--exchanged", "0", "--words", "0", "--test", "3"]
     return subprocess.run(
         [*command, *sizes, *options], cwd=ROOT, capture_output=True, text=True, check=False, timeout=120
     )

@@ -58,7 +58,7 @@ def test_without_catalogues_the_package_to_install_is_named(monkeypatch, tmp_pat
 
 def test_without_a_dictionary_the_package_to_install_is_named(monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(DataError, match=r"aspell-mr.*make system-deps"):
+    with pytest.raises(DataError, match=r"tesseract-ocr-mar.*make system-deps"):
         text.word_list()
 
 
@@ -76,7 +76,20 @@ def test_word_sequences_use_every_word_about_equally_often():
 
 def test_the_dictionary_holds_thousands_of_words():
     words = text.word_list()
-    assert len(words) > 10_000 and words == sorted(set(words)) and all(map(text.is_word, words))
+    assert len(words) > 100_000 and words == sorted(set(words)) and all(map(text.is_word, words))
+
+
+def test_exchanged_words_keep_their_endings_and_common_words_stay():
+    sentences = ["तो घरात बसला", "तो गावात आला", "तो रानात गेला", "तो शाळेत गेला", "तो आला", "तो गेला"]
+    words = [f"{letter}रात" for letter in "कखगघचछजझटठडढणतथदधनपफबभम"] + ["वेगळेच"]
+    exchanged = text.exchange_words(sentences, words, 200, random.Random(0))
+    assert len(exchanged) == 200 and exchanged == text.exchange_words(sentences, words, 200, random.Random(0))
+    assert all(sentence.split()[0] == "तो" for sentence in exchanged)  # six times in the text: it stays
+    new = [word for sentence in exchanged for word in sentence.split() if word in words]
+    assert set(new) == set(words) - {"वेगळेच"}, "its ending occurs in no sentence"
+    for sentence in exchanged:
+        if sentence.split()[-1] == "बसला":
+            assert sentence.split()[1].endswith("रात")
 
 
 def test_sentences_for_training_alone_are_as_clean_and_none_is_an_everyday_one():

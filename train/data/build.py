@@ -1,7 +1,7 @@
 """Build a Marathi speech corpus without a data hub: text -> synthetic voices -> FLAC clips and manifests.
 
     python -m train.data.build --output-dir data/mr --seed 0
-    python -m train.data.build --output-dir /tmp/tiny --everyday 40 --catalogue 0 --words 0
+    python -m train.data.build --output-dir /tmp/tiny --everyday 40 --catalogue 0 --exchanged 0 --words 0
 
 Sentences are split first, then each side is spoken by its own voices: no test sentence and no test voice is
 ever heard in training. The same seed, options and synthesiser versions give the same corpus. Manifests:
@@ -20,6 +20,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -45,6 +46,7 @@ class Sizes:
 
     everyday: int
     catalogue: int
+    exchanged: int
     words: int
     test: int
 
@@ -92,13 +94,17 @@ def plan_corpus(sizes: Sizes, seed: int) -> list[Utterance]:
             )
 
     for source, count in {"everyday": sizes.everyday, "catalogue": sizes.catalogue}.items():
-        chosen = _cycle(taught[source], count, random.Random(f"{seed}/{source}"))
+        chosen = text.cycle(taught[source], count, random.Random(f"{seed}/{source}"))
         speak("train", source, chosen, voices.TRAIN_VOICES)
-    if sizes.words:
-        known = {word for sentences in taught.values() for sentence in sentences for word in sentence.split()}
-        words = [word for word in text.word_list() if word not in known]
-        sequences = text.word_sequences(words, sizes.words, random.Random(f"{seed}/words"))
-        speak("train", "words", (s for s in sequences if s not in held_out), voices.TRAIN_VOICES)
+    sentences = [sentence for kept in taught.values() for sentence in kept]
+    known = {word for sentence in sentences for word in sentence.split()}
+    new_words = (
+        [word for word in text.word_list() if word not in known] if sizes.exchanged or sizes.words else []
+    )
+    makers = {"exchanged": partial(text.exchange_words, sentences), "words": text.word_sequences}
+    for source, count in {"exchanged": sizes.exchanged, "words": sizes.words}.items():
+        made = makers[source](new_words, count, random.Random(f"{seed}/{source}")) if count else []
+        speak("train", source, (s for s in made if s not in held_out), voices.TRAIN_VOICES)
     for source, split in {"everyday": everyday, "catalogue": catalogue}.items():
         speak("valid", source, split.valid, voices.TRAIN_VOICES)
         speak(f"test-{source}", source, split.test, voices.TEST_VOICES)
@@ -179,14 +185,6 @@ def _split(sentences: list[str], n_test: int, rng: random.Random) -> _Split:
     return _Split(shuffled[2 * n_test :], shuffled[n_test : 2 * n_test], shuffled[:n_test])
 
 
-def _cycle(sentences: list[str], count: int, rng: random.Random) -> list[str]:
-    """Return `count` sentences: the whole list in a new order, again and again."""
-    chosen: list[str] = []
-    while sentences and len(chosen) < count:
-        chosen += rng.sample(sentences, min(len(sentences), count - len(chosen)))
-    return chosen
-
-
 def _choose_voice(choices: Sequence[Voice], rng: random.Random) -> Voice:
     engine = "festival" if rng.random() < _FESTIVAL_SHARE else "espeak"
     return rng.choice([voice for voice in choices if voice.engine == engine])
@@ -208,9 +206,9 @@ def _write_clip(utterance: Utterance, clips: Path) -> float | None:
     samples = voices.speak(utterance.sentence, utterance.voice, utterance.delivery)
     if samples is None or not 0.5 <= len(samples) / SAMPLE_RATE <= MAX_CLIP_S:
         return None
-    partial = path.with_suffix(f".{os.getpid()}.part")
-    soundfile.write(partial, samples, SAMPLE_RATE, format="FLAC", subtype="PCM_16")
-    partial.replace(path)
+    part = path.with_suffix(f".{os.getpid()}.part")
+    soundfile.write(part, samples, SAMPLE_RATE, format="FLAC", subtype="PCM_16")
+    part.replace(path)
     return len(samples) / SAMPLE_RATE
 
 
@@ -228,9 +226,13 @@ def _manifest_line(utterance: Utterance, duration_s: float) -> str:
 
 def main(
     output_dir: Annotated[Path, typer.Option(help="Directory for clips and manifests.")],
-    everyday: Annotated[int, typer.Option(help="Training clips of everyday sentences.")] = 5500,
-    catalogue: Annotated[int, typer.Option(help="Training clips of message-catalogue sentences.")] = 2500,
-    words: Annotated[int, typer.Option(help="Training clips of word sequences.")] = 6500,
+    everyday: Annotated[int, typer.Option(help="Training clips of everyday sentences.")] = 4100,
+    catalogue: Annotated[int, typer.Option(help="Training clips of message-catalogue sentences.")] = 1500,
+    exchanged: Annotated[
+        int,
+        typer.Option(help="Training clips of sentences with words exchanged for others of the same ending."),
+    ] = 9500,
+    words: Annotated[int, typer.Option(help="Training clips of word sequences.")] = 3500,
     test: Annotated[
         int, typer.Option(help="Sentences held out for each test set, and as many for validation.")
     ] = 150,
@@ -242,7 +244,9 @@ def main(
     """
     try:
         counts = build_corpus(
-            output_dir, Sizes(everyday=everyday, catalogue=catalogue, words=words, test=test), seed
+            output_dir,
+            Sizes(everyday=everyday, catalogue=catalogue, exchanged=exchanged, words=words, test=test),
+            seed,
         )
     except TrainError as error:
         typer.echo(f"error: {error}", err=True)

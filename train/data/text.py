@@ -1,4 +1,4 @@
-"""Marathi text for synthesis: installed message catalogues, a word list, and this package's own sentences.
+"""Marathi text for synthesis: installed message catalogues, a dictionary, and this package's own sentences.
 
 Every source yields speakable sentences: Devanagari words and single blanks, nothing else, so that a voice
 says exactly what the transcript holds. Knows no audio.
@@ -9,7 +9,9 @@ from __future__ import annotations
 import random
 import re
 import subprocess
+import tempfile
 import zipfile
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -18,11 +20,15 @@ from train.normalise import unify_marathi
 
 LIBREOFFICE_CATALOGUES = Path("/usr/lib/libreoffice/program/resource/mr/LC_MESSAGES")
 FIREFOX_CATALOGUE = Path("/usr/lib/firefox-esr/browser/extensions/langpack-mr@firefox-esr.mozilla.org.xpi")
+TESSERACT_MODELS = Path("/usr/share/tesseract-ocr")
 OWN_SENTENCES = Path(__file__).parent / "texts"
 SYSTEM_DEPS_HINT = "run `make system-deps` to install it"
 
 MIN_WORDS, MAX_WORDS = 2, 14
 MAX_CHARS = 110  # about nine seconds of speech
+_COMMON = 6  # times in the text: such words carry the grammar, and stay when others are exchanged
+_KEPT = 0.25  # of the other words
+_FEWEST_OF_AN_ENDING = 20
 
 _PLACEHOLDER = re.compile(r"%|\$|\{|\}|<|>|\\|/|[0-9०-९A-Za-z]")
 _BETWEEN_WORDS = re.compile(r"[\s.,;:!?…'\"“”‘’()\[\]|।॥*=+–—-]+")
@@ -80,19 +86,71 @@ def catalogue_sentences() -> list[str]:
 
 
 def word_list() -> list[str]:
-    """Return the distinct word forms of the installed Marathi spelling dictionary.
+    """Return the distinct words of the dictionary that comes with Tesseract's Marathi model.
+
+    It was gathered from the web: 150,000 forms as people write them, names and inflected loan words among
+    them, and a few misspellings.
 
     Raises:
         DataError: it is not installed.
     """
+    models = sorted(TESSERACT_MODELS.glob("*/tessdata/mar.traineddata"))
     try:
-        dump = subprocess.run(
-            ["aspell", "-d", "mr", "dump", "master"], capture_output=True, text=True, check=True
-        )
+        with tempfile.TemporaryDirectory() as scratch:
+            letters, packed, plain = (
+                f"{scratch}/mar.{part}" for part in ("lstm-unicharset", "lstm-word-dawg", "txt")
+            )
+            for command in (
+                ["combine_tessdata", "-e", *map(str, models[-1:]), letters, packed],
+                ["dawg2wordlist", letters, packed, plain],
+            ):
+                subprocess.run(command, capture_output=True, check=True)
+            dictionary = Path(plain).read_text(encoding="utf-8")
     except (OSError, subprocess.CalledProcessError) as error:
-        raise DataError(f"the Marathi word list (aspell-mr) is not installed: {SYSTEM_DEPS_HINT}") from error
-    words = (unify_marathi(word) for word in dump.stdout.splitlines())
+        raise DataError(
+            f"the Marathi dictionary (tesseract-ocr-mar) is not installed: {SYSTEM_DEPS_HINT}"
+        ) from error
+    words = (unify_marathi(word) for word in dictionary.splitlines())
     return sorted({word for word in words if is_word(word) and 2 <= len(word) <= 16})
+
+
+def exchange_words(sentences: list[str], words: list[str], count: int, rng: random.Random) -> list[str]:
+    """Return `count` of the sentences with most of their rarer words exchanged.
+
+    A word gives way to one of `words` with the same ending, so that case and verb endings, and with them the
+    places where words begin and end, stay those of a sentence. Every word is used about equally often within
+    its ending.
+    """
+    uses = Counter(word for sentence in sentences for word in sentence.split())
+    groups: dict[str, list[str]] = {}
+    for word in words:
+        for ending in (word[-3:], word[-2:]):
+            groups.setdefault(ending, []).append(word)
+    decks: dict[str, list[str]] = {}
+
+    def draw(word: str) -> str:
+        for ending in (word[-3:], word[-2:]):
+            if len(group := groups.get(ending, ())) >= _FEWEST_OF_AN_ENDING:
+                deck = decks.setdefault(ending, [])
+                if not deck:
+                    deck += rng.sample(group, len(group))
+                return deck.pop()
+        return word
+
+    exchanged: list[str] = []
+    for sentence in cycle(sentences, count, rng):
+        kept = [uses[word] >= _COMMON or rng.random() < _KEPT for word in sentence.split()]
+        new = [word if keep else draw(word) for word, keep in zip(sentence.split(), kept, strict=True)]
+        exchanged.append(" ".join(new))
+    return exchanged
+
+
+def cycle(sentences: list[str], count: int, rng: random.Random) -> list[str]:
+    """Return `count` sentences: the whole list in a new order, again and again."""
+    chosen: list[str] = []
+    while sentences and len(chosen) < count:
+        chosen += rng.sample(sentences, min(len(sentences), count - len(chosen)))
+    return chosen
 
 
 def word_sequences(words: list[str], count: int, rng: random.Random) -> list[str]:
