@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import io
+
 import numpy as np
+import soundfile
 import torch
 import torchaudio.functional as F
 
@@ -11,6 +14,12 @@ from train.config import AugmentConfig
 
 _SPEEDS = (0.88, 0.92, 0.96, 1.04, 1.08, 1.12)
 _TELEPHONE_RATE = 8_000  # Hz
+CODECS = {  # name: libsndfile's container, coding and sample rate in Hz
+    "gsm": ("WAV", "GSM610", 8_000),
+    "opus": ("OGG", "OPUS", SAMPLE_RATE),
+    "mp3": ("MP3", "MPEG_LAYER_III", SAMPLE_RATE),
+    "vorbis": ("OGG", "VORBIS", SAMPLE_RATE),
+}
 
 
 class Augmenter:
@@ -21,23 +30,30 @@ class Augmenter:
         self.rng = rng
         self._babble: Samples = np.zeros(0, np.float32)
 
-    def waveform(self, samples: Samples) -> Samples:
-        """Return samples (n_samples,) with speaker, room, noise and channel changed at random."""
+    def waveform(self, samples: Samples) -> tuple[Samples, float]:
+        """Return samples (n_samples,) with speaker, room, noise and channel changed at random, and the tempo.
+
+        A tempo of 1.1 means that what was said at 1.1 s is now said at 1 s.
+        """
         config = self.config
         clean = samples
+        tempo = 1.0
         if self._happens(config.speed):
-            samples = change_speed(samples, float(self.rng.choice(_SPEEDS)))
+            tempo = float(self.rng.choice(_SPEEDS))
+            samples = change_speed(samples, tempo)
         if self._happens(config.echo):
             samples = add_echo(samples, self.rng.uniform(0.2, 0.8), self.rng)
         if self._happens(config.noise):
-            samples = add_noise(samples, self._noise(len(samples)), self.rng.uniform(8, 30))
+            samples = add_noise(samples, self._noise(len(samples)), self.rng.uniform(*config.snr_db))
         if self._happens(config.telephone):
             samples = telephone_band(samples, mu_law=self.rng.random() < 0.5)
+        if self._happens(config.codec):
+            samples = lossy_codec(samples, str(self.rng.choice(list(CODECS))))
         if self._happens(config.volume):
             samples = samples * float(10 ** (self.rng.uniform(-12, 6) / 20))
         if config.noise:
             self._babble = clean
-        return np.clip(samples, -1, 1).astype(np.float32)
+        return np.clip(samples, -1, 1).astype(np.float32), tempo
 
     def log_mel(self, log_mel: LogMel, speech_frames: int) -> LogMel:
         """Return log_mel (n_mels, n_frames) with a band and a stretch of the speech masked, at random."""
@@ -115,3 +131,18 @@ def telephone_band(samples: Samples, *, mu_law: bool) -> Samples:
     if mu_law:
         narrow = F.mu_law_decoding(F.mu_law_encoding(narrow.clamp(-1, 1), 256), 256)
     return np.asarray(F.resample(narrow, _TELEPHONE_RATE, SAMPLE_RATE).numpy(), dtype=np.float32)
+
+
+def lossy_codec(samples: Samples, codec: str) -> Samples:
+    """Return the samples coded and decoded again by one of `CODECS`, as small as libsndfile makes it."""
+    container, coding, sample_rate = CODECS[codec]
+    if sample_rate != SAMPLE_RATE:
+        samples = F.resample(torch.from_numpy(samples), SAMPLE_RATE, sample_rate).numpy()
+    coded = io.BytesIO()
+    smallest = {} if container == "WAV" else {"compression_level": 0.95}  # libsndfile refuses 1 for MP3
+    soundfile.write(coded, np.clip(samples, -1, 1), sample_rate, format=container, subtype=coding, **smallest)
+    coded.seek(0)
+    heard, _ = soundfile.read(coded, dtype="float32")
+    if sample_rate != SAMPLE_RATE:
+        heard = F.resample(torch.from_numpy(heard), sample_rate, SAMPLE_RATE).numpy()
+    return np.asarray(heard, dtype=np.float32)

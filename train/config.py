@@ -29,13 +29,17 @@ class AugmentConfig:
     volume: float = 0.0
     """Gain of -12 to +6 dB."""
     noise: float = 0.0
-    """White, pink, brown noise or other speakers, at 8 to 30 dB of signal-to-noise ratio."""
+    """White, pink, brown noise or other speakers, at a ratio from `snr_db`."""
     echo: float = 0.0
     """A synthetic room of 0.2 to 0.8 s reverberation, with up to eight distinct reflections."""
     telephone: float = 0.0
     """300-3,400 Hz at 8 kHz, half of them through mu-law."""
+    codec: float = 0.0
+    """Through a lossy codec and back: GSM at 8 kHz, Opus, MP3 or Vorbis."""
     spec_masks: float = 0.0
     """SpecAugment: one band and one stretch of the log-mel picture masked."""
+    snr_db: tuple[float, float] = (8.0, 30.0)
+    """Signal-to-noise ratio of added noise, drawn from this range, in dB."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,6 +95,10 @@ class TrainConfig:
     """Share of examples made of several clips joined with pauses, up to `max_window_s`."""
     no_speech_probability: float = 0.0
     """Share of examples that hold no speech and an empty transcript."""
+    timestamp_probability: float = 0.0
+    """Share of examples whose text is written with the times of its sentences."""
+    prompt_probability: float = 0.0
+    """Share of examples that come with the manifest line before them as earlier text."""
     max_window_s: float = 30.0
     """Longest stretch of speech in one example, in seconds."""
     augment: AugmentConfig = field(default_factory=AugmentConfig)
@@ -146,6 +154,7 @@ class TrainConfig:
                 0 <= self.window_margin_s[0] <= self.window_margin_s[1],
                 "window_margin_s is a range (low, high)",
             ),
+            (self.augment.snr_db[0] <= self.augment.snr_db[1], "augment.snr_db is a range (low, high)"),
             (0 <= self.warmup_fraction < 1, "warmup_fraction lies between 0 and 1"),
             (self.max_grad_norm > 0, "max_grad_norm must be positive"),
             (self.save_every_s > 0, "save_every_s must be positive"),
@@ -166,8 +175,14 @@ class TrainConfig:
                 for name, value in {
                     "join_probability": self.join_probability,
                     "no_speech_probability": self.no_speech_probability,
+                    "timestamp_probability": self.timestamp_probability,
+                    "prompt_probability": self.prompt_probability,
                     "lora_dropout": self.lora_dropout,
-                    **{f"augment.{f.name}": getattr(self.augment, f.name) for f in fields(self.augment)},
+                    **{
+                        f"augment.{f.name}": getattr(self.augment, f.name)
+                        for f in fields(self.augment)
+                        if f.name != "snr_db"
+                    },
                 }.items()
             ),
         )

@@ -112,7 +112,7 @@ def _manifest(base_dir: Path, config: TrainConfig, outcome: Outcome) -> Manifest
         if config.encoder_context == "dynamic"
         else 0.0,
         max_window_s=config.max_window_s,
-        timestamps=False,
+        timestamps=config.timestamp_probability > 0,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         training={
             "steps": outcome.step,

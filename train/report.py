@@ -94,7 +94,7 @@ def model_card(
 
 A LoRA adapter for `{config.base_model}`, language `{config.language}`, task `{config.task}`:
 rank {config.lora_rank}, alpha {config.lora_alpha}, on {targets}.
-Trained on {context}, without timestamp tokens.
+Trained on {context}, {"with" if config.timestamp_probability else "without"} timestamp tokens.
 
 Made by `python train/run.py --config train/configs/{config.name}.yaml`: {outcome.step} steps,
 {outcome.samples:,} examples, {outcome.trained_s / 60:.0f} minutes of wall-clock time{_before(training)}.

@@ -7,16 +7,18 @@ import pytest
 
 from serve.features import SAMPLE_RATE
 from train.augment import (
+    CODECS,
     Augmenter,
     add_echo,
     add_noise,
     change_speed,
     coloured_noise,
+    lossy_codec,
     telephone_band,
 )
 from train.config import AugmentConfig
 
-ALWAYS = AugmentConfig(speed=1, volume=1, noise=1, echo=1, telephone=1, spec_masks=1)
+ALWAYS = AugmentConfig(speed=1, volume=1, noise=1, echo=1, telephone=1, codec=1, spec_masks=1)
 
 
 def tone(frequency_hz, seconds=1.0, level=0.3):
@@ -83,21 +85,22 @@ def test_an_echo_rings_on_after_the_sound_and_keeps_its_level():
 def test_nothing_changes_where_no_probability_is_given():
     augmenter = Augmenter(AugmentConfig(), np.random.default_rng(0))
     speech, log_mel = tone(300), np.random.default_rng(0).random((80, 100)).astype(np.float32)
-    assert np.array_equal(augmenter.waveform(speech), speech)
+    changed, tempo = augmenter.waveform(speech)
+    assert np.array_equal(changed, speech) and tempo == 1
     assert np.array_equal(augmenter.log_mel(log_mel, 80), log_mel)
 
 
 def test_the_same_seed_makes_the_same_changes():
-    changed = [Augmenter(ALWAYS, np.random.default_rng(5)).waveform(tone(300)) for _ in range(2)]
+    changed = [Augmenter(ALWAYS, np.random.default_rng(5)).waveform(tone(300))[0] for _ in range(2)]
     assert np.array_equal(*changed)
-    assert not np.array_equal(changed[0], Augmenter(ALWAYS, np.random.default_rng(6)).waveform(tone(300)))
+    assert not np.array_equal(changed[0], Augmenter(ALWAYS, np.random.default_rng(6)).waveform(tone(300))[0])
 
 
 def test_changed_samples_stay_finite_and_within_full_scale():
     for seed in range(20):
         augmenter = Augmenter(ALWAYS, np.random.default_rng(seed))
         for level in (0.9, 0.01):  # the second clip may get the first one as babble
-            samples = augmenter.waveform(tone(300, 0.6, level))
+            samples, _ = augmenter.waveform(tone(300, 0.6, level))
             assert samples.dtype == np.float32
             assert np.isfinite(samples).all() and np.abs(samples).max() <= 1
 
@@ -110,3 +113,21 @@ def test_masks_hide_a_band_and_a_stretch_of_speech_no_longer_than_a_fifth_of_a_s
         assert masked.shape == original.shape and np.array_equal(masked[~hidden], original[~hidden])
         assert hidden.all(axis=1).sum() < 12 and hidden.all(axis=0).sum() < 20
         assert not hidden[:, 250:].all(axis=0).any()
+
+
+@pytest.mark.parametrize("codec", sorted(CODECS))
+def test_a_codec_loses_something_and_keeps_the_voice(codec):
+    voice = tone(440, 2.0) * (1 + 0.5 * np.sin(2 * np.pi * 3 * np.arange(2 * SAMPLE_RATE) / SAMPLE_RATE))
+    heard = lossy_codec(voice.astype(np.float32), codec)
+    assert abs(len(heard) - len(voice)) < 0.2 * SAMPLE_RATE
+    assert not np.array_equal(heard[: len(voice)], voice[: len(heard)])
+    assert power_between(heard, 400, 480) > 0.5 * power_between(voice, 400, 480)
+
+
+def test_the_tempo_tells_where_a_sound_has_moved():
+    click = np.zeros(2 * SAMPLE_RATE, np.float32)
+    click[SAMPLE_RATE : SAMPLE_RATE + 400] = 0.5
+    for seed in range(6):
+        changed, tempo = Augmenter(AugmentConfig(speed=1), np.random.default_rng(seed)).waveform(click)
+        heard_at_s = int(np.argmax(np.abs(changed) > 0.2)) / SAMPLE_RATE
+        assert heard_at_s == pytest.approx(1 / tempo, abs=0.01) and tempo != 1

@@ -12,10 +12,11 @@ from transformers import WhisperTokenizer
 
 from serve.features import SAMPLE_RATE, FeatureExtractor
 from train.batches import ExamplePlan
-from train.collate import IGNORED, Collator, no_speech, stack_targets
+from train.collate import IGNORED, Collator, stack_targets
 from train.config import AugmentConfig, TrainConfig
 from train.data.manifest import load_samples, read_manifest
 from train.errors import DataError
+from train.targets import Target
 
 START, LANGUAGE, TRANSCRIBE, NO_TIMESTAMPS, END = 50258, 50320, 50359, 50363, 50257  # of openai/whisper
 PROMPT = [START, LANGUAGE, TRANSCRIBE, NO_TIMESTAMPS]
@@ -82,7 +83,8 @@ def test_a_window_without_speech_is_labelled_with_the_end_token_alone(collator):
 
 
 def test_targets_are_stacked_as_drawn():
-    inputs, labels = stack_targets([[1, 2, 7, 8, 9], [1, 2, 9]], n_prompt=2, pad_id=9)
+    targets = [Target(tokens=[1, 2, 7, 8, 9], n_prompt=2), Target(tokens=[1, 2, 9], n_prompt=2)]
+    inputs, labels = stack_targets(targets, pad_id=9)
     assert inputs.tolist() == [[1, 2, 7, 8], [1, 2, 9, 9]]
     assert labels.tolist() == [[IGNORED, 7, 8, 9], [IGNORED, 9, IGNORED, IGNORED]]
 
@@ -149,8 +151,39 @@ def test_a_clip_that_has_gone_is_named_by_its_manifest_line(collator, tmp_path):
         data.collate([plan(0)], (0, 0))
 
 
-def test_audio_without_speech_is_quiet_or_loud_but_never_clips():
-    for seed in range(40):
-        samples = no_speech(SAMPLE_RATE, np.random.default_rng(seed))
-        assert samples.shape == (SAMPLE_RATE,) and samples.dtype == np.float32
-        assert np.isfinite(samples).all() and np.abs(samples).max() <= 1
+def test_times_of_joined_clips_are_where_they_are_heard(collator):
+    data = collator(timestamp_probability=1.0, augment=AugmentConfig(speed=1.0))
+    for key in range(4):
+        batch = data.collate([plan(0, 1)], (0, key))
+        tokens = batch.labels[0][batch.labels[0] != IGNORED].tolist()
+        times_s = [(token - NO_TIMESTAMPS - 1) * 0.02 for token in tokens if token > NO_TIMESTAMPS]
+        assert len(times_s) == 4 and times_s == sorted(times_s)
+        assert times_s[3] == pytest.approx(batch.audio_s, abs=0.05)
+        n_frames = batch.log_mel.shape[2]
+        loudest = batch.log_mel[0].max(dim=0).values  # of the bands of each frame
+        loud = loudest > loudest.max() - 0.5
+        for start_s, end_s in (times_s[:2], times_s[2:]):
+            assert loud[round(100 * start_s) : min(n_frames, round(100 * end_s))].float().mean() > 0.3
+        assert loud[round(100 * times_s[1]) + 8 : round(100 * times_s[2]) - 8].float().mean() < 0.1
+
+
+def test_earlier_text_stands_before_the_start_token_and_carries_no_loss(collator):
+    data = collator(prompt_probability=1.0)
+    batch = data.collate([plan(3)], (0, 0))
+    inputs = batch.decoder_input_ids[0].tolist()
+    assert inputs[0] == 50361 and inputs.count(START) == 1
+    assert data.tokenizer.decode(inputs[1 : inputs.index(START)]).strip() == data.clips[2].text
+    labels = batch.labels[0]
+    assert data.tokenizer.decode(labels[labels != IGNORED], skip_special_tokens=True) == data.clips[3].text
+
+
+def test_each_row_is_written_in_its_own_language(collator):
+    data = collator()
+    data.clips = [msgspec.structs.replace(clip, language="hi") for clip in data.clips]
+    batch = data.collate([plan(0)], (0, 0))
+    assert batch.decoder_input_ids[0, 1] == data.tokenizer.convert_tokens_to_ids("<|hi|>")
+
+
+def test_validation_has_neither_times_nor_earlier_text(collator):
+    data = collator(augmented=False, timestamp_probability=1.0, prompt_probability=1.0)
+    assert data.collate([plan(3)], (0, 0)).decoder_input_ids[0, :4].tolist() == PROMPT

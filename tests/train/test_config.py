@@ -155,7 +155,8 @@ def test_a_configuration_cannot_be_changed():
 
 
 def test_augmentation_is_off_unless_asked_for():
-    assert set(dataclasses.asdict(AugmentConfig()).values()) == {0.0}
+    chances = {name: value for name, value in dataclasses.asdict(AugmentConfig()).items() if name != "snr_db"}
+    assert set(chances.values()) == {0.0}
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)

@@ -101,9 +101,12 @@ def plan_corpus(sizes: Sizes, seed: int) -> list[Utterance]:
     new_words = (
         [word for word in text.word_list() if word not in known] if sizes.exchanged or sizes.words else []
     )
-    makers = {"exchanged": partial(text.exchange_words, sentences), "words": text.word_sequences}
-    for source, count in {"exchanged": sizes.exchanged, "words": sizes.words}.items():
-        made = makers[source](new_words, count, random.Random(f"{seed}/{source}")) if count else []
+    exchange = partial(text.exchange_words, sentences)
+    for source, make, count in (
+        ("exchanged", exchange, sizes.exchanged),
+        ("words", text.word_sequences, sizes.words),
+    ):
+        made = make(new_words, count, random.Random(f"{seed}/{source}")) if count else []
         speak("train", source, (s for s in made if s not in held_out), voices.TRAIN_VOICES)
     for source, split in {"everyday": everyday, "catalogue": catalogue}.items():
         speak("valid", source, split.valid, voices.TRAIN_VOICES)
