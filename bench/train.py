@@ -1,0 +1,161 @@
+"""Measure training: samples a second and peak memory of `train/run.py` against the usual recipe.
+
+Writes bench/train.json.
+
+    python bench/train.py                        # speed and memory, about ten minutes
+    python bench/train.py --wer-clips 240        # also WER after the same clips, about half an hour more
+
+Both recipes run as child processes, in turn, on the same clips of 3 to 6 s from the corpus of `make data`;
+the ratio reported is the median over the pairs.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Annotated, Any
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+import torch  # noqa: E402
+import typer  # noqa: E402
+from rich.console import Console  # noqa: E402
+
+from train.data.manifest import Clip, read_manifest  # noqa: E402
+from train.scoring import score  # noqa: E402
+
+CLIP_S = (3.0, 6.0)
+REFERENCE_STEPS = 3
+OUR_STEPS = 12
+_GIB = 2**30
+
+
+def choose_clips(manifest: Path, count: int, target: Path) -> list[Clip]:
+    """Write a manifest of the first `count` clips of 3 to 6 s, and return them."""
+    clips = [clip for clip in read_manifest(manifest) if CLIP_S[0] <= clip.duration_s <= CLIP_S[1]][:count]
+    rows = [
+        {"audio": str(clip.path.resolve()), "text": clip.text, "duration_s": clip.duration_s}
+        for clip in clips
+    ]
+    lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    target.write_text("".join(lines), encoding="utf-8")
+    return clips
+
+
+def run_child(*arguments: str) -> float:
+    """Run a Python program to its end and return its peak resident memory in GiB."""
+    child = subprocess.Popen([sys.executable, *arguments], cwd=ROOT, stdout=subprocess.DEVNULL)
+    _, status, usage = os.wait4(child.pid, 0)
+    child.returncode = os.waitstatus_to_exitcode(status)
+    if child.returncode:
+        raise SystemExit(f"{arguments[0]} ended with status {child.returncode}")
+    return float(usage.ru_maxrss) * 1024 / _GIB
+
+
+def run_reference(clips: Path, steps: int, scratch: Path, test: Path | None = None) -> dict[str, Any]:
+    """Return samples a second, peak memory, and texts where a test manifest is given."""
+    output = scratch / "reference.json"
+    arguments = ["--manifest", str(clips), "--steps", str(steps), "--json", str(output)]
+    arguments += ["--test-manifest", str(test)] if test else []
+    peak_gib = run_child("bench/reference_recipe.py", *arguments)
+    record = json.loads(output.read_text(encoding="utf-8"))
+    step_s = statistics.median(record["steps_s"][1:])
+    return {
+        "samples_per_s": record["batch_clips"] / step_s,
+        "peak_gib": peak_gib,
+        "texts": record.get("texts", []),
+    }
+
+
+def run_ours(clips: Path, options: list[str], scratch: Path, test: Path | None = None) -> dict[str, Any]:
+    """Return the same of `train/run.py` with the committed Marathi configuration, from a fresh adapter."""
+    run = scratch / "ours"
+    arguments = ["--config", "train/configs/whisper-base-mr.yaml", "--output_dir", str(run)]
+    arguments += ["--continue_from", "null", "--publish_to", "null", "--resume", "never"]
+    arguments += ["--train_manifest", str(clips), "--valid_manifest", "null", "--evaluate_base", "false"]
+    arguments += ["--test_manifests", str(test) if test else "[]", "--log_every_steps", "1", *options]
+    peak_gib = run_child("train/run.py", *arguments)
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    rates = [row["samples_per_s"] for row in rows[2:] if "samples_per_s" in row]  # warm
+    texts: list[str] = []
+    if test:
+        scores = json.loads((run / "report" / "evaluation.json").read_text(encoding="utf-8"))
+        texts = [row["hypothesis"] for row in scores[test.stem]["tuned"]["utterances"]]
+    return {"samples_per_s": statistics.median(rates), "peak_gib": peak_gib, "texts": texts}
+
+
+def main(
+    manifest: Annotated[Path, typer.Option(help="Corpus to take clips from.")] = ROOT / "data/mr/train.jsonl",
+    test_manifest: Annotated[Path, typer.Option(help="Clips to transcribe.")] = ROOT / "data/mr/valid.jsonl",
+    clips: Annotated[int, typer.Option(help="Clips to train on.")] = 240,
+    pairs: Annotated[int, typer.Option(help="How often each recipe is timed.")] = 3,
+    wer_clips: Annotated[int, typer.Option(help="Train on this many clips, then compare WER; 0: not.")] = 0,
+    output: Annotated[Path, typer.Option(help="Where the figures go.")] = ROOT / "bench" / "train.json",
+) -> None:
+    """Measure our training against the usual recipe, on the same clips and machine."""
+    if not manifest.is_file():
+        raise SystemExit(f"{manifest} does not exist: `make data` builds the corpus")
+    runs: list[dict[str, dict[str, Any]]] = []
+    with tempfile.TemporaryDirectory() as directory:
+        scratch = Path(directory)
+        timed = scratch / "timed.jsonl"
+        choose_clips(manifest, clips, timed)
+        for _ in range(pairs):
+            runs.append(
+                {
+                    "reference": run_reference(timed, REFERENCE_STEPS, scratch),
+                    "ours": run_ours(timed, ["--max_steps", str(OUR_STEPS)], scratch),
+                }
+            )
+        wer = _compare_wer(manifest, test_manifest, wer_clips, scratch) if wer_clips else {}
+
+    def ratio(figure: str) -> float:
+        return round(statistics.median(run["ours"][figure] / run["reference"][figure] for run in runs), 3)
+
+    record = {
+        "command": " ".join(["python", "bench/train.py", *sys.argv[1:]]),
+        "machine": {
+            "cores": os.cpu_count(),
+            "torch": torch.__version__,
+            "platform": platform.platform(),
+        },
+        "headline": {
+            "samples_per_s_ratio": ratio("samples_per_s"),
+            "peak_memory_ratio": ratio("peak_gib"),
+            **({"wer_reference": wer["reference"], "wer_ours": wer["ours"]} if wer else {}),
+        },
+        "runs": [
+            {name: {k: v for k, v in r.items() if k != "texts"} for name, r in run.items()} for run in runs
+        ],
+        "wer": wer,
+    }
+    output.write_text(json.dumps(record, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+    Console().print(record["headline"])
+    Console().print(f"written to {output}")
+
+
+def _compare_wer(manifest: Path, test_manifest: Path, count: int, scratch: Path) -> dict[str, Any]:
+    """Train both recipes once over the same clips and score them on the same unseen sentences."""
+    train, test = scratch / "train.jsonl", scratch / "test.jsonl"
+    n_clips = len(choose_clips(manifest, count, train))
+    references = [clip.text for clip in choose_clips(test_manifest, 40, test)]
+    reference = run_reference(train, -(-n_clips // 4), scratch, test)
+    ours = run_ours(train, ["--epochs", "1", "--learning_rate", "1e-3", "--batch_s", "24"], scratch, test)
+    return {
+        "train_clips": n_clips,
+        "test_clips": len(references),
+        "reference": score(references, reference["texts"], "marathi").wer,
+        "ours": score(references, ours["texts"], "marathi").wer,
+        "seconds_of_training_ratio": round(ours["samples_per_s"] / reference["samples_per_s"], 2),
+    }
+
+
+if __name__ == "__main__":
+    typer.run(main)
