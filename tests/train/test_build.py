@@ -119,21 +119,37 @@ def test_a_build_that_was_stopped_speaks_only_what_is_missing(corpus):
     assert missing.read_bytes() == content and kept.stat().st_mtime_ns == kept_at
 
 
-def test_conditions_change_the_sound_and_not_the_words(corpus):
+@pytest.mark.parametrize("condition", ["telephone", "room", "pitch", "noise"])
+def test_conditions_change_the_sound_and_not_the_words(corpus, condition):
     plain = read_manifest(corpus / "test-everyday.jsonl")
-    for condition in ("telephone", "room"):
-        changed = read_manifest(corpus / f"test-everyday-{condition}.jsonl")
-        assert [clip.text for clip in changed] == [clip.text for clip in plain]
-        for before, after in zip(plain, changed, strict=True):
-            heard, spoken = load_samples(after), load_samples(before)
-            n = min(len(heard), len(spoken))
-            assert np.corrcoef(heard[:n], spoken[:n])[0, 1] < 0.98
-            if condition == "telephone":
-                spectrum = np.abs(np.fft.rfft(heard)) ** 2
-                above = np.fft.rfftfreq(len(heard), 1 / SAMPLE_RATE) > 4_200
-                assert spectrum[above].sum() < 1e-3 * spectrum.sum()
-            else:
-                assert len(heard) > len(spoken) + 0.25 * SAMPLE_RATE
+    changed = read_manifest(corpus / f"test-everyday-{condition}.jsonl")
+    assert [clip.text for clip in changed] == [clip.text for clip in plain]
+    for before, after in zip(plain, changed, strict=True):
+        heard, spoken = load_samples(after), load_samples(before)
+        n = min(len(heard), len(spoken))
+        assert np.corrcoef(heard[:n], spoken[:n])[0, 1] < 0.99
+        if condition == "telephone":
+            spectrum = np.abs(np.fft.rfft(heard)) ** 2
+            above = np.fft.rfftfreq(len(heard), 1 / SAMPLE_RATE) > 4_200
+            assert spectrum[above].sum() < 1e-3 * spectrum.sum()
+        elif condition == "room":
+            assert len(heard) > len(spoken) + 0.25 * SAMPLE_RATE
+        elif condition == "pitch":
+            assert len(heard) == pytest.approx(len(spoken), rel=0.03)
+        else:
+            heard, spoken = heard[:n], spoken[:n]
+            scale = np.dot(heard, spoken) / np.dot(spoken, spoken)
+            noise = heard / scale - spoken
+            assert 10 * np.log10(np.mean(spoken**2) / np.mean(noise**2)) == pytest.approx(15, abs=0.3)
+
+
+def test_nobody_speaks_in_the_clips_without_speech(corpus):
+    clips = read_manifest(corpus / "test-no-speech.jsonl")
+    assert [clip.voice for clip in clips] == ["silence", "noise", "tone", "music", "silence", "noise"]
+    for clip in clips:
+        samples = load_samples(clip)
+        assert clip.text == "" and 1 <= clip.duration_s <= 12.1
+        assert (np.abs(samples).max() > 1e-3) == (clip.voice != "silence") and np.isfinite(samples).all()
 
 
 def test_a_missing_synthesiser_ends_the_build_with_one_sentence(tmp_path, monkeypatch):

@@ -7,7 +7,8 @@ Sentences are split first, then each side is spoken by its own voices: no test s
 ever heard in training. The same seed, options and synthesiser versions give the same corpus. Manifests:
 `train.jsonl`, `valid.jsonl` (held-out sentences, training voices: for choosing), `test-catalogue.jsonl` and
 `test-everyday.jsonl` (held-out sentences, held-out voices: for reporting); the latter also through a
-telephone line and in an echoing room.
+telephone line, in an echoing room, in another pitch and over noise; and `test-no-speech.jsonl`, where nobody
+speaks.
 """
 
 from __future__ import annotations
@@ -30,13 +31,14 @@ import typer
 
 from serve.features import SAMPLE_RATE
 from train.data import text, voices
-from train.data.conditions import CONDITIONS, write_condition
+from train.data.conditions import CONDITIONS, write_condition, write_no_speech
 from train.data.voices import Delivery, Voice
 from train.errors import DataError, TrainError
 from train.progress import progress_bar
 
 MAX_CLIP_S = 12.0
 _MOST_RESEMBLANCE = 0.75  # of a training sentence to a held-out one
+_NO_SPEECH_CLIPS = 100
 _FESTIVAL_SHARE = 0.3  # of training clips: the one voice made from a human speaker
 
 
@@ -148,6 +150,7 @@ def build_corpus(output_dir: Path, sizes: Sizes, seed: int) -> dict[str, int]:
     if "test-everyday" in rows:
         for condition in CONDITIONS:
             write_condition(output_dir / "test-everyday.jsonl", condition)
+        write_no_speech(output_dir, min(_NO_SPEECH_CLIPS, 2 * sizes.test))
     return {split: len(lines) for split, lines in rows.items()}
 
 
