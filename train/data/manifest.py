@@ -1,12 +1,13 @@
 """Read JSONL manifests, one clip a line: `{"audio", "text", "start_s"?, "end_s"?, "language"?, ...}`.
 
-A bad line is named by file and line. Knows no model.
+A bad line is named by file and line, and left out unless the caller is strict. Also reads the audio of a
+clip, whether it is a file or a stretch of bytes in a shard. Knows no model.
 """
 
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import msgspec
@@ -16,7 +17,11 @@ import soundfile
 from serve.audio import AudioLimits, decode_audio
 from serve.errors import AudioError
 from serve.features import SAMPLE_RATE, Samples
+from train.data.filters import DropLog, Filters, Reason
+from train.data.records import Record
 from train.errors import DataError
+
+_MOST_MISSING_S = 0.25  # of a clip's announced length: lossy formats are a frame or two out
 
 
 class Row(msgspec.Struct, kw_only=True):
@@ -37,6 +42,7 @@ class Clip(msgspec.Struct, frozen=True, kw_only=True):
     """A checked row: where its audio lies and how long it is."""
 
     path: Path
+    """The recording, or the shard that holds it."""
     text: str
     start_s: float
     duration_s: float
@@ -44,33 +50,105 @@ class Clip(msgspec.Struct, frozen=True, kw_only=True):
     voice: str | None
     origin: str
     """`FILE:LINE` of the manifest, for messages."""
+    offset_bytes: int = 0
+    """Where in `path` the recording begins."""
+    size_bytes: int | None = None
+    """Length of the recording in a shard; None where `path` is the recording."""
 
 
-def read_manifest(path: Path) -> list[Clip]:
-    """Return the clips of a manifest, in its order.
+def read_records(path: Path, log: DropLog) -> Iterator[Record]:
+    """Yield the rows of a manifest, in its order; what is no row goes to `log`.
 
     Raises:
-        DataError: the first bad line, by file and line.
+        DataError: the file cannot be read, or the log is strict and a line is bad.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
+        lines = path.read_bytes().split(b"\n")
+    except OSError as error:
         raise DataError(f"manifest {path} cannot be read: {error}") from error
-    clips = [_read_row(line, path, number) for number, line in enumerate(lines, 1) if line.strip()]
+    if not lines[-1]:
+        lines.pop()  # behind the last line break there is no line
+    for number, line in enumerate(lines, 1):
+        origin = f"{path}:{number}"
+        if not line.strip():
+            log.drop(Reason.EMPTY_LINE, origin, "the line is empty")
+            continue
+        try:
+            row = msgspec.json.decode(line, type=Row)
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            log.drop(Reason.MALFORMED, origin, str(error))
+            continue
+        end_s = row.end_s
+        if end_s is None and row.duration_s is not None:
+            end_s = row.start_s + row.duration_s
+        yield Record(
+            audio=path.parent / row.audio,
+            text=row.text.strip(),
+            origin=origin,
+            start_s=row.start_s,
+            end_s=end_s,
+            language=row.language,
+            voice=row.voice,
+            source=row.source,
+        )
+
+
+def read_manifest(path: Path, log: DropLog | None = None, filters: Filters | None = None) -> list[Clip]:
+    """Return the clips of a manifest, in its order.
+
+    Args:
+        path: the JSONL file.
+        log: where bad lines go; without one, the first ends the reading.
+        filters: what the clips must be like.
+
+    Raises:
+        DataError: the first bad line, by file and line, where the log is strict; or no line is good.
+    """
+    log = log if log is not None else DropLog(strict=True)
+    clips = list(_checked(read_records(path, log), log, filters or Filters()))
     if not clips:
-        raise DataError(f"manifest {path} holds no clips")
+        raise DataError(f"manifest {path} holds no clips{_why(log)}")
     return clips
+
+
+def filter_clips(clips: Iterable[Clip], log: DropLog, filters: Filters) -> list[Clip]:
+    """Return the clips that pass; the others go to `log`."""
+    kept = []
+    for clip in clips:
+        fault = filters.text_fault(clip.text, clip.language, clip.voice) or filters.duration_fault(
+            clip.duration_s
+        )
+        if fault:
+            log.drop(fault[0], clip.origin, fault[1])
+        else:
+            kept.append(clip)
+    return kept
+
+
+def read_audio(clip: Clip) -> bytes:
+    """Return the bytes of the recording that holds the clip.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    if clip.size_bytes is None:
+        return clip.path.read_bytes()
+    with clip.path.open("rb") as shard:
+        shard.seek(clip.offset_bytes)
+        return shard.read(clip.size_bytes)
 
 
 def load_samples(clip: Clip) -> Samples:
     """Return the clip as samples (n_samples,) at 16 kHz mono.
 
     Raises:
-        DataError: the file cannot be decoded.
+        DataError: the audio cannot be decoded, or ends before the clip does.
     """
     start, n_samples = round(clip.start_s * SAMPLE_RATE), round(clip.duration_s * SAMPLE_RATE)
     try:
-        if _needs_no_conversion(clip.path):  # read only the clip
+        if clip.size_bytes is not None:  # a shard holds FLAC at 16 kHz, cut to the clip
+            samples, _ = soundfile.read(io.BytesIO(read_audio(clip)), dtype="float32")
+        elif _needs_no_conversion(clip.path):  # read only the clip
             samples, _ = soundfile.read(clip.path, frames=n_samples, start=start, dtype="float32")
         else:
             samples = decode_audio(clip.path.read_bytes(), AudioLimits())[start : start + n_samples]
@@ -78,6 +156,12 @@ def load_samples(clip: Clip) -> Samples:
         raise DataError(f"{clip.origin}: {clip.path} cannot be decoded: {error}") from error
     if not len(samples):
         raise DataError(f"{clip.origin}: {clip.path} ends before {clip.start_s} s, where the clip begins")
+    if len(samples) < n_samples - _MOST_MISSING_S * SAMPLE_RATE:
+        end_s = clip.start_s + len(samples) / SAMPLE_RATE
+        raise DataError(
+            f"{clip.origin}: {clip.path} is cut off: it ends after {end_s:.2f} s, the clip"
+            f" after {clip.start_s + clip.duration_s:.2f} s"
+        )
     return np.asarray(samples, dtype=np.float32)
 
 
@@ -87,31 +171,44 @@ def drop_long_clips(clips: Sequence[Clip], max_duration_s: float) -> tuple[list[
     return kept, len(clips) - len(kept)
 
 
-def _read_row(line: str, manifest: Path, number: int) -> Clip:
-    origin = f"{manifest}:{number}"
-    try:
-        row = msgspec.json.decode(line, type=Row)
-    except msgspec.DecodeError as error:
-        raise DataError(f"{origin}: {error}") from error
-    path = manifest.parent / row.audio
-    end_s = row.end_s
-    if end_s is None and row.duration_s is not None:
-        end_s = row.start_s + row.duration_s
-    if not path.is_file():
-        raise DataError(f"{origin}: {path} does not exist")
-    if end_s is None:
-        end_s = _duration_s(path, origin)
-    if not 0 <= row.start_s < end_s:
-        raise DataError(f"{origin}: start_s {row.start_s} does not lie before the end, {end_s}")
-    return Clip(
-        path=path,
-        text=row.text.strip(),
-        start_s=row.start_s,
-        duration_s=end_s - row.start_s,
-        language=row.language,
-        voice=row.voice,
-        origin=origin,
-    )
+def _checked(records: Iterable[Record], log: DropLog, filters: Filters) -> Iterator[Clip]:
+    """Yield a clip for each good record that names a file; the audio is opened only to learn its length."""
+    for record in records:
+        path = Path(str(record.audio))
+        if fault := filters.text_fault(record.text, record.language, record.voice):
+            log.drop(fault[0], record.origin, fault[1])
+            continue
+        if not path.is_file():
+            log.drop(Reason.MISSING, record.origin, f"{path} does not exist")
+            continue
+        end_s = record.end_s
+        if end_s is None:
+            try:
+                end_s = _duration_s(path)
+            except (AudioError, OSError) as error:
+                log.drop(Reason.UNDECODABLE, record.origin, f"{path} cannot be decoded: {error}")
+                continue
+        if not 0 <= record.start_s < end_s:
+            detail = f"start_s {record.start_s} does not lie before the end, {end_s}"
+            log.drop(Reason.BAD_TIMES, record.origin, detail)
+            continue
+        if fault := filters.duration_fault(end_s - record.start_s):
+            log.drop(fault[0], record.origin, fault[1])
+            continue
+        yield Clip(
+            path=path,
+            text=record.text,
+            start_s=record.start_s,
+            duration_s=end_s - record.start_s,
+            language=record.language,
+            voice=record.voice,
+            origin=record.origin,
+        )
+
+
+def _why(log: DropLog) -> str:
+    reasons = ", ".join(f"{reason} {count}" for reason, count in log.counts.items())
+    return f": {reasons}" if reasons else ""
 
 
 def _needs_no_conversion(path: Path) -> bool:
@@ -121,11 +218,9 @@ def _needs_no_conversion(path: Path) -> bool:
     return bool(info.samplerate == SAMPLE_RATE and info.channels == 1)
 
 
-def _duration_s(path: Path, origin: str) -> float:
+def _duration_s(path: Path) -> float:
+    data = path.read_bytes()
     try:
-        return float(soundfile.info(io.BytesIO(path.read_bytes())).duration)
+        return float(soundfile.info(io.BytesIO(data)).duration)
     except soundfile.LibsndfileError:
-        try:
-            return len(decode_audio(path.read_bytes(), AudioLimits())) / SAMPLE_RATE
-        except AudioError as error:
-            raise DataError(f"{origin}: {path} cannot be decoded: {error}") from error
+        return len(decode_audio(data, AudioLimits())) / SAMPLE_RATE

@@ -1,0 +1,229 @@
+"""Decide which clips are fit to be used, and keep count of those that are not, by file and line.
+
+Knows no source and decodes nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from serve.languages import LANGUAGE_NAMES
+from train.errors import DataError
+
+MAX_CLIP_S = 30.0
+"""Whisper's window: a longer clip cannot be one example."""
+MIN_CLIP_S = 0.1
+"""Shorter than any word."""
+_EXAMPLES_KEPT = 5  # of each reason, for the table
+_LEAST_SHARE = 0.5  # of a text's letters in the script of its language: names and loanwords may be in another
+
+
+class Reason(StrEnum):
+    """Why a row or clip was dropped."""
+
+    MALFORMED = "malformed row"
+    EMPTY_LINE = "empty line"
+    EMPTY_TEXT = "empty text"
+    BAD_TIMES = "impossible times"
+    MISSING = "missing file"
+    UNDECODABLE = "undecodable audio"
+    TOO_SHORT = "too short"
+    TOO_LONG = "too long"
+    WRONG_SCRIPT = "wrong script"
+    HELD_OUT_TEXT = "sentence is held out"
+    HELD_OUT_VOICE = "voice is held out"
+
+
+@dataclass(kw_only=True)
+class DropLog:
+    """Counts dropped rows by reason. With `strict`, the first one raises instead."""
+
+    strict: bool = False
+    dropped: list[Drop] = field(default_factory=list)
+    _seen: set[str] = field(default_factory=set)
+
+    def drop(self, reason: Reason, origin: str, detail: str) -> None:
+        """Record that the row at `origin` (`FILE:LINE`) is not used; a row is counted once.
+
+        Raises:
+            DataError: naming file and line, where the log is strict.
+        """
+        if self.strict:
+            raise DataError(f"{origin}: {detail}")
+        if origin not in self._seen:
+            self._seen.add(origin)
+            self.dropped.append(Drop(reason=reason, origin=origin, detail=detail))
+
+    def __len__(self) -> int:
+        return len(self.dropped)
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Number of dropped rows of each reason, the most frequent first."""
+        return dict(Counter(str(drop.reason) for drop in self.dropped).most_common())
+
+    def table(self, title: str = "left out") -> Table:
+        """Return counts by reason, each with a few places where it happened."""
+        table = Table(title=title, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+        table.add_column("reason", no_wrap=True)
+        table.add_column("rows", justify="right", no_wrap=True)
+        table.add_column("for example", overflow="fold")
+        for reason, count in self.counts.items():
+            told = [f"{drop.origin}: {drop.detail}" for drop in self.dropped if drop.reason == reason]
+            rest = count - _EXAMPLES_KEPT
+            more = [f"and {rest} more"] if rest > 0 else []
+            table.add_row(reason, str(count), "\n".join([*told[:_EXAMPLES_KEPT], *more]))
+        return table
+
+    def report(self, console: Console, path: Path | None = None, title: str = "left out") -> None:
+        """Print the table and write every row to `path`, where anything was dropped."""
+        if not self.dropped:
+            return
+        console.print(self.table(title))
+        if path:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(write_drops(self.dropped), encoding="utf-8")
+            console.print(f"all of them: {path}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Drop:
+    """One row that is not used."""
+
+    reason: Reason
+    origin: str
+    detail: str
+
+
+def write_drops(drops: Iterable[Drop]) -> str:
+    """Return rows as JSON lines that `read_drops` reads back."""
+    rows = ({"reason": drop.reason, "origin": drop.origin, "detail": drop.detail} for drop in drops)
+    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+
+
+def read_drops(text: str) -> Iterator[Drop]:
+    """Yield the rows that `write_drops` wrote."""
+    for line in text.splitlines():
+        row = json.loads(line)
+        yield Drop(reason=Reason(row["reason"]), origin=row["origin"], detail=row["detail"])
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Sentences and voices that must not be trained on."""
+
+    sentences: Mapping[str, str] = field(default_factory=dict)
+    """Key of a sentence -> where it is held out."""
+    voices: Mapping[str, str] = field(default_factory=dict)
+    """Voice -> where it is held out."""
+
+
+def sentence_key(text: str) -> str:
+    """Return what two writings of the same sentence share: no case, punctuation or extra spaces."""
+    plain = unicodedata.normalize("NFC", text).casefold()
+    letters = (" " if unicodedata.category(letter)[0] in "PSZC" else letter for letter in plain)
+    return re.sub(r"\s+", " ", "".join(letters)).strip()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Filters:
+    """What a clip must be like. The defaults let everything pass that has a text."""
+
+    language: str | None = None
+    """Whisper's code, whose script texts must be written in; None accepts every script."""
+    min_duration_s: float = 0.0
+    max_duration_s: float = float("inf")
+    held_out: HeldOut = field(default_factory=HeldOut)
+
+    def text_fault(self, text: str, language: str | None, voice: str | None) -> tuple[Reason, str] | None:
+        """Return why a row cannot be used, judged before its audio is opened; None if it can.
+
+        Args:
+            text: the transcript.
+            language: the row's own language code, which goes before the filter's.
+            voice: whoever speaks, if known.
+        """
+        if not text.strip():
+            return Reason.EMPTY_TEXT, "the text is empty"
+        if self.language and not is_in_script(text, language or self.language):
+            scripts = " or ".join(sorted(LANGUAGE_SCRIPTS[language or self.language])).title()
+            return Reason.WRONG_SCRIPT, f"'{_short(text)}' is not written in {scripts}"
+        if (where := self.held_out.sentences.get(sentence_key(text))) is not None:
+            return Reason.HELD_OUT_TEXT, f"'{_short(text)}' also stands in {where}"
+        if voice is not None and (where := self.held_out.voices.get(voice)) is not None:
+            return Reason.HELD_OUT_VOICE, f"voice '{_short(voice)}' also speaks in {where}"
+        return None
+
+    def duration_fault(self, duration_s: float) -> tuple[Reason, str] | None:
+        """Return why a clip of this length cannot be used; None if it can."""
+        if duration_s > self.max_duration_s:
+            return Reason.TOO_LONG, f"lasts {duration_s:.1f} s; the limit is {self.max_duration_s:g} s"
+        if duration_s < self.min_duration_s:
+            return Reason.TOO_SHORT, f"lasts {duration_s:.2f} s; the least is {self.min_duration_s:g} s"
+        return None
+
+
+def is_in_script(text: str, language: str) -> bool:
+    """Tell whether at least half of a text's letters belong to its language's script.
+
+    A text without letters, and a language whose script is not known here, pass.
+    """
+    scripts = LANGUAGE_SCRIPTS.get(language)
+    letters = [letter for letter in text if unicodedata.category(letter)[0] == "L"]
+    if not scripts or not letters:
+        return True
+    inside = sum(unicodedata.name(letter, "").partition(" ")[0] in scripts for letter in letters)
+    return inside >= _LEAST_SHARE * len(letters)
+
+
+_SCRIPT_LANGUAGES = {
+    # First word of Unicode's names of the letters -> languages that are written with them.
+    "ARABIC": "ar fa ps sd ur pa",
+    "ARMENIAN": "hy",
+    "BENGALI": "as bn",
+    "CJK": "ja ko yue zh",
+    "CYRILLIC": "az ba be bg bs kk mk mn ru sr tg tk tt uk uz",
+    "DEVANAGARI": "hi mr ne sa sd",
+    "ETHIOPIC": "am",
+    "GEORGIAN": "ka",
+    "GREEK": "el",
+    "GUJARATI": "gu",
+    "GURMUKHI": "pa",
+    "HANGUL": "ko",
+    "HEBREW": "he yi",
+    "HIRAGANA": "ja",
+    "KANNADA": "kn",
+    "KATAKANA": "ja",
+    "KATAKANA-HIRAGANA": "ja",
+    "KHMER": "km",
+    "LAO": "lo",
+    "LATIN": "af az br bs ca cs cy da de en es et eu fi fo fr gl ha haw hr ht hu id is it jw la lb ln lt lv mg mi"
+    " ms mt nl nn no oc pl pt ro sk sl sn so sq sr su sv sw tk tl tr uz vi yo",
+    "MALAYALAM": "ml",
+    "MYANMAR": "my",
+    "SINHALA": "si",
+    "TAMIL": "ta",
+    "TELUGU": "te",
+    "THAI": "th",
+    "TIBETAN": "bo",
+}
+LANGUAGE_SCRIPTS: dict[str, frozenset[str]] = {
+    language: frozenset(script for script, users in _SCRIPT_LANGUAGES.items() if language in users.split())
+    for language in LANGUAGE_NAMES
+}
+"""Whisper's language code -> first words of the Unicode names of its letters."""
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= 40 else f"{text[:39]}…"

@@ -1,0 +1,183 @@
+"""Read directories of recordings as records: a Common Voice release, or audio files with transcripts.
+
+A table's bad line is named by file and line. Opens no audio.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from train.data.filters import DropLog, Reason
+from train.data.records import Record
+from train.data.specs import Purpose
+from train.errors import DataError
+
+COMMON_VOICE_SPLITS: dict[Purpose, str] = {"train": "train+validation", "valid": "validation", "test": "test"}
+_COMMON_VOICE_FILES = {"validation": "dev"}  # split -> stem of its TSV, where they differ
+_AUDIO_SUFFIXES = {".aac", ".flac", ".m4a", ".mp3", ".mp4", ".oga", ".ogg", ".opus", ".wav", ".webm", ".wma"}
+_TABLES = ("transcripts.tsv", "metadata.csv", "metadata.tsv", "transcripts.csv", "line_index.tsv")
+_FILE_COLUMNS = ("file_name", "path", "file", "audio")
+_TEXT_COLUMNS = ("text", "transcription", "sentence", "transcript")
+_VOICE_COLUMNS = ("client_id", "speaker_id", "speaker", "voice")
+
+
+def common_voice_dir(directory: Path, language: str) -> Path | None:
+    """Return the directory that holds the tables of a release: this one, or a language's below; None if none."""
+    for candidate in (directory, directory / language, *sorted(directory.glob(f"cv-corpus-*/{language}"))):
+        if any((candidate / f"{name}.tsv").is_file() for name in ("train", "dev", "test", "validated")):
+            return candidate
+    return None
+
+
+def read_common_voice(directory: Path, splits: str, language: str, log: DropLog) -> Iterator[Record]:
+    """Yield the clips of a release as downloaded: `clips/*.mp3` and a TSV for each split.
+
+    Args:
+        directory: where the tarball was unpacked.
+        splits: `train`, `validation` (or `dev`), `test`, `validated`, ... joined by `+`.
+        language: of the clips, where a row names none; and of the directory.
+        log: where bad rows go.
+
+    Raises:
+        DataError: there is no such release or table.
+    """
+    release = common_voice_dir(directory, language)
+    if release is None:
+        raise DataError(
+            f"{directory} holds no Common Voice release for '{language}': neither it nor {language}/ below it"
+            " holds a train.tsv"
+        )
+    for split in splits.split("+"):
+        table = release / f"{_COMMON_VOICE_FILES.get(split, split)}.tsv"
+        for row in read_table(table, ("path",), ("sentence",), log):
+            name = row.file if Path(row.file).suffix else f"{row.file}.mp3"  # old releases leave it out
+            yield Record(
+                audio=release / "clips" / name,
+                text=row.text,
+                origin=row.origin,
+                language=language,
+                voice=row.voice,
+                source=f"common_voice/{split}",
+            )
+
+
+def read_folder(directory: Path, split: str | None, log: DropLog) -> Iterator[Record]:
+    """Yield audio files with their transcripts: `NAME.txt` beside each, or one table for all.
+
+    The table is `transcripts.tsv` or `metadata.csv` with a column `file_name` and one of `text`,
+    `transcription` or `sentence`; or OpenSLR's `line_index.tsv`, which has no header.
+
+    Args:
+        directory: searched with all directories below it where transcripts are files.
+        split: a directory below it to read instead, where there is one.
+        log: where bad rows go.
+
+    Raises:
+        DataError: it does not exist, or holds no audio.
+    """
+    if split:
+        directory = directory / split
+    if not directory.is_dir():
+        raise DataError(f"{directory} is no directory of recordings")
+    for name in _TABLES:
+        if (directory / name).is_file():
+            yield from _read_listed(directory, directory / name, log)
+            return
+    audio = [path for path in sorted(directory.rglob("*")) if path.suffix.lower() in _AUDIO_SUFFIXES]
+    if not audio:
+        raise DataError(f"{directory} holds no audio files; transcripts are NAME.txt beside NAME.wav, .mp3, ...")
+    for path in audio:
+        transcript = path.with_suffix(".txt")
+        try:
+            text = " ".join(transcript.read_text(encoding="utf-8").split())
+        except FileNotFoundError:
+            log.drop(Reason.MALFORMED, f"{path}:1", f"no transcript {transcript.name} lies beside it")
+            continue
+        except (OSError, UnicodeDecodeError) as error:
+            log.drop(Reason.MALFORMED, f"{transcript}:1", f"the transcript cannot be read: {error}")
+            continue
+        yield Record(audio=path, text=text, origin=f"{transcript}:1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TableRow:
+    """What a line of a table says of a clip."""
+
+    file: str
+    text: str
+    voice: str | None
+    origin: str
+
+
+def read_table(
+    table: Path, file_columns: Sequence[str], text_columns: Sequence[str], log: DropLog
+) -> Iterator[TableRow]:
+    """Yield the rows of a CSV or TSV file with a header; lines that are none go to `log`.
+
+    Raises:
+        DataError: the table cannot be read, or lacks a column.
+    """
+    lines = _read_cells(table, log)
+    header_origin, header = next(lines, (f"{table}:1", []))
+    columns = {name.strip(): place for place, name in enumerate(header)}
+
+    def place_of(names: Sequence[str]) -> int:
+        found = next((columns[name] for name in names if name in columns), None)
+        if found is None:
+            raise DataError(f"{header_origin}: no column {' or '.join(names)}; there are {', '.join(header)}")
+        return found
+
+    file_place, text_place = place_of(file_columns), place_of(text_columns)
+    voice_place = next((columns[name] for name in _VOICE_COLUMNS if name in columns), None)
+    for origin, cells in lines:
+        if len(cells) != len(header):
+            log.drop(Reason.MALFORMED, origin, f"the line has {len(cells)} cells, the header {len(header)}")
+            continue
+        voice = cells[voice_place] if voice_place is not None else ""
+        text = cells[text_place].strip()
+        yield TableRow(file=cells[file_place].strip(), text=text, voice=voice or None, origin=origin)
+
+
+def _read_listed(directory: Path, table: Path, log: DropLog) -> Iterator[Record]:
+    """Yield the clips that a table lists, by paths relative to its directory."""
+    headless = table.name == "line_index.tsv"
+    rows = _read_line_index(table, log) if headless else read_table(table, _FILE_COLUMNS, _TEXT_COLUMNS, log)
+    for row in rows:
+        yield Record(audio=directory / row.file, text=row.text, origin=row.origin, voice=row.voice)
+
+
+def _read_line_index(table: Path, log: DropLog) -> Iterator[TableRow]:
+    """Yield the rows of OpenSLR's crowdsourced corpora: `mrt_02436_00011399801<TAB>text`, names without suffix."""
+    for origin, cells in _read_cells(table, log):
+        if len(cells) < 2:
+            log.drop(Reason.MALFORMED, origin, "the line has no tab between name and text")
+            continue
+        name = cells[0].strip()
+        speaker = "_".join(name.split("_")[:2]) if name.count("_") == 2 else None
+        yield TableRow(file=f"{name}.wav", text=cells[-1].strip(), voice=speaker, origin=origin)
+
+
+def _read_cells(table: Path, log: DropLog) -> Iterator[tuple[str, list[str]]]:
+    """Yield (`FILE:LINE`, cells) of every line."""
+    try:
+        lines = table.read_bytes().decode("utf-8-sig", errors="surrogateescape").split("\n")
+    except OSError as error:
+        raise DataError(f"table {table} cannot be read: {error}") from error
+    if not lines[-1]:
+        lines.pop()
+    if table.suffix == ".csv":
+        reader = csv.reader(f"{line}\n" for line in lines)
+        cells_of_lines = ((reader.line_num, cells) for cells in reader)
+    else:  # no quoting: a quotation mark in a sentence is a quotation mark
+        cells_of_lines = ((number, line.rstrip("\r").split("\t")) for number, line in enumerate(lines, 1))
+    for number, cells in cells_of_lines:
+        origin = f"{table}:{number}"
+        if not any(cell.strip() for cell in cells):
+            log.drop(Reason.EMPTY_LINE, origin, "the line is empty")
+        elif any("\udc80" <= letter <= "\udcff" for cell in cells for letter in cell):
+            log.drop(Reason.MALFORMED, origin, "the line is not UTF-8")
+        else:
+            yield origin, cells

@@ -1,0 +1,244 @@
+"""Shards: tar files of FLAC clips with an index, so that a corpus is read in order, or a clip by one seek.
+
+A directory of shards holds `shard-00000.tar`, ... in WebDataset's layout (`000000000.flac` and
+`000000000.json` for each clip), `index.jsonl` with a line for each clip, and `index.json`, written last, with
+sizes and checksums. The same clips give the same bytes. Knows no source.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import tarfile
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from train.data.filters import DropLog, Reason, read_drops
+from train.data.manifest import Clip
+from train.errors import DataError
+from train.progress import progress_bar
+
+HEADER = "index.json"
+INDEX = "index.jsonl"
+DROPPED = "dropped.jsonl"
+SCHEMA_VERSION = 1
+
+
+class Entry(msgspec.Struct, frozen=True, kw_only=True):
+    """One clip of a shard: a line of `index.jsonl`, and, without its place, the JSON beside the FLAC."""
+
+    shard: str
+    offset_bytes: int
+    """Where the FLAC begins in the shard."""
+    size_bytes: int
+    duration_s: float
+    text: str
+    language: str | None
+    voice: str | None
+    source: str | None
+    start_s: float
+    """Where the clip began in the recording it was cut from."""
+    origin: str
+    """`FILE:LINE` of the source."""
+
+
+class Shard(msgspec.Struct, frozen=True, kw_only=True):
+    """One tar file, as `index.json` lists it."""
+
+    name: str
+    size_bytes: int
+    sha256: str
+    clips: int
+
+
+class Header(msgspec.Struct, frozen=True, kw_only=True):
+    """`index.json`: what the directory holds, and how it was made."""
+
+    schema_version: int
+    settings: dict[str, Any]
+    clips: int
+    audio_s: float
+    dropped: dict[str, int]
+    index_sha256: str
+    shards: list[Shard]
+
+
+class ShardWriter:
+    """Writes one tar file; it appears under its name only when whole."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._part = path.with_name(f"{path.name}.part")
+        self._file = self._part.open("wb")
+        self._tar = tarfile.open(fileobj=self._file, mode="w", format=tarfile.USTAR_FORMAT)  # noqa: SIM115
+        self.entries: list[Entry] = []
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes written so far."""
+        return self._tar.offset
+
+    def add(self, number: int, flac: bytes, entry: Entry) -> None:
+        """Append a clip.
+
+        Args:
+            number: of the clip in the whole corpus, which names its files.
+            flac: the encoded clip.
+            entry: its row; shard, place and size are filled in here.
+        """
+        offset_bytes = self.size_bytes + tarfile.BLOCKSIZE  # behind the file's header
+        entry = msgspec.structs.replace(
+            entry, shard=self.path.name, offset_bytes=offset_bytes, size_bytes=len(flac)
+        )
+        self._append(f"{number:09d}.flac", flac)
+        said = {key: value for key, value in msgspec.to_builtins(entry).items() if key not in _PLACE}
+        self._append(f"{number:09d}.json", json.dumps(said, ensure_ascii=False).encode())
+        self.entries.append(entry)
+
+    def close(self) -> Shard:
+        """Finish the file, give it its name, and return its description."""
+        self._tar.close()
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self._file.close()
+        shard = Shard(
+            name=self.path.name,
+            size_bytes=self._part.stat().st_size,
+            sha256=file_sha256(self._part),
+            clips=len(self.entries),
+        )
+        self._part.replace(self.path)
+        return shard
+
+    def abandon(self) -> None:
+        """Forget what was written."""
+        self._file.close()
+        self._part.unlink(missing_ok=True)
+
+    def _append(self, name: str, data: bytes) -> None:
+        info = tarfile.TarInfo(name)  # time, owner and group 0: the bytes depend on the clips alone
+        info.size = len(data)
+        self._tar.addfile(info, io.BytesIO(data))
+
+
+def index_lines(entries: Iterable[Entry]) -> bytes:
+    """Return the entries as they stand in `index.jsonl`."""
+    return b"".join(msgspec.json.encode(entry) + b"\n" for entry in entries)
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Write a file that is there whole or not at all, whenever the power goes."""
+    part = path.with_name(f"{path.name}.part")
+    with part.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    part.replace(path)
+
+
+def read_header(directory: Path) -> Header:
+    """Return `index.json` of a directory of shards.
+
+    Raises:
+        DataError: it is missing or broken.
+    """
+    path = directory / HEADER
+    try:
+        header = msgspec.json.decode(path.read_bytes(), type=Header)
+    except FileNotFoundError as error:
+        raise DataError(
+            f"{directory} holds no shards, or their preparation was not finished: {HEADER} is missing"
+        ) from error
+    except (OSError, msgspec.DecodeError) as error:
+        raise DataError(f"{path} cannot be read: {error}") from error
+    if header.schema_version != SCHEMA_VERSION:
+        raise DataError(f"{path} has version {header.schema_version}; this program reads {SCHEMA_VERSION}")
+    return header
+
+
+def read_shards(directory: Path, log: DropLog) -> list[Clip]:
+    """Return the clips of a directory of shards, in order; those of a missing or cut shard go to `log`.
+
+    What the preparation left out is added to the log, so that its reasons are seen again.
+
+    Raises:
+        DataError: the index cannot be read, or the log is strict and a clip is missing.
+    """
+    header = read_header(directory)
+    faults = {shard.name: fault for shard in header.shards if (fault := _size_fault(directory, shard))}
+    if (directory / DROPPED).is_file():
+        for drop in read_drops((directory / DROPPED).read_text(encoding="utf-8")):
+            log.drop(drop.reason, drop.origin, drop.detail)
+    clips = []
+    index = directory / INDEX
+    try:
+        lines = index.read_bytes().splitlines()
+        entries = [msgspec.json.decode(line, type=Entry) for line in lines]
+    except (OSError, msgspec.DecodeError) as error:
+        raise DataError(f"{index} cannot be read: {error}") from error
+    for number, entry in enumerate(entries, 1):
+        origin = f"{index}:{number}"
+        if entry.shard in faults:
+            log.drop(Reason.MISSING, origin, faults[entry.shard])
+            continue
+        clips.append(
+            Clip(
+                path=directory / entry.shard,
+                text=entry.text,
+                start_s=0.0,
+                duration_s=entry.duration_s,
+                language=entry.language,
+                voice=entry.voice,
+                origin=origin,
+                offset_bytes=entry.offset_bytes,
+                size_bytes=entry.size_bytes,
+            )
+        )
+    return clips
+
+
+def verify_shards(directory: Path) -> Header:
+    """Compare every file of a directory of shards with its checksum, and return the header.
+
+    Raises:
+        DataError: naming every file that differs.
+    """
+    header = read_header(directory)
+    wanted = [(INDEX, header.index_sha256), *((shard.name, shard.sha256) for shard in header.shards)]
+    faults = []
+    with progress_bar("verifying", len(wanted), "files") as advance:
+        for name, sha256 in wanted:
+            path = directory / name
+            found = file_sha256(path) if path.is_file() else None
+            if found is None:
+                faults.append(f"{path} is missing")
+            elif found != sha256:
+                faults.append(f"{path} is damaged: its sha256 is {found[:16]}..., {HEADER} says {sha256[:16]}...")
+            advance()
+    if faults:
+        raise DataError("\n".join([*faults, "copy these files again, or prepare the source again"]))
+    return header
+
+
+def file_sha256(path: Path) -> str:
+    """Return the checksum of a file as hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+_PLACE = {"shard", "offset_bytes", "size_bytes"}
+
+
+def _size_fault(directory: Path, shard: Shard) -> str | None:
+    path = directory / shard.name
+    if not path.is_file():
+        return f"{path} does not exist"
+    size_bytes = path.stat().st_size
+    if size_bytes != shard.size_bytes:
+        return f"{path} holds {size_bytes} bytes; {HEADER} says {shard.size_bytes}"
+    return None

@@ -1,0 +1,132 @@
+"""Open any source of clips by its name, as records: one interface over manifests, directories, hub and shards.
+
+Audio is not opened here. `train.data.specs` says how sources are named, `train.data.clips` makes of one what
+training reads.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from train.data.filters import DropLog, HeldOut, sentence_key
+from train.data.hub import read_hub
+from train.data.layouts import COMMON_VOICE_SPLITS, common_voice_dir, read_common_voice, read_folder
+from train.data.manifest import read_audio, read_records
+from train.data.records import Record
+from train.data.shards import HEADER, read_shards
+from train.data.specs import Purpose, SourceSpec, parse_spec
+from train.errors import DataError
+
+_SAGEMAKER_DIR = "/opt/ml"
+_TABLE_SUFFIXES = {".jsonl", ".tsv", ".csv", ".txt", ".json"}
+
+
+def resolve_channel(spec: SourceSpec, purpose: Purpose, language: str) -> SourceSpec:
+    """Return the source that an input channel of a SageMaker training job holds; others as they are.
+
+    Channels lie in `/opt/ml/input/data/NAME`, or below `SAGEMAKER_BASE_DIR` where that is set.
+
+    Raises:
+        DataError: there is no such channel, or what it holds cannot be told.
+    """
+    if spec.kind != "channel":
+        return spec
+    root = Path(os.environ.get("SAGEMAKER_BASE_DIR", _SAGEMAKER_DIR)) / "input" / "data"
+    directory = root / spec.location
+    if not directory.is_dir():
+        there = ", ".join(sorted(path.name for path in root.glob("*") if path.is_dir())) or "none"
+        raise DataError(f"there is no channel '{spec.location}' in {root}; channels: {there}")
+
+    def found(kind: str, location: Path) -> SourceSpec:
+        return dataclasses.replace(spec, kind=kind, location=str(location))
+
+    if (directory / HEADER).is_file():
+        return found("shards", directory)
+    if common_voice_dir(directory, spec.language or language):
+        return found("commonvoice", directory)
+    if manifests := sorted(directory.glob("*.jsonl")):
+        fitting = [path for path in manifests if path.stem.startswith(spec.split or purpose)]
+        chosen = fitting if len(manifests) > 1 else manifests
+        if len(chosen) != 1:
+            names = ", ".join(path.name for path in manifests)
+            raise DataError(f"channel '{spec.location}' holds {names}; choose one with ?split=NAME")
+        return found("manifest", chosen[0])
+    return found("hf" if any(directory.rglob("*.parquet")) else "folder", directory)
+
+
+def read_source(spec: SourceSpec, purpose: Purpose, language: str, log: DropLog) -> Iterator[Record]:
+    """Yield the records of a source, in an order that is always the same; bad rows go to `log`.
+
+    Args:
+        spec: what to read; see `parse_spec`.
+        purpose: decides the split where the source names none.
+        language: Whisper's code, where neither source nor row names one.
+        log: where rows go that are none.
+
+    Raises:
+        DataError: the source cannot be opened, or the log is strict and a row is bad.
+    """
+    spec = resolve_channel(spec, purpose, language)
+    language = spec.language or language
+    path = Path(spec.location)
+    match spec.kind:
+        case "manifest":
+            yield from read_records(path, log)
+        case "commonvoice":
+            yield from read_common_voice(path, spec.split or COMMON_VOICE_SPLITS[purpose], language, log)
+        case "folder":
+            yield from read_folder(path, spec.split, log)
+        case "shards":
+            for clip in read_shards(path, log):
+                yield Record(
+                    audio=read_audio(clip),
+                    text=clip.text,
+                    origin=clip.origin,
+                    language=clip.language,
+                    voice=clip.voice,
+                )
+        case _:
+            yield from read_hub(spec, purpose, language, log)
+
+
+def read_held_out(texts: list[str], purpose: Purpose, language: str, *, voices: bool = True) -> HeldOut:
+    """Return the sentences and, on request, the voices of sources that must not be trained on.
+
+    Raises:
+        DataError: a source cannot be opened.
+    """
+    sentences: dict[str, str] = {}
+    speakers: dict[str, str] = {}
+    for text in texts:
+        for record in read_source(parse_spec(text), purpose, language, DropLog()):
+            if key := sentence_key(record.text):
+                sentences.setdefault(key, record.origin)
+            if voices and record.voice:
+                speakers.setdefault(record.voice, record.origin)
+    return HeldOut(sentences, speakers)
+
+
+def source_fingerprint(spec: SourceSpec, purpose: Purpose, language: str) -> str:
+    """Return a hash that changes when the source's rows do: of its tables, or its files' names and sizes.
+
+    The hub's corpora are told by their names alone.
+    """
+    spec = resolve_channel(spec, purpose, language)
+    digest = hashlib.sha256(f"{spec} {purpose if spec.split is None else ''} {language}".encode())
+    path = Path(spec.location)
+    if spec.kind == "manifest" and path.is_file():
+        digest.update(path.read_bytes())
+    elif spec.kind == "commonvoice" and (release := common_voice_dir(path, spec.language or language)):
+        for split in (spec.split or COMMON_VOICE_SPLITS[purpose]).split("+"):
+            table = release / f"{'dev' if split == 'validation' else split}.tsv"
+            digest.update(table.read_bytes() if table.is_file() else b"")
+    elif spec.kind in ("folder", "hf", "shards") and path.is_dir():
+        for file in sorted(file for file in path.rglob("*") if file.is_file()):
+            digest.update(f"{file.relative_to(path)} {file.stat().st_size}\n".encode())
+            if file.suffix in _TABLE_SUFFIXES:
+                digest.update(file.read_bytes())
+    return digest.hexdigest()
