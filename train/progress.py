@@ -35,8 +35,11 @@ class RateColumn(ProgressColumn):
 
 
 @contextmanager
-def progress_bar(title: str, total: int, unit: str) -> Iterator[Advance]:
-    """Show a bar while the block runs; call the yielded function as `advance(n=1, note="loss 0.5")`."""
+def progress_bar(title: str, total: int | None, unit: str) -> Iterator[Advance]:
+    """Show a bar while the block runs; call the yielded function as `advance(n=1, note="loss 0.5")`.
+
+    A `total` of None is work whose end is not known: no time left is shown.
+    """
     columns = (
         TextColumn("{task.description}"),
         BarColumn(bar_width=30),

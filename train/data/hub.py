@@ -47,7 +47,11 @@ class Preset:
 
 
 _GATED = "accept its terms on https://huggingface.co/datasets/{repo}, then run `hf auth login`"
-_COMMON_VOICE_SPLITS: dict[Purpose, str] = {"train": "train+validation", "valid": "validation", "test": "test"}
+_COMMON_VOICE_SPLITS: dict[Purpose, str] = {
+    "train": "train+validation",
+    "valid": "validation",
+    "test": "test",
+}
 _AI4BHARAT_SPLITS: dict[Purpose, str] = {"train": "train", "valid": "valid", "test": "valid"}
 
 
@@ -97,9 +101,33 @@ PRESETS: dict[str, Preset] = {
     ),
 }
 _REGIONS = {  # FLEURS names a language with the country where it was recorded; India where not said here
-    **{"ar": "ar_eg", "de": "de_de", "en": "en_us", "es": "es_419", "fa": "fa_ir", "fr": "fr_fr", "id": "id_id"},
-    **{"it": "it_it", "ja": "ja_jp", "ko": "ko_kr", "ne": "ne_np", "nl": "nl_nl", "pl": "pl_pl", "ps": "ps_af"},
-    **{"pt": "pt_br", "ru": "ru_ru", "sw": "sw_ke", "th": "th_th", "tr": "tr_tr", "uk": "uk_ua", "ur": "ur_pk"},
+    **{
+        "ar": "ar_eg",
+        "de": "de_de",
+        "en": "en_us",
+        "es": "es_419",
+        "fa": "fa_ir",
+        "fr": "fr_fr",
+        "id": "id_id",
+    },
+    **{
+        "it": "it_it",
+        "ja": "ja_jp",
+        "ko": "ko_kr",
+        "ne": "ne_np",
+        "nl": "nl_nl",
+        "pl": "pl_pl",
+        "ps": "ps_af",
+    },
+    **{
+        "pt": "pt_br",
+        "ru": "ru_ru",
+        "sw": "sw_ke",
+        "th": "th_th",
+        "tr": "tr_tr",
+        "uk": "uk_ua",
+        "ur": "ur_pk",
+    },
     **{"vi": "vi_vn", "zh": "cmn_hans_cn", "yue": "yue_hant_hk", "am": "am_et", "my": "my_mm", "yo": "yo_ng"},
 }
 _AUDIO_COLUMNS = ("audio", "audio_filepath", "path", "file")
@@ -129,7 +157,9 @@ def _open(spec: SourceSpec, preset: Preset | None, split: str, language: str) ->
     try:
         import datasets
     except ImportError as error:
-        raise DataError("corpora of the hub need the package `datasets`: pip install 'shrota[hub]'") from error
+        raise DataError(
+            "corpora of the hub need the package `datasets`: pip install 'shrota[hub]'"
+        ) from error
     options: dict[str, Any] = {}
     if preset:
         repo = spec.repo or preset.repo
@@ -155,13 +185,13 @@ def _open(spec: SourceSpec, preset: Preset | None, split: str, language: str) ->
     # `datasets` raises whatever the network, the hub, the cache or the file format raise.
     except Exception as error:
         reason = str(error).strip().partition("\n")[0] or type(error).__name__
-        advice = f"; {preset.advice}" if preset else f"; is {repo} its name, and have you run `hf auth login`?"
+        advice = (
+            f"; {preset.advice}" if preset else f"; is {repo} its name, and have you run `hf auth login`?"
+        )
         raise DataError(f"{label}, split {split}, cannot be loaded: {reason}{advice}") from error
 
 
-def _records(
-    rows: Any, preset: Preset | None, label: str, language: str, log: DropLog
-) -> Iterator[Record]:
+def _records(rows: Any, preset: Preset | None, label: str, language: str, log: DropLog) -> Iterator[Record]:
     names = list(rows.column_names)
     audio_name = _column(names, preset.audio if preset else None, _AUDIO_COLUMNS, label, "audio")
     text_name = _column(names, preset.text if preset else None, _TEXT_COLUMNS, label, "text")
@@ -184,12 +214,16 @@ def _records(
         )
 
 
-def _column(names: list[str] | None, wanted: str | None, usual: tuple[str, ...], label: str, what: str) -> str:
+def _column(
+    names: list[str] | None, wanted: str | None, usual: tuple[str, ...], label: str, what: str
+) -> str:
     candidates = [wanted] if wanted else usual
     found = next((name for name in candidates if name in (names or [])), None)
     if found is None:
         listed = ", ".join(names or ["none"])
-        raise DataError(f"{label}: no column holds {what}; there are {listed}, expected {' or '.join(candidates)}")
+        raise DataError(
+            f"{label}: no column holds {what}; there are {listed}, expected {' or '.join(candidates)}"
+        )
     return found
 
 

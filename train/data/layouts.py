@@ -88,7 +88,9 @@ def read_folder(directory: Path, split: str | None, log: DropLog) -> Iterator[Re
             return
     audio = [path for path in sorted(directory.rglob("*")) if path.suffix.lower() in _AUDIO_SUFFIXES]
     if not audio:
-        raise DataError(f"{directory} holds no audio files; transcripts are NAME.txt beside NAME.wav, .mp3, ...")
+        raise DataError(
+            f"{directory} holds no audio files; transcripts are NAME.txt beside NAME.wav, .mp3, ..."
+        )
     for path in audio:
         transcript = path.with_suffix(".txt")
         try:

@@ -21,7 +21,8 @@ from train.data.filters import DropLog, Filters, Reason
 from train.data.records import Record
 from train.errors import DataError
 
-_MOST_MISSING_S = 0.25  # of a clip's announced length: lossy formats are a frame or two out
+MOST_MISSING_S = 0.25
+"""Of a clip's announced length: lossy formats are a frame or two out."""
 
 
 class Row(msgspec.Struct, kw_only=True):
@@ -156,7 +157,7 @@ def load_samples(clip: Clip) -> Samples:
         raise DataError(f"{clip.origin}: {clip.path} cannot be decoded: {error}") from error
     if not len(samples):
         raise DataError(f"{clip.origin}: {clip.path} ends before {clip.start_s} s, where the clip begins")
-    if len(samples) < n_samples - _MOST_MISSING_S * SAMPLE_RATE:
+    if len(samples) < n_samples - MOST_MISSING_S * SAMPLE_RATE:
         end_s = clip.start_s + len(samples) / SAMPLE_RATE
         raise DataError(
             f"{clip.origin}: {clip.path} is cut off: it ends after {end_s:.2f} s, the clip"

@@ -218,7 +218,9 @@ def verify_shards(directory: Path) -> Header:
             if found is None:
                 faults.append(f"{path} is missing")
             elif found != sha256:
-                faults.append(f"{path} is damaged: its sha256 is {found[:16]}..., {HEADER} says {sha256[:16]}...")
+                faults.append(
+                    f"{path} is damaged: its sha256 is {found[:16]}..., {HEADER} says {sha256[:16]}..."
+                )
             advance()
     if faults:
         raise DataError("\n".join([*faults, "copy these files again, or prepare the source again"]))

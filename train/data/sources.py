@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from train.data.filters import DropLog, HeldOut, sentence_key
@@ -93,8 +93,18 @@ def read_source(spec: SourceSpec, purpose: Purpose, language: str, log: DropLog)
             yield from read_hub(spec, purpose, language, log)
 
 
-def read_held_out(texts: list[str], purpose: Purpose, language: str, *, voices: bool = True) -> HeldOut:
+def count_records(spec: SourceSpec, purpose: Purpose, language: str) -> int | None:
+    """Return how many records a source has; None where telling costs as much as reading it."""
+    spec = resolve_channel(spec, purpose, language)
+    if spec.kind not in ("manifest", "commonvoice", "folder"):
+        return None
+    return sum(1 for _ in read_source(spec, purpose, language, DropLog()))
+
+
+def read_held_out(texts: Sequence[str], purpose: Purpose, language: str, *, voices: bool = True) -> HeldOut:
     """Return the sentences and, on request, the voices of sources that must not be trained on.
+
+    Their own bad rows are passed over: reading them for what they are meant for will tell.
 
     Raises:
         DataError: a source cannot be opened.

@@ -25,7 +25,15 @@ from train.errors import DataError
 
 Purpose = Literal["train", "valid", "test"]
 """What clips are wanted for: it decides which split is read where a source names none."""
-PRESETS = ("common_voice", "common_voice_11", "common_voice_17", "fleurs", "indicvoices", "kathbath", "openslr64")
+PRESETS = (
+    "common_voice",
+    "common_voice_11",
+    "common_voice_17",
+    "fleurs",
+    "indicvoices",
+    "kathbath",
+    "openslr64",
+)
 KINDS = ("manifest", "commonvoice", "folder", "hf", "shards", "channel")
 _OPTIONS = ("split", "language", "streaming", "strict", "repo")
 
@@ -86,7 +94,9 @@ def parse_spec(text: str) -> SourceSpec:
         kind, location = "manifest", body
     else:
         known = ", ".join([*(f"{kind}:..." for kind in KINDS), *PRESETS])
-        raise DataError(f"'{text}' is no source of clips; it is the path of a .jsonl manifest, or one of {known}")
+        raise DataError(
+            f"'{text}' is no source of clips; it is the path of a .jsonl manifest, or one of {known}"
+        )
     if not location:
         raise DataError(f"'{text}' lacks what comes after '{kind}:'")
     values = dict(parse_qsl(query.replace("+", "%2B"), keep_blank_values=True))
