@@ -16,7 +16,8 @@ from typing import Any, Literal
 
 import yaml
 
-from train.errors import TrainConfigError
+from train.data.specs import parse_spec
+from train.errors import DataError, TrainConfigError
 from train.normalise import PROFILES
 
 
@@ -61,14 +62,19 @@ class TrainConfig:
     task: Literal["transcribe", "translate"] = "transcribe"
     """What the adapter writes: the language itself, or English."""
 
-    train_manifest: Path
-    """JSONL of training clips."""
-    valid_manifest: Path | None = None
-    """JSONL of clips for the loss curve; sentences not in training."""
-    test_manifests: tuple[Path, ...] = ()
-    """JSONL files scored after training, base against tuned."""
+    train_data: tuple[str, ...]
+    """Sources of training clips: FILE.jsonl, shards:DIR, commonvoice:DIR, folder:DIR, hf:REPO, fleurs, ..."""
+    valid_data: tuple[str, ...] = ()
+    """Sources of clips for the loss curve; sentences not in training."""
+    test_data: tuple[str, ...] = ()
+    """Sources scored after training, base against tuned. A bad row ends the run before it begins, unless the
+    source is named with `?strict=false`."""
+    strict: bool = False
+    """End at the first bad row of the training and validation data instead of leaving it out."""
+    held_out: Literal["sentences and voices", "sentences", "nothing"] = "sentences and voices"
+    """What of the test data is left out of training; sentences of the validation data always go with it."""
     max_eval_clips: int = 0
-    """Score at most this many clips of each test manifest; 0 scores all."""
+    """Score at most this many clips of each test source; 0 scores all."""
     evaluate_base: bool = True
     """Score the base model alone beside the tuned one."""
     profile: str = "marathi"
@@ -166,10 +172,8 @@ class TrainConfig:
                     **dict.fromkeys(("seed", "n_threads", "weight_decay"), 0),
                 }.items()
             ),
-            (
-                len({manifest.stem for manifest in self.test_manifests}) == len(self.test_manifests),
-                "test_manifests must differ in their file names: scores are listed by them",
-            ),
+            (bool(self.train_data), "train_data is empty: there is nothing to learn from"),
+            *((False, fault) for fault in self._source_faults()),
             *(
                 (0 <= value <= 1, f"{name} is {value}; a probability lies between 0 and 1")
                 for name, value in {
@@ -189,6 +193,23 @@ class TrainConfig:
         faults = [message for holds, message in rules if not holds]
         if faults:
             raise TrainConfigError(faults)
+
+    def _source_faults(self) -> list[str]:
+        """Return what is wrong with the names of the sources."""
+        faults: list[str] = []
+        names: list[str] = []
+        for key in ("train_data", "valid_data", "test_data"):
+            for text in getattr(self, key):
+                try:
+                    spec = parse_spec(text)
+                except DataError as error:
+                    faults.append(f"{key}: {error}")
+                    continue
+                if key == "test_data":
+                    names.append(spec.name)
+        if len(set(names)) < len(names):
+            faults.append("test_data must differ in their names: scores are listed by them")
+        return faults
 
 
 def load_config(path: Path, overrides: Sequence[str] = ()) -> TrainConfig:
@@ -222,7 +243,7 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> TrainConfig:
     known = _convert(TrainConfig, values, "", faults)
     try:
         # What is missing or unreadable is reported already: anything stands in, to have the rest checked.
-        config = TrainConfig(**{"name": "", "output_dir": Path(), "train_manifest": Path(), **known})
+        config = TrainConfig(**{"name": "", "output_dir": Path(), "train_data": ("-.jsonl",), **known})
     except TrainConfigError as error:
         faults += error.faults
     if faults:

@@ -5,8 +5,8 @@
     python -m train.prepare data/mr/train.jsonl --output-dir shards/mr --upload s3://bucket/shards/mr
     python -m train.prepare --verify shards/mr
 
-A preparation that is stopped goes on where it was when the same command is given again, and ends with the same
-bytes. Training reads the result as `--train_data shards:DIR`.
+A preparation that is stopped goes on where it was when the same command is given again, and ends with the
+same bytes. Training reads the result as `--train_data shards:DIR`.
 """
 
 from __future__ import annotations

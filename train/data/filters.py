@@ -208,8 +208,8 @@ _SCRIPT_LANGUAGES = {
     "KATAKANA-HIRAGANA": "ja",
     "KHMER": "km",
     "LAO": "lo",
-    "LATIN": "af az br bs ca cs cy da de en es et eu fi fo fr gl ha haw hr ht hu id is it jw la lb ln lt lv mg mi"
-    " ms mt nl nn no oc pl pt ro sk sl sn so sq sr su sv sw tk tl tr uz vi yo",
+    "LATIN": "af az br bs ca cs cy da de en es et eu fi fo fr gl ha haw hr ht hu id is it jw la lb ln lt lv"
+    " mg mi ms mt nl nn no oc pl pt ro sk sl sn so sq sr su sv sw tk tl tr uz vi yo",
     "MALAYALAM": "ml",
     "MYANMAR": "my",
     "SINHALA": "si",

@@ -20,9 +20,9 @@ from train.data.specs import Purpose, SourceSpec
 from train.errors import DataError
 
 COMMON_VOICE_MOVED = (
-    "Common Voice left the Hugging Face hub for the Mozilla Data Collective: download the tarball of your language"
-    " from https://mozilladatacollective.com, unpack it, and name the directory that holds train.tsv as"
-    " commonvoice:DIR"
+    "Common Voice left the Hugging Face hub for the Mozilla Data Collective: download the tarball of your"
+    " language from https://mozilladatacollective.com, unpack it, and name the directory that holds train.tsv"
+    " as commonvoice:DIR"
 )
 _SPLITS: dict[Purpose, str] = {"train": "train", "valid": "validation", "test": "test"}
 _CONVERTED = "refs/convert/parquet"
@@ -96,8 +96,8 @@ PRESETS: dict[str, Preset] = {
         config="SLR64",
         splits={"train": "train"},
         converted=True,
-        advice="download mr_in_female.zip and line_index.tsv from https://openslr.org/64, unpack them into one"
-        " directory, and name it as folder:DIR",
+        advice="download mr_in_female.zip and line_index.tsv from https://openslr.org/64, unpack them into"
+        " one directory, and name it as folder:DIR",
     ),
 }
 _REGIONS = {  # FLEURS names a language with the country where it was recorded; India where not said here

@@ -25,7 +25,7 @@ _VOICE_COLUMNS = ("client_id", "speaker_id", "speaker", "voice")
 
 
 def common_voice_dir(directory: Path, language: str) -> Path | None:
-    """Return the directory that holds the tables of a release: this one, or a language's below; None if none."""
+    """Return the directory with the tables of a release: this one, or a language's below; None if none."""
     for candidate in (directory, directory / language, *sorted(directory.glob(f"cv-corpus-*/{language}"))):
         if any((candidate / f"{name}.tsv").is_file() for name in ("train", "dev", "test", "validated")):
             return candidate
@@ -152,7 +152,7 @@ def _read_listed(directory: Path, table: Path, log: DropLog) -> Iterator[Record]
 
 
 def _read_line_index(table: Path, log: DropLog) -> Iterator[TableRow]:
-    """Yield the rows of OpenSLR's crowdsourced corpora: `mrt_02436_00011399801<TAB>text`, names without suffix."""
+    """Yield the rows of OpenSLR's corpora: `mrt_02436_00011399801<TAB>text`, names without suffix."""
     for origin, cells in _read_cells(table, log):
         if len(cells) < 2:
             log.drop(Reason.MALFORMED, origin, "the line has no tab between name and text")

@@ -1,4 +1,4 @@
-"""Open any source of clips by its name, as records: one interface over manifests, directories, hub and shards.
+"""Open any source of clips by its name, as records: one interface over files, directories, hub and shards.
 
 Audio is not opened here. `train.data.specs` says how sources are named, `train.data.clips` makes of one what
 training reads.
