@@ -35,7 +35,7 @@ import typer  # noqa: E402
 from rich.console import Console  # noqa: E402
 
 from serve.features import SAMPLE_RATE, Samples  # noqa: E402
-from train.data.manifest import Clip, load_samples, read_manifest  # noqa: E402
+from train.data.manifest import Clip, load_samples, read_audio, read_manifest  # noqa: E402
 from train.evaluate import REPORTED_PROFILES, score_table  # noqa: E402
 from train.progress import progress_bar  # noqa: E402
 from train.scoring import score  # noqa: E402
@@ -90,7 +90,7 @@ def measure_accuracy(
     with progress_bar(f"{manifest.stem}, {adapter or 'tuned'}", len(clips), "clips") as advance:
         for clip in clips:
             started = time.perf_counter()
-            answer = client.post("/invocations", content=clip.path.read_bytes(), params=parameters)
+            answer = client.post("/invocations", content=read_audio(clip), params=parameters)
             latencies_s.append(time.perf_counter() - started)
             texts.append(answer.raise_for_status().json()["text"])
             advance()
@@ -162,7 +162,7 @@ def measure_bad_input(client: httpx.Client, clip: Clip) -> dict[str, Any]:
     results: dict[str, Any] = {}
     for name, (content_type, body) in bodies.items():
         bad = client.post("/invocations", content=body, headers={"content-type": content_type})
-        good = client.post("/invocations", content=clip.path.read_bytes())
+        good = client.post("/invocations", content=read_audio(clip))
         results[name] = {"status": bad.status_code, **bad.json()["error"], "next_request": good.status_code}
     return results
 

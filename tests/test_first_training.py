@@ -36,9 +36,9 @@ def trained(corpus, tmp_path_factory) -> tuple[Path, str]:
     """The run directory after the one command of an engineer, and what the command printed."""
     run_dir = tmp_path_factory.mktemp("run")
     manifests = {
-        "train_manifest": corpus / "train.jsonl",
-        "valid_manifest": corpus / "valid.jsonl",
-        "test_manifests": corpus / "test-everyday.jsonl",
+        "train_data": corpus / "train.jsonl",
+        "valid_data": corpus / "valid.jsonl",
+        "test_data": corpus / "test-everyday.jsonl",
     }
     options = {**manifests, "output_dir": run_dir, "max_eval_clips": 2}
     overrides = [word for key, value in options.items() for word in (f"--{key}", str(value))]
@@ -82,10 +82,10 @@ def test_a_child_process_serves_the_artifact_and_answers_in_devanagari(trained, 
 def test_the_same_command_again_does_not_train_again(trained, corpus):
     run_dir, _ = trained
     before = (run_dir / "metrics.jsonl").read_bytes()
-    options = {"train_manifest": corpus / "train.jsonl", "valid_manifest": corpus / "valid.jsonl"}
+    options = {"train_data": corpus / "train.jsonl", "valid_data": corpus / "valid.jsonl"}
     overrides = [word for key, value in options.items() for word in (f"--{key}", str(value))]
     run_python(
         *("train/run.py", "--config", "train/configs/smoke.yaml", "--output_dir", str(run_dir)),
-        *("--test_manifests", "[]", *overrides),
+        *("--test_data", "[]", *overrides),
     )
     assert (run_dir / "metrics.jsonl").read_bytes() == before

@@ -24,6 +24,7 @@ RUNTIMES_OUTSIDE_THE_ENGINE = {
     "serve.features": {"transformers"},  # Whisper's feature extractor
     "serve.segmentation": {"onnxruntime", "silero_vad"},  # the detector of speech
 }
+TRAIN_EXTRAS = ("train", "hub", "s3")
 STEPS = {"audio", "segmentation", "features", "scheduler", "decoding", "transcript", "formats"}
 
 
@@ -170,7 +171,7 @@ def test_tests_are_no_packages_so_that_they_shadow_none():
 
 @pytest.mark.parametrize(
     ("folder", "extras"),
-    [("serve", ()), ("train", ("train",)), ("tests", ("train", "test")), ("bench", ("train", "test"))],
+    [("serve", ()), ("train", TRAIN_EXTRAS), ("tests", (*TRAIN_EXTRAS, "test")), ("bench", ("train", "test"))],
 )
 def test_every_imported_distribution_is_declared(folder, extras):
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]

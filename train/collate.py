@@ -5,7 +5,8 @@ Features come from `serve.features`: training sees exactly what the server will 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import dataclasses
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,7 +17,9 @@ from serve.features import MAX_WINDOW_S, SAMPLE_RATE, FeatureExtractor, Samples,
 from train.augment import Augmenter
 from train.batches import JOIN_PAUSE_S, ExamplePlan
 from train.config import TrainConfig
+from train.data.filters import DropLog, Reason
 from train.data.manifest import Clip, load_samples
+from train.errors import DataError
 from train.no_speech import no_speech
 from train.targets import Sentence, Target, TargetBuilder
 
@@ -41,7 +44,11 @@ class Batch:
 
 
 class Collator:
-    """Builds batches from clips. `augmented` is False for validation: no change, constant margin."""
+    """Builds batches from clips. `augmented` is False for validation: no change, constant margin.
+
+    A clip that cannot be decoded is left out of its example and counted in `log`; without a log, or with a
+    strict one, it ends the run.
+    """
 
     def __init__(
         self,
@@ -51,23 +58,30 @@ class Collator:
         tokenizer: WhisperTokenizer,
         *,
         augmented: bool,
+        log: DropLog | None = None,
     ) -> None:
         self.clips = clips
         self.config = config
         self.features = features
         self.tokenizer = tokenizer
         self.augmented = augmented
+        self.log = log if log is not None else DropLog(strict=True)
         self._targets = TargetBuilder(tokenizer)
 
     def collate(self, batch: Sequence[ExamplePlan], key: Sequence[int]) -> Batch:
         """Return the tensors of a batch; the same `key` gives the same random choices.
 
         Raises:
-            DataError: a clip cannot be decoded.
+            DataError: a clip cannot be decoded, and the log is strict.
         """
+        decoded = self._decode(batch)
+        batch = [
+            dataclasses.replace(example, clips=tuple(index for index in example.clips if index in decoded))
+            for example in batch
+        ]  # what is left without any clip becomes an example without speech
         rng = np.random.default_rng([self.config.seed, *key])
         augmenter = Augmenter(self.config.augment, rng)
-        windows = [self._wave(example, augmenter, rng) for example in batch]
+        windows = [self._wave(example, decoded, augmenter, rng) for example in batch]
         window_s = self._window_s(max(len(wave) for wave, _ in windows), rng)
         log_mels = []
         for wave, _ in windows:
@@ -87,8 +101,23 @@ class Collator:
             audio_s=sum(len(wave) for wave, _ in windows) / SAMPLE_RATE,
         )
 
+    def _decode(self, batch: Sequence[ExamplePlan]) -> dict[int, Samples]:
+        """Return the samples of every clip of the batch that can be decoded."""
+        decoded: dict[int, Samples] = {}
+        for index in (index for example in batch for index in example.clips):
+            clip = self.clips[index]
+            try:
+                decoded[index] = load_samples(clip)
+            except DataError as error:
+                self.log.drop(Reason.UNDECODABLE, clip.origin, str(error).removeprefix(f"{clip.origin}: "))
+        return decoded
+
     def _wave(
-        self, example: ExamplePlan, augmenter: Augmenter, rng: np.random.Generator
+        self,
+        example: ExamplePlan,
+        decoded: Mapping[int, Samples],
+        augmenter: Augmenter,
+        rng: np.random.Generator,
     ) -> tuple[Samples, list[Sentence]]:
         """Return the samples of an example, and which sentence is spoken when."""
         if not example.clips:
@@ -98,7 +127,7 @@ class Collator:
         sentences: list[Sentence] = []
         at_s = 0.0
         for index in example.clips:
-            pieces += [np.zeros(round(pause_s * SAMPLE_RATE), np.float32), load_samples(self.clips[index])]
+            pieces += [np.zeros(round(pause_s * SAMPLE_RATE), np.float32), decoded[index]]
             start_s, at_s = at_s + pause_s, at_s + pause_s + len(pieces[-1]) / SAMPLE_RATE
             sentences.append(Sentence(text=self.clips[index].text, start_s=start_s, end_s=at_s))
             pause_s = rng.uniform(*JOIN_PAUSE_S)

@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
 from peft import PeftModel
 
-from train.batches import ExamplePlan, plan_epoch
+from train.batches import ExamplePlan, plan_epoch, shard_numbers
 from train.checkpoint import Position, load_checkpoint, newest_checkpoint, save_checkpoint
 from train.collate import Batch, Collator
 from train.config import TrainConfig
@@ -58,15 +59,20 @@ def train_adapter(
         TrainError: the loss was not finite for twenty batches in a row.
     """
     optimiser = AdapterOptimiser(model, config, device)
-    durations_s = [clip.duration_s for clip in train_data.clips]
-    total_steps = _total_steps(durations_s, config)
+    plan = partial(
+        plan_epoch,
+        [clip.duration_s for clip in train_data.clips],
+        config,
+        shards=shard_numbers(train_data.clips),
+    )
+    total_steps = _total_steps(plan, config)
     position = _resume(config, model, optimiser.adamw)
     metrics = MetricsLog(config.output_dir / "metrics.jsonl", position.step)
     checkpoints = config.output_dir / "checkpoints"
     save = _Saver(
         lambda: save_checkpoint(checkpoints, model, optimiser.adamw, position, config.keep_checkpoints)
     )
-    planned = _planned_batches(durations_s, config, position.epoch, position.batch)
+    planned = _planned_batches(plan, position.epoch, position.batch)
 
     with (
         stop_on_signals() as stop,
@@ -111,10 +117,10 @@ def _is_due(step: int, every_steps: int, last: bool) -> bool:
     return every_steps > 0 and (last or step % every_steps == 0)
 
 
-def _total_steps(durations_s: Sequence[float], config: TrainConfig) -> int:
+def _total_steps(plan: EpochPlanner, config: TrainConfig) -> int:
     if config.max_steps:
         return config.max_steps
-    per_epoch = len(plan_epoch(durations_s, config, 0)) / config.accumulate_batches
+    per_epoch = len(plan(epoch=0)) / config.accumulate_batches
     return max(1, round(config.epochs * per_epoch))
 
 
@@ -128,16 +134,15 @@ def _resume(config: TrainConfig, model: PeftModel, adamw: torch.optim.Optimizer)
 
 
 PlannedBatch = tuple[int, int, list[ExamplePlan]]
+EpochPlanner = Callable[..., list[list[ExamplePlan]]]
 
 
-def _planned_batches(
-    durations_s: Sequence[float], config: TrainConfig, epoch: int, first: int
-) -> Iterator[PlannedBatch]:
+def _planned_batches(plan: EpochPlanner, epoch: int, first: int) -> Iterator[PlannedBatch]:
     """Yield (epoch, number, examples) without end, from a position on."""
     while True:
-        plan = plan_epoch(durations_s, config, epoch)
-        for number in range(first, len(plan)):
-            yield epoch, number, plan[number]
+        batches = plan(epoch=epoch)
+        for number in range(first, len(batches)):
+            yield epoch, number, batches[number]
         epoch, first = epoch + 1, 0
 
 

@@ -33,7 +33,7 @@ def run(config: TrainConfig) -> int:
     from serve.base_model import resolve_base_model
     from serve.features import FeatureExtractor
     from train.collate import Collator
-    from train.data.manifest import drop_long_clips, read_manifest
+    from train.data.corpus import load_corpus
     from train.evaluate import evaluate_artifact
     from train.export import export_artifact, publish_artifact, record_evaluation
     from train.loop import train_adapter
@@ -47,18 +47,17 @@ def run(config: TrainConfig) -> int:
     config.output_dir.mkdir(parents=True, exist_ok=True)
     (config.output_dir / "config.yaml").write_text(dump_config(config), encoding="utf-8")
 
-    train_clips, n_dropped = drop_long_clips(read_manifest(config.train_manifest), config.max_window_s)
-    console.print(
-        f"{len(train_clips)} training clips, {n_dropped} longer than {config.max_window_s:g} s left out"
-    )
+    corpus = load_corpus(config)
+    console.print(f"{len(corpus.train)} training clips, {len(corpus.log)} left out")
+    left_out = config.output_dir / "data" / "left-out.jsonl"
+    corpus.log.report(console, left_out)
     base_dir = resolve_base_model(config.base_model)
     features = FeatureExtractor(base_dir)
     tokenizer = WhisperTokenizer.from_pretrained(str(base_dir))
-    train_data = Collator(train_clips, config, features, tokenizer, augmented=True)
+    train_data = Collator(corpus.train, config, features, tokenizer, augmented=True, log=corpus.log)
     valid_data = None
-    if config.valid_manifest:
-        valid_clips, _ = drop_long_clips(read_manifest(config.valid_manifest), config.max_window_s)
-        valid_data = Collator(valid_clips, config, features, tokenizer, augmented=False)
+    if corpus.valid:
+        valid_data = Collator(corpus.valid, config, features, tokenizer, augmented=False, log=corpus.log)
 
     model = build_model(base_dir, config, device)
     if config.continue_from:
@@ -67,7 +66,10 @@ def run(config: TrainConfig) -> int:
     console.print(
         f"{trainable:,} of {total:,} parameters are trained, base in {config.quantization} on {device}"
     )
+    n_before = len(corpus.log)
     outcome = train_adapter(model, config, train_data, valid_data, device)
+    if len(corpus.log) > n_before:
+        corpus.log.report(console, left_out, "left out, those found while training among them")
     if not outcome.finished:
         console.print(
             f"stopped at step {outcome.step} of {outcome.total_steps}; the same command goes on from there"
@@ -76,7 +78,7 @@ def run(config: TrainConfig) -> int:
 
     artifact_dir = export_artifact(model, base_dir, config, outcome)
     del model
-    scores = evaluate_artifact(artifact_dir, config, console)
+    scores = evaluate_artifact(artifact_dir, config, corpus.tests, console)
     record_evaluation(artifact_dir, scores)
     write_report(config, outcome, artifact_dir, scores)
     if config.publish_to:

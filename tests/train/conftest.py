@@ -61,7 +61,7 @@ def tiny_config(tiny_base_dir: Path, tiny_manifest: Path, tmp_path: Path) -> Cal
             "output_dir": tmp_path / "run",
             "base_model": str(tiny_base_dir),
             "quantization": "none",
-            "train_manifest": tiny_manifest,
+            "train_data": (str(tiny_manifest),),
             "lora_rank": 4,
             "lora_alpha": 8,
             "lora_dropout": 0.0,
@@ -91,7 +91,7 @@ def tiny_collator(tiny_base_dir: Path) -> Callable[..., Collator]:
 
     def make(config: TrainConfig, *, augmented: bool = True) -> Collator:
         return Collator(
-            read_manifest(config.train_manifest), config, features, tokenizer, augmented=augmented
+            read_manifest(Path(config.train_data[0])), config, features, tokenizer, augmented=augmented
         )
 
     return make

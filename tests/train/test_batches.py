@@ -15,7 +15,7 @@ DURATIONS_S = np.random.default_rng(0).uniform(0.6, 11.0, 1_300).tolist()
 
 def config(**values):
     return TrainConfig(
-        **{"name": "x", "output_dir": Path("x"), "train_manifest": Path("x"), "max_window_s": 14, **values}
+        **{"name": "x", "output_dir": Path("x"), "train_data": ("x.jsonl",), "max_window_s": 14, **values}
     )
 
 

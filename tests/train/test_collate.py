@@ -29,7 +29,7 @@ def collator(whisper_base_dir, tiny_manifest):
     clips = read_manifest(tiny_manifest)
 
     def make(*, augmented=True, **changes):
-        config = TrainConfig(name="x", output_dir=Path("x"), train_manifest=tiny_manifest, **changes)
+        config = TrainConfig(name="x", output_dir=Path("x"), train_data=(str(tiny_manifest),), **changes)
         return Collator(clips, config, features, tokenizer, augmented=augmented)
 
     return make

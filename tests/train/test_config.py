@@ -12,7 +12,7 @@ from train.config import AugmentConfig, TrainConfig, describe_keys, dump_config,
 from train.errors import TrainConfigError
 
 CONFIGS = sorted((Path(__file__).parents[2] / "train" / "configs").glob("*.yaml"))
-REQUIRED = {"name": "tiny", "output_dir": "runs/tiny", "train_manifest": "train.jsonl"}
+REQUIRED = {"name": "tiny", "output_dir": "runs/tiny", "train_data": ["train.jsonl"]}
 
 
 @pytest.fixture
@@ -90,7 +90,7 @@ def test_missing_keys_are_named(tmp_path):
     for fault in (
         "'name' is missing",
         "'output_dir' is missing",
-        "'train_manifest' is missing",
+        "'train_data' is missing",
         "lora_rank is 0",
     ):
         assert fault in text
@@ -115,7 +115,11 @@ def test_missing_keys_are_named(tmp_path):
         ("lora_rank", float("inf")),
         ("lora_rank", 1.5),
         ("lora_rank", True),
-        ("test_manifests", ["a/test.jsonl", "b/test.jsonl"]),
+        ("test_data", ["a/test.jsonl", "b/test.jsonl"]),
+        ("test_data", ["cassette:tape"]),
+        ("train_data", []),
+        ("train_data", ["fleurs?splitt=train"]),
+        ("held_out", "voices"),
     ],
 )
 def test_a_value_that_cannot_work_is_refused_by_name(config_file, key, value):
@@ -140,14 +144,14 @@ def test_a_file_that_cannot_be_read_is_one_sentence(tmp_path):
 
 def test_what_is_dumped_loads_as_the_same_configuration(tmp_path, config_file):
     config = load_config(
-        config_file(test_manifests=["a.jsonl"], publish_to="out", augment={"speed": 0.5}, name="श्रोता")
+        config_file(test_data=["a.jsonl"], publish_to="out", augment={"speed": 0.5}, name="श्रोता")
     )
     (tmp_path / "dumped.yaml").write_text(dump_config(config), encoding="utf-8")
     assert load_config(tmp_path / "dumped.yaml") == config
 
 
 def test_a_configuration_cannot_be_changed():
-    config = TrainConfig(name="x", output_dir=Path("x"), train_manifest=Path("x"))
+    config = TrainConfig(name="x", output_dir=Path("x"), train_data=("x.jsonl",))
     with pytest.raises(dataclasses.FrozenInstanceError):
         config.seed = 1
     with pytest.raises(dataclasses.FrozenInstanceError):

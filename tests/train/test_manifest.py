@@ -10,7 +10,7 @@ import pytest
 import soundfile
 
 from serve.features import SAMPLE_RATE
-from train.data.manifest import drop_long_clips, load_samples, read_manifest
+from train.data.manifest import load_samples, read_manifest
 from train.errors import DataError
 
 
@@ -82,7 +82,7 @@ def test_other_formats_and_rates_are_decoded_as_in_serving(ramp, tmp_path):
 def test_a_bad_line_is_named_by_file_and_line(ramp, tmp_path, row, named):
     good = {"audio": "ramp.wav", "text": "क"}
     with pytest.raises(DataError, match=rf"clips\.jsonl:3: .*{named}"):
-        read_manifest(manifest(tmp_path, good, "", row))
+        read_manifest(manifest(tmp_path, good, good, row))
 
 
 def test_audio_that_ends_before_the_clip_is_named(ramp, tmp_path):
@@ -94,11 +94,5 @@ def test_audio_that_ends_before_the_clip_is_named(ramp, tmp_path):
 @pytest.mark.parametrize("content", [b"", b"\n\n", b"\xff\xfe\x00"])
 def test_a_manifest_without_clips_is_refused(tmp_path, content):
     (tmp_path / "clips.jsonl").write_bytes(content)
-    with pytest.raises(DataError, match=r"clips\.jsonl (holds no clips|cannot be read)"):
+    with pytest.raises(DataError, match=r"clips\.jsonl (holds no clips)|clips\.jsonl:1: "):
         read_manifest(tmp_path / "clips.jsonl")
-
-
-def test_clips_longer_than_a_window_are_counted_and_left_out(ramp, tmp_path):
-    rows = [{"audio": "ramp.wav", "text": "क", "end_s": end_s} for end_s in (1.0, 1.5, 2.0)]
-    kept, n_dropped = drop_long_clips(read_manifest(manifest(tmp_path, *rows)), 1.5)
-    assert [clip.duration_s for clip in kept] == [1.0, 1.5] and n_dropped == 1

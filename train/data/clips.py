@@ -43,7 +43,9 @@ def load_clips(
         key = hashlib.sha256(f"{spec} {purpose} {fingerprint}".encode()).hexdigest()[:8]
         directory = prepare_dir / f"{spec.name}-{key}"
         limits = (
-            Filters() if purpose == "test" else Filters(min_duration_s=MIN_CLIP_S, max_duration_s=MAX_CLIP_S)
+            Filters(silent=True)
+            if purpose == "test"
+            else Filters(min_duration_s=MIN_CLIP_S, max_duration_s=MAX_CLIP_S)
         )
         prepare_source(
             Preparation(

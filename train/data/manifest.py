@@ -7,7 +7,7 @@ clip, whether it is a file or a stretch of bytes in a shard. Knows no model.
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import msgspec
@@ -100,13 +100,13 @@ def read_manifest(path: Path, log: DropLog | None = None, filters: Filters | Non
     Args:
         path: the JSONL file.
         log: where bad lines go; without one, the first ends the reading.
-        filters: what the clips must be like.
+        filters: what the clips must be like; without any, an empty text passes too.
 
     Raises:
         DataError: the first bad line, by file and line, where the log is strict; or no line is good.
     """
     log = log if log is not None else DropLog(strict=True)
-    clips = list(_checked(read_records(path, log), log, filters or Filters()))
+    clips = list(_checked(read_records(path, log), log, filters or Filters(silent=True)))
     if not clips:
         raise DataError(f"manifest {path} holds no clips{_why(log)}")
     return clips
@@ -164,12 +164,6 @@ def load_samples(clip: Clip) -> Samples:
             f" after {clip.start_s + clip.duration_s:.2f} s"
         )
     return np.asarray(samples, dtype=np.float32)
-
-
-def drop_long_clips(clips: Sequence[Clip], max_duration_s: float) -> tuple[list[Clip], int]:
-    """Return the clips that fit one window, and how many did not."""
-    kept = [clip for clip in clips if clip.duration_s <= max_duration_s]
-    return kept, len(clips) - len(kept)
 
 
 def _checked(records: Iterable[Record], log: DropLog, filters: Filters) -> Iterator[Clip]:

@@ -78,6 +78,7 @@ class Preparation:
             "purpose": self.purpose,
             "language": self.language,
             "script_of": self.filters.language,
+            "silent": self.filters.silent,
             "min_duration_s": self.filters.min_duration_s,
             "max_duration_s": min(self.filters.max_duration_s, AudioLimits().max_audio_s),
             "held_out": hashlib.sha256("\n".join(held_out).encode()).hexdigest() if held_out else None,
