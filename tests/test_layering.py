@@ -171,7 +171,12 @@ def test_tests_are_no_packages_so_that_they_shadow_none():
 
 @pytest.mark.parametrize(
     ("folder", "extras"),
-    [("serve", ()), ("train", TRAIN_EXTRAS), ("tests", (*TRAIN_EXTRAS, "test")), ("bench", ("train", "test"))],
+    [
+        ("serve", ()),
+        ("train", TRAIN_EXTRAS),
+        ("tests", (*TRAIN_EXTRAS, "test")),
+        ("bench", ("train", "test")),
+    ],
 )
 def test_every_imported_distribution_is_declared(folder, extras):
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]

@@ -26,7 +26,7 @@ MAX_CLIP_S = 30.0
 MIN_CLIP_S = 0.1
 """Shorter than any word."""
 _EXAMPLES_KEPT = 5  # of each reason, for the table
-_LEAST_SHARE = 0.5  # of a text's letters in the script of its language: names and loanwords may be in another
+_LEAST_SHARE = 0.5  # of a text's words, and of a word's letters, in the script of the language
 
 
 class Reason(StrEnum):
@@ -177,16 +177,25 @@ class Filters:
 
 
 def is_in_script(text: str, language: str) -> bool:
-    """Tell whether at least half of a text's letters belong to its language's script.
+    """Tell whether at least half of a text's words are written in its language's script.
 
-    A text without letters, and a language whose script is not known here, pass.
+    Letters would not do: a foreign word may be longer than all the others. A text without letters, and a
+    language whose script is not known here, pass.
     """
     scripts = LANGUAGE_SCRIPTS.get(language)
-    letters = [letter for letter in text if unicodedata.category(letter)[0] == "L"]
-    if not scripts or not letters:
+    words = [letters for word in text.split() if (letters := _letters(word))]
+    if not scripts or not words:
         return True
-    inside = sum(unicodedata.name(letter, "").partition(" ")[0] in scripts for letter in letters)
-    return inside >= _LEAST_SHARE * len(letters)
+    inside = sum(_share(letters, scripts) >= _LEAST_SHARE for letters in words)
+    return inside >= _LEAST_SHARE * len(words)
+
+
+def _letters(word: str) -> list[str]:
+    return [letter for letter in word if unicodedata.category(letter)[0] == "L"]
+
+
+def _share(letters: list[str], scripts: frozenset[str]) -> float:
+    return sum(unicodedata.name(letter, "").partition(" ")[0] in scripts for letter in letters) / len(letters)
 
 
 _SCRIPT_LANGUAGES = {

@@ -1,0 +1,46 @@
+"""Names of sources: what they mean, and what is said of those that mean nothing."""
+
+from __future__ import annotations
+
+import pytest
+
+from train.data.specs import parse_spec
+from train.errors import DataError
+
+
+@pytest.mark.parametrize(
+    ("text", "kind", "location", "name"),
+    [
+        ("data/mr/test-everyday.jsonl", "manifest", "data/mr/test-everyday.jsonl", "test-everyday"),
+        ("manifest:rows.txt", "manifest", "rows.txt", "rows"),
+        ("commonvoice:cv/mr?split=test", "commonvoice", "cv/mr", "commonvoice-mr-test"),
+        ("hf:google/fleurs:mr_in", "hf", "google/fleurs:mr_in", "hf-fleurs-mr_in"),
+        ("fleurs?language=hi", "preset", "fleurs", "fleurs-hi"),
+        ("channel:train", "channel", "train", "channel-train"),
+    ],
+)
+def test_a_name_says_what_kind_of_source_it_is_and_where(text, kind, location, name):
+    spec = parse_spec(text)
+    assert (spec.kind, spec.location, spec.name) == (kind, location, name)
+    assert parse_spec(str(spec)) == spec
+
+
+def test_options_follow_a_question_mark_and_splits_are_added_with_plus():
+    spec = parse_spec("common_voice_17?split=train+validation&language=mr&streaming=true&strict=false")
+    assert (spec.split, spec.language, spec.streaming, spec.strict) == ("train+validation", "mr", True, False)
+    assert parse_spec(str(spec)) == spec
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("cassette:tape", "no source of clips; it is the path of a .jsonl manifest"),
+        ("folder:", "lacks what comes after 'folder:'"),
+        ("fleurs?splitt=train", "unknown option 'splitt'; known are split"),
+        ("fleurs?language=marathi", "no language code"),
+        ("fleurs?streaming=yes", "streaming is true or false"),
+    ],
+)
+def test_a_name_that_means_nothing_is_answered_with_what_would(text, said):
+    with pytest.raises(DataError, match=said):
+        parse_spec(text)
