@@ -128,7 +128,8 @@ def test_training_further_starts_with_the_artifact_and_says_so(
     [
         ({"lora_rank": 8}, "lora_rank is 8, but .*adapter_config.json says 4"),
         ({"lora_alpha": 4}, "lora_alpha is 4, but .* says 8"),
-        ({"use_rslora": True}, "use_rslora is True"),
+        ({"lora_method": "rslora"}, "lora_method is rslora, but .* says lora"),
+        ({"lora_method": "dora"}, "lora_method is dora, but .* says lora"),
         ({"lora_targets": ("q_proj",)}, "lora_targets are not those of the adapter"),
     ],
 )
