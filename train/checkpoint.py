@@ -1,8 +1,8 @@
 """Write and read resumable checkpoints: adapter weights, optimiser moments, position.
 
 Safetensors and JSON only. A checkpoint is written under a temporary name and renamed when it is whole, so
-that a killed run leaves only whole ones; the newest few are kept, and beside them the adapter that was best on
-the validation clips.
+that a killed run leaves only whole ones; the newest few are kept, and beside them the adapter that was best
+on the validation clips.
 """
 
 from __future__ import annotations

@@ -65,7 +65,7 @@ class AdapterOptimiser:
         nothing. Counts and gradients are sums over all processes, so that all of them do and count the same.
 
         Raises:
-            TrainError: the loss was not finite for twenty batches in a row, or a clip does not fit into memory.
+            TrainError: the loss was not finite for twenty batches in a row, or a clip does not fit in memory.
         """
         share, loss_sum, n_tokens, n_bad = Window(), 0.0, 0, 0
         for _ in range(self._config.accumulate_batches):
