@@ -13,7 +13,6 @@ from typing import Any
 import torch
 from peft import AdaLoraConfig, LoraConfig, PeftModel, get_peft_model
 from peft.tuners.adalora import AdaLoraModel, SVDLinear
-from torch import nn
 from transformers import PreTrainedModel
 
 from train.errors import TrainError
@@ -95,7 +94,8 @@ def as_lora(model: PeftModel) -> PeftModel:
     `s B diag(E) A` becomes `B A'` with `A' = s diag(E) A`, without the rows where E is zero.
     """
     factors: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
-    for name, layer in typing.cast(nn.Module, model.get_base_model()).named_modules():
+    layer: Any
+    for name, layer in model.get_base_model().named_modules():
         if isinstance(layer, SVDLinear):
             singular_values = layer.lora_E[_ADAPTER].detach()  # (rank, 1)
             kept = singular_values[:, 0] != 0
@@ -118,7 +118,7 @@ def as_lora(model: PeftModel) -> PeftModel:
     )
     base = typing.cast(PreTrainedModel, typing.cast(Any, model.base_model).unload())
     plain = typing.cast(PeftModel, get_peft_model(base, config))
-    layers = dict(typing.cast(nn.Module, plain.get_base_model()).named_modules())
+    layers = dict(plain.get_base_model().named_modules())
     with torch.no_grad():
         for name, (lora_a, lora_b) in factors.items():
             layer = typing.cast(Any, layers[name])

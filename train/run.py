@@ -76,7 +76,8 @@ def run(config: TrainConfig, processes: Processes) -> int:
         f"{trainable:,} of {total:,} parameters are trained, base in {config.quantization} on {device}"
     )
     largest = largest_batch([clip.duration_s for clip in train_clips], config)
-    console.print(estimate_memory(model, config, train_data.collate(largest, (0, 0)), device))
+    estimate = estimate_memory(model, config, train_data.collate(largest, (0, 0)), device)
+    console.print(str(estimate))
     outcome = train_adapter(model, config, train_data, valid_data, device, processes)
     if not processes.leads:
         return 0

@@ -64,6 +64,15 @@ def test_what_is_exported_is_served(exported, speech):
     assert pipeline.transcribe_many([speech])[0].text
 
 
+@pytest.mark.parametrize("quantization", ["none", "int8"])
+def test_a_dora_adapter_is_served(tiny_config, tiny_model, tiny_base_dir, speech, quantization):
+    config = tiny_config(lora_method="dora")
+    artifact = export_artifact(tiny_model(config), tiny_base_dir, config, OUTCOME)
+    pipeline = load_pipeline(artifact, quantization=quantization)
+    assert pipeline.transcribe_many([speech])[0].text
+    pipeline.engine.close()
+
+
 def test_two_exports_of_the_same_weights_are_the_same_to_the_bit(exported, model, tiny_config, tiny_base_dir):
     files = [exported / "adapter" / name for name in ("adapter_config.json", "adapter_model.safetensors")]
     before = [file.read_bytes() for file in files]
