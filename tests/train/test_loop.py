@@ -194,7 +194,7 @@ def test_data_of_which_nothing_can_be_learnt_ends_the_run_with_advice(tiny_confi
 
 @pytest.fixture
 def scripted_looks(monkeypatch, tiny_manifest):
-    """Return a function that lets the looks at the validation clips find these losses, one after the other."""
+    """Return a function that lets the looks at the validation clips find these losses, in turn."""
 
     def script(*found):
         looks = iter(found)
