@@ -57,6 +57,8 @@ class TrainConfig:
     """Directory or name of the base model."""
     quantization: Literal["int8", "int4", "none"] = "int8"
     """How the frozen base is held: 8 or 4 bits through bitsandbytes, or as it is."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """Numbers of an unquantised base; adapters stay float32, and a GPU multiplies in bfloat16 either way."""
     language: str = "mr"
     """Whisper's language code."""
     task: Literal["transcribe", "translate"] = "transcribe"
@@ -82,6 +84,9 @@ class TrainConfig:
 
     continue_from: Path | None = None
     """Artifact whose adapter is trained further, on new data or for longer; null starts a fresh one."""
+    lora_method: Literal["lora", "rslora", "dora", "adalora"] = "lora"
+    """`rslora` scales by alpha / sqrt(rank); `dora` also trains the length of each weight vector; `adalora`
+    moves rank to the layers that need it, halves it on the way, and is exported as plain LoRA."""
     lora_rank: int = 32
     """Rows of the two narrow matrices of an adapted layer."""
     lora_alpha: int = 64
@@ -89,9 +94,7 @@ class TrainConfig:
     lora_dropout: float = 0.05
     """Share of the adapter's inputs left out at random; 0 allows the fused product, which is faster."""
     lora_targets: tuple[str, ...] = ("q_proj", "v_proj")
-    """Linear layers that get an adapter, by name."""
-    use_rslora: bool = False
-    """Scale by alpha / sqrt(rank) instead of alpha / rank."""
+    """Linear layers that get an adapter, by name; `all-linear` takes all but the output layer."""
 
     encoder_context: Literal["fixed", "dynamic"] = "dynamic"
     """`dynamic`: windows of the clips' own length; `fixed`: 30 s, as Whisper was trained."""
@@ -116,7 +119,9 @@ class TrainConfig:
     batch_s: float = 64.0
     """Seconds of audio in a batch, padding included."""
     accumulate_batches: int = 1
-    """Batches summed into one optimiser step."""
+    """Batches that each process sums into one optimiser step."""
+    optimiser: Literal["adamw", "adamw_8bit"] = "adamw"
+    """AdamW with its moments in float32, or in 8 bits through bitsandbytes: a quarter of their memory."""
     learning_rate: float = 1e-3
     """Highest rate of AdamW: reached after the warm-up, then falling to zero along a cosine."""
     warmup_fraction: float = 0.05
@@ -127,6 +132,8 @@ class TrainConfig:
     """Longer gradients are scaled down to this norm."""
     gradient_checkpointing: bool = False
     """Compute activations again in the backward pass: less memory, a third more time."""
+    compile: bool = False
+    """Compile the layers with torch.compile: some minutes at the start, for faster steps on a GPU."""
     seed: int = 0
     """Fixes the order of clips, their changes, and the fresh adapter."""
     n_threads: int = 0
@@ -135,7 +142,15 @@ class TrainConfig:
     log_every_steps: int = 10
     """Steps between two lines of `metrics.jsonl`."""
     eval_every_steps: int = 200
-    """Steps between two looks at the validation loss; 0 never looks."""
+    """Steps between two looks at the validation clips; 0 never looks."""
+    valid_clips: int = 0
+    """Validation clips transcribed at each look, for their WER; 0 measures the loss alone."""
+    best_by: Literal["wer", "loss"] = "loss"
+    """What makes one look better than another."""
+    early_stopping_evals: int = 0
+    """Stop after this many looks in a row that were no better than the best; 0 never stops early."""
+    export_best: bool = False
+    """Export the adapter of the best look instead of the last one."""
     save_every_steps: int = 100
     """Steps between two checkpoints."""
     save_every_s: float = 600.0
@@ -161,6 +176,23 @@ class TrainConfig:
                 "window_margin_s is a range (low, high)",
             ),
             (self.augment.snr_db[0] <= self.augment.snr_db[1], "augment.snr_db is a range (low, high)"),
+            (
+                self.quantization == "none" or self.precision == "float32",
+                f"precision is {self.precision}, which is for quantization none; it is {self.quantization}",
+            ),
+            (
+                "all-linear" not in self.lora_targets or len(self.lora_targets) == 1,
+                "lora_targets names layers beside all-linear",
+            ),
+            (
+                self.continue_from is None or self.lora_method != "adalora",
+                "lora_method adalora cannot continue_from an adapter, whose ranks are fixed",
+            ),
+            (
+                not (self.export_best or self.early_stopping_evals) or self._looks,
+                "export_best and early_stopping_evals need valid_data and eval_every_steps",
+            ),
+            (self.best_by == "loss" or self.valid_clips > 0, "best_by wer needs valid_clips"),
             (0 <= self.warmup_fraction < 1, "warmup_fraction lies between 0 and 1"),
             (self.max_grad_norm > 0, "max_grad_norm must be positive"),
             (self.save_every_s > 0, "save_every_s must be positive"),
@@ -169,6 +201,7 @@ class TrainConfig:
                 for name, least in {
                     **dict.fromkeys(("keep_checkpoints", "log_every_steps", "save_every_steps"), 1),
                     **dict.fromkeys(("eval_every_steps", "max_eval_clips", "max_steps"), 0),
+                    **dict.fromkeys(("valid_clips", "early_stopping_evals"), 0),
                     **dict.fromkeys(("seed", "n_threads", "weight_decay"), 0),
                 }.items()
             ),
@@ -210,6 +243,10 @@ class TrainConfig:
         if len(set(names)) < len(names):
             faults.append("test_data must differ in their names: scores are listed by them")
         return faults
+
+    @property
+    def _looks(self) -> bool:
+        return bool(self.valid_data) and self.eval_every_steps > 0
 
 
 def load_config(path: Path, overrides: Sequence[str] = ()) -> TrainConfig:

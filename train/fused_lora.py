@@ -15,6 +15,8 @@ from peft import PeftModel
 from peft.tuners.lora.layer import Linear as LoraLinear
 from torch import nn
 
+_FUSED = (torch.float32, torch.float64)  # a sum of W and B A in bfloat16 would round the adapter away
+
 
 class _FusedProduct(torch.autograd.Function):
     """y = x (W + s B A)^T + b, with gradients for x, A and B only."""
@@ -68,13 +70,13 @@ class FusedLoraLinear(LoraLinear):
 def fuse_lora(model: PeftModel) -> int:
     """Fuse every LoRA layer of `model` that can be, in place, and return their number.
 
-    Layers with dropout, DoRA or a quantised base keep peft's own forward.
+    Layers with dropout, DoRA or a base that is quantised or in bfloat16 keep peft's own forward.
     """
     fused = 0
     for module in model.modules():
         if type(module) is not LoraLinear or module.lora_variant:
             continue
-        plain_base = type(module.base_layer) is nn.Linear
+        plain_base = type(module.base_layer) is nn.Linear and module.base_layer.weight.dtype in _FUSED
         no_dropout = all(isinstance(dropout, nn.Identity) for dropout in module.lora_dropout.values())
         if plain_base and no_dropout:
             module.__class__ = FusedLoraLinear

@@ -1,11 +1,13 @@
 """The training loop: batches -> loss -> optimiser steps, with checkpoints, metrics and a progress bar.
 
 Resuming is exact: a checkpoint holds the position in the batch plan, and every random choice about a batch
-follows from the seed, the epoch and the batch's number.
+follows from the seed, the epoch and the batch's number. Several processes deal the same plan out among them:
+two of them with one batch each do the step of one process with two.
 """
 
 from __future__ import annotations
 
+import itertools
 import shutil
 import time
 from collections.abc import Callable, Generator, Iterator
@@ -19,17 +21,25 @@ import torch
 from peft import PeftModel
 
 from train.batches import ExamplePlan, plan_epoch, shard_numbers
-from train.checkpoint import Position, load_checkpoint, newest_checkpoint, save_checkpoint
+from train.checkpoint import (
+    Position,
+    newest_checkpoint,
+    read_checkpoint,
+    restore_best,
+    restore_checkpoint,
+    save_best,
+    save_checkpoint,
+)
 from train.collate import Batch, Collator
 from train.config import TrainConfig
+from train.distributed import ALONE, Processes
 from train.metrics import MetricsLog, Window
-from train.model import batch_loss
 from train.optimiser import AdapterOptimiser, NumberedBatch, learning_rate_factor
 from train.progress import progress_bar
 from train.stopping import stop_on_signals
+from train.validation import Validation, is_better
 
 _PREFETCHED_BATCHES = 2
-_VALID_BATCH = 16  # clips
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +53,8 @@ class Outcome:
     skipped_batches: int
     finished: bool
     """False where a signal stopped the run; a later start goes on."""
+    best_step: int | None = None
+    """Step whose adapter the model holds, where that is not the last."""
 
 
 def train_adapter(
@@ -51,38 +63,41 @@ def train_adapter(
     train_data: Collator,
     valid_data: Collator | None,
     device: torch.device,
+    processes: Processes = ALONE,
 ) -> Outcome:
     """Train the adapter of `model` in place and return how it ended.
 
     Raises:
         DataError: a clip cannot be read, or the checkpoint to go on from belongs to another adapter.
-        TrainError: the loss was not finite for twenty batches in a row.
+        TrainError: the loss was not finite for twenty batches in a row, or a clip does not fit into memory.
     """
-    optimiser = AdapterOptimiser(model, config, device)
     plan = partial(
         plan_epoch,
         [clip.duration_s for clip in train_data.clips],
         config,
         shards=shard_numbers(train_data.clips),
     )
-    total_steps = _total_steps(plan, config)
-    position = _resume(config, model, optimiser.adamw)
-    metrics = MetricsLog(config.output_dir / "metrics.jsonl", position.step)
+    total_steps = _total_steps(plan, config, processes.count)
+    optimiser = AdapterOptimiser(model, config, device, processes, total_steps)
+    position = _resume(config, model, optimiser.adamw, processes)
     checkpoints = config.output_dir / "checkpoints"
     save = _Saver(
         lambda: save_checkpoint(checkpoints, model, optimiser.adamw, position, config.keep_checkpoints)
     )
+    metrics = MetricsLog(config.output_dir / "metrics.jsonl", position.step) if processes.leads else None
+    validation = Validation(valid_data, config, device, processes) if valid_data else None
     planned = _planned_batches(plan, position.epoch, position.batch)
 
     with (
         stop_on_signals() as stop,
-        closing(_prefetched(train_data, planned)) as batches,
-        progress_bar("training", total_steps, "steps") as advance,
+        closing(_prefetched(train_data, planned, processes)) as batches,
+        progress_bar("training", total_steps, "steps", shown=processes.leads) as advance,
     ):
         advance(position.step)
         model.train()
         window = Window()
-        while position.step < total_steps and not stop.requested:
+        stopped = False
+        while not (stopped or _is_over(position, total_steps, config)):
             started = time.monotonic()
             rate = config.learning_rate * learning_rate_factor(
                 position.step, total_steps, config.warmup_fraction
@@ -95,42 +110,65 @@ def train_adapter(
 
             last = position.step == total_steps
             if last or position.step % config.log_every_steps == 0:
-                metrics.log(position, window, rate)
+                if metrics:
+                    metrics.log(position, window, rate)
                 window = Window()
-            if valid_data and _is_due(position.step, config.eval_every_steps, last):
-                metrics.log_valid(position, _valid_loss(model, valid_data, device))
-            if last or position.step % config.save_every_steps == 0 or save.age_s > config.save_every_s:
+            if validation and _is_due(position.step, config.eval_every_steps, last):
+                look = validation.look(model)
+                better = is_better(look, position, config)
+                if metrics:
+                    metrics.log_valid(position, look.loss, look.wer)
+                if better and config.export_best and processes.leads:
+                    save_best(checkpoints, model)
+            stopped = processes.any(stop.requested)  # a signal to one process stops them all, together
+            over = _is_over(position, total_steps, config)
+            due = position.step % config.save_every_steps == 0 or save.age_s > config.save_every_s
+            if processes.leads and (due or over or stopped):
                 save()
-        if stop.requested and position.step < total_steps:
-            save()
+    finished = _is_over(position, total_steps, config)
+    if finished and config.export_best and processes.leads:
+        restore_best(checkpoints, model)
     return Outcome(
         step=position.step,
         total_steps=total_steps,
         trained_s=position.trained_s,
         samples=position.samples,
         skipped_batches=position.skipped_batches,
-        finished=position.step >= total_steps,
+        finished=finished,
+        best_step=position.best_step if finished and config.export_best else None,
     )
+
+
+def _is_over(position: Position, total_steps: int, config: TrainConfig) -> bool:
+    """Tell whether all steps are done, or too many looks in a row were no better than the best."""
+    in_vain = 0 < config.early_stopping_evals <= position.looks_since_best
+    return in_vain or position.step >= total_steps
 
 
 def _is_due(step: int, every_steps: int, last: bool) -> bool:
     return every_steps > 0 and (last or step % every_steps == 0)
 
 
-def _total_steps(plan: EpochPlanner, config: TrainConfig) -> int:
+def _total_steps(plan: EpochPlanner, config: TrainConfig, n_processes: int) -> int:
     if config.max_steps:
         return config.max_steps
-    per_epoch = len(plan(epoch=0)) / config.accumulate_batches
+    per_epoch = len(plan(epoch=0)) / (config.accumulate_batches * n_processes)
     return max(1, round(config.epochs * per_epoch))
 
 
-def _resume(config: TrainConfig, model: PeftModel, adamw: torch.optim.Optimizer) -> Position:
-    """Restore the newest whole checkpoint; with `resume: never`, remove all that an earlier run left."""
+def _resume(
+    config: TrainConfig, model: PeftModel, adamw: torch.optim.Optimizer, processes: Processes
+) -> Position:
+    """Restore the newest whole checkpoint; with `resume: never`, remove all that an earlier run left.
+
+    The leader's disk decides: those of other machines may hold an older state.
+    """
     checkpoints = config.output_dir / "checkpoints"
-    if config.resume == "never":
+    if config.resume == "never" and processes.leads:
         shutil.rmtree(checkpoints, ignore_errors=True)  # or a later start would go on from the older run
-    newest = newest_checkpoint(checkpoints)
-    return load_checkpoint(newest, model, adamw) if newest else Position()
+    newest = newest_checkpoint(checkpoints) if processes.leads else None
+    saved = processes.from_leader(read_checkpoint(newest) if newest else None)
+    return restore_checkpoint(saved, model, adamw) if saved else Position()
 
 
 PlannedBatch = tuple[int, int, list[ExamplePlan]]
@@ -146,30 +184,25 @@ def _planned_batches(plan: EpochPlanner, epoch: int, first: int) -> Iterator[Pla
         epoch, first = epoch + 1, 0
 
 
-def _prefetched(data: Collator, planned: Iterator[PlannedBatch]) -> Generator[NumberedBatch, None, None]:
-    """Collate ahead of the model, in one thread, in order."""
+def _prefetched(
+    data: Collator, planned: Iterator[PlannedBatch], processes: Processes
+) -> Generator[NumberedBatch, None, None]:
+    """Deal the batches out to the processes in turn; collate this one's ahead of the model, in one thread."""
     with ThreadPoolExecutor(1, thread_name_prefix="collate") as pool:
-        waiting: list[tuple[int, int, Future[Batch]]] = []
-        for epoch, number, examples in planned:
-            waiting.append((epoch, number, pool.submit(data.collate, examples, (epoch, number))))
+        waiting: list[tuple[PlannedBatch, PlannedBatch, Future[Batch]]] = []
+        while dealt := list(itertools.islice(planned, processes.count)):
+            epoch, number, examples = dealt[processes.rank]
+            batch = pool.submit(data.collate, examples, (epoch, number))
+            waiting.append((dealt[processes.rank], dealt[-1], batch))
             if len(waiting) > _PREFETCHED_BATCHES:
-                ready_epoch, ready_number, future = waiting.pop(0)
-                yield ready_epoch, ready_number, future.result()
-
-
-def _valid_loss(model: PeftModel, data: Collator, device: torch.device) -> float:
-    """Return the mean loss per token over the validation clips, without augmentation."""
-    examples = [ExamplePlan(clips=(i,), duration_s=clip.duration_s) for i, clip in enumerate(data.clips)]
-    examples.sort(key=lambda example: example.duration_s)
-    model.eval()
-    loss_sum, n_tokens = 0.0, 0
-    with torch.inference_mode():
-        for start in range(0, len(examples), _VALID_BATCH):
-            batch = data.collate(examples[start : start + _VALID_BATCH], (0, start))
-            loss, n_labels = batch_loss(model, batch, device)
-            loss_sum, n_tokens = loss_sum + loss.item(), n_tokens + n_labels
-    model.train()
-    return loss_sum / max(1, n_tokens)
+                (epoch, number, _), (last_epoch, last_number, _), ready = waiting.pop(0)
+                yield NumberedBatch(
+                    epoch=epoch,
+                    number=number,
+                    batch=ready.result(),
+                    next_epoch=last_epoch,
+                    next_number=last_number + 1,
+                )
 
 
 class _Saver:

@@ -56,9 +56,10 @@ class MetricsLog:
             skipped_batches=position.skipped_batches,
         )
 
-    def log_valid(self, position: Position, valid_loss: float) -> None:
-        """Write the loss on the validation clips."""
-        self._append(step=position.step, valid_loss=round(valid_loss, 5))
+    def log_valid(self, position: Position, valid_loss: float, valid_wer: float | None = None) -> None:
+        """Write the loss on the validation clips, and their WER (a fraction) where it was measured."""
+        wer = {} if valid_wer is None else {"valid_wer": round(valid_wer, 5)}
+        self._append(step=position.step, valid_loss=round(valid_loss, 5), **wer)
 
     def _append(self, **values: Any) -> None:
         with self._path.open("a") as file:

@@ -4,9 +4,17 @@ from __future__ import annotations
 
 import typing
 from pathlib import Path
+from typing import Any
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
+from peft import (
+    AdaLoraConfig,
+    LoraConfig,
+    PeftModel,
+    get_peft_model,
+    get_peft_model_state_dict,
+    set_peft_model_state_dict,
+)
 from safetensors.torch import load_file
 from torch.nn import functional as F
 from transformers import BitsAndBytesConfig, WhisperForConditionalGeneration
@@ -30,7 +38,7 @@ def build_model(base_dir: Path, config: TrainConfig, device: torch.device) -> Pe
     quiet_libraries()
     model = WhisperForConditionalGeneration.from_pretrained(
         base_dir,
-        dtype=torch.float32 if device.type == "cpu" or config.quantization == "none" else torch.float16,
+        dtype=_base_dtype(config, device),
         quantization_config=_quantization(config),
         device_map={"": device},
     )
@@ -40,16 +48,37 @@ def build_model(base_dir: Path, config: TrainConfig, device: torch.device) -> Pe
         enable_dynamic_context(model)
     if config.gradient_checkpointing:
         model.activation_checkpointing_enable({"use_reentrant": False})
-    lora = LoraConfig(
-        r=config.lora_rank,
-        lora_alpha=config.lora_alpha,
-        lora_dropout=config.lora_dropout,
-        target_modules=list(config.lora_targets),
-        use_rslora=config.use_rslora,
-    )
-    adapted = get_peft_model(model, lora)
+    adapted = get_peft_model(model, adapter_config(config))
     fuse_lora(adapted)
+    if config.compile:
+        for layer in (*model.model.encoder.layers, *model.model.decoder.layers):
+            layer.compile(dynamic=True)  # one program for all layers of a kind and all lengths of window
     return adapted
+
+
+def adapter_config(config: TrainConfig) -> LoraConfig:
+    """Return peft's description of the adapter."""
+    targets = list(config.lora_targets)
+    common: dict[str, Any] = {
+        "lora_alpha": config.lora_alpha,
+        "lora_dropout": config.lora_dropout,
+        "target_modules": "all-linear" if targets == ["all-linear"] else targets,
+    }
+    if config.lora_method == "adalora":
+        # The loop sets the schedule once it knows the number of steps; peft refuses to be without one.
+        target_rank = max(1, config.lora_rank // 2)
+        return AdaLoraConfig(init_r=config.lora_rank, target_r=target_rank, total_step=1, **common)
+    return LoraConfig(
+        r=config.lora_rank,
+        use_rslora=config.lora_method == "rslora",
+        use_dora=config.lora_method == "dora",
+        **common,
+    )
+
+
+def lora_method(adapter: LoraConfig) -> str:
+    """Return how the configuration calls the method of an adapter that peft describes."""
+    return "dora" if adapter.use_dora else "rslora" if adapter.use_rslora else "lora"
 
 
 def continue_adapter(model: PeftModel, artifact: Artifact, base_dir: Path) -> None:
@@ -61,14 +90,13 @@ def continue_adapter(model: PeftModel, artifact: Artifact, base_dir: Path) -> No
     wanted = typing.cast(LoraConfig, model.peft_config["default"])
     found = LoraConfig.from_pretrained(str(artifact.adapter_dir))
     faults = [
-        f"{ours} is {getattr(wanted, theirs)}, but {artifact.adapter_dir / ADAPTER_CONFIG} says"
-        f" {getattr(found, theirs)}"
-        for ours, theirs in (
-            ("lora_rank", "r"),
-            ("lora_alpha", "lora_alpha"),
-            ("use_rslora", "use_rslora"),
+        f"{key} is {ours}, but {artifact.adapter_dir / ADAPTER_CONFIG} says {theirs}"
+        for key, ours, theirs in (
+            ("lora_rank", wanted.r, found.r),
+            ("lora_alpha", wanted.lora_alpha, found.lora_alpha),
+            ("lora_method", lora_method(wanted), lora_method(found)),
         )
-        if getattr(wanted, theirs) != getattr(found, theirs)
+        if ours != theirs
     ]
     weights = load_file(artifact.adapter_dir / ADAPTER_WEIGHTS)
     if artifact.manifest.base_model.fingerprint != base_fingerprint(base_dir):
@@ -89,7 +117,8 @@ def batch_loss(model: PeftModel, batch: Batch, device: torch.device) -> tuple[to
     the decoder's layers.
     """
     whisper = typing.cast(WhisperForConditionalGeneration, model.get_base_model())
-    with torch.autocast("cuda", dtype=torch.bfloat16, enabled=device.type == "cuda"):
+    mixed = device.type == "cuda" or whisper.dtype == torch.bfloat16
+    with torch.autocast(device.type, dtype=torch.bfloat16, enabled=mixed):
         hidden = whisper.model(
             input_features=batch.log_mel.to(device),
             decoder_input_ids=batch.decoder_input_ids.to(device),
@@ -99,6 +128,13 @@ def batch_loss(model: PeftModel, batch: Batch, device: torch.device) -> tuple[to
         counted = labels != IGNORED
         logits = whisper.proj_out(hidden[counted])  # (n_labels, vocabulary)
     return F.cross_entropy(logits.float(), labels[counted], reduction="sum"), int(counted.sum())
+
+
+def _base_dtype(config: TrainConfig, device: torch.device) -> torch.dtype:
+    """Return the dtype of what is not quantised; bitsandbytes' GPU kernels want fp16 beside their 8 bits."""
+    if config.quantization != "none" and device.type == "cuda":
+        return torch.float16
+    return torch.bfloat16 if config.precision == "bfloat16" else torch.float32
 
 
 def _quantization(config: TrainConfig) -> BitsAndBytesConfig | None:

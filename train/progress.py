@@ -35,7 +35,7 @@ class RateColumn(ProgressColumn):
 
 
 @contextmanager
-def progress_bar(title: str, total: int | None, unit: str) -> Iterator[Advance]:
+def progress_bar(title: str, total: int | None, unit: str, *, shown: bool = True) -> Iterator[Advance]:
     """Show a bar while the block runs; call the yielded function as `advance(n=1, note="loss 0.5")`.
 
     A `total` of None is work whose end is not known: no time left is shown.
@@ -52,7 +52,9 @@ def progress_bar(title: str, total: int | None, unit: str) -> Iterator[Advance]:
     )
     console = Console(stderr=True)
     # Away from a terminal there is no line to redraw: the bar is printed once, at the end.
-    with Progress(*columns, console=console, refresh_per_second=4, speed_estimate_period=60) as progress:
+    with Progress(
+        *columns, console=console, refresh_per_second=4, speed_estimate_period=60, disable=not shown
+    ) as progress:
         task = progress.add_task(title, total=total, note="")
 
         def advance(n: int = 1, note: str | None = None) -> None:

@@ -3,6 +3,7 @@
     python train/run.py --config train/configs/whisper-base-mr.yaml
     python train/run.py --config train/configs/smoke.yaml --max-steps 10 --output-dir /tmp/run
     python train/run.py --config CONFIG --augment.noise 0.3 --resume never
+    torchrun --nproc_per_node 4 train/run.py --config CONFIG           # one process a GPU
 
 Every key of the configuration is also an option. A run that is stopped (SIGTERM, Ctrl-C, power) goes on where
 it was when the same command is given again.
@@ -14,17 +15,21 @@ import os
 import sys
 import textwrap
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a file: packages lie beside `train/`
 
 from train.config import TrainConfig, describe_keys, dump_config, load_config
 from train.errors import TrainConfigError
 
+if TYPE_CHECKING:
+    from train.distributed import Processes
+
 USAGE = "usage: python train/run.py --config FILE [--key value ...]"
 
 
-def run(config: TrainConfig) -> int:
-    """Do the whole run and return the exit status."""
+def run(config: TrainConfig, processes: Processes) -> int:
+    """Do the whole run and return the exit status; the leader alone writes and prints."""
     import torch
     from rich.console import Console
     from transformers import WhisperTokenizer
@@ -32,25 +37,30 @@ def run(config: TrainConfig) -> int:
     from serve.artifact import load_artifact
     from serve.base_model import resolve_base_model
     from serve.features import FeatureExtractor
+    from train.adalora import as_lora
     from train.collate import Collator
     from train.data.corpus import load_corpus
     from train.evaluate import evaluate_artifact
     from train.export import export_artifact, publish_artifact, record_evaluation
     from train.loop import train_adapter
+    from train.memory import estimate_memory, largest_batch
     from train.model import build_model, continue_adapter
     from train.report import write_report
 
-    console = Console(stderr=True)
-    torch.set_num_threads(config.n_threads or os.cpu_count() or 1)
+    console = Console(stderr=True, quiet=not processes.leads)
+    torch.set_num_threads(config.n_threads or processes.n_threads)
     torch.manual_seed(config.seed)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    config.output_dir.mkdir(parents=True, exist_ok=True)
-    (config.output_dir / "config.yaml").write_text(dump_config(config), encoding="utf-8")
+    device = processes.device
+    if processes.leads:
+        config.output_dir.mkdir(parents=True, exist_ok=True)
+        (config.output_dir / "config.yaml").write_text(dump_config(config), encoding="utf-8")
 
-    corpus = load_corpus(config)
+    with processes.first_alone():  # the first on each machine prepares what must be decoded
+        corpus = load_corpus(config)
     console.print(f"{len(corpus.train)} training clips, {len(corpus.log)} left out")
     left_out = config.output_dir / "data" / "left-out.jsonl"
-    corpus.log.report(console, left_out)
+    if processes.leads:
+        corpus.log.report(console, left_out)
     base_dir = resolve_base_model(config.base_model)
     features = FeatureExtractor(base_dir)
     tokenizer = WhisperTokenizer.from_pretrained(str(base_dir))
@@ -66,8 +76,13 @@ def run(config: TrainConfig) -> int:
     console.print(
         f"{trainable:,} of {total:,} parameters are trained, base in {config.quantization} on {device}"
     )
+    largest = largest_batch([clip.duration_s for clip in corpus.train], config)
+    estimate = estimate_memory(model, config, train_data.collate(largest, (0, 0)), device)
+    console.print(str(estimate))
     n_before = len(corpus.log)
-    outcome = train_adapter(model, config, train_data, valid_data, device)
+    outcome = train_adapter(model, config, train_data, valid_data, device, processes)
+    if not processes.leads:
+        return 0
     if len(corpus.log) > n_before:
         corpus.log.report(console, left_out, "left out, those found while training among them")
     if not outcome.finished:
@@ -76,6 +91,10 @@ def run(config: TrainConfig) -> int:
         )
         return 0
 
+    if outcome.best_step:
+        console.print(f"the adapter of step {outcome.best_step} was the best; it is the one exported")
+    if config.lora_method == "adalora":
+        model = as_lora(model)
     artifact_dir = export_artifact(model, base_dir, config, outcome)
     del model
     scores = evaluate_artifact(artifact_dir, config, corpus.tests, console)
@@ -103,7 +122,11 @@ def main(arguments: list[str]) -> int:
     from serve.errors import ShrotaError
 
     try:
-        return run(load_config(Path(arguments[1]), arguments[2:]))
+        config = load_config(Path(arguments[1]), arguments[2:])
+        from train.distributed import join_processes  # torch: not for a look at --help
+
+        with join_processes(os.environ) as processes:
+            return run(config, processes)
     except TrainConfigError as error:
         print(error, file=sys.stderr)
         return 1

@@ -8,12 +8,16 @@ import pytest
 import torch
 
 from train.batches import ExamplePlan
-from train.checkpoint import Position, load_checkpoint, newest_checkpoint, save_checkpoint
+from train.checkpoint import Position, newest_checkpoint, read_checkpoint, restore_checkpoint, save_checkpoint
 from train.errors import DataError
 from train.metrics import Window
-from train.optimiser import AdapterOptimiser
+from train.optimiser import AdapterOptimiser, NumberedBatch
 
 CPU = torch.device("cpu")
+
+
+def numbered(number, batch):
+    return NumberedBatch(epoch=0, number=number, batch=batch, next_epoch=0, next_number=number + 1)
 
 
 @pytest.fixture
@@ -25,7 +29,7 @@ def trained(tiny_config, tiny_model, tiny_collator):
         model, data = tiny_model(config).train(), tiny_collator(config)
         optimiser = AdapterOptimiser(model, config, CPU)
         batch = data.collate([ExamplePlan(clips=(0,), duration_s=1.0)], (0, 0))
-        batches = iter([(0, 0, batch), (0, 1, batch)])
+        batches = iter([numbered(0, batch), numbered(1, batch)])
         for _ in range(2):
             optimiser.step(batches, Position(), Window(), 1e-2)
         return model, optimiser.adamw
@@ -42,7 +46,7 @@ def test_what_is_saved_is_restored(trained, tiny_config, tiny_model, tmp_path):
     path = save(tmp_path, model, adamw, 2)
     fresh = tiny_model(tiny_config())
     fresh_adamw = AdapterOptimiser(fresh, tiny_config(), CPU).adamw
-    assert load_checkpoint(path, fresh, fresh_adamw) == Position(step=2, epoch=1, batch=5)
+    assert restore_checkpoint(read_checkpoint(path), fresh, fresh_adamw) == Position(step=2, epoch=1, batch=5)
     for (name, parameter), (_, restored) in zip(
         model.named_parameters(), fresh.named_parameters(), strict=True
     ):
@@ -108,7 +112,7 @@ def test_a_checkpoint_of_another_adapter_is_refused_with_advice(
     model = tiny_model(config := tiny_config(**changes))
     before = {name: p.clone() for name, p in model.named_parameters()}
     with pytest.raises(DataError, match="--resume never"):
-        load_checkpoint(path, model, AdapterOptimiser(model, config, CPU).adamw)
+        restore_checkpoint(read_checkpoint(path), model, AdapterOptimiser(model, config, CPU).adamw)
     assert all(torch.equal(before[name], p) for name, p in model.named_parameters())
 
 
@@ -118,4 +122,4 @@ def test_an_adapter_with_more_layers_than_the_checkpoint_is_refused(
     path = save(tmp_path, *trained(lora_targets=("q_proj",)), 5)
     model = tiny_model(tiny_config())
     with pytest.raises(DataError, match="another model or adapter"):
-        load_checkpoint(path, model, AdapterOptimiser(model, tiny_config(), CPU).adamw)
+        restore_checkpoint(read_checkpoint(path), model, AdapterOptimiser(model, tiny_config(), CPU).adamw)

@@ -120,10 +120,20 @@ def test_missing_keys_are_named(tmp_path):
         ("train_data", []),
         ("train_data", ["fleurs?splitt=train"]),
         ("held_out", "voices"),
+        ("precision", "bfloat16"),  # beside the default int8
+        ("lora_targets", ["all-linear", "fc1"]),
+        ("export_best", True),
+        ("early_stopping_evals", 3),
+        ("best_by", "wer"),
     ],
 )
 def test_a_value_that_cannot_work_is_refused_by_name(config_file, key, value):
     assert key in faults_of(config_file(**{key: value}))
+
+
+def test_adalora_does_not_go_on_from_an_adapter(config_file):
+    text = faults_of(config_file(lora_method="adalora", continue_from="artifact"))
+    assert "adalora cannot continue_from" in text
 
 
 def test_a_section_cannot_hang_under_a_plain_value(config_file):

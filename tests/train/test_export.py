@@ -64,6 +64,15 @@ def test_what_is_exported_is_served(exported, speech):
     assert pipeline.transcribe_many([speech])[0].text
 
 
+@pytest.mark.parametrize("quantization", ["none", "int8"])
+def test_a_dora_adapter_is_served(tiny_config, tiny_model, tiny_base_dir, speech, quantization):
+    config = tiny_config(lora_method="dora")
+    artifact = export_artifact(tiny_model(config), tiny_base_dir, config, OUTCOME)
+    pipeline = load_pipeline(artifact, quantization=quantization)
+    assert pipeline.transcribe_many([speech])[0].text
+    pipeline.engine.close()
+
+
 def test_two_exports_of_the_same_weights_are_the_same_to_the_bit(exported, model, tiny_config, tiny_base_dir):
     files = [exported / "adapter" / name for name in ("adapter_config.json", "adapter_model.safetensors")]
     before = [file.read_bytes() for file in files]
@@ -128,7 +137,8 @@ def test_training_further_starts_with_the_artifact_and_says_so(
     [
         ({"lora_rank": 8}, "lora_rank is 8, but .*adapter_config.json says 4"),
         ({"lora_alpha": 4}, "lora_alpha is 4, but .* says 8"),
-        ({"use_rslora": True}, "use_rslora is True"),
+        ({"lora_method": "rslora"}, "lora_method is rslora, but .* says lora"),
+        ({"lora_method": "dora"}, "lora_method is dora, but .* says lora"),
         ({"lora_targets": ("q_proj",)}, "lora_targets are not those of the adapter"),
     ],
 )

@@ -14,12 +14,14 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from safetensors.torch import load_file
 
 from serve.features import SAMPLE_RATE
 from train.collate import Collator
 from train.config import AugmentConfig
 from train.errors import DataError, TrainError
 from train.loop import train_adapter
+from train.validation import Look, Validation
 
 CPU = torch.device("cpu")
 RANDOM = {
@@ -188,3 +190,61 @@ def test_data_of_which_nothing_can_be_learnt_ends_the_run_with_advice(tiny_confi
     config = make_run_dir(tiny_config(max_steps=50, train_data=(str(spoilt_manifest(*range(12))),)))
     with pytest.raises(TrainError, match="20 batches in a row"):
         train(config)
+
+
+@pytest.fixture
+def scripted_looks(monkeypatch, tiny_manifest):
+    """Return a function that lets the looks at the validation clips find these losses, in turn."""
+
+    def script(*found):
+        looks = iter(found)
+        monkeypatch.setattr(Validation, "look", lambda self, model: Look(loss=next(looks), wer=None))
+        return {"valid_data": [str(tiny_manifest)], "eval_every_steps": 2, "max_steps": 12}
+
+    return script
+
+
+def test_a_run_stops_after_looks_in_vain_and_does_not_begin_again(
+    tiny_config, train, tiny_collator, scripted_looks
+):
+    values = scripted_looks(3.0, 2.0, 2.5, 2.0)
+    config = make_run_dir(tiny_config(early_stopping_evals=2, **values))
+    data = tiny_collator(config, augmented=False)
+    outcome = train(config, valid_data=data)
+    assert outcome.finished and (outcome.step, outcome.total_steps) == (8, 12)
+    assert train(config, valid_data=data).step == 8
+
+
+def test_the_adapter_of_the_best_look_is_what_the_model_holds_at_the_end(
+    tiny_config, tiny_model, tiny_collator, scripted_looks
+):
+    values = scripted_looks(3.0, 2.0, 2.5, 2.6, 2.7, 2.8)
+    config = make_run_dir(tiny_config(export_best=True, save_every_steps=4, keep_checkpoints=9, **values))
+    model = tiny_model(config)
+    data = tiny_collator(config, augmented=False)
+    outcome = train_adapter(model, config, tiny_collator(config), data, CPU)
+    assert (outcome.step, outcome.best_step) == (12, 4)
+    at_best = load_file(config.output_dir / "checkpoints" / "step-000004" / "adapter.safetensors")
+    held = dict(model.named_parameters())
+    assert all(torch.equal(held[name], value) for name, value in at_best.items())
+
+
+def test_the_wer_of_validation_clips_is_among_the_metrics(tiny_config, train, tiny_collator):
+    config = make_run_dir(tiny_config(max_steps=2, eval_every_steps=2, valid_clips=3))
+    train(config, valid_data=tiny_collator(config, augmented=False))
+    (look,) = (row for row in metrics(config) if "valid_loss" in row)
+    assert look["valid_wer"] > 0
+
+
+def test_adamw_in_eight_bits_learns_and_resumes_exactly(tiny_config, train, tiny_collator):
+    changes = {"optimiser": "adamw_8bit", "lora_targets": ("all-linear",), "lora_rank": 16, **RANDOM}
+    whole = make_run_dir(tiny_config(**changes))
+    train(whole)
+    broken = make_run_dir(tiny_config(output_dir=whole.output_dir.with_name("broken"), **changes))
+    with pytest.raises(DataError):
+        train(broken, train_data=failing_at(4, tiny_collator(broken)))
+    train(broken)
+    assert losses(broken) == losses(whole)
+    for name in ("adapter", "optimiser"):
+        file = f"checkpoints/step-000006/{name}.safetensors"
+        assert (broken.output_dir / file).read_bytes() == (whole.output_dir / file).read_bytes()

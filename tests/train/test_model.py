@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import msgspec
 import pytest
 import torch
@@ -69,6 +71,74 @@ def test_gradient_checkpointing_gives_the_same_gradients(tiny_config, tiny_model
     assert all(gradient is not None for gradient in gradients[1].values())
     for name, gradient in gradients[0].items():
         torch.testing.assert_close(gradients[1][name], gradient, msg=name)
+
+
+def test_gradient_checkpointing_computes_the_layers_twice(tiny_config, tiny_model, tiny_collator):
+    calls = []
+    model = tiny_model(config := tiny_config(gradient_checkpointing=True, quantization="int8")).train()
+    for layer in (*model.get_base_model().model.encoder.layers, *model.get_base_model().model.decoder.layers):
+        layer.final_layer_norm.register_forward_pre_hook(lambda *_: calls.append(1))
+    batch_loss(model, tiny_collator(config).collate(EXAMPLES, (0, 0)), CPU)[0].backward()
+    assert len(calls) == 2 * 4
+    assert all(p.grad is not None for p in adapters(model).values())
+
+
+@pytest.mark.parametrize("quantization", ["none", "int8"])
+@pytest.mark.parametrize("method", ["lora", "rslora", "dora", "adalora"])
+def test_every_method_begins_as_the_base_and_learns(
+    tiny_config, tiny_model, tiny_collator, method, quantization
+):
+    config = tiny_config(lora_method=method, quantization=quantization, lora_dropout=0.1)
+    model = tiny_model(config)
+    batch = tiny_collator(config).collate(EXAMPLES, (0, 0))
+    loss, _ = batch_loss(model, batch, CPU)
+    with model.disable_adapter():
+        base_loss, _ = batch_loss(model, batch, CPU)
+    assert loss.item() == pytest.approx(base_loss.item(), rel=1e-4)
+    batch_loss(model.train(), batch, CPU)[0].backward()
+    assert all(p.grad is not None for p in model.parameters() if p.requires_grad)
+    assert any(p.grad.abs().max() > 0 for p in model.parameters() if p.requires_grad)
+
+
+@pytest.mark.parametrize("quantization", ["none", "int8"])
+def test_all_linear_takes_every_layer_but_the_output(tiny_config, tiny_model, quantization):
+    model = tiny_model(tiny_config(lora_targets=("all-linear",), quantization=quantization))
+    adapted = {
+        name.partition(".lora_A")[0].rpartition(".")[2] for name in adapters(model) if "lora_A" in name
+    }
+    assert adapted == {"q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2"}
+
+
+def test_a_base_in_bfloat16_is_half_as_large_and_hears_nearly_the_same(
+    tiny_config, tiny_model, tiny_collator
+):
+    losses = []
+    for precision in ("float32", "bfloat16"):
+        model = tiny_model(config := tiny_config(precision=precision)).train()
+        loss, _ = batch_loss(model, tiny_collator(config).collate(EXAMPLES, (0, 0)), CPU)
+        loss.backward()
+        losses.append(loss.item())
+        assert all(p.dtype == p.grad.dtype == torch.float32 for p in adapters(model).values())
+    frozen = {p.dtype for p in model.parameters() if not p.requires_grad}
+    assert frozen == {torch.bfloat16}
+    assert losses[1] == pytest.approx(losses[0], rel=0.05)
+
+
+@pytest.mark.slow
+def test_compiled_layers_give_the_same_gradients_for_windows_of_any_length(
+    tiny_config, tiny_model, tiny_collator
+):
+    config = tiny_config()
+    plain, compiled = (
+        tiny_model(dataclasses.replace(config, compile=wanted)).train() for wanted in (False, True)
+    )
+    for number in range(3):
+        batch = tiny_collator(config).collate(EXAMPLES, (0, number))
+        for model in (plain, compiled):
+            model.zero_grad()
+            batch_loss(model, batch, CPU)[0].backward()
+        for name, p in adapters(compiled).items():
+            torch.testing.assert_close(p.grad, adapters(plain)[name].grad, rtol=1e-3, atol=1e-3, msg=name)
 
 
 def test_layers_are_fused_unless_they_drop_out(tiny_config, tiny_model):

@@ -12,13 +12,17 @@ from train.batches import ExamplePlan
 from train.checkpoint import Position
 from train.errors import TrainError
 from train.metrics import Window
-from train.optimiser import AdapterOptimiser, learning_rate_factor
+from train.optimiser import AdapterOptimiser, NumberedBatch, learning_rate_factor
 
 CPU = torch.device("cpu")
 
 
 def example(clip):
     return ExamplePlan(clips=(clip,), duration_s=1.0)
+
+
+def numbered(number, batch):
+    return NumberedBatch(epoch=0, number=number, batch=batch, next_epoch=0, next_number=number + 1)
 
 
 @pytest.fixture
@@ -33,7 +37,7 @@ def stepper(tiny_config, tiny_model, tiny_collator):
             batch = data.collate([example(clip) for clip in clips], (0, number))
             if number in spoilt:
                 batch = dataclasses.replace(batch, log_mel=batch.log_mel * math.nan)
-            batches.append((0, number, batch))
+            batches.append(numbered(number, batch))
         position, window = Position(), Window()
         AdapterOptimiser(model, config, CPU).step(iter(batches), position, window, 1e-2)
         weights = {name: p.detach() for name, p in model.named_parameters() if "lora_B" in name}
@@ -86,7 +90,7 @@ def test_a_gradient_that_is_not_finite_changes_nothing(tiny_config, tiny_model, 
     adapters[0].register_hook(lambda gradient: gradient * math.inf)
     position = Position()
     batch = tiny_collator(config).collate([example(0)], (0, 0))
-    optimiser.step(iter([(0, 0, batch)]), position, Window(), 1e-2)
+    optimiser.step(iter([numbered(0, batch)]), position, Window(), 1e-2)
     assert position.skipped_batches == 1
     assert all(torch.isfinite(p).all() for p in adapters)
     assert not optimiser.adamw.state
@@ -103,7 +107,7 @@ def test_the_gradient_is_clipped_to_the_norm_asked_for(tiny_config, tiny_model, 
             )
         )
         batch = tiny_collator(config).collate([example(0)], (0, 0))
-        optimiser.step(iter([(0, 0, batch)]), Position(), Window(), 1e-2)
+        optimiser.step(iter([numbered(0, batch)]), Position(), Window(), 1e-2)
     assert norms[0] > 1e-3 and norms[1] == pytest.approx(1e-3, rel=1e-3)
 
 

@@ -1,0 +1,136 @@
+"""Real child processes of the training command: killed, asked to stop, and several at once."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from train.config import dump_config
+
+ROOT = Path(__file__).parents[2]
+ALONE = [sys.executable]
+PAIR = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+
+
+@pytest.fixture
+def config(tiny_config):
+    """Ten steps with everything random that training knows."""
+    return tiny_config(
+        name="tiny", max_steps=10, n_threads=1, save_every_steps=3, lora_dropout=0.1, join_probability=0.3
+    )
+
+
+@pytest.fixture
+def command(tmp_path):
+    """Return a function that starts the training command in a child process."""
+    children = []
+
+    def start(config, interpreter=ALONE):
+        file = tmp_path / f"{config.output_dir.name}.yaml"
+        file.write_text(dump_config(config), encoding="utf-8")
+        child = subprocess.Popen(
+            [*interpreter, str(ROOT / "train" / "run.py"), "--config", str(file)],
+            cwd=ROOT,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        children.append(child)
+        return child
+
+    yield start
+    for child in children:
+        child.kill()
+        child.communicate()
+
+
+def finish(child, status=0):
+    _, printed = child.communicate(timeout=400)
+    assert child.returncode == status, printed
+    return printed
+
+
+def losses(config):
+    file = config.output_dir / "metrics.jsonl"
+    lines = file.read_text().splitlines(keepends=True) if file.exists() else []
+    return [json.loads(line)["loss"] for line in lines if line.endswith("}\n")]
+
+
+def wait_for_steps(config, n_steps):
+    deadline = time.monotonic() + 300
+    while len(losses(config)) < n_steps:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def weights(config, step):
+    return load_file(config.output_dir / "checkpoints" / f"step-{step:06d}" / "adapter.safetensors")
+
+
+def assert_same_run(config, other, n_steps, tolerance):
+    assert losses(config) == pytest.approx(losses(other), rel=tolerance)
+    ours, theirs = weights(config, n_steps), weights(other, n_steps)
+    for name, value in theirs.items():
+        torch.testing.assert_close(ours[name], value, atol=tolerance, rtol=tolerance, msg=name)
+
+
+@pytest.mark.parametrize("quantization", ["none", pytest.param("int8", marks=pytest.mark.slow)])
+def test_killed_and_then_stopped_a_run_ends_with_the_losses_and_weights_of_an_unbroken_one(
+    config, command, quantization
+):
+    whole = dataclasses.replace(config, quantization=quantization)
+    unbroken = command(whole)
+    broken = dataclasses.replace(whole, output_dir=whole.output_dir.with_name("broken"))
+    child = command(broken)
+    wait_for_steps(broken, 4)
+    child.send_signal(signal.SIGKILL)
+    finish(child, -signal.SIGKILL)
+    child = command(broken)
+    wait_for_steps(broken, 7)
+    child.send_signal(signal.SIGTERM)  # arrives while a step is being made
+    printed = finish(child)
+    assert "the same command goes on from there" in printed or "artifact" in printed
+    finish(command(broken))
+    assert "memory: about" in finish(unbroken)
+    assert_same_run(broken, whole, 10, 1e-6)
+
+
+def test_two_processes_make_the_steps_of_one_with_twice_the_batches(config, command):
+    alone = dataclasses.replace(config, accumulate_batches=2)
+    pair = dataclasses.replace(config, output_dir=config.output_dir.with_name("pair"))
+    children = command(alone), command(pair, PAIR)
+    for child in children:
+        printed = finish(child)
+        assert printed.count("parameters are trained") == 1  # the leader alone speaks
+    assert_same_run(pair, alone, 10, 1e-5)
+    assert (pair.output_dir / "artifact" / "manifest.json").is_file()
+
+
+def test_a_signal_to_any_process_stops_all_of_them_after_the_same_step(config, command):
+    config = dataclasses.replace(config, max_steps=100_000, save_every_steps=100_000)
+    child = command(config, PAIR)
+    wait_for_steps(config, 3)
+    os.kill(follower_of(child), signal.SIGTERM)
+    printed = finish(child)
+    n_steps = len(losses(config))
+    assert f"stopped at step {n_steps} of 100000" in printed
+    (checkpoint,) = (config.output_dir / "checkpoints").iterdir()
+    assert checkpoint.name == f"step-{n_steps:06d}"
+
+
+def follower_of(torchrun):
+    """Return the process id of the second process that torchrun started."""
+    for task in Path(f"/proc/{torchrun.pid}/task").iterdir():
+        for pid in (task / "children").read_text().split():
+            if b"\0LOCAL_RANK=1\0" in b"\0" + Path(f"/proc/{pid}/environ").read_bytes():
+                return int(pid)
+    raise AssertionError("torchrun has no second process")
