@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from train.batches import plan_epoch
+from train.batches import plan_epoch, shard_numbers
 from train.config import TrainConfig
+from train.data.manifest import Clip
 
 DURATIONS_S = np.random.default_rng(0).uniform(0.6, 11.0, 1_300).tolist()
 
@@ -75,3 +76,34 @@ def test_windows_without_speech_come_in_the_share_asked_for():
     n_silent = sum(not example.clips for batch in plan for example in batch)
     assert 0.15 * len(DURATIONS_S) < n_silent < 0.25 * len(DURATIONS_S)
     assert not any(not example.clips for batch in plan_epoch(DURATIONS_S, config(), 0) for example in batch)
+
+
+def test_clips_of_shards_are_mixed_only_with_those_of_a_few_shards_at_a_time():
+    shards = [clip // 50 for clip in range(len(DURATIONS_S))]  # 26 of them
+    plan = plan_epoch(DURATIONS_S, config(), 0, shards)
+    heard = [clip for batch in plan for example in batch for clip in example.clips]
+    assert sorted(heard) == list(range(len(DURATIONS_S)))
+    seen = [frozenset(shards[clip] for clip in heard[start : start + 400]) for start in range(0, 1_300, 400)]
+    assert [len(together) for together in seen] == [8, 8, 8, 2]
+    assert not seen[0] & seen[1] and seen[0] != frozenset(range(8))  # in another order than on disk
+    assert [shards[clip] for clip in heard[:400]] != sorted(shards[clip] for clip in heard[:400])
+    assert plan_epoch(DURATIONS_S, config(), 0, shards) == plan
+    assert plan_epoch(DURATIONS_S, config(), 1, shards) != plan
+
+
+def test_a_few_shards_are_mixed_as_well_as_files_of_their_own():
+    settings = config(join_probability=0.3)
+    plan = plan_epoch(DURATIONS_S, settings, 0, [clip // 500 for clip in range(len(DURATIONS_S))])
+    early = [clip for batch in plan[: len(plan) // 4] for example in batch for clip in example.clips]
+    assert {clip // 500 for clip in early} == {0, 1, 2}
+
+
+def test_files_of_their_own_among_shards_count_as_shards_of_neighbours():
+    def clip(path, size_bytes=None):
+        named = {"path": Path(path), "origin": "x:1", "text": "क", "language": None, "voice": None}
+        return Clip(**named, start_s=0, duration_s=1, size_bytes=size_bytes)
+
+    files = [clip(f"{number}.wav") for number in range(1_500)]
+    assert shard_numbers(files) is None
+    numbers = shard_numbers([clip("a.tar", 9), clip("a.tar", 9), clip("b.tar", 9), *files])
+    assert numbers[:3] == [0, 0, 1] and set(numbers[3:]) == {2, 3}

@@ -14,6 +14,7 @@ from serve.features import SAMPLE_RATE, FeatureExtractor
 from train.batches import ExamplePlan
 from train.collate import IGNORED, Collator, stack_targets
 from train.config import AugmentConfig, TrainConfig
+from train.data.filters import DropLog
 from train.data.manifest import load_samples, read_manifest
 from train.errors import DataError
 from train.targets import Target
@@ -187,3 +188,18 @@ def test_each_row_is_written_in_its_own_language(collator):
 def test_validation_has_neither_times_nor_earlier_text(collator):
     data = collator(augmented=False, timestamp_probability=1.0, prompt_probability=1.0)
     assert data.collate([plan(3)], (0, 0)).decoder_input_ids[0, :4].tolist() == PROMPT
+
+
+def test_a_clip_that_cannot_be_decoded_is_left_out_of_its_example_and_counted_once(collator, tmp_path):
+    data, strict = collator(), collator()
+    data.log = DropLog()
+    (tmp_path / "broken.wav").write_bytes(b"RIFF")
+    data.clips = [msgspec.structs.replace(data.clips[0], path=tmp_path / "broken.wav"), *data.clips[1:]]
+    for epoch in range(2):
+        labels = data.collate([plan(0), plan(1, 0, 2)], (epoch, 0)).labels
+        texts = [data.tokenizer.decode(row[row != IGNORED], skip_special_tokens=True) for row in labels]
+        assert texts == ["", f"{data.clips[1].text} {data.clips[2].text}"]
+    assert [drop.origin for drop in data.log.dropped] == [data.clips[0].origin]
+    strict.clips = data.clips
+    with pytest.raises(DataError, match=r"broken\.wav cannot be decoded"):
+        strict.collate([plan(0)], (0, 0))

@@ -10,6 +10,7 @@ import pytest
 import soundfile
 
 from serve.features import SAMPLE_RATE
+from train.data.filters import DropLog, Filters
 from train.data.manifest import load_samples, read_manifest
 from train.errors import DataError
 
@@ -96,3 +97,43 @@ def test_a_manifest_without_clips_is_refused(tmp_path, content):
     (tmp_path / "clips.jsonl").write_bytes(content)
     with pytest.raises(DataError, match=r"clips\.jsonl (holds no clips)|clips\.jsonl:1: "):
         read_manifest(tmp_path / "clips.jsonl")
+
+
+def test_bad_lines_are_left_out_where_the_log_takes_them(ramp, tmp_path):
+    good = {"audio": "ramp.wav", "text": "क"}
+    rows = [
+        good,
+        "",
+        {"audio": "absent.wav", "text": "क"},
+        "{broken",
+        {**good, "text": " "},
+        {**good, "end_s": 9},
+    ]
+    log = DropLog()
+    clips = read_manifest(manifest(tmp_path, *rows), log, Filters(max_duration_s=5))
+    assert len(clips) == 1
+    assert [(drop.origin.rpartition(":")[2], str(drop.reason)) for drop in log.dropped] == [
+        ("2", "empty line"),
+        ("3", "missing file"),
+        ("4", "malformed row"),
+        ("5", "empty text"),
+        ("6", "too long"),
+    ]
+
+
+def test_an_empty_text_passes_where_nothing_is_asked_of_clips(ramp, tmp_path):
+    assert read_manifest(manifest(tmp_path, {"audio": "ramp.wav", "text": ""}))[0].text == ""
+
+
+def test_a_recording_that_is_shorter_than_its_row_says_is_cut_off(ramp, tmp_path):
+    (clip,) = read_manifest(manifest(tmp_path, {"audio": "ramp.wav", "text": "क", "duration_s": 3.0}))
+    with pytest.raises(
+        DataError, match=r"clips\.jsonl:1: .*cut off: it ends after 2\.00 s, the clip after 3\.0"
+    ):
+        load_samples(clip)
+
+
+def test_a_line_separator_within_a_text_ends_no_line(ramp, tmp_path):
+    row = json.dumps({"audio": "ramp.wav", "text": "क\u2028ख"}, ensure_ascii=False)
+    (clip,) = read_manifest(manifest(tmp_path, row))
+    assert clip.text == "क\u2028ख"

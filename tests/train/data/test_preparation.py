@@ -163,18 +163,15 @@ def test_a_source_of_which_nothing_can_be_used_is_an_error_that_says_why(wavs, t
         prepare(f"{wavs}/bad.jsonl", tmp_path / "shards")
 
 
-@pytest.mark.parametrize("n_shards_before_the_kill", [1, 3])
-def test_a_preparation_that_was_killed_goes_on_and_ends_with_the_same_bytes(
-    tmp_path, n_shards_before_the_kill
-):
-    manifest = noise_manifest(tmp_path / "noise", 300)
+def test_a_preparation_that_was_killed_goes_on_and_ends_with_the_same_bytes(tmp_path):
+    manifest = noise_manifest(tmp_path / "noise", 80)
     whole, broken = tmp_path / "whole", tmp_path / "broken"
-    prepare(manifest, whole, shard_bytes=300_000)
+    prepare(manifest, whole, shard_bytes=200_000)
     command = [sys.executable, "-m", "train.prepare", str(manifest), "--output-dir", str(broken)]
-    command += ["--workers", "1", "--shard-mb", "0.3", "--any-script"]
+    command += ["--workers", "1", "--shard-mb", "0.2", "--any-script"]
     child = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 120
-    while len(list(broken.glob(".progress/0*.json"))) < n_shards_before_the_kill:
+    while len(list(broken.glob(".progress/0*.json"))) < 2:
         assert child.poll() is None and time.monotonic() < deadline
         time.sleep(0.001)
     os.kill(child.pid, signal.SIGKILL)
@@ -182,7 +179,7 @@ def test_a_preparation_that_was_killed_goes_on_and_ends_with_the_same_bytes(
     assert not (broken / "index.json").exists()
     n_kept = len(list(broken.glob(".progress/0*.json")))
     finished = [(broken / f"shard-{n:05d}.tar").stat().st_mtime_ns for n in range(n_kept)]
-    prepare(manifest, broken, shard_bytes=300_000)
+    prepare(manifest, broken, shard_bytes=200_000)
     assert [(broken / f"shard-{n:05d}.tar").stat().st_mtime_ns for n in range(n_kept)] == finished
     assert contents(broken) == contents(whole)
     assert read_header(whole).dropped == {"malformed row": 1, "undecodable audio": 1}
@@ -193,7 +190,7 @@ def test_a_finished_preparation_is_not_done_again_and_not_mixed_with_another(wav
     before = (tmp_path / "shards" / "shard-00000.tar").stat().st_mtime_ns
     prepare(f"{wavs}/clips.jsonl", tmp_path / "shards", workers=1)
     assert (tmp_path / "shards" / "shard-00000.tar").stat().st_mtime_ns == before
-    with pytest.raises(DataError, match="holds another preparation .shard_bytes is 150000000 there"):
+    with pytest.raises(DataError, match=r"holds another preparation \(shard_bytes is 150000000 there\)"):
         prepare(f"{wavs}/clips.jsonl", tmp_path / "shards", shard_bytes=1)
     with (wavs / "clips.jsonl").open("a") as file:
         file.write("\n")
