@@ -1,130 +1,28 @@
 """Score an artifact, or a base model alone, on a manifest through the serving pipeline.
 
     python -m train.evaluate --model-dir DIR --manifest data/mr/test-everyday.jsonl
-    python -m train.evaluate --model-dir DIR --manifest FILE.jsonl --json out.json --against-base
+    python -m train.evaluate --model-dir DIR --manifest FILE.jsonl --against-base --report DIR
     python -m train.evaluate --base-model openai/whisper-base --manifest FILE.jsonl --language mr
-
-What is scored is what is served: the same decoding of audio, speech detection, windows, features and engine.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich import box
 from rich.console import Console
-from rich.table import Table
 
 from serve.engine import Quantization
 from serve.errors import ShrotaError
 from serve.loading import load_pipeline
-from serve.options import NO_ADAPTER, TranscriptionOptions
-from serve.pipeline import Pipeline
-from train.config import TrainConfig
-from train.data.manifest import Clip, load_samples, read_manifest
-from train.normalise import VERSION
-from train.progress import progress_bar
-from train.scoring import score
-
-REPORTED_PROFILES = ("raw", "marathi")
-_CLIPS_AT_ONCE = 32
-
-
-def transcribe_clips(
-    pipeline: Pipeline, clips: Sequence[Clip], options: TranscriptionOptions, title: str
-) -> list[str]:
-    """Return the text of each clip, in order.
-
-    Raises:
-        DataError: a clip cannot be decoded.
-    """
-    texts = [""] * len(clips)
-    by_length = sorted(range(len(clips)), key=lambda index: clips[index].duration_s)
-    with progress_bar(title, len(clips), "clips") as advance:
-        for start in range(0, len(clips), _CLIPS_AT_ONCE):
-            chosen = by_length[start : start + _CLIPS_AT_ONCE]
-            transcripts = pipeline.transcribe_many([load_samples(clips[index]) for index in chosen], options)
-            for index, transcript in zip(chosen, transcripts, strict=True):
-                texts[index] = transcript.text
-            advance(len(chosen))
-    return texts
-
-
-def evaluate_manifest(
-    pipeline: Pipeline, manifest: Path, options: TranscriptionOptions, *, title: str, max_clips: int = 0
-) -> dict[str, Any]:
-    """Return scores under every reported profile, speed, and a row for each utterance."""
-    clips = read_manifest(manifest)
-    clips = clips[:max_clips] if max_clips else clips
-    started = time.perf_counter()
-    texts = transcribe_clips(pipeline, clips, options, title)
-    elapsed_s = time.perf_counter() - started
-    references = [clip.text for clip in clips]
-    audio_s = sum(clip.duration_s for clip in clips)
-    return {
-        "manifest": manifest.name,
-        "normaliser_version": VERSION,
-        "audio_s": round(audio_s, 1),
-        "times_real_time": round(audio_s / elapsed_s, 2),
-        "scores": {profile: score(references, texts, profile).as_dict() for profile in REPORTED_PROFILES},
-        "utterances": [
-            {"origin": clip.origin, "voice": clip.voice, "reference": clip.text, "hypothesis": text}
-            for clip, text in zip(clips, texts, strict=True)
-        ],
-    }
-
-
-def evaluate_artifact(artifact_dir: Path, config: TrainConfig, console: Console) -> dict[str, Any]:
-    """Score the exported artifact on the configuration's test manifests, with the base model beside it."""
-    if not config.test_manifests:
-        return {}
-    results: dict[str, Any] = {}
-    pipeline = load_pipeline(
-        artifact_dir, quantization=config.quantization, n_threads=_threads(config.n_threads)
-    )
-    try:
-        for manifest in config.test_manifests:
-            for label, adapter in (("base", NO_ADAPTER), ("tuned", None)):
-                if label == "base" and not config.evaluate_base:
-                    continue
-                options = TranscriptionOptions(language=config.language, task=config.task, adapter=adapter)
-                results.setdefault(manifest.stem, {})[label] = evaluate_manifest(
-                    pipeline,
-                    manifest,
-                    options,
-                    title=f"{manifest.stem}, {label}",
-                    max_clips=config.max_eval_clips,
-                )
-    finally:
-        pipeline.engine.close()
-    console.print(score_table(results))
-    return results
-
-
-def score_table(results: dict[str, Any]) -> Table:
-    """Return a table of {test set: {model: result}}, in per cent, that fits a terminal of 80 columns."""
-    table = Table(title="per cent; lower is better, except script", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    for column in ("test set", "model", "profile"):
-        table.add_column(column, no_wrap=True)
-    for column in ("WER", "95 % interval", "CER", "script"):
-        table.add_column(column, justify="right", no_wrap=True)
-    for test_set, models in results.items():
-        for label, result in models.items():
-            for profile, values in result["scores"].items():
-                names = ("wer", "wer_low", "wer_high", "cer", "script_fidelity")
-                wer, low, high, cer, script = (f"{100 * values[name]:.1f}" for name in names)
-                table.add_row(test_set, label, profile, wer, f"{low} to {high}", cer, script)
-    return table
-
-
-def _threads(n_threads: int) -> int:
-    return n_threads or os.cpu_count() or 1
+from serve.options import TranscriptionOptions
+from train.evaluation import REPORTED_PROFILES, evaluate_models
+from train.findings import draw_findings, findings_markdown
+from train.normalise import PROFILES
+from train.tables import comparison_rows, score_table
 
 
 def main(
@@ -141,48 +39,77 @@ def main(
     against_base: Annotated[
         bool, typer.Option(help="Score the base model alone beside the artifact.")
     ] = False,
-    quantization: Annotated[str, typer.Option(help="int8 (as served), int4 or none.")] = "int8",
+    profile: Annotated[
+        list[str] | None,
+        typer.Option(
+            help=f"Normaliser: {', '.join(PROFILES)}. May be given several times; the last one scores single"
+            " utterances. By default raw and marathi."
+        ),
+    ] = None,
+    quantization: Annotated[Quantization, typer.Option(help="int8 as served, int4 or none.")] = "int8",
     max_clips: Annotated[
-        int, typer.Option(help="Score at most this many clips of each manifest; 0: all.")
+        int, typer.Option(help="Score at most this many clips of each manifest; 0: all.", min=0)
     ] = 0,
-    threads: Annotated[int, typer.Option(help="CPU threads; 0: all cores.")] = 0,
+    seed: Annotated[int, typer.Option(help="Fixes the draws of the bootstrap intervals.", min=0)] = 0,
+    threads: Annotated[int, typer.Option(help="CPU threads; 0: all cores.", min=0)] = 0,
     json_path: Annotated[
         Path | None, typer.Option("--json", help="Write scores and every utterance here.")
+    ] = None,
+    markdown: Annotated[Path | None, typer.Option(help="Write tables for people here.")] = None,
+    report: Annotated[
+        Path | None, typer.Option(help="Directory for all of it: tables, scores as JSON, pictures as PNG.")
     ] = None,
 ) -> None:
     """Score a model on manifests through the serving pipeline: WER, CER and what hides behind them.
 
     Example: python -m train.evaluate --model-dir DIR --manifest test.jsonl --json out.json
     """
-    if quantization not in ("int8", "int4", "none"):
-        raise typer.BadParameter("quantization is int8, int4 or none")
-    chosen: Quantization = quantization  # type: ignore[assignment]
-    results: dict[str, Any] = {}
+    profiles = tuple(dict.fromkeys(profile or REPORTED_PROFILES))
+    if unknown := [name for name in profiles if name not in PROFILES]:
+        raise typer.BadParameter(f"'{unknown[0]}' is no profile; choose from {', '.join(PROFILES)}")
+    if len({path.stem for path in manifest}) < len(manifest):
+        raise typer.BadParameter("manifests must differ in their file names: scores are listed by them")
     try:
-        pipeline = load_pipeline(model_dir, base_model, quantization=chosen, n_threads=_threads(threads))
-        tuned = pipeline.engine.has_adapter
-        labels: list[tuple[str, str | None]] = [("tuned" if tuned else "base", None)]
-        if against_base and tuned:
-            labels.insert(0, ("base", NO_ADAPTER))
-        for path in manifest:
-            for label, adapter in labels:
-                options = TranscriptionOptions(language=language, adapter=adapter)
-                results.setdefault(path.stem, {})[label] = evaluate_manifest(
-                    pipeline, path, options, title=f"{path.stem}, {label}", max_clips=max_clips
-                )
+        pipeline = load_pipeline(
+            model_dir, base_model, quantization=quantization, n_threads=threads or os.cpu_count() or 1
+        )
+        results = evaluate_models(
+            pipeline,
+            manifest,
+            TranscriptionOptions(language=language),
+            against_base=against_base,
+            profiles=profiles,
+            seed=seed,
+            max_clips=max_clips,
+        )
     except ShrotaError as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(1) from error
-    Console().print(score_table(results))
-    if json_path:
-        record = {
-            "model_dir": str(model_dir),
-            "base_model": base_model,
-            "quantization": quantization,
-            "results": results,
-        }
-        json_path.parent.mkdir(parents=True, exist_ok=True)
-        json_path.write_text(json.dumps(record, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+    console = Console()
+    console.print(score_table(results))
+    for test_set, difference, clips in comparison_rows(results):
+        console.print(f"{test_set}: WER of tuned minus base {difference}; better / worse / same clips: {clips}")
+    record = {
+        "model_dir": str(model_dir) if model_dir else None,
+        "base_model": base_model,
+        "quantization": quantization,
+        "seed": seed,
+        "results": results,
+    }
+    if report:
+        draw_findings(results, report, seed=seed)
+    for path in (json_path, report and report / "evaluation.json"):
+        if path:
+            _write_json(record, path)
+    for path in (markdown, report and report / "evaluation.md"):
+        if path:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(findings_markdown(results, seed=seed), encoding="utf-8")
+
+
+def _write_json(record: dict[str, Any], path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(record, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
