@@ -21,7 +21,7 @@ from train.batches import ExamplePlan, plan_epoch
 from train.checkpoint import Position, load_checkpoint, newest_checkpoint, save_checkpoint
 from train.collate import Batch, Collator
 from train.config import TrainConfig
-from train.metrics import MetricsLog, Window
+from train.metrics import Window, open_metrics
 from train.model import batch_loss
 from train.optimiser import AdapterOptimiser, NumberedBatch, learning_rate_factor
 from train.progress import progress_bar
@@ -61,7 +61,6 @@ def train_adapter(
     durations_s = [clip.duration_s for clip in train_data.clips]
     total_steps = _total_steps(durations_s, config)
     position = _resume(config, model, optimiser.adamw)
-    metrics = MetricsLog(config.output_dir / "metrics.jsonl", position.step)
     checkpoints = config.output_dir / "checkpoints"
     save = _Saver(
         lambda: save_checkpoint(checkpoints, model, optimiser.adamw, position, config.keep_checkpoints)
@@ -70,6 +69,7 @@ def train_adapter(
 
     with (
         stop_on_signals() as stop,
+        open_metrics(config, position.step) as metrics,
         closing(_prefetched(train_data, planned)) as batches,
         progress_bar("training", total_steps, "steps") as advance,
     ):
