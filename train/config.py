@@ -20,7 +20,7 @@ from train.errors import TrainConfigError
 from train.normalise import PROFILES
 
 ExportFormat = Literal["ct2-int8", "ct2-int8_float16", "ct2-float16", "transformers"]
-"""A merged model for other engines: CTranslate2 with its weights so quantised, or a transformers checkpoint."""
+"""A merged model for other engines: CTranslate2 weights so quantised, or a transformers checkpoint."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,7 +10,7 @@ import numpy as np
 from train.scoring import WordErrors, rate, wer_interval
 
 EDGES_S = (0.0, 2.0, 4.0, 6.0, 10.0, 15.0, 30.0, float("inf"))
-"""Where the groups begin and end, in seconds; what lasts exactly as long as an edge is in the longer group."""
+"""Where the groups begin and end, in seconds; a clip as long as an edge is in the longer group."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,8 +1,8 @@
 """Score an artifact, or a base model alone, on a manifest through the serving pipeline.
 
-    python -m train.evaluate --model-dir DIR --manifest data/mr/test-everyday.jsonl
-    python -m train.evaluate --model-dir DIR --manifest FILE.jsonl --against-base --report DIR
-    python -m train.evaluate --base-model openai/whisper-base --manifest FILE.jsonl --language mr
+python -m train.evaluate --model-dir DIR --manifest data/mr/test-everyday.jsonl
+python -m train.evaluate --model-dir DIR --manifest FILE.jsonl --against-base --report DIR
+python -m train.evaluate --base-model openai/whisper-base --manifest FILE.jsonl --language mr
 """
 
 from __future__ import annotations
@@ -88,7 +88,9 @@ def main(
     console = Console()
     console.print(score_table(results))
     for test_set, difference, clips in comparison_rows(results):
-        console.print(f"{test_set}: WER of tuned minus base {difference}; better / worse / same clips: {clips}")
+        console.print(
+            f"{test_set}: WER of tuned minus base {difference}; better / worse / same clips: {clips}"
+        )
     record = {
         "model_dir": str(model_dir) if model_dir else None,
         "base_model": base_model,

@@ -63,7 +63,7 @@ def evaluate_manifest(
     seed: int = 0,
     max_clips: int = 0,
 ) -> dict[str, Any]:
-    """Return scores under every profile, speed, and a row for each utterance, scored under the last profile."""
+    """Return scores under every profile, speed, and a row per utterance, scored under the last profile."""
     clips = read_manifest(manifest)
     clips = clips[:max_clips] if max_clips else clips
     started = time.perf_counter()

@@ -1,4 +1,4 @@
-"""Look into the results of an evaluation: WER by length, confusions, worst clips; as Markdown and pictures."""
+"""Look into the results of an evaluation: WER by length, confusions, worst clips; Markdown and pictures."""
 
 from __future__ import annotations
 

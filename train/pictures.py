@@ -71,9 +71,7 @@ def draw_learning_curve(rows: Rows, title: str, theme: Theme = "light") -> bytes
     _colour(rate, palette)
     handles, labels = (
         [*one, *other]
-        for one, other in zip(
-            axes.get_legend_handles_labels(), rate.get_legend_handles_labels(), strict=True
-        )
+        for one, other in zip(axes.get_legend_handles_labels(), rate.get_legend_handles_labels(), strict=True)
     )
     rate.legend(handles, labels, loc="upper right", labelcolor=palette.ink, facecolor=palette.paper)
     return _png(figure)

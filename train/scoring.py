@@ -177,9 +177,7 @@ def _redrawn(n_utterances: int, seed: int) -> WordErrors:
     return np.random.default_rng(seed).integers(n_utterances, size=(_BOOTSTRAP_ROUNDS, n_utterances))
 
 
-def _normalised(
-    references: Sequence[str], hypotheses: Sequence[str], profile: str
-) -> list[tuple[str, str]]:
+def _normalised(references: Sequence[str], hypotheses: Sequence[str], profile: str) -> list[tuple[str, str]]:
     normalise = PROFILES[profile]
     return [(normalise(ref), normalise(hyp)) for ref, hyp in zip(references, hypotheses, strict=True)]
 

@@ -1,4 +1,4 @@
-"""Turn results of an evaluation into tables: for the terminal, and as Markdown. Knows no model and no page."""
+"""Turn results of an evaluation into tables, for terminal and Markdown. Knows no model and no page."""
 
 from __future__ import annotations
 
@@ -113,7 +113,9 @@ def markdown_table(columns: Sequence[str], rows: Sequence[Row]) -> str:
     """Return a Markdown table; bars within cells are escaped and line ends become blanks."""
     lines = [columns, ["---"] * len(columns), *([_markdown_cell(cell) for cell in row] for row in rows)]
     head, rule, *body = lines
-    return "\n".join([f"| {' | '.join(head)} |", f"|{'|'.join(rule)}|", *(f"| {' | '.join(r)} |" for r in body)])
+    return "\n".join(
+        [f"| {' | '.join(head)} |", f"|{'|'.join(rule)}|", *(f"| {' | '.join(r)} |" for r in body)]
+    )
 
 
 def _markdown_cell(text: str) -> str:
