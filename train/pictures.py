@@ -131,6 +131,8 @@ def draw_durations(buckets: Mapping[str, Sequence[DurationBucket]], theme: Theme
 
 def draw_confusions(confusions: Sequence[Confusion], theme: Theme = "light") -> bytes:
     """Draw how often words were taken for others, most frequent first, numbered as in the table."""
+    from matplotlib.ticker import MaxNLocator
+
     palette = PALETTES[theme]
     words = [f"{found.reference or NO_WORD} \u2192 {found.hypothesis or NO_WORD}" for found in confusions]
     family = find_font("".join(words))
@@ -141,7 +143,7 @@ def draw_confusions(confusions: Sequence[Confusion], theme: Theme = "light") -> 
     axes.set_yticks(range(len(words)), labels, family=[_SANS, *([family] if family else [])])
     axes.set_ylim(len(words) - 0.4, -0.6)
     axes.set_xlabel("times")
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     return _png(figure)
 
 
@@ -187,16 +189,15 @@ def _draw_rates(axes: Axes, rates: Mapping[str, Sequence[_Rate]], palette: Palet
         else:
             axes.errorbar(values, places, xerr=ends, **style)
         for place, value in zip(places, values, strict=True):
-            position, offset = ((place, value), (7, 0)) if upright else ((value, place), (0, 6))
-            placed = {"va": "center"} if upright else {"ha": "center"}
             axes.annotate(
                 f"{value:.1f}",
-                position,
-                offset,
+                (place, value) if upright else (value, place),
+                (7, 0) if upright else (0, 6),
                 textcoords="offset points",
                 color=colour,
                 fontsize=8,
-                **placed,
+                va="center" if upright else "baseline",
+                ha="left" if upright else "center",
             )
     everything = [end for found in rates.values() for rate in found for end in rate[1:]]
     axis = axes.yaxis if upright else axes.xaxis

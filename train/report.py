@@ -114,7 +114,8 @@ def write_report(run_dir: Path) -> Path:
     """
     run = read_run(run_dir)
     created = run.manifest.created if run.manifest else "no artifact yet"
-    sections = [_course(run), _scores(run), *_test_sets(run), _lineage(run), _data(run), _configuration(run)]
+    test_sets = [_test_set(test_set, models) for test_set, models in run.results.items()]
+    sections = [_course(run), _scores(run), *test_sets, _lineage(run), _data(run), _configuration(run)]
     target = run_dir / "report" / "index.html"
     target.parent.mkdir(parents=True, exist_ok=True)
     target.write_text(page(run.name, f"Training run, {created}", sections), encoding="utf-8")
@@ -161,32 +162,28 @@ def _scores(run: RunRecord) -> Html:
     return section("Scores", *parts)
 
 
-def _test_sets(run: RunRecord) -> list[Html]:
-    """Return a section for each test set: error rates by length, confusions, worst clips."""
-    sections = []
-    for test_set, models in run.results.items():
-        found = find_findings(models)
-        durations, confusions = found.durations, found.confusions
-        parts = [
-            paragraph(f"Rates under the profile {found.profile}."),
-            heading("By the length of the clip"),
-            picture(lambda theme, shown=durations: draw_durations(shown, theme), "Error rate by length"),
-            table(DURATION_COLUMNS, duration_rows(durations), numbers=_numbers(DURATION_COLUMNS)),
+def _test_set(test_set: str, models: dict[str, Any]) -> Html:
+    """Return the section of a test set: error rates by length, confusions, worst clips."""
+    found = find_findings(models)
+    parts = [
+        paragraph(f"Rates under the profile {found.profile}."),
+        heading("By the length of the clip"),
+        picture(lambda theme: draw_durations(found.durations, theme), "Error rate by length"),
+        table(DURATION_COLUMNS, duration_rows(found.durations), numbers=_numbers(DURATION_COLUMNS)),
+    ]
+    if found.confusions:
+        parts += [
+            heading(f"What the {found.label} model takes for what"),
+            table(CONFUSION_COLUMNS, confusion_rows(found.confusions), numbers=("no.",), bar="times"),
+            heading(f"Worst clips of the {found.label} model"),
+            table(
+                UTTERANCE_COLUMNS,
+                found.worst,
+                numbers=_numbers(UTTERANCE_COLUMNS),
+                texts=("said", "written"),
+            ),
         ]
-        if confusions:
-            parts += [
-                heading(f"What the {found.label} model takes for what"),
-                table(CONFUSION_COLUMNS, confusion_rows(confusions), numbers=("no.",), bar="times"),
-                heading(f"Worst clips of the {found.label} model"),
-                table(
-                    UTTERANCE_COLUMNS,
-                    found.worst,
-                    numbers=_numbers(UTTERANCE_COLUMNS),
-                    texts=("said", "written"),
-                ),
-            ]
-        sections.append(section(f"Test set {test_set}", *parts))
-    return sections
+    return section(f"Test set {test_set}", *parts)
 
 
 def _lineage(run: RunRecord) -> Html:
@@ -229,8 +226,7 @@ def _data(run: RunRecord) -> Html:
     """Show what was read and dropped, whatever the data's own report calls it."""
     if not run.data_report:
         return Html("")
-    rows = [(key, text) for key, text in _flat(run.data_report)]
-    return section("Data", table(("what", "count"), rows, numbers=("count",)))
+    return section("Data", table(("what", "count"), _flat(run.data_report), numbers=("count",)))
 
 
 def _flat(values: Any, prefix: str = "") -> list[tuple[str, str]]:

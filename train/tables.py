@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich import box
@@ -70,7 +70,7 @@ def comparison_rows(results: dict[str, Any]) -> list[Row]:
     ]
 
 
-def duration_rows(buckets: dict[str, Sequence[DurationBucket]]) -> list[Row]:
+def duration_rows(buckets: Mapping[str, Sequence[DurationBucket]]) -> list[Row]:
     """Return a row of `DURATION_COLUMNS` for each model's groups, shortest clips first."""
     rows = [(bucket, label) for label, found in buckets.items() for bucket in found]
     return [

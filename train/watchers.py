@@ -50,18 +50,18 @@ class TensorBoardWatcher:
         if step == 0:
             shutil.rmtree(directory, ignore_errors=True)  # of an older run
         # What was shown behind the step that a resumed run goes on from is hidden.
-        self._writer = SummaryWriter(str(directory), purge_step=step + 1 if step else None)  # type: ignore[no-untyped-call]
+        self._writer = SummaryWriter(str(directory), purge_step=step + 1 if step else None)
 
     def log(self, values: Mapping[str, float], step: int, test_set: str | None) -> None:
         """See `Watcher.log`."""
         for name, value in values.items():
             tag = f"{name}/{test_set}" if test_set else name
-            self._writer.add_scalar(tag, value, step)  # type: ignore[no-untyped-call]
-        self._writer.flush()  # type: ignore[no-untyped-call]
+            self._writer.add_scalar(tag, value, step)
+        self._writer.flush()
 
     def close(self) -> None:
         """See `Watcher.close`."""
-        self._writer.close()  # type: ignore[no-untyped-call]
+        self._writer.close()
 
 
 class MlflowWatcher:
