@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.ticker import Formatter
 
 from train.confusions import Confusion
 from train.durations import DurationBucket
@@ -64,6 +65,8 @@ def draw_learning_curve(rows: Rows, title: str, theme: Theme = "light") -> bytes
             *_series(valid, "valid_loss"), "o-", color=palette.accent, label="validation, unseen sentences"
         )
     axes.set(title=title, xlabel="step", ylabel="loss (nats a token, log scale)", yscale="log")
+    axes.yaxis.set_major_formatter(_plain_numbers())
+    axes.yaxis.set_minor_formatter(_plain_numbers())
     axes.grid(color=palette.grid, which="both", lw=0.6)
     rate = axes.twinx()
     rate.plot(*_series(trained, "learning_rate"), color="grey", lw=0.9, ls=":", label="learning rate")
@@ -217,6 +220,13 @@ def _draw_rates(axes: Axes, rates: Mapping[str, Sequence[_Rate]], palette: Palet
     axis.set_label_text(name)
     axis.grid(color=palette.grid, lw=0.6)
     axes.legend(labelcolor=palette.ink, facecolor=palette.paper)
+
+
+def _plain_numbers() -> Formatter:
+    """Return a formatter for log scales: 0.2 and not 2 x 10^-1; it leaves out what would be crowded."""
+    from matplotlib.ticker import LogFormatter
+
+    return LogFormatter(minor_thresholds=(1.5, 0.6))
 
 
 def _canvas(palette: Palette, height_in: float) -> tuple[Figure, Axes]:
