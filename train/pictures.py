@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
     from matplotlib.figure import Figure
-    from matplotlib.ticker import Formatter
 
 from train.confusions import Confusion
 from train.durations import DurationBucket
@@ -65,9 +65,8 @@ def draw_learning_curve(rows: Rows, title: str, theme: Theme = "light") -> bytes
             *_series(valid, "valid_loss"), "o-", color=palette.accent, label="validation, unseen sentences"
         )
     axes.set(title=title, xlabel="step", ylabel="loss (nats a token, log scale)", yscale="log")
-    axes.yaxis.set_major_formatter(_plain_numbers())
-    axes.yaxis.set_minor_formatter(_plain_numbers())
-    axes.grid(color=palette.grid, which="both", lw=0.6)
+    _plain_log_ticks(axes.yaxis)
+    axes.grid(color=palette.grid, lw=0.6)
     rate = axes.twinx()
     rate.plot(*_series(trained, "learning_rate"), color="grey", lw=0.9, ls=":", label="learning rate")
     rate.set_ylabel("learning rate", color=palette.ink)
@@ -206,12 +205,8 @@ def _draw_rates(axes: Axes, rates: Mapping[str, Sequence[_Rate]], palette: Palet
     axis = axes.yaxis if upright else axes.xaxis
     name = "word error rate, per cent"
     if everything and min(everything) > 0 and max(everything) > _LOG_RANGE * min(everything):
-        from matplotlib.ticker import LogLocator, ScalarFormatter
-
         (axes.set_yscale if upright else axes.set_xscale)("log")
-        axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-        axis.set_major_formatter(ScalarFormatter())
-        axis.set_minor_locator(LogLocator(subs=()))
+        _plain_log_ticks(axis)
         name += " (log scale)"
     elif upright:
         axes.set_ylim(bottom=0)
@@ -222,11 +217,13 @@ def _draw_rates(axes: Axes, rates: Mapping[str, Sequence[_Rate]], palette: Palet
     axes.legend(labelcolor=palette.ink, facecolor=palette.paper)
 
 
-def _plain_numbers() -> Formatter:
-    """Return a formatter for log scales: 0.2 and not 2 x 10^-1; it leaves out what would be crowded."""
-    from matplotlib.ticker import LogFormatter
+def _plain_log_ticks(axis: Axis) -> None:
+    """Mark a log scale at 1, 2, 5, 10, ... and write 0.2, not 2 x 10^-1."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
-    return LogFormatter(minor_thresholds=(1.5, 0.6))
+    axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_locator(NullLocator())
 
 
 def _canvas(palette: Palette, height_in: float) -> tuple[Figure, Axes]:

@@ -113,12 +113,12 @@ def write_report(run_dir: Path) -> Path:
         TrainError, ArtifactError: the run directory cannot be read.
     """
     run = read_run(run_dir)
-    created = run.manifest.created if run.manifest else "no artifact yet"
+    made = f"artifact of {_date(run.manifest.created)} UTC" if run.manifest else "no artifact yet"
     test_sets = [_test_set(test_set, models) for test_set, models in run.results.items()]
     sections = [_course(run), _scores(run), *test_sets, _lineage(run), _data(run), _configuration(run)]
     target = run_dir / "report" / "index.html"
     target.parent.mkdir(parents=True, exist_ok=True)
-    target.write_text(page(run.name, f"Training run, {created}", sections), encoding="utf-8")
+    target.write_text(page(run.name, f"Training run, {made}", sections), encoding="utf-8")
     return target
 
 
@@ -208,13 +208,17 @@ def _generation(name: str, created: str, training: dict[str, Any], sha256: str) 
     minutes = training.get("wall_clock_s")
     return (
         name,
-        created[:16].replace("T", " "),
+        _date(created),
         str(training.get("steps", "")),
         str(training.get("samples", "")),
         f"{minutes / 60:.0f}" if minutes is not None else "",
         str(training.get("learning_rate", "")),
         sha256[:12],
     )
+
+
+def _date(created: str) -> str:
+    return created[:16].replace("T", " ")
 
 
 def _manifest_text(manifest: Manifest) -> str:

@@ -71,7 +71,7 @@ def test_a_directory_becomes_a_private_repository(hub, tmp_path):
 
 def test_a_hub_that_refuses_is_one_sentence(hub, tmp_path, monkeypatch):
     monkeypatch.setattr(Hub, "status", 403)
-    with pytest.raises(ExportError, match="the hub refuses me/tiny .403"):
+    with pytest.raises(ExportError, match=r"the hub refuses me/tiny \(403"):
         push_directory(tmp_path, "me/tiny", endpoint=hub.url)
 
 

@@ -126,5 +126,5 @@ def test_the_shipped_adapter_writes_the_same_text_merged_into_int8_and_beside_th
         (found,) = merged.generate(
             ctranslate2.StorageView.from_array(log_mel[np.newaxis]), [start], beam_size=1
         )
-        text = vocabulary.tokenizer.decode(found.sequences_ids[0]).strip()
-        assert log_mel.shape[1] < 700 and text == expected.text
+        text = vocabulary.text(found.sequences_ids[0])
+        assert log_mel.shape[1] < 700 and text.strip() == expected.text.strip() != ""
