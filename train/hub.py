@@ -21,7 +21,6 @@ def push_directory(
     Raises:
         ExportError: there is no token, or the hub refuses; one sentence says which.
     """
-    import httpx
     from huggingface_hub import HfApi, get_token
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
@@ -41,6 +40,6 @@ def push_directory(
     except HfHubHTTPError as error:
         reason = f"{error.response.status_code} {error.response.reason_phrase}"
         raise ExportError(f"the hub refuses {repository} ({reason}): may this token write there?") from error
-    except (httpx.HTTPError, OSError) as error:
-        raise ExportError(f"the hub at {api.endpoint} does not answer: {error}") from error
+    except Exception as error:  # of the HTTP library that huggingface_hub happens to use
+        raise ExportError(f"the hub at {api.endpoint} cannot be used: {error}") from error
     return str(made)

@@ -28,7 +28,9 @@ class Hub(BaseHTTPRequestHandler):
         }
         if "preupload" in self.path:
             names = [file["path"] for file in json.loads(body)["files"]]
-            answer = {"files": [{"path": name, "uploadMode": "regular"} for name in names]}
+            answer = {
+                "files": [{"path": name, "uploadMode": "regular", "shouldIgnore": False} for name in names]
+            }
         self.reply(answer)
 
     def do_GET(self):
@@ -83,7 +85,7 @@ def test_a_missing_token_is_one_sentence(tmp_path, monkeypatch):
 
 def test_a_hub_that_is_not_there_is_one_sentence(tmp_path, monkeypatch):
     monkeypatch.setenv("HF_TOKEN", "hf_secret")
-    with pytest.raises(ExportError, match="does not answer"):
+    with pytest.raises(ExportError, match="cannot be used: .*refused"):
         push_directory(tmp_path, "me/tiny", endpoint="http://127.0.0.1:9")
 
 
