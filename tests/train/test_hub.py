@@ -23,7 +23,7 @@ class Hub(BaseHTTPRequestHandler):
         self.server.seen.append((self.path, self.headers["authorization"], body))
         answer = {
             "url": f"http://{self.headers['host']}/me/tiny",
-            "commitUrl": "http://x/c/1",
+            "commitUrl": "https://huggingface.co/me/tiny/commit/1",
             "commitOid": "1",
         }
         if "preupload" in self.path:
@@ -85,7 +85,7 @@ def test_a_missing_token_is_one_sentence(tmp_path, monkeypatch):
 
 def test_a_hub_that_is_not_there_is_one_sentence(tmp_path, monkeypatch):
     monkeypatch.setenv("HF_TOKEN", "hf_secret")
-    with pytest.raises(ExportError, match="cannot be used: .*refused"):
+    with pytest.raises(ExportError, match=r"cannot be used: .*refused"):
         push_directory(tmp_path, "me/tiny", endpoint="http://127.0.0.1:9")
 
 
