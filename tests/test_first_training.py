@@ -66,7 +66,8 @@ def test_the_artifact_says_how_it_was_made_and_how_well_it_hears(trained):
     assert fidelity["base"] < 0.5 < fidelity["tuned"]  # Devanagari is the first thing it learns
     assert (run_dir / "artifact" / "learning-curve.png").read_bytes().startswith(b"\x89PNG")
     assert "test-everyday" in (run_dir / "artifact" / "README.md").read_text("utf-8")
-    assert (run_dir / "report" / "test-everyday-tuned.tsv").is_file()
+    page = (run_dir / "report" / "index.html").read_text("utf-8")
+    assert "Test set test-everyday" in page and "data:image/png;base64," in page
     assert "base in int8" in printed and "test-everyday" in printed and "Warning" not in printed
 
 

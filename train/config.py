@@ -20,6 +20,9 @@ from train.data.specs import parse_spec
 from train.errors import DataError, TrainConfigError
 from train.normalise import PROFILES
 
+ExportFormat = Literal["ct2-int8", "ct2-int8_float16", "ct2-float16", "transformers"]
+"""A merged model for other engines: CTranslate2 weights so quantised, or a transformers checkpoint."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class AugmentConfig:
@@ -81,6 +84,8 @@ class TrainConfig:
     """Score the base model alone beside the tuned one."""
     profile: str = "marathi"
     """Normaliser profile of the headline score."""
+    export_formats: tuple[ExportFormat, ...] = ()
+    """Merged models written into the artifact: ct2-int8, ct2-int8_float16, ct2-float16, transformers."""
 
     continue_from: Path | None = None
     """Artifact whose adapter is trained further, on new data or for longer; null starts a fresh one."""
@@ -141,6 +146,10 @@ class TrainConfig:
 
     log_every_steps: int = 10
     """Steps between two lines of `metrics.jsonl`."""
+    tensorboard: bool = True
+    """Write event files for TensorBoard to `output_dir/tensorboard`."""
+    mlflow_uri: str | None = None
+    """MLflow server (or `sqlite:///FILE`) that is told of the run as well; needs the extra `mlflow`."""
     eval_every_steps: int = 200
     """Steps between two looks at the validation clips; 0 never looks."""
     valid_clips: int = 0

@@ -1,4 +1,11 @@
-"""Write a trained adapter as an artifact that `serve` can load: manifest, fp16 safetensors, nothing else."""
+"""Write a trained adapter as an artifact that `serve` can load: manifest, fp16 safetensors, nothing else.
+
+    python -m train.export model_artifacts/whisper-base-mr --format ct2-int8
+    python -m train.export ARTIFACT_DIR --format transformers --output-dir DIR --push you/whisper-base-mr
+
+The command makes merged models of a finished artifact for engines that know no adapters, or pushes it to the
+hub.
+"""
 
 from __future__ import annotations
 
@@ -9,10 +16,11 @@ import platform
 import shutil
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 import torch
+import typer
 from peft import LoraConfig, PeftModel, get_peft_model_state_dict
 from safetensors.torch import save_file
 
@@ -26,10 +34,13 @@ from serve.artifact import (
     write_manifest,
 )
 from serve.base_model import base_fingerprint
-from serve.errors import ArtifactError
-from train.config import TrainConfig
+from serve.errors import ArtifactError, ShrotaError
+from train.config import ExportFormat, TrainConfig
+from train.directories import replace_directory
 from train.errors import ExportError
+from train.hub import push_directory
 from train.loop import Outcome
+from train.merged import export_merged
 
 
 def export_artifact(model: PeftModel, base_dir: Path, config: TrainConfig, outcome: Outcome) -> Path:
@@ -72,16 +83,6 @@ def publish_artifact(artifact_dir: Path, target: Path) -> Path:
     shutil.copytree(artifact_dir, copy)
     replace_directory(copy, target)
     return target
-
-
-def replace_directory(source: Path, target: Path) -> None:
-    """Move `source` to `target`, which may exist, leaving a whole directory there at all but one instant."""
-    old = target.with_name(f".{target.name}.old")
-    shutil.rmtree(old, ignore_errors=True)
-    if target.exists():
-        target.replace(old)
-    source.replace(target)
-    shutil.rmtree(old, ignore_errors=True)
 
 
 def _write_adapter(model: PeftModel, config: TrainConfig, into: Path) -> None:
@@ -145,3 +146,36 @@ def _lineage(continued_from: Path | None) -> dict[str, Any] | None:
         "sha256": hashlib.sha256(weights).hexdigest(),
         "training": artifact.manifest.training,
     }
+
+
+def main(
+    artifact_dir: Annotated[Path, typer.Argument(help="Artifact whose adapter is merged or pushed.")],
+    kind: Annotated[
+        ExportFormat | None, typer.Option("--format", help="Merged model to write; without it none is.")
+    ] = None,
+    output_dir: Annotated[
+        Path | None, typer.Option(help="Where to; merged-FORMAT within the artifact by default.")
+    ] = None,
+    push: Annotated[
+        str | None, typer.Option(help="Repository on the Hugging Face hub for what was written.")
+    ] = None,
+    public: Annotated[bool, typer.Option(help="Let everybody see a repository that is made now.")] = False,
+) -> None:
+    """Merge an adapter into its base model for other engines, or push the adapter itself to the hub.
+
+    Example: python -m train.export model_artifacts/whisper-base-mr --format ct2-int8
+    """
+    if kind is None and push is None:
+        raise typer.BadParameter("name a --format, a repository to --push to, or both")
+    if kind is None and output_dir is not None:
+        raise typer.BadParameter("--output-dir needs a --format")
+    try:
+        written = export_merged(artifact_dir, kind, output_dir) if kind else load_artifact(artifact_dir).path
+        typer.echo(push_directory(written, push, private=not public) if push else str(written))
+    except ShrotaError as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(1) from error
+
+
+if __name__ == "__main__":
+    typer.run(main)

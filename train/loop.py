@@ -12,7 +12,7 @@ import shutil
 import time
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -33,7 +33,7 @@ from train.checkpoint import (
 from train.collate import Batch, Collator
 from train.config import TrainConfig
 from train.distributed import ALONE, Processes
-from train.metrics import MetricsLog, Window
+from train.metrics import Window, open_metrics
 from train.optimiser import AdapterOptimiser, NumberedBatch, learning_rate_factor
 from train.progress import progress_bar
 from train.stopping import stop_on_signals
@@ -84,15 +84,16 @@ def train_adapter(
     save = _Saver(
         lambda: save_checkpoint(checkpoints, model, optimiser.adamw, position, config.keep_checkpoints)
     )
-    metrics = MetricsLog(config.output_dir / "metrics.jsonl", position.step) if processes.leads else None
     validation = Validation(valid_data, config, device, processes) if valid_data else None
     planned = _planned_batches(plan, position.epoch, position.batch)
 
     with (
         stop_on_signals() as stop,
+        ExitStack() as open_files,
         closing(_prefetched(train_data, planned, processes)) as batches,
         progress_bar("training", total_steps, "steps", shown=processes.leads) as advance,
     ):
+        metrics = open_files.enter_context(open_metrics(config, position.step)) if processes.leads else None
         advance(position.step)
         model.train()
         window = Window()

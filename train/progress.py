@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -52,9 +53,16 @@ def progress_bar(title: str, total: int | None, unit: str, *, shown: bool = True
     )
     console = Console(stderr=True)
     # Away from a terminal there is no line to redraw: the bar is printed once, at the end.
-    with Progress(
-        *columns, console=console, refresh_per_second=4, speed_estimate_period=60, disable=not shown
-    ) as progress:
+    progress = Progress(
+        *columns,
+        console=console,
+        refresh_per_second=4,
+        speed_estimate_period=60,
+        disable=not shown,
+        # Lines printed to a terminal appear above the bar; those for a file or a pipe must reach it.
+        redirect_stdout=sys.stdout.isatty(),
+    )
+    with progress:
         task = progress.add_task(title, total=total, note="")
 
         def advance(n: int = 1, note: str | None = None) -> None:

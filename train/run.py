@@ -40,12 +40,15 @@ def run(config: TrainConfig, processes: Processes) -> int:
     from train.adalora import as_lora
     from train.collate import Collator
     from train.data.corpus import load_corpus
-    from train.evaluate import evaluate_artifact
+    from train.evaluation import evaluate_artifact
     from train.export import export_artifact, publish_artifact, record_evaluation
     from train.loop import train_adapter
     from train.memory import estimate_memory, largest_batch
+    from train.merged import export_merged
+    from train.metrics import open_metrics
     from train.model import build_model, continue_adapter
-    from train.report import write_report
+    from train.model_card import write_model_card
+    from train.report import save_results, write_report
 
     console = Console(stderr=True, quiet=not processes.leads)
     torch.set_num_threads(config.n_threads or processes.n_threads)
@@ -99,7 +102,13 @@ def run(config: TrainConfig, processes: Processes) -> int:
     del model
     scores = evaluate_artifact(artifact_dir, config, corpus.tests, console)
     record_evaluation(artifact_dir, scores)
-    write_report(config, outcome, artifact_dir, scores)
+    with open_metrics(config, outcome.step) as metrics:
+        metrics.log_evaluation(outcome.step, scores)
+    for kind in config.export_formats:
+        console.print(f"merged: {export_merged(artifact_dir, kind)}")
+    write_model_card(config, outcome, artifact_dir, scores)
+    save_results(config.output_dir, scores)
+    console.print(f"report: {write_report(config.output_dir)}")
     if config.publish_to:
         artifact_dir = publish_artifact(artifact_dir, config.publish_to)
     console.print(f"artifact: {artifact_dir}")

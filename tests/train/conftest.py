@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,10 @@ from serve.base_model import resolve_base_model
 from serve.features import SAMPLE_RATE, FeatureExtractor
 from train.collate import Collator
 from train.config import TrainConfig
-from train.data.manifest import read_manifest
+from train.data.manifest import Clip, read_manifest
+from train.evaluation import compare_with_base, utterance_rows
 from train.model import build_model
+from train.scoring import score
 
 CPU = torch.device("cpu")
 LETTERS = "कखगघचछजझटठडढ"
@@ -106,3 +109,40 @@ def tiny_model(tiny_base_dir: Path) -> Callable[[TrainConfig], Any]:
         return build_model(tiny_base_dir, config, CPU)
 
     return make
+
+
+@pytest.fixture(scope="session")
+def results() -> dict[str, Any]:
+    """What an evaluation of base and tuned on one test set found, by scoring two small lists of texts."""
+    references = ["घर लाल आहे", "दार मोठे आहे", "शिक्षणाच्या किती वाटा", "आज पाऊस पडला"]
+    written = {
+        "base": ["<b>ghar</b> lal", "दर मोते आये", "शिक्षण|किती", "आज आज आज आज"],
+        "tuned": ["गर लाल आहे", "दार मोठे आहे", "शिक्षणाच्या कीती वाटा", "आज पाऊस पडला"],
+    }
+    clips = [
+        Clip(
+            path=Path("none.wav"),
+            text=text,
+            start_s=0.0,
+            duration_s=1.5 + 2 * number,
+            language="mr",
+            voice="mr+f1",
+            origin=f"test.jsonl:{number + 1}",
+        )
+        for number, text in enumerate(references)
+    ]
+    models = {
+        label: {
+            "manifest": "test.jsonl",
+            "profile": "marathi",
+            "audio_s": 12.0,
+            "times_real_time": 3.0,
+            "scores": {name: score(references, texts, name).as_dict() for name in ("raw", "marathi")},
+            "utterances": utterance_rows(clips, texts, "marathi"),
+        }
+        for label, texts in written.items()
+    }
+    comparison = compare_with_base(models)
+    assert comparison is not None
+    models["tuned"]["against_base"] = asdict(comparison)
+    return {"test-everyday": models}

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-
 import msgspec
 import pytest
 import torch
@@ -14,10 +12,9 @@ from serve.artifact import load_artifact, load_manifest, write_manifest
 from serve.errors import ArtifactError
 from serve.loading import load_pipeline
 from train.errors import ExportError, TrainConfigError
-from train.export import export_artifact, publish_artifact, record_evaluation, replace_directory
+from train.export import export_artifact, publish_artifact, record_evaluation
 from train.loop import Outcome
 from train.model import continue_adapter
-from train.report import draw_learning_curve, model_card, score_markdown
 
 OUTCOME = Outcome(step=6, total_steps=6, samples=40, skipped_batches=1, trained_s=12.4, finished=True)
 
@@ -106,15 +103,6 @@ def test_publishing_replaces_what_was_there_as_a_whole(exported, tmp_path):
     assert [path.name for path in target.parent.iterdir()] == ["tiny"]
 
 
-def test_replacing_keeps_the_new_content(tmp_path):
-    for name in ("old", "new"):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "content").write_text(name)
-    replace_directory(tmp_path / "new", tmp_path / "old")
-    assert (tmp_path / "old" / "content").read_text() == "new"
-    assert [path.name for path in tmp_path.iterdir()] == ["old"]
-
-
 def test_training_further_starts_with_the_artifact_and_says_so(
     exported, model, tiny_config, tiny_model, tiny_base_dir, tmp_path
 ):
@@ -177,29 +165,3 @@ def test_scores_are_recorded_without_the_utterances(exported):
     assert manifest.evaluation["test"]["tuned"]["scores"]["marathi"]["wer"] == 0.2
     assert "गुपित" not in (exported / "manifest.json").read_text("utf-8")
     assert msgspec.structs.replace(manifest, evaluation={}).training["steps"] == 6
-
-
-def test_the_card_shows_every_score_and_how_the_adapter_was_made(tiny_config):
-    scores = {"test": {"base": result(1.2), "tuned": result(0.2)}}
-    earlier = {"name": "first", "sha256": "ab" * 32, "training": {"steps": 99}}
-    card = model_card(tiny_config(), OUTCOME, {"continued_from": earlier}, scores)
-    assert "going on from `first` (99 steps, sha256 abababababab)." in card
-    assert "going on" not in model_card(tiny_config(), OUTCOME, {}, {})
-    assert "| test | 3 | tuned | marathi | 20.0 (10.0 to 40.0) | 4.0 | 2 / 3 / 4 |" in card
-    assert "| test | 3 | base | marathi | 120.0 (60.0 to 240.0) | 24.0 | 2 / 3 / 4 |" in card
-    assert "6 steps" in card and "40 examples" in card and "rank 4, alpha 8" in card
-    assert score_markdown({}) == "Not evaluated."
-
-
-@pytest.mark.parametrize("validated", [True, False])
-def test_the_curve_is_a_picture_with_and_without_validation(tmp_path, validated):
-    import matplotlib.image
-
-    rows = [{"step": step, "loss": 3.0 / step, "learning_rate": 1e-3} for step in range(1, 20)]
-    rows += [{"step": 10, "valid_loss": 0.5}] * validated
-    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    draw_learning_curve(tmp_path / "metrics.jsonl", tmp_path / "curve.png", "tiny")
-    picture = matplotlib.image.imread(tmp_path / "curve.png")
-    assert picture.shape[:2] == (540, 960)
-    colours = {tuple(pixel) for row in (picture[:, :, :3] * 255).astype(int)[::2, ::2] for pixel in row}
-    assert ((196, 78, 82) in colours) == validated  # the red of the validation line

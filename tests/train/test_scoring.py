@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
-from train.scoring import score
+from train.scoring import compare, score, score_utterances, wer_interval
 
 
 def test_an_exact_transcript_has_no_errors():
@@ -101,3 +102,45 @@ def test_the_record_is_rounded_and_plain():
     record = score(["a b c"], ["a b x"], "raw").as_dict()
     assert record["wer"] == 0.33333
     assert all(isinstance(value, str | int | float) for value in record.values())
+
+
+def test_an_utterance_has_its_own_rates_and_counts():
+    first, second = score_utterances(["एक दोन", "तीन"], ["एक दोन", "तीन चार"], "raw")
+    assert (first.wer, first.cer, first.word_errors) == (0.0, 0.0, (2, 0, 0, 0))
+    assert (second.wer, second.word_errors) == (1.0, (1, 0, 0, 1))
+
+
+RIGHT, WRONG = (4, 0, 0, 0), (2, 2, 0, 0)
+
+
+def test_a_model_that_is_better_on_most_clips_is_found_better_beyond_chance():
+    base = np.array([WRONG] * 30 + [RIGHT] * 10)
+    tuned = np.array([RIGHT] * 28 + [WRONG] * 2 + [RIGHT] * 9 + [WRONG])
+    found = compare(base, tuned)
+    assert found.difference == pytest.approx((3 * 2 - 30 * 2) / 160)
+    assert found.low < found.difference < found.high < 0
+    assert (found.better, found.worse, found.equal) == (28, 1, 11)
+
+
+def test_the_interval_of_a_difference_is_paired():
+    hard = np.array([(0, 10, 0, 0), RIGHT] * 20)  # clips differ far more than the models do
+    slightly_better = hard.copy()
+    slightly_better[::2] = (1, 9, 0, 0)
+    found = compare(hard, slightly_better)
+    assert found.high < 0 and found.high - found.low < 0.05
+    low, high = wer_interval(hard)
+    assert high - low > 3 * (found.high - found.low)
+
+
+def test_a_model_does_not_differ_from_itself():
+    words = np.array([RIGHT, WRONG])
+    found = compare(words, words)
+    assert (found.difference, found.low, found.high, found.equal) == (0.0, 0.0, 0.0, 2)
+
+
+def test_the_seed_fixes_the_draws():
+    references = ["एक दोन " * (n % 7 + 1) for n in range(30)]
+    hypotheses = ["एक दोन " * (n % 5 + 1) for n in range(30)]
+    first, second, other = (score(references, hypotheses, "raw", seed=seed) for seed in (7, 7, 8))
+    assert first == second
+    assert (first.wer_low, first.wer_high) != (other.wer_low, other.wer_high) and first.wer == other.wer
