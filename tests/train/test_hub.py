@@ -62,7 +62,7 @@ def test_a_directory_becomes_a_private_repository(hub, tmp_path):
     (tmp_path / ".half-written").write_text("not for others")
     push_directory(tmp_path, "me/tiny", endpoint=hub.url)
     paths = [path for path, _, _ in hub.seen]
-    assert paths[0] == "/api/repos/create" and json.loads(hub.seen[0][2])["private"] is True
+    assert paths[0] == "/api/repos/create" and json.loads(hub.seen[0][2])["visibility"] == "private"
     assert {token for _, token, _ in hub.seen} == {"Bearer hf_secret"}
     committed = [json.loads(line) for line in hub.seen[-1][2].splitlines()]
     files = [each["value"] for each in committed if each["key"] == "file"]
