@@ -51,7 +51,9 @@ def test_a_finished_run_has_every_section_in_one_page_that_needs_nothing_else(
 ):
     (run_dir / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS))
     (run_dir / "artifact").symlink_to(tiny_artifact_dir)
-    (run_dir / "data-report.json").write_text(json.dumps({"dropped": {"empty text": 7}}))
+    left_out = {"reason": "empty text", "origin": "clips.jsonl:3", "detail": "holds no words"}
+    (run_dir / "data").mkdir()
+    (run_dir / "data" / "left-out.jsonl").write_text(json.dumps(left_out) + "\n")
     save_results(run_dir, results)
     text = write_report(run_dir).read_text("utf-8")
     elements = Elements()
@@ -59,7 +61,7 @@ def test_a_finished_run_has_every_section_in_one_page_that_needs_nothing_else(
     assert elements.open == []
     titles = re.findall("<h2>(.*?)</h2>", text)
     assert titles == ["Training", "Scores", "Test set test-everyday", "Lineage", "Data", "Configuration"]
-    assert "dropped › empty text" in text and "<td>किती</td><td>कीती</td>" in text
+    assert "empty text" in text and "clips.jsonl:3: holds no words" in text and "<td>किती</td><td>कीती</td>" in text
     tags = [tag for tag, _ in elements.seen]
     assert not {"script", "link", "iframe"} & set(tags) and tags.count("img") == 4
     sources = [
