@@ -99,7 +99,7 @@ def test_every_flag_of_our_programs_exists(document):
 def known_flags(program: str) -> set[str]:
     """Return the long options of `python PROGRAM`, without their dashes."""
     if program == "train/run.py":
-        keys = {"config"} | {field.name for field in fields(TrainConfig)}
+        keys = {"config", "help"} | {field.name for field in fields(TrainConfig)}
         keys |= {f"augment.{field.name}" for field in fields(AugmentConfig)}
         return keys | {key.replace("_", "-") for key in keys}
     answer = subprocess.run(
