@@ -34,13 +34,13 @@ Examples:
 \b
   python -m train.prepare commonvoice:cv-corpus-17.0/mr --output-dir shards/mr
   python -m train.prepare kathbath --language mr --output-dir shards/kathbath
-  python -m train.prepare folder:recordings --output-dir shards/own --held-out data/mr/test-everyday.jsonl
-  python -m train.prepare data/mr/train.jsonl --output-dir shards/mr --upload s3://bucket/shards/mr
+  python -m train.prepare folder:own --output-dir shards/own --held-out data/mr/test-everyday.jsonl
+  python -m train.prepare data/mr/train.jsonl --output-dir shards/mr --upload s3://bucket/mr
   python -m train.prepare --verify shards/mr
 
 \b
-Sources: FILE.jsonl, commonvoice:DIR, folder:DIR, hf:REPO[:CONFIG], shards:DIR, channel:NAME, fleurs,
-  indicvoices, kathbath, openslr64, common_voice_11, common_voice_17
+Sources: FILE.jsonl, commonvoice:DIR, folder:DIR, hf:REPO[:CONFIG], shards:DIR, channel:NAME,
+  fleurs, indicvoices, kathbath, openslr64, common_voice_11, common_voice_17
 """
 
 
@@ -60,7 +60,7 @@ def summarise(header: Header, output_dir: Path, console: Console) -> None:
 
 
 def main(
-    source: Annotated[str | None, typer.Argument(help="Name of the source; see below.")] = None,
+    source: Annotated[str | None, typer.Argument(help="Name of the source; see above.")] = None,
     output_dir: Annotated[Path | None, typer.Option(help="Directory for the shards.")] = None,
     split: Annotated[
         str | None, typer.Option(help="Splits joined by +, such as train+validation; the source's own.")

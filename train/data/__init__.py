@@ -1,1 +1,1 @@
-"""Speech data: text sources, synthesis, manifests."""
+"""Speech data: text sources and synthesis; sources of clips, filters, manifests and shards."""
