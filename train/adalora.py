@@ -94,9 +94,9 @@ def as_lora(model: PeftModel) -> PeftModel:
     `s B diag(E) A` becomes `B A'` with `A' = s diag(E) A`, without the rows where E is zero.
     """
     factors: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
-    layer: Any
-    for name, layer in model.get_base_model().named_modules():
-        if isinstance(layer, SVDLinear):
+    for name, module in model.get_base_model().named_modules():
+        if isinstance(module, SVDLinear):
+            layer = typing.cast(Any, module)
             singular_values = layer.lora_E[_ADAPTER].detach()  # (rank, 1)
             kept = singular_values[:, 0] != 0
             scale = layer.scaling[_ADAPTER] / (layer.ranknum[_ADAPTER] + 1e-5)

@@ -1,7 +1,7 @@
 """Estimate what a training run will occupy, from the model and its largest batch, before the first step.
 
-Activations are counted from Whisper's layers, as what the backward pass needs of each; the figure is meant to
-be right within a factor of 1.5.
+Activations are counted from Whisper's layers, as what the backward pass needs of each. The figure is right
+within a factor of 1.5 for what is in use at the peak; what an allocator keeps of freed memory comes on top.
 """
 
 from __future__ import annotations

@@ -22,6 +22,7 @@ from transformers import BitsAndBytesConfig, WhisperForConditionalGeneration
 from serve.artifact import ADAPTER_CONFIG, ADAPTER_WEIGHTS, Artifact
 from serve.base_model import base_fingerprint
 from serve.engine.encoder_context import enable_dynamic_context
+from serve.engine.int8_layers import keep_scales
 from serve.engine.quiet import quiet_libraries
 from train.collate import IGNORED, Batch
 from train.config import TrainConfig
@@ -42,6 +43,7 @@ def build_model(base_dir: Path, config: TrainConfig, device: torch.device) -> Pe
         quantization_config=_quantization(config),
         device_map={"": device},
     )
+    keep_scales(model)
     model.config.use_cache = False
     model.requires_grad_(False)
     if config.encoder_context == "dynamic":
