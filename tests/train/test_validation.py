@@ -7,13 +7,16 @@ import math
 import pytest
 import torch
 
+from train.batches import ExamplePlan
 from train.checkpoint import Position
+from train.model import batch_loss
 from train.validation import Look, Validation, is_better
 
 CPU = torch.device("cpu")
+EXAMPLE = ExamplePlan(clips=(0,), duration_s=1.0)
 
 
-@pytest.mark.parametrize("quantization", ["none", "int8"])
+@pytest.mark.parametrize("quantization", ["none", "int8", "int4"])
 def test_a_look_measures_loss_and_wer_and_leaves_the_model_training(
     tiny_config, tiny_model, tiny_collator, quantization
 ):
@@ -24,6 +27,8 @@ def test_a_look_measures_loss_and_wer_and_leaves_the_model_training(
     assert model.training and 0 < look.loss < 20
     assert look.wer is not None and look.wer > 0
     assert validation.look(model) == look  # nothing random, dropout included
+    batch_loss(model, tiny_collator(config).collate([EXAMPLE], (0, 0)), CPU)[0].backward()
+    assert all(p.grad is not None for p in model.parameters() if p.requires_grad)
 
 
 def test_without_clips_to_transcribe_there_is_no_wer(tiny_config, tiny_model, tiny_collator):
