@@ -16,11 +16,15 @@ CPU = torch.device("cpu")
 EXAMPLE = ExamplePlan(clips=(0,), duration_s=1.0)
 
 
-@pytest.mark.parametrize("quantization", ["none", "int8", "int4"])
+@pytest.mark.parametrize(
+    "base",
+    [{"quantization": name} for name in ("none", "int8", "int4")] + [{"precision": "bfloat16"}],
+    ids=lambda base: next(iter(base.values())),
+)
 def test_a_look_measures_loss_and_wer_and_leaves_the_model_training(
-    tiny_config, tiny_model, tiny_collator, quantization
+    tiny_config, tiny_model, tiny_collator, base
 ):
-    config = tiny_config(quantization=quantization, lora_dropout=0.1, valid_clips=5)
+    config = tiny_config(lora_dropout=0.1, valid_clips=5, **base)
     model = tiny_model(config).train()
     validation = Validation(tiny_collator(config, augmented=False), config, CPU)
     look = validation.look(model)
