@@ -1,7 +1,7 @@
 """Estimate what a training run will occupy, from the model and its largest batch, before the first step.
 
-Activations are counted from Whisper's layers, as what the backward pass needs of each; the figure is meant to
-be right within a factor of 1.5.
+Activations are counted from Whisper's layers, as what the backward pass needs of each. The figure is right
+within a factor of 1.5 for what is in use at the peak; what an allocator keeps of freed memory comes on top.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import torch
 from peft import PeftModel
 from transformers import WhisperConfig
 
+from serve.features import MAX_WINDOW_S
 from train.batches import ExamplePlan, plan_epoch
 from train.collate import IGNORED, Batch
 from train.config import TrainConfig
@@ -48,11 +49,13 @@ class MemoryEstimate:
 
 
 def largest_batch(durations_s: Sequence[float], config: TrainConfig) -> list[ExamplePlan]:
-    """Return the batch of the first epoch with the most audio, padding included."""
-    return max(
-        plan_epoch(durations_s, config, 0),
-        key=lambda batch: len(batch) * max(example.duration_s for example in batch),
-    )
+    """Return the batch of the first epoch with the most audio, padding and margin included."""
+
+    def window_s(example: ExamplePlan) -> float:
+        fixed = config.encoder_context == "fixed"
+        return MAX_WINDOW_S if fixed else example.duration_s + config.window_margin_s[1]
+
+    return max(plan_epoch(durations_s, config, 0), key=lambda batch: len(batch) * max(map(window_s, batch)))
 
 
 def estimate_memory(

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from bitsandbytes.nn.modules import Linear4bit
 from peft import PeftModel
 
 from serve.engine import DecodingOptions
@@ -53,6 +54,9 @@ class Validation:
     def look(self, model: PeftModel) -> Look:
         """Return loss and WER of the model, which is in training mode before and after."""
         model.eval()
+        for module in model.modules():
+            if isinstance(module, Linear4bit):
+                module.training = True  # out of training it repacks its weight for some CPUs, for good
         with torch.inference_mode():
             look = Look(loss=self._loss(model), wer=self._wer(model) if self._config.valid_clips else None)
         model.train()

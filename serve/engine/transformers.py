@@ -24,6 +24,7 @@ from transformers import BitsAndBytesConfig, WhisperForConditionalGeneration
 
 from serve.engine import DecodingOptions, Hypothesis, LogMel, Quantization
 from serve.engine.cached_decoder import CachedDecoder, DecoderState, detection_logits
+from serve.engine.int8_layers import keep_scales
 from serve.engine.quiet import quiet_libraries
 from serve.engine.search import Row, SearchRules, search
 from serve.engine.vocabulary import MAX_CONTEXT_TOKENS, Vocabulary
@@ -87,6 +88,7 @@ class TransformersEngine:
             )
         except (OSError, ValueError, RuntimeError, KeyError) as error:
             raise BaseModelError(f"{base_dir}: cannot be loaded as a Whisper checkpoint: {error}") from error
+        keep_scales(model)
         vocabulary = Vocabulary.read(base_dir)
         if dynamic:
             # Imported here so that a fixed-window model does not depend on it.

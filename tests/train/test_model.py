@@ -125,6 +125,7 @@ def test_a_base_in_bfloat16_is_half_as_large_and_hears_nearly_the_same(
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")  # dynamo looks at it, on the way
 def test_compiled_layers_give_the_same_gradients_for_windows_of_any_length(
     tiny_config, tiny_model, tiny_collator
 ):

@@ -7,23 +7,32 @@ import math
 import pytest
 import torch
 
+from train.batches import ExamplePlan
 from train.checkpoint import Position
+from train.model import batch_loss
 from train.validation import Look, Validation, is_better
 
 CPU = torch.device("cpu")
+EXAMPLE = ExamplePlan(clips=(0,), duration_s=1.0)
 
 
-@pytest.mark.parametrize("quantization", ["none", "int8"])
+@pytest.mark.parametrize(
+    "base",
+    [{"quantization": name} for name in ("none", "int8", "int4")] + [{"precision": "bfloat16"}],
+    ids=lambda base: next(iter(base.values())),
+)
 def test_a_look_measures_loss_and_wer_and_leaves_the_model_training(
-    tiny_config, tiny_model, tiny_collator, quantization
+    tiny_config, tiny_model, tiny_collator, base
 ):
-    config = tiny_config(quantization=quantization, lora_dropout=0.1, valid_clips=5)
+    config = tiny_config(lora_dropout=0.1, valid_clips=5, **base)
     model = tiny_model(config).train()
     validation = Validation(tiny_collator(config, augmented=False), config, CPU)
     look = validation.look(model)
     assert model.training and 0 < look.loss < 20
     assert look.wer is not None and look.wer > 0
     assert validation.look(model) == look  # nothing random, dropout included
+    batch_loss(model, tiny_collator(config).collate([EXAMPLE], (0, 0)), CPU)[0].backward()
+    assert all(p.grad is not None for p in model.parameters() if p.requires_grad)
 
 
 def test_without_clips_to_transcribe_there_is_no_wer(tiny_config, tiny_model, tiny_collator):

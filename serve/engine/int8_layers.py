@@ -1,0 +1,31 @@
+"""Let peft look into bitsandbytes' int8 layers without breaking them, as DoRA does at every product.
+
+To dequantise a weight, peft moves it to its own device; bitsandbytes then hands over the moved weight without
+its scales, and the next product takes them for its own.
+"""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+from bitsandbytes.nn.modules import Linear8bitLt
+from torch import nn
+
+
+class ScaleKeepingLinear8bitLt(Linear8bitLt):
+    """bitsandbytes' layer that keeps the scales it has."""
+
+    def init_8bit_state(self) -> None:
+        """Take weight and scales from the parameter, if it has both."""
+        weight = cast(Any, self.weight)
+        if weight.SCB is not None or self.state.SCB is None:
+            super().init_8bit_state()  # type: ignore[no-untyped-call]
+        else:
+            weight.CB = None
+
+
+def keep_scales(model: nn.Module) -> None:
+    """Make every int8 layer of `model` keep its scales, in place; call before an adapter is attached."""
+    for module in model.modules():
+        if type(module) is Linear8bitLt:
+            module.__class__ = ScaleKeepingLinear8bitLt
