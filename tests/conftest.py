@@ -113,13 +113,13 @@ def tiny_base_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     end, start = numbers["<|endoftext|>"], numbers["<|startoftranscript|>"]
     config = WhisperConfig(
         vocab_size=len(numbers),
-        d_model=32,
+        d_model=64,
         encoder_layers=2,
         decoder_layers=2,
         encoder_attention_heads=2,
         decoder_attention_heads=2,
-        encoder_ffn_dim=64,
-        decoder_ffn_dim=64,
+        encoder_ffn_dim=128,
+        decoder_ffn_dim=128,
         pad_token_id=end,
         bos_token_id=end,
         eos_token_id=end,

@@ -1,15 +1,16 @@
 """Score an artifact, or a base model alone, on a test set through the serving pipeline.
 
-python -m train.evaluate --model-dir DIR --manifest data/mr/test-everyday.jsonl
-python -m train.evaluate --model-dir DIR --manifest FILE.jsonl --against-base --report DIR
-python -m train.evaluate --base-model openai/whisper-base --manifest FILE.jsonl --language mr
+    python -m train.evaluate --model-dir DIR --manifest data/mr/test-everyday.jsonl
+    python -m train.evaluate --model-dir DIR --manifest FILE.jsonl --against-base --report DIR
+    python -m train.evaluate --base-model openai/whisper-base --manifest FILE.jsonl --language mr
 """
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -22,8 +23,9 @@ from serve.options import TranscriptionOptions
 from train.config import TrainConfig
 from train.data.corpus import load_evaluation_set
 from train.evaluation import REPORTED_PROFILES, evaluate_models, report_left_out
+from train.findings import draw_findings, findings_markdown
 from train.normalise import PROFILES
-from train.tables import score_table
+from train.tables import comparison_rows, score_table
 
 
 def _language_of(model_dir: Path | None) -> str:
@@ -105,6 +107,31 @@ def main(
     console = Console()
     console.print(score_table(results))
     report_left_out(tests, console)
+    for test_set, difference, clips in comparison_rows(results):
+        console.print(
+            f"{test_set}: WER of tuned minus base {difference}; better / worse / same clips: {clips}"
+        )
+    record = {
+        "model_dir": str(model_dir) if model_dir else None,
+        "base_model": base_model,
+        "quantization": quantization,
+        "seed": seed,
+        "results": results,
+    }
+    if report:
+        draw_findings(results, report, seed=seed)
+    for path in (json_path, report and report / "evaluation.json"):
+        if path:
+            _write_json(record, path)
+    for path in (markdown, report and report / "evaluation.md"):
+        if path:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(findings_markdown(results, seed=seed), encoding="utf-8")
+
+
+def _write_json(record: dict[str, Any], path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(record, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 
 from serve.loading import load_pipeline
 from serve.options import TranscriptionOptions
+from train.data.corpus import load_evaluation_set
 from train.evaluate import main
 from train.evaluation import evaluate_models
 
@@ -17,10 +18,11 @@ APP = typer.Typer()
 APP.command()(main)
 
 
-def test_base_and_tuned_are_scored_and_compared_on_the_same_clips(tiny_artifact_dir, tiny_manifest):
+def test_base_and_tuned_are_scored_and_compared_on_the_same_clips(tiny_artifact_dir, tiny_manifest, tmp_path):
+    tones = load_evaluation_set(str(tiny_manifest), "mr", tmp_path)
     pipeline = load_pipeline(tiny_artifact_dir, quantization="none")
     results = evaluate_models(
-        pipeline, [tiny_manifest], TranscriptionOptions(), against_base=True, profiles=("nfc",), max_clips=3
+        pipeline, [tones], TranscriptionOptions(), against_base=True, profiles=("nfc",), max_clips=3
     )
     pipeline.engine.close()
     models = results["tones"]
@@ -38,7 +40,7 @@ def test_the_command_writes_scores_tables_and_pictures(tiny_artifact_dir, tiny_m
     options += ["--quantization", "none", "--against-base", "--profile", "raw", "--seed", "3"]
     outputs = ["--json", str(tmp_path / "out.json"), "--markdown", str(tmp_path / "out.md")]
     answer = CliRunner().invoke(APP, [*options, *outputs, "--report", str(tmp_path / "report")])
-    assert answer.exit_code == 0, answer.output
+    assert answer.exit_code == 0, (answer.output, answer.exception)
     record = json.loads((tmp_path / "out.json").read_text("utf-8"))
     assert record["seed"] == 3 and len(record["results"]["tones"]["base"]["utterances"]) == 2
     assert record == json.loads((tmp_path / "report" / "evaluation.json").read_text("utf-8"))
@@ -47,11 +49,16 @@ def test_the_command_writes_scores_tables_and_pictures(tiny_artifact_dir, tiny_m
     assert "tuned minus base" in answer.output
 
 
+def test_two_test_sets_of_one_name_are_refused(tiny_manifest):
+    twice = ["--manifest", str(tiny_manifest)] * 2
+    answer = CliRunner().invoke(APP, twice, env={"COLUMNS": "200", "TERM": "dumb"})
+    assert answer.exit_code == 2 and "differ in their names" in answer.output
+
+
 @pytest.mark.parametrize(
     ("options", "named"),
     [
         (["--manifest", "a.jsonl", "--profile", "nonsense"], "nonsense"),
-        (["--manifest", "a/t.jsonl", "--manifest", "b/t.jsonl"], "differ in their file names"),
         (["--manifest", "a.jsonl", "--quantization", "int3"], "int3"),
     ],
 )

@@ -97,7 +97,7 @@ def test_more_definitions_than_sagemaker_takes_are_refused():
 def test_each_definition_finds_its_own_values_in_the_output_of_a_run(
     tiny_config, tiny_model, tiny_collator, capfd, results
 ):
-    config = tiny_config(max_steps=3, eval_every_steps=3)
+    config = tiny_config(max_steps=3, eval_every_steps=3, valid_clips=2)
     config.output_dir.mkdir()
     valid_data = tiny_collator(config, augmented=False)
     train_adapter(

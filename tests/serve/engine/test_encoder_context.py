@@ -30,7 +30,7 @@ def test_shorter_windows_give_half_as_many_states(whisper, n_frames):
     enable_dynamic_context(whisper)
     with torch.inference_mode():
         states = whisper.model.encoder(log_mel(n_frames)).last_hidden_state
-    assert states.shape == (2, n_frames // 2, 32) and torch.isfinite(states).all()
+    assert states.shape == (2, n_frames // 2, 64) and torch.isfinite(states).all()
 
 
 @pytest.mark.parametrize("n_frames", [0, 101, 3002])
