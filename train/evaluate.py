@@ -3,6 +3,8 @@
     python -m train.evaluate --model-dir DIR --manifest data/mr/test-everyday.jsonl
     python -m train.evaluate --model-dir DIR --manifest FILE.jsonl --against-base --report DIR
     python -m train.evaluate --base-model openai/whisper-base --manifest FILE.jsonl --language mr
+
+Test sets are named as `train.data.specs` says; the scores are those of the serving pipeline.
 """
 
 from __future__ import annotations
