@@ -76,7 +76,11 @@ types: install ## mypy, strictly, on serve and train
 ##@ Measure
 
 .PHONY: bench
-bench: bench-serve ## every measurement; tables on the screen, figures in bench/*.json
+bench: bench-train bench-serve ## every measurement; tables on the screen, figures in bench/*.json
+
+.PHONY: bench-train
+bench-train: install ## speed and memory of training against the usual recipe, on clips of `make data`
+	$(PY) bench/train.py $(ARGS)
 
 .PHONY: bench-serve
 bench-serve: install ## accuracy, streaming and bad input through the HTTP service, on the test sets of `make data`

@@ -63,13 +63,16 @@ def test_each_format_has_its_files_within_the_artifact_and_nothing_is_left_besid
 def test_a_merged_checkpoint_is_the_base_with_its_adapter(artifact_dir, tiny_base_dir):
     merged = Whisper.from_pretrained(export_merged(artifact_dir, "transformers"), dtype=torch.float32)
     adapted = PeftModel.from_pretrained(Whisper.from_pretrained(tiny_base_dir), artifact_dir / "adapter")
+    torch.manual_seed(0)
     log_mel, tokens = torch.randn(1, 80, 3000), torch.tensor([[1, 2, 3]])
+    base = Whisper.from_pretrained(tiny_base_dir)
     with torch.inference_mode():
-        ours, theirs = (
+        ours, theirs, before = (
             model(input_features=log_mel, decoder_input_ids=tokens).logits
-            for model in (merged.eval(), adapted.eval())
+            for model in (merged.eval(), adapted.eval(), base.eval())
         )
-    torch.testing.assert_close(ours, theirs, atol=0.05, rtol=0.01)
+    # fp16 on disk rounds; what the adapter changes is much more than that.
+    assert (ours - theirs).abs().mean() < 0.03 * (before - theirs).abs().mean()
 
 
 def test_what_is_quantised_is_the_merge_in_fp32(artifact_dir, tiny_base_dir, tmp_path):
