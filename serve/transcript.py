@@ -11,6 +11,18 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True, kw_only=True)
+class Word:
+    """One word of a segment."""
+
+    text: str
+    """Without spaces."""
+    start_s: float
+    end_s: float
+    probability: float
+    """Mean probability of the word's tokens, 0 to 1."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Segment:
     """One stretch of recognised speech."""
 
@@ -26,6 +38,18 @@ class Segment:
     """Probability of the model's own no-speech token at the start of the window, 0 to 1."""
     language: str
     """Code of the spoken language, such as `mr`."""
+    language_prob: float | None = None
+    """Probability of the detected language; None where the caller or the artifact named it."""
+    tokens: tuple[int, ...] = ()
+    """The model's text tokens."""
+    temperature: float = 0.0
+    """At which the tokens were drawn; 0 took the likeliest."""
+    compression_ratio: float = 1.0
+    """Letters to the bytes that zlib makes of them; above 2.4 the text repeats itself."""
+    words: tuple[Word, ...] = ()
+    """In order, within the segment's times; empty where word times were not asked for."""
+    channel: int | None = None
+    """Number of the recording's channel, from 0, where channels are told apart."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +61,9 @@ class Transcript:
     """None where nothing was said and no language was asked for."""
     duration_s: float
     """Length of the whole recording, silence included."""
+    language_prob: float | None = None
+    """Mean probability of the detected language over the windows that were heard in it."""
+    task: str = "transcribe"
     segments: tuple[Segment, ...] = ()
 
 

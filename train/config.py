@@ -60,8 +60,10 @@ class TrainConfig:
     """Directory or name of the base model."""
     quantization: Literal["int8", "int4", "none"] = "int8"
     """How the frozen base is held: 8 or 4 bits through bitsandbytes, or as it is."""
-    precision: Literal["float32", "bfloat16"] = "float32"
-    """Numbers of an unquantised base; adapters stay float32, and a GPU multiplies in bfloat16 either way."""
+    precision: Literal["float32", "mixed", "bfloat16"] = "float32"
+    """Numbers of an unquantised base: `mixed` holds it in float32 and multiplies in bfloat16 where the processor
+    has instructions for that, several times faster; `bfloat16` also holds it so. Adapters stay float32, and a
+    GPU multiplies in bfloat16 either way."""
     language: str = "mr"
     """Whisper's language code."""
     task: Literal["transcribe", "translate"] = "transcribe"
@@ -188,6 +190,10 @@ class TrainConfig:
             (
                 self.quantization == "none" or self.precision == "float32",
                 f"precision is {self.precision}, which is for quantization none; it is {self.quantization}",
+            ),
+            (
+                "proj_out" not in self.lora_targets,
+                "lora_targets names proj_out, which is tied to the embeddings",
             ),
             (
                 "all-linear" not in self.lora_targets or len(self.lora_targets) == 1,

@@ -15,15 +15,16 @@ from peft import PeftModel
 from peft.tuners.lora.layer import Linear as LoraLinear
 from torch import nn
 
-_FUSED = (torch.float32, torch.float64)  # a sum of W and B A in bfloat16 would round the adapter away
+_FUSED = (torch.float32, torch.float64)  # a base in bfloat16 has lost what the sum with B A would keep
 
 
 class _FusedProduct(torch.autograd.Function):
-    """y = x (W + s B A)^T + b, with gradients for x, A and B only."""
+    """y = x (W + s B A)^T + b, with gradients for x, A and B only.
+
+    Under autocast the sum is still formed in float32, and rounded once; all products are in autocast's dtype.
+    """
 
     @staticmethod
-    # Run backward under the autocast of forward: there, too, bf16 activations meet fp32 weights.
-    @torch.amp.custom_fwd(device_type="cuda")  # type: ignore[untyped-decorator]
     def forward(
         ctx: Any,
         x: torch.Tensor,
@@ -34,21 +35,25 @@ class _FusedProduct(torch.autograd.Function):
         scaling: float,
     ) -> torch.Tensor:
         """Take x (..., n_in), W (n_out, n_in), A (rank, n_in), B (n_out, rank); return (..., n_out)."""
-        merged = torch.addmm(weight, lora_b, lora_a, alpha=scaling)
-        ctx.save_for_backward(x, merged, lora_a, lora_b)
-        ctx.scaling = scaling
-        return nn.functional.linear(x, merged, bias)
+        device = x.device.type
+        mixed = torch.is_autocast_enabled(device)
+        dtype = torch.get_autocast_dtype(device) if mixed else weight.dtype
+        with torch.autocast(device, enabled=False):
+            x = x.to(dtype)
+            merged = torch.addmm(weight, lora_b, lora_a, alpha=scaling).to(dtype)
+            ctx.save_for_backward(x, merged, lora_a, lora_b)
+            ctx.scaling = scaling
+            return nn.functional.linear(x, merged, None if bias is None else bias.to(dtype))
 
     @staticmethod
-    @torch.amp.custom_bwd(device_type="cuda")  # type: ignore[untyped-decorator]
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         """Return the gradients in the order of `forward`'s arguments."""
         x, merged, lora_a, lora_b = ctx.saved_tensors
-        grad = grads[0].reshape(-1, merged.shape[0])
+        grad = grads[0].reshape(-1, merged.shape[0]).to(merged.dtype)
         rows = x.reshape(-1, merged.shape[1])
         grad_x = (grad @ merged).view_as(x) if ctx.needs_input_grad[0] else None
-        grad_a = ((grad @ lora_b).t() @ rows).mul_(ctx.scaling)
-        grad_b = (grad.t() @ (rows @ lora_a.t())).mul_(ctx.scaling)
+        grad_a = ((grad @ lora_b.to(grad.dtype)).t() @ rows).to(lora_a.dtype).mul_(ctx.scaling)
+        grad_b = (grad.t() @ (rows @ lora_a.t().to(grad.dtype))).to(lora_b.dtype).mul_(ctx.scaling)
         return grad_x, None, None, grad_a, grad_b, None
 
 

@@ -31,12 +31,18 @@ class GradientSum:
         parameters: Sequence[torch.nn.Parameter],
         device: torch.device,
         loss_scale: float,
+        *,
+        mixed: bool = False,
     ) -> None:
-        """Take the model and the parameters to differentiate by; losses are divided by `loss_scale`."""
+        """Take the model and the parameters to differentiate by; losses are divided by `loss_scale`.
+
+        `mixed` is that of `batch_loss`.
+        """
         self._model = model
         self._parameters = parameters
         self._device = device
         self._loss_scale = loss_scale
+        self._mixed = mixed
         self._max_frames: int | None = None  # of a piece, padding included
 
     def add(self, batch: Batch) -> tuple[float, int]:
@@ -68,7 +74,7 @@ class GradientSum:
     def _differentiate(self, piece: Batch) -> tuple[float, int, Sequence[torch.Tensor | None]] | None:
         """Return summed loss, tokens and gradients of a piece, or None where memory does not suffice."""
         try:
-            loss, n_labels = batch_loss(self._model, piece, self._device)
+            loss, n_labels = batch_loss(self._model, piece, self._device, mixed=self._mixed)
             if not math.isfinite(loss.item()):
                 return loss.item(), n_labels, [None] * len(self._parameters)
             return (

@@ -18,6 +18,8 @@ from serve.features import MAX_WINDOW_S
 from train.batches import ExamplePlan, plan_epoch
 from train.collate import IGNORED, Batch
 from train.config import TrainConfig
+from train.model import multiplies_in_bfloat16
+from train.output_loss import rows_at_once
 
 _GIB = 1 << 30
 _MOMENT_BYTES = {"adamw": 8.0, "adamw_8bit": 2.1}  # both moments, a parameter; a scale every 256 in 8 bits
@@ -82,8 +84,9 @@ def _activation_bytes(model: PeftModel, config: TrainConfig, batch: Batch, devic
     d_model = whisper.d_model
     n_clips, n_mels, n_frames = batch.log_mel.shape
     n_positions, n_tokens = n_clips * n_frames // 2, batch.labels.numel()
-    mixed = device.type == "cuda" or config.precision == "bfloat16"
-    wide = 3 if mixed else 4  # bytes a value: the stream between layers stays in float32
+    wide = (
+        3 if multiplies_in_bfloat16(config, device) else 4
+    )  # bytes a value: the stream between layers stays in float32
     # A layer keeps its two normalised inputs, queries, keys, values, their mix and the stream before and
     # after: 8 times d_model; the feed-forward part its product before and after the activation.
     encoder_layer = n_positions * (8 * d_model + 2 * whisper.encoder_ffn_dim) * wide
@@ -97,6 +100,6 @@ def _activation_bytes(model: PeftModel, config: TrainConfig, batch: Batch, devic
     else:
         layers = whisper.encoder_layers * encoder_layer + whisper.decoder_layers * decoder_layer
     convolutions = n_clips * n_frames * (n_mels + 3 * d_model) * 4
-    n_labels = int((batch.labels != IGNORED).sum())
-    logits = 3 * n_labels * whisper.vocab_size * 4  # themselves, their logarithms, their gradient
+    n_rows = min(int((batch.labels != IGNORED).sum()), rows_at_once(device))
+    logits = 3 * n_rows * whisper.vocab_size * 4  # themselves, their logarithms, their gradient
     return layers + convolutions + logits

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
-import sys
 import typing
 from pathlib import Path
 from typing import Any
@@ -18,7 +16,6 @@ from peft import (
     set_peft_model_state_dict,
 )
 from safetensors.torch import load_file
-from torch.nn import functional as F
 from transformers import BitsAndBytesConfig, WhisperForConditionalGeneration
 
 from serve.artifact import ADAPTER_CONFIG, ADAPTER_WEIGHTS, Artifact
@@ -26,10 +23,12 @@ from serve.base_model import base_fingerprint
 from serve.engine.encoder_context import enable_dynamic_context
 from serve.engine.int8_layers import keep_scales
 from serve.engine.quiet import quiet_libraries
+from train.allocator import return_freed_memory
 from train.collate import IGNORED, Batch
 from train.config import TrainConfig
 from train.errors import TrainConfigError
 from train.fused_lora import fuse_lora
+from train.output_loss import output_loss
 
 
 def build_model(base_dir: Path, config: TrainConfig, device: torch.device) -> PeftModel:
@@ -45,7 +44,7 @@ def build_model(base_dir: Path, config: TrainConfig, device: torch.device) -> Pe
         quantization_config=_quantization(config),
         device_map={"": device},
     )
-    _return_freed_memory()
+    return_freed_memory()
     keep_scales(model)
     model.config.use_cache = False
     model.requires_grad_(False)
@@ -115,30 +114,36 @@ def continue_adapter(model: PeftModel, artifact: Artifact, base_dir: Path) -> No
     set_peft_model_state_dict(model, weights)
 
 
-def batch_loss(model: PeftModel, batch: Batch, device: torch.device) -> tuple[torch.Tensor, int]:
+def multiplies_in_bfloat16(config: TrainConfig, device: torch.device) -> bool:
+    """Tell whether the products of a step are in bfloat16: on a GPU always, on a CPU as configured."""
+    if config.precision == "mixed" and device.type == "cpu":
+        able = torch.cpu.get_capabilities()  # without such instructions bfloat16 is slower than float32
+        return bool(able.get("avx512_bf16") or able.get("bf16"))
+    return device.type == "cuda" or config.precision == "bfloat16"
+
+
+def batch_loss(
+    model: PeftModel, batch: Batch, device: torch.device, *, mixed: bool = False
+) -> tuple[torch.Tensor, int]:
     """Return the summed cross-entropy of a batch and the number of tokens it covers.
 
-    Logits are computed only where a label stands: over a vocabulary of 51,865, padding would cost as much as
-    the decoder's layers.
+    `mixed` multiplies weights in float32 as bfloat16; those in bfloat16 always are, and all on a GPU.
+
+    Logits are computed only where a label stands, and a few rows at a time.
     """
     whisper = typing.cast(WhisperForConditionalGeneration, model.get_base_model())
-    mixed = device.type == "cuda" or whisper.dtype == torch.bfloat16
+    mixed = mixed or device.type == "cuda" or whisper.dtype == torch.bfloat16
     with torch.autocast(device.type, dtype=torch.bfloat16, enabled=mixed):
         hidden = whisper.model(
             input_features=batch.log_mel.to(device),
             decoder_input_ids=batch.decoder_input_ids.to(device),
             use_cache=False,
         ).last_hidden_state  # (batch, n_tokens, d_model)
-        labels = batch.labels.to(device)
-        counted = labels != IGNORED
-        logits = whisper.proj_out(hidden[counted])  # (n_labels, vocabulary)
-    return F.cross_entropy(logits.float(), labels[counted], reduction="sum"), int(counted.sum())
-
-
-def _return_freed_memory() -> None:
-    """Give back what loading freed: of whisper-large-v2, quantised on a CPU, glibc would keep 4 GiB."""
-    if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "malloc_trim"):
-        libc.malloc_trim(0)
+    labels = batch.labels.to(device)
+    counted = labels != IGNORED
+    output = whisper.proj_out.weight
+    loss = output_loss(hidden[counted], output, labels[counted], torch.bfloat16 if mixed else output.dtype)
+    return loss, int(counted.sum())
 
 
 def _base_dtype(config: TrainConfig, device: torch.device) -> torch.dtype:

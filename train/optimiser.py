@@ -18,6 +18,7 @@ from train.distributed import ALONE, Processes
 from train.errors import TrainError
 from train.gradients import GradientSum
 from train.metrics import Window
+from train.model import multiplies_in_bfloat16
 
 _LOSS_SCALE = 1_000.0  # losses are sums over tokens: divided, their gradients stay in the range of fp16
 _MAX_BAD_BATCHES = 20
@@ -51,7 +52,8 @@ class AdapterOptimiser:
         self._config = config
         self._processes = processes
         self._parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        self._gradients = GradientSum(model, self._parameters, device, _LOSS_SCALE)
+        mixed = multiplies_in_bfloat16(config, device)
+        self._gradients = GradientSum(model, self._parameters, device, _LOSS_SCALE, mixed=mixed)
         self._ranks = RankAllocation(model, total_steps) if config.lora_method == "adalora" else None
         self.adamw = _adamw(self._parameters, config, device)
         self._bad_in_a_row = 0

@@ -38,6 +38,7 @@ def run(config: TrainConfig, processes: Processes) -> int:
     from serve.base_model import resolve_base_model
     from serve.features import FeatureExtractor
     from train.adalora import as_lora
+    from train.allocator import keep_freed_memory
     from train.collate import Collator
     from train.data.corpus import load_corpus
     from train.evaluation import evaluate_artifact
@@ -82,6 +83,8 @@ def run(config: TrainConfig, processes: Processes) -> int:
     largest = largest_batch([clip.duration_s for clip in corpus.train], config)
     estimate = estimate_memory(model, config, train_data.collate(largest, (0, 0)), device)
     console.print(str(estimate))
+    if device.type == "cpu":
+        keep_freed_memory()
     n_before = len(corpus.log)
     outcome = train_adapter(model, config, train_data, valid_data, device, processes)
     if not processes.leads:

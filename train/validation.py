@@ -23,7 +23,7 @@ from train.checkpoint import Position
 from train.collate import Batch, Collator
 from train.config import TrainConfig
 from train.distributed import ALONE, Processes
-from train.model import batch_loss
+from train.model import batch_loss, multiplies_in_bfloat16
 from train.scoring import score
 
 _CLIPS_AT_ONCE = 16
@@ -49,6 +49,7 @@ class Validation:
         self._data = data
         self._config = config
         self._device = device
+        self._mixed = multiplies_in_bfloat16(config, device)
         self._processes = processes
 
     def look(self, model: PeftModel) -> Look:
@@ -65,7 +66,7 @@ class Validation:
     def _loss(self, model: PeftModel) -> float:
         loss_sum, n_tokens = 0.0, 0
         for _, batch in self._batches(list(range(len(self._data.clips)))):
-            loss, n_labels = batch_loss(model, batch, self._device)
+            loss, n_labels = batch_loss(model, batch, self._device, mixed=self._mixed)
             loss_sum, n_tokens = loss_sum + loss.item(), n_tokens + n_labels
         loss_sum, all_tokens = self._processes.sum([loss_sum, n_tokens])
         return loss_sum / max(1.0, all_tokens)

@@ -31,12 +31,35 @@ class DecodingOptions:
     """False decodes with the base model alone."""
     max_new_tokens: int = 224
     """Most text tokens emitted; the context of 448 tokens, prompt included, bounds it as well."""
+    beam_size: int = 1
+    """Texts kept side by side; 1 is greedy search."""
     temperature: float = 0.0
-    """0 takes the likeliest token; above 0 tokens are drawn at random."""
+    """0 takes the likeliest token; above 0 tokens are drawn at random. Where the text fails the rules of
+    `serve.decoding`, further attempts follow."""
     seed: int = 0
     """Start of the random draws; the same window, options and seed give the same text."""
     prompt: str = ""
     """Text taken to precede the window: a spelling hint, or what was said before."""
+    hotwords: str = ""
+    """Words that are likely to be said, put before `prompt`."""
+    suppress: tuple[str, ...] = ()
+    """Texts of one token each that are never written."""
+    timestamps: bool = False
+    """Write the times of sentences as timestamp tokens; for models that were trained to."""
+    word_timestamps: bool = False
+    """Also find when each word is said."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TimedText:
+    """A word or a sentence, and when it is said."""
+
+    text: str
+    start_s: float
+    """Seconds from the start of the window."""
+    end_s: float
+    probability: float | None = None
+    """Mean probability of its tokens; None where it was not asked for."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +79,15 @@ class Hypothesis:
     truncated: bool = False
     """Decoding stopped at the token limit, not at the model's end token."""
     looped: bool = False
-    """Decoding stopped because the model repeated itself; one round of the repetition is kept."""
+    """The model repeated itself; one round of the repetition is kept."""
+    temperature: float = 0.0
+    """Of the attempt that was accepted."""
+    compression_ratio: float = 1.0
+    """Letters of the text to the bytes that zlib makes of them; loops give high ratios."""
+    sentences: tuple[TimedText, ...] = ()
+    """What stands between timestamp tokens; empty where none were written."""
+    words: tuple[TimedText, ...] = ()
+    """In order, where word times were asked for."""
 
 
 class Engine(Protocol):

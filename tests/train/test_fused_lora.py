@@ -111,3 +111,21 @@ def test_a_quantised_base_is_left_to_peft():
     model = get_peft_model(layers, LoraConfig(r=4, target_modules=["first", "second"]))
     assert fuse_lora(model) == 1
     assert not isinstance(model.base_model.model.first, FusedLoraLinear)
+
+
+def test_under_autocast_products_are_in_bfloat16_and_gradients_in_float32():
+    model = adapted()
+    fuse_lora(model)
+    x = torch.randn(64, 24)
+    exact, exact_gradients = outputs_and_gradients(model, x)
+    model.zero_grad()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        rounded = model(x)
+    rounded.float().square().sum().backward()
+    assert rounded.dtype == torch.bfloat16
+    torch.testing.assert_close(rounded.float(), exact, atol=0.1, rtol=0.05)
+    for name, parameter in model.named_parameters():
+        if "lora_" in name:
+            assert parameter.grad.dtype == torch.float32
+            error = (parameter.grad - exact_gradients[name]).norm() / exact_gradients[name].norm()
+            assert error < 0.05

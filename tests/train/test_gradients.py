@@ -27,9 +27,11 @@ def small_memory(monkeypatch):
     def limit(max_clips, fault):
         tried = []
 
-        def bounded(model, batch, device):
+        def bounded(model, batch, device, **precision):
             tried.append(len(batch.log_mel))
-            loss, n_tokens = batch_loss(model, batch, device)  # half of the work is done when memory ends
+            loss, n_tokens = batch_loss(
+                model, batch, device, **precision
+            )  # half of the work is done when memory ends
             if len(batch.log_mel) > max_clips:
                 raise fault
             return loss, n_tokens

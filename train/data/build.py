@@ -39,7 +39,8 @@ from train.progress import progress_bar
 MAX_CLIP_S = 12.0
 _MOST_RESEMBLANCE = 0.75  # of a training sentence to a held-out one
 _NO_SPEECH_CLIPS = 100
-_FESTIVAL_SHARE = 0.3  # of training clips: the one voice made from a human speaker
+_FESTIVAL_SHARE = 0.5  # of training clips: the one voice made from a human speaker, and the hardest to hear
+_HELD_OUT_FESTIVAL_SHARE = 0.3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,8 +74,8 @@ class Utterance:
 def plan_corpus(sizes: Sizes, seed: int) -> list[Utterance]:
     """Return every clip of the corpus; sentences and voices of the test sets appear nowhere else.
 
-    Each part draws from a generator of its own, so that more training text leaves the test sets as they are,
-    to the bit.
+    Each part, and each training sentence, draws from a generator of its own: more training text leaves the test
+    sets as they are, to the bit, and most clips that were spoken before.
     """
     rng = random.Random(seed)
     everyday = _split(text.everyday_sentences(), sizes.test, rng) if sizes.everyday else _NOTHING
@@ -89,8 +90,13 @@ def plan_corpus(sizes: Sizes, seed: int) -> list[Utterance]:
 
     def speak(split: str, source: str, sentences: Iterable[str], choices: Sequence[Voice]) -> None:
         rng = random.Random(f"{seed}/{split}/{source}")
+        festival_share = _FESTIVAL_SHARE if split == "train" else _HELD_OUT_FESTIVAL_SHARE
+        times: Counter[str] = Counter()
         for sentence in sentences:
-            voice = _choose_voice(choices, rng)
+            if split == "train":
+                times[sentence] += 1
+                rng = random.Random(f"{seed}/{source}/{sentence}/{times[sentence]}")
+            voice = _choose_voice(choices, rng, festival_share)
             plan.append(
                 Utterance(split=split, source=source, sentence=sentence, voice=voice, delivery=_delivery(rng))
             )
@@ -191,8 +197,8 @@ def _split(sentences: list[str], n_test: int, rng: random.Random) -> _Split:
     return _Split(shuffled[2 * n_test :], shuffled[n_test : 2 * n_test], shuffled[:n_test])
 
 
-def _choose_voice(choices: Sequence[Voice], rng: random.Random) -> Voice:
-    engine = "festival" if rng.random() < _FESTIVAL_SHARE else "espeak"
+def _choose_voice(choices: Sequence[Voice], rng: random.Random, festival_share: float) -> Voice:
+    engine = "festival" if rng.random() < festival_share else "espeak"
     return rng.choice([voice for voice in choices if voice.engine == engine])
 
 
@@ -232,13 +238,13 @@ def _manifest_line(utterance: Utterance, duration_s: float) -> str:
 
 def main(
     output_dir: Annotated[Path, typer.Option(help="Directory for clips and manifests.")],
-    everyday: Annotated[int, typer.Option(help="Training clips of everyday sentences.")] = 4100,
-    catalogue: Annotated[int, typer.Option(help="Training clips of message-catalogue sentences.")] = 1500,
+    everyday: Annotated[int, typer.Option(help="Training clips of everyday sentences.")] = 40_000,
+    catalogue: Annotated[int, typer.Option(help="Training clips of message-catalogue sentences.")] = 2500,
     exchanged: Annotated[
         int,
         typer.Option(help="Training clips of sentences with words exchanged for others of the same ending."),
-    ] = 9500,
-    words: Annotated[int, typer.Option(help="Training clips of word sequences.")] = 3500,
+    ] = 6000,
+    words: Annotated[int, typer.Option(help="Training clips of word sequences.")] = 1500,
     test: Annotated[
         int, typer.Option(help="Sentences held out for each test set, and as many for validation.")
     ] = 150,

@@ -84,7 +84,7 @@ TRAIN_VOICES = [
     ),
     *_espeak("miguel", "Mike", "Nguyen", "norbert", "pablo", "paul", "quincy", "robert", "sandro", "shelby"),
     *_espeak("steph", "steph3", "victor", "zac", "Diogo", "grandpa", "rob", "Denis", "boris", "anika"),
-    *_festival(0.88, 0.94, 1.0, 1.06, 1.12),
+    *_festival(0.88, 0.91, 0.94, 0.97, 1.0, 1.03, 1.06, 1.09, 1.12),
 ]
 TEST_VOICES = [
     *_espeak("f4", "m5", "klatt3", "Andrea", "travis", "Mario", "adam", "edward"),

@@ -1,0 +1,63 @@
+"""Cross-entropy over the vocabulary without ever holding all logits: a few rows at a time, gradient included.
+
+Over 51,865 tokens the logits of a batch, their softmax and their gradient are the largest arrays of a training
+step. Here each stretch of rows goes from hidden states to its share of the gradient while it lies in cache, as
+in Liger Kernel (arXiv 2410.10989). The output layer is tied to the embeddings and never trained.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch.nn import functional as F
+
+
+def rows_at_once(device: torch.device) -> int:
+    """Return for how many positions logits exist at a time; 64 rows take 13 MB, and stay in a CPU's cache."""
+    return 64 if device.type == "cpu" else 1024
+
+
+class _OutputLoss(torch.autograd.Function):
+    """Sum over rows of -log softmax(hidden W^T)[label], with a gradient for hidden only."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, hidden: torch.Tensor, weight: torch.Tensor, labels: torch.Tensor, dtype: torch.dtype
+    ) -> torch.Tensor:
+        """Take hidden (n, d_model), W (n_vocabulary, d_model), labels (n,); return a float32 scalar."""
+        weight, n_rows = weight.to(dtype), rows_at_once(hidden.device)
+        loss = torch.zeros((), device=hidden.device)
+        gradients = []
+        with torch.autocast(hidden.device.type, enabled=False):
+            for rows, wanted in zip(hidden.split(n_rows), labels.split(n_rows), strict=True):
+                logprobs = F.linear(rows.to(dtype), weight).float().log_softmax(dim=-1)
+                loss -= logprobs.gather(1, wanted[:, None]).sum()
+                if ctx.needs_input_grad[0]:
+                    slope = logprobs.exp_()
+                    slope[torch.arange(len(wanted)), wanted] -= 1
+                    gradients.append((slope.to(dtype) @ weight).to(hidden.dtype))
+        if gradients:
+            ctx.save_for_backward(torch.cat(gradients))
+        return loss
+
+    @staticmethod
+    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        """Return the gradients in the order of `forward`'s arguments."""
+        (gradient,) = ctx.saved_tensors
+        return gradient * grads[0], None, None, None
+
+
+def output_loss(
+    hidden: torch.Tensor, weight: torch.Tensor, labels: torch.Tensor, dtype: torch.dtype
+) -> torch.Tensor:
+    """Return the summed cross-entropy of an output layer without bias.
+
+    Args:
+        hidden: (n, d_model), of the positions that carry loss.
+        weight: (n_vocabulary, d_model), frozen.
+        labels: (n,) int64.
+        dtype: of the products; losses are float32 whatever it is.
+    """
+    loss: torch.Tensor = _OutputLoss.apply(hidden, weight, labels, dtype)
+    return loss
