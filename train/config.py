@@ -61,8 +61,8 @@ class TrainConfig:
     quantization: Literal["int8", "int4", "none"] = "int8"
     """How the frozen base is held: 8 or 4 bits through bitsandbytes, or as it is."""
     precision: Literal["float32", "mixed", "bfloat16"] = "float32"
-    """Numbers of an unquantised base: `mixed` holds it in float32 and multiplies in bfloat16 where the processor
-    has instructions for that, several times faster; `bfloat16` also holds it so. Adapters stay float32, and a
+    """Numbers of an unquantised base: `mixed` holds it in float32 and multiplies in bfloat16 where the
+    processor has instructions for that, several times faster; `bfloat16` also holds it so. Adapters stay float32, and a
     GPU multiplies in bfloat16 either way."""
     language: str = "mr"
     """Whisper's language code."""

@@ -1,8 +1,8 @@
 """Cross-entropy over the vocabulary without ever holding all logits: a few rows at a time, gradient included.
 
-Over 51,865 tokens the logits of a batch, their softmax and their gradient are the largest arrays of a training
-step. Here each stretch of rows goes from hidden states to its share of the gradient while it lies in cache, as
-in Liger Kernel (arXiv 2410.10989). The output layer is tied to the embeddings and never trained.
+Over 51,865 tokens the logits of a batch, their softmax and their gradient are the largest arrays of a
+training step. Here each stretch of rows goes from hidden states to its share of the gradient while it lies in
+cache, as in Liger Kernel (arXiv 2410.10989). The output layer is tied to the embeddings and never trained.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class _OutputLoss(torch.autograd.Function):
         loss = torch.zeros((), device=hidden.device)
         gradients = []
         with torch.autocast(hidden.device.type, enabled=False):
-            for rows, wanted in zip(hidden.split(n_rows), labels.split(n_rows), strict=True):
+            for rows, wanted in zip(torch.split(hidden, n_rows), torch.split(labels, n_rows), strict=True):
                 logprobs = F.linear(rows.to(dtype), weight).float().log_softmax(dim=-1)
                 loss -= logprobs.gather(1, wanted[:, None]).sum()
                 if ctx.needs_input_grad[0]:

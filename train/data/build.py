@@ -74,8 +74,8 @@ class Utterance:
 def plan_corpus(sizes: Sizes, seed: int) -> list[Utterance]:
     """Return every clip of the corpus; sentences and voices of the test sets appear nowhere else.
 
-    Each part, and each training sentence, draws from a generator of its own: more training text leaves the test
-    sets as they are, to the bit, and most clips that were spoken before.
+    Each part, and each training sentence, draws from a generator of its own: more training text leaves the
+    test sets as they are, to the bit, and most clips that were spoken before.
     """
     rng = random.Random(seed)
     everyday = _split(text.everyday_sentences(), sizes.test, rng) if sizes.everyday else _NOTHING

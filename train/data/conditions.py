@@ -1,7 +1,7 @@
 """Change test clips as lines, rooms, throats and noise do, and make clips in which nobody speaks.
 
-The filters are ffmpeg's and the room is simulated from its walls, unlike those of `train.augment`: a test must
-not repeat the very distortions of training.
+The filters are ffmpeg's and the room is simulated from its walls, unlike those of `train.augment`: a test
+must not repeat the very distortions of training.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ def _telephone(clip: Path, target: Path) -> None:
 
 
 def _room(clip: Path, target: Path) -> None:
-    """Speak across a living room: walls, floor and ceiling by the image source method (Allen and Berkley 1979).
+    """Speak across a living room: walls, floor and ceiling by the image source method (Allen, Berkley 1979).
 
     Sound dies away by 60 dB in 0.45 s; speaker and microphone stand 1.5 m apart or more, by the clip's name.
     """
@@ -110,7 +110,7 @@ def _apart(rng: random.Random) -> list[float]:
 
 
 def _hall(clip: Path, target: Path) -> None:
-    """Add strong early reflections, as bare walls far apart give them, dying away over a third of a second."""
+    """Add strong early reflections, as bare walls far apart give them, dying away in a third of a second."""
     delays_ms, decays = "23|41|67|97|139|211", "0.5|0.42|0.35|0.28|0.2|0.12"
     room = ffmpeg.input(str(clip)).filter("apad", pad_dur=0.3).filter("aecho", 0.8, 0.7, delays_ms, decays)
     _run(room.output(str(target), ar=SAMPLE_RATE))
