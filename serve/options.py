@@ -19,6 +19,9 @@ NO_ADAPTER = "none"
 DETECT = "auto"
 """Value of `language` that asks for detection, whatever the artifact's language is."""
 
+FORMAT_OPTIONS = ("format", "response_format")
+"""Names of the option that says how to answer, which `serve.formats` reads; the second is OpenAI's."""
+
 MAX_PROMPT_CHARACTERS = 2_000
 
 
@@ -101,7 +104,7 @@ def _language(value: str) -> str:
 def _refusal(message: str) -> UnsupportedOption:
     """Turn msgspec's message, which ends in `$.name` or names an unknown field, into ours."""
     if unknown := re.search(r"unknown field `(.*)`", message):
-        known = ", ".join(sorted(OPTION_NAMES))
+        known = ", ".join(sorted(OPTION_NAMES | {*FORMAT_OPTIONS}))
         return UnsupportedOption(unknown[1][:60], f"is unknown; the options are {known}")
     path = re.search(r" - at `\$\.(\w+)", message)
     reason = message.partition(" - at ")[0]
