@@ -60,7 +60,7 @@ def test_lines_are_measured_as_the_eye_sees_them() -> None:
 
 
 def test_two_lines_are_as_even_as_words_allow() -> None:
-    text = f"{SENTENCE} मग येतो."
+    text = f"{SENTENCE} मग आम्ही परत येतो."
     (cue,) = cues_of(segment(text, 0.0, 4.0))
 
     first, second = cue.lines
