@@ -101,6 +101,9 @@ class Engine(Protocol):
     def has_adapter(self) -> bool:
         """Whether an adapter is loaded on top of the base model."""
 
+    def unsupported(self, options: DecodingOptions) -> tuple[str, str] | None:
+        """Name the option that this engine cannot honour, and say why; None where it honours all."""
+
     def transcribe_batch(
         self, log_mels: Sequence[LogMel], options: Sequence[DecodingOptions]
     ) -> list[Hypothesis]:

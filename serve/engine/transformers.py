@@ -111,6 +111,19 @@ class TransformersEngine:
         """Whether an adapter is loaded on top of the base model."""
         return self._adapted is not None
 
+    def unsupported(self, options: DecodingOptions) -> tuple[str, str] | None:
+        """Name the option that this engine cannot honour, and say why; None where it honours all."""
+        reason = "not supported by the transformers engine"
+        if options.beam_size > 1:
+            return "beam_size", "only 1, greedy search, is supported by the transformers engine"
+        asked = {
+            "hotwords": options.hotwords,
+            "suppress": options.suppress,
+            "word_timestamps": options.word_timestamps,
+            "timestamps": options.timestamps,
+        }
+        return next(((name, reason) for name, value in asked.items() if value), None)
+
     def transcribe_batch(
         self, log_mels: Sequence[LogMel], options: Sequence[DecodingOptions]
     ) -> list[Hypothesis]:
