@@ -35,9 +35,9 @@ import typer  # noqa: E402
 from rich.console import Console  # noqa: E402
 
 from serve.features import SAMPLE_RATE, Samples  # noqa: E402
+from serve.progress import progress_bar  # noqa: E402
 from train.data.manifest import Clip, load_samples, read_audio, read_manifest  # noqa: E402
 from train.evaluation import REPORTED_PROFILES  # noqa: E402
-from train.progress import progress_bar  # noqa: E402
 from train.scoring import score  # noqa: E402
 from train.tables import score_table  # noqa: E402
 

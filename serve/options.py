@@ -43,7 +43,9 @@ class TranscriptionOptions:
     adapter: str | None = None
     """Name of the adapter, `none` for the base model alone, or None for the served one."""
     temperature: float = 0.0
+    """0 takes the likeliest text; up to 1, words are drawn at random the more freely."""
     seed: int = 0
+    """Start of the random draws."""
     prompt: str = ""
     """Spelling hints, or the text that came before."""
     beam_size: int = 1

@@ -14,7 +14,7 @@ import math
 import os
 import types
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import Field, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
@@ -121,7 +121,15 @@ class Settings:
             ConfigError: Lists every variable and flag that is wrong.
             SystemExit: The arguments ask for help (0), or cannot be parsed at all (2).
         """
-        flags = vars(_parser().parse_args(arguments))
+        return cls.from_flags(environ, vars(_parser().parse_args(arguments)))
+
+    @classmethod
+    def from_flags(cls, environ: Mapping[str, str], flags: Mapping[str, str | None]) -> Settings:
+        """Read settings from environment variables and from flags by the names of fields, None if not given.
+
+        Raises:
+            ConfigError: Lists every variable and flag that is wrong.
+        """
         known = {ENV_PREFIX + spec.name.upper() for spec in fields(cls)}
         faults = [
             f"{variable} is unknown; see --help"
@@ -152,7 +160,7 @@ def _text(
     spec: Field[Any], environ: Mapping[str, str], flags: Mapping[str, str | None]
 ) -> tuple[str | None, str]:
     """Return what was given for a field, and where; flags win over our variables, ours over SageMaker's."""
-    if (flag := flags[spec.name]) is not None:
+    if (flag := flags.get(spec.name)) is not None:
         return flag, _flag(spec.name)
     for variable in (ENV_PREFIX + spec.name.upper(), SAGEMAKER_VARIABLES.get(spec.name, "")):
         if value := environ.get(variable, "").strip():
@@ -191,12 +199,10 @@ def _flag(name: str) -> str:
     return "--" + name.replace("_", "-")
 
 
-def _field_docs() -> dict[str, str]:
-    """Return the docstring below each field of `Settings`, so that --help says what the source says."""
+def field_docs(record: type[Any]) -> dict[str, str]:
+    """Return the docstring below each field of a dataclass, so that --help says what the source says."""
     (body,) = (
-        node.body
-        for node in ast.walk(ast.parse(inspect.getsource(Settings)))
-        if isinstance(node, ast.ClassDef)
+        node.body for node in ast.walk(ast.parse(inspect.getsource(record))) if isinstance(node, ast.ClassDef)
     )
     return {
         before.target.id: " ".join(str(after.value.value).split())
@@ -216,17 +222,33 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    defaults, docs = Settings(), _field_docs()
-    for spec in fields(Settings):
-        default = getattr(defaults, spec.name)
-        parser.add_argument(
-            _flag(spec.name),
-            metavar="VALUE",
-            nargs="?" if isinstance(default, bool) else None,
-            const="true" if isinstance(default, bool) else None,  # a switch without a value is on
-            help=f"{docs[spec.name]} [{ENV_PREFIX}{spec.name.upper()}, default {default}]".replace("%", "%%"),
-        )
+    add_flags(parser, [spec.name for spec in fields(Settings)])
     return parser
+
+
+VALUED_SWITCH: Mapping[str, Any] = {"metavar": "VALUE", "nargs": "?", "const": "true"}
+"""Arguments of a flag that is on without a value, and may have one."""
+
+BARE_SWITCH: Mapping[str, Any] = {"action": "store_const", "const": "true"}
+"""Of one that has none, for programs whose other arguments it might swallow."""
+
+
+def add_flags(
+    parser: argparse._ActionsContainer, names: Iterable[str], switch: Mapping[str, Any] = VALUED_SWITCH
+) -> None:
+    """Add a flag for each of these fields of `Settings`; `Settings.from_flags` reads what was given."""
+    defaults, docs = Settings(), field_docs(Settings)
+    for name in names:
+        default = getattr(defaults, name)
+        text = f"{docs[name]} [{ENV_PREFIX}{name.upper()}, default {default}]"
+        add_flag(parser, name, text, switch if isinstance(default, bool) else None)
+
+
+def add_flag(
+    parser: argparse._ActionsContainer, name: str, text: str, switch: Mapping[str, Any] | None = None
+) -> None:
+    """Add the flag of a field, with its help; values stay text, for whoever reads them to check."""
+    parser.add_argument(_flag(name), help=text.replace("%", "%%"), **(switch or {"metavar": "VALUE"}))
 
 
 _EXAMPLES = """\
