@@ -101,13 +101,23 @@ class Engine(Protocol):
     def has_adapter(self) -> bool:
         """Whether an adapter is loaded on top of the base model."""
 
+    def unsupported(self, options: DecodingOptions) -> tuple[str, str] | None:
+        """Name an option that this engine cannot serve, and why not; None where it can serve them all.
+
+        To be asked before `transcribe_batch`, which takes for granted that it can.
+        """
+
     def transcribe_batch(
         self, log_mels: Sequence[LogMel], options: Sequence[DecodingOptions]
     ) -> list[Hypothesis]:
         """Decode windows together; the answer is in the order of the input.
 
         Windows of different lengths are padded with silence to the longest, so keep lengths in a batch
-        similar.
+        similar. A window whose text is not believed (`serve.decoding`) is decoded again from the same encoder
+        output.
+
+        Raises:
+            EngineError: The runtime failed.
         """
 
     def close(self) -> None:

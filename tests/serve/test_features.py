@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from transformers import WhisperFeatureExtractor
 
-from serve.features import SAMPLE_RATE, FeatureExtractor, window_length_s
+from serve.features import SAMPLE_RATE, FeatureExtractor, pad_with_silence, window_length_s
 
 
 @pytest.fixture(scope="module")
@@ -43,3 +43,15 @@ def test_a_shorter_window_begins_like_a_whole_one(features, speech, window_s):
     assert log_mel.shape == (80, n_frames)
     # Behind the speech there is silence in both; only the frames that see the window's very end may differ.
     np.testing.assert_allclose(log_mel[:, :-3], features.log_mel(speech, 30.0)[:, : n_frames - 3], atol=1e-3)
+
+
+def test_padding_a_window_equals_a_longer_window(features):
+    samples = np.random.default_rng(0).normal(0, 0.1, 20_000).astype(np.float32)
+    padded = pad_with_silence(features.log_mel(samples, 2.0), 400)
+    np.testing.assert_allclose(padded, features.log_mel(samples, 4.0), atol=1e-5)
+
+
+def test_padding_silence_gives_silence(features):
+    silence = np.zeros(16_000, np.float32)
+    padded = pad_with_silence(features.log_mel(silence, 2.0), 400)
+    np.testing.assert_allclose(padded, features.log_mel(silence, 4.0), atol=1e-5)
