@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 Task = Literal["transcribe", "translate"]
 Quantization = Literal["int8", "int4", "none"]
+EngineName = Literal["auto", "ctranslate2", "transformers"]
 
 LogMel = npt.NDArray[np.float32]
 """Log-mel spectrogram of a window, (n_mels, n_frames); 100 frames a second, an even number, at most 3,000."""

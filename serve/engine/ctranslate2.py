@@ -87,7 +87,7 @@ class CTranslate2Engine:
         Args:
             base_dir: The base model's transformers checkpoint.
             artifact: Holds the adapter; None serves the base model alone.
-            quantization: `int8`, or `none`: fp32 on a CPU, fp16 on a GPU.
+            quantization: `int8`, or `none`: fp32 on a CPU, fp16 on a GPU. It keeps no `int4`.
             n_threads: CPU threads of one window or batch.
             cache_dir: Where converted models are kept.
             fallback: Whether a window whose text is not believed is decoded again.
@@ -97,8 +97,6 @@ class CTranslate2Engine:
             BaseModelError: The base model has no Whisper tokenizer.
         """
         device = "cuda" if ctranslate2.get_cuda_device_count() > 0 else "cpu"
-        if (quantization, device) not in _LAYOUT:
-            raise ConversionError(f"CTranslate2 keeps no {quantization} weights: use the transformers engine")
         storage, compute = _LAYOUT[quantization, device]
         directories: dict[bool, Callable[[], Path]] = {
             False: lambda: converted_model(base_dir, None, storage, cache_dir=cache_dir)
@@ -238,10 +236,9 @@ class CTranslate2Engine:
         for indices in groups.values():
             option = options[indices[0]]
             limits = [self._limit(options[index], len(prompts[index])) for index in indices]
+            draws = option.temperature > 0
             found = self._generate(
-                self._model(adapter)
-                if option.temperature == 0
-                else self._drawing_model(adapter, option.seed),
+                self._drawing_model(adapter, option.seed) if draws else self._model(adapter),
                 encoded.rows([rows[index] for index in indices]),
                 [prompts[index] for index in indices],
                 option,
@@ -263,7 +260,7 @@ class CTranslate2Engine:
                         no_speech_prob=no_speech_prob,
                     ),
                     limit,
-                    log_mels[row].shape[1] / FRAMES_PER_S if option.timestamps else None,
+                    heard_frames(log_mels[row]) / FRAMES_PER_S if option.timestamps else None,
                 )
         return [hypotheses[index] for index in range(len(options))]
 
@@ -294,8 +291,8 @@ class CTranslate2Engine:
             encoder_output,
             prompts,
             beam_size=option.beam_size,
-            # CTranslate2 divides a score by the number of tokens, of which an empty text has none: so sums are
-            # asked for, of all texts kept, and the best mean is found here.
+            # CTranslate2 divides a score by the number of tokens, of which an empty text has none: so sums
+            # are asked for, of all texts kept, and the best mean is found here.
             num_hypotheses=option.beam_size,
             length_penalty=0,
             return_scores=True,
@@ -321,7 +318,7 @@ class CTranslate2Engine:
         return [*never.tolist(), *vocabulary.suppressed_by(option.suppress)]
 
     def _hypothesis(
-        self, tokens: list[int], scored: Hypothesis, limit: int, window_s: float | None
+        self, tokens: list[int], scored: Hypothesis, limit: int, heard_s: float | None
     ) -> Hypothesis:
         """Cut tokens to their limit and before a loop, and write them as text.
 
@@ -329,7 +326,7 @@ class CTranslate2Engine:
             tokens: As generated, timestamps among them where they were asked for.
             scored: Everything that does not depend on the tokens.
             limit: Most tokens of this row; those of its neighbours may be higher.
-            window_s: Length of the window where timestamps were asked for.
+            heard_s: Seconds of the window in which something is heard, where timestamps were asked for.
         """
         vocabulary = self._vocabulary
         kept, looped = _before_loop(tokens[:limit], vocabulary)
@@ -340,7 +337,7 @@ class CTranslate2Engine:
             text=vocabulary.text(text_tokens),
             looped=looped,
             truncated=not looped and len(kept) >= limit,
-            sentences=() if window_s is None else vocabulary.sentences(kept, window_s),
+            sentences=() if heard_s is None else vocabulary.sentences(kept, heard_s),
         )
 
     def _with_words(

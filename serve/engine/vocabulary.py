@@ -1,7 +1,7 @@
 """Whisper's special tokens and their order in a decoder prompt, read from a checkpoint directory.
 
 The prompt is `<|startofprev|> hotwords previous text <|startoftranscript|> <|mr|> <|transcribe|>
-<|notimestamps|>`, where the parts up to the start are optional, the last one is left out where times are to be
+<|notimestamps|>`. What stands before the start is optional, the last token is left out where times are to be
 written, and English-only checkpoints have neither language nor task.
 """
 
@@ -162,10 +162,11 @@ class Vocabulary:
             return "suppress", str(error)
         return None
 
-    def sentences(self, tokens: Sequence[int], window_s: float) -> tuple[TimedText, ...]:
-        """Return what stands between timestamp tokens; a text not closed lasts to the window's end."""
+    def sentences(self, tokens: Sequence[int], heard_s: float) -> tuple[TimedText, ...]:
+        """Return what stands between timestamp tokens, up to `heard_s`; a text not closed lasts until then."""
         found: list[TimedText] = []
-        start_s, text_tokens = 0.0, []
+        start_s = 0.0
+        text_tokens: list[int] = []
 
         def close(end_s: float) -> None:
             if text := self.text(text_tokens):
@@ -175,17 +176,17 @@ class Vocabulary:
             if token <= self.no_timestamps:
                 text_tokens.append(token)
                 continue
-            time_s = min(window_s, round((token - self.no_timestamps - 1) * TIMESTAMP_STEP_S, 2))
+            time_s = min(heard_s, round((token - self.no_timestamps - 1) * TIMESTAMP_STEP_S, 2))
             close(time_s)
             start_s, text_tokens = time_s, []
-        close(window_s)
+        close(heard_s)
         return tuple(found)
 
     def words(self, tokens: Sequence[int], language: str) -> list[list[int]]:
         """Group text tokens into words: a word begins at a token that begins with a space.
 
-        A token may hold part of a character only, so in languages without spaces a word is the shortest run of
-        tokens that is text.
+        A token may hold part of a character only, so in languages without spaces a word is the shortest run
+        of tokens that is text.
         """
         words: list[list[int]] = []
         whole = True  # whether the tokens so far end with a whole character
@@ -203,8 +204,6 @@ class Vocabulary:
 
     def _tokens_of(self, text: str) -> list[int]:
         """Return text tokens, without special tokens that a caller may have written out."""
-        return (
-            [token for token in self._encoded(" " + text.strip()) if self.is_text(token)]
-            if text.strip()
-            else []
-        )
+        if not text.strip():
+            return []
+        return [token for token in self._encoded(" " + text.strip()) if self.is_text(token)]
