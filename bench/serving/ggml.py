@@ -1,6 +1,5 @@
 """Write whisper.cpp's model file, with weights of 8 bits in blocks of 32 (q8_0).
 
-
 Layout (https://github.com/ggml-org/whisper.cpp/blob/master/models/README.md), little-endian, 32 bits an
 integer: magic; eleven dimensions; mel filters (n_mels, n_fft, floats); number of tokens, each as length and
 bytes; then each tensor as number of dimensions, length of the name, type, dimensions (fastest first), name
