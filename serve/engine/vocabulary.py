@@ -163,7 +163,7 @@ class Vocabulary:
         return None
 
     def sentences(self, tokens: Sequence[int], heard_s: float) -> tuple[TimedText, ...]:
-        """Return what stands between timestamp tokens, up to `heard_s`; a text not closed lasts until then."""
+        """Return what stands between timestamp tokens, up to `heard_s`; an open text lasts until then."""
         found: list[TimedText] = []
         start_s = 0.0
         text_tokens: list[int] = []

@@ -94,7 +94,9 @@ def test_the_measure_of_repetition_is_taken_of_every_attempt():
 
 def test_where_nothing_is_believed_the_least_bad_is_kept():
     guess = replace(GOOD, avg_logprob=-1.5)
-    engine = Scripted([LOOPED, replace(GOOD, truncated=True), replace(guess, text="घर"), *[guess] * 2, *[LOOPED] * 2])
+    engine = Scripted(
+        [LOOPED, replace(GOOD, truncated=True), replace(guess, text="घर"), *[guess] * 2, *[LOOPED] * 2]
+    )
     better = Scripted([replace(guess, avg_logprob=-1.2 - n / 10, text=str(n)) for n in range(7)])
     assert decode_until_believed([GREEDY], engine)[0].text == "घर"
     assert decode_until_believed([GREEDY], better)[0].text == "0"

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from transformers import WhisperFeatureExtractor
 
+from serve.errors import BaseModelError
 from serve.features import SAMPLE_RATE, FeatureExtractor, pad_with_silence, window_length_s
 
 
@@ -34,6 +35,32 @@ def test_a_whole_window_is_what_transformers_makes_of_it(features, speech):
     log_mel = features.log_mel(speech, 30.0)
     assert log_mel.shape == (80, 3000) and log_mel.dtype == np.float32
     np.testing.assert_allclose(log_mel, reference, atol=1e-4)
+
+
+@pytest.mark.parametrize("n_mels", [80, 128])
+@pytest.mark.parametrize(
+    ("n_samples", "window_s"),
+    [(1, 1.0), (159, 1.0), (15_801, 1.0), (16_000, 1.0), (16_000, 2.0), (75_000, 12.3), (480_000, 30.0)],
+)
+@pytest.mark.parametrize("loudness", [0.0, 1e-6, 0.3])
+def test_every_window_is_what_transformers_makes_of_it(tmp_path, n_mels, n_samples, window_s, loudness):
+    reference = WhisperFeatureExtractor(feature_size=n_mels)
+    reference.save_pretrained(tmp_path)
+    samples = (loudness * np.random.default_rng(0).normal(size=n_samples)).astype(np.float32)
+    padded = np.zeros(round(window_s * SAMPLE_RATE), np.float32)
+    padded[:n_samples] = samples
+    expected = reference(padded, sampling_rate=SAMPLE_RATE, padding="do_not_pad", truncation=False)
+    log_mel = FeatureExtractor(tmp_path).log_mel(samples, window_s)
+    assert log_mel.dtype == np.float32
+    np.testing.assert_allclose(log_mel, expected["input_features"][0], atol=1e-4)
+
+
+def test_features_that_are_not_whispers_are_refused(tmp_path):
+    WhisperFeatureExtractor(hop_length=80).save_pretrained(tmp_path)
+    with pytest.raises(BaseModelError, match="hop_length is 80"):
+        FeatureExtractor(tmp_path)
+    with pytest.raises(BaseModelError, match=r"preprocessor_config\.json cannot be read"):
+        FeatureExtractor(tmp_path / "absent")
 
 
 @pytest.mark.parametrize("window_s", [5.0, 6.3, 12.1])

@@ -76,9 +76,7 @@ def test_both_engines_write_the_same_after_a_prompt_with_hotwords_and_forbidden_
     adapted, reference, log_mels
 ):
     option = replace(MARATHI, prompt="क ख ग", hotwords="घ च", suppress=("ऊ", "श"))
-    (fast,), (slow,) = (
-        engine.transcribe_batch(log_mels[:1], [option]) for engine in (adapted, reference)
-    )
+    (fast,), (slow,) = (engine.transcribe_batch(log_mels[:1], [option]) for engine in (adapted, reference))
     assert fast.tokens == slow.tokens
     (plain,) = adapted.transcribe_batch(log_mels[:1], [MARATHI])
     assert fast.tokens != plain.tokens
@@ -144,7 +142,8 @@ def test_the_base_alone_is_converted_when_it_is_first_asked_for(
 def test_a_base_that_cannot_be_converted_later_fails_the_request_in_one_sentence(
     tiny_base_dir, tiny_artifact_dir, log_mels, tmp_path
 ):
-    engine = CTranslate2Engine.load(tiny_base_dir, load_artifact(tiny_artifact_dir), cache_dir=tmp_path)
+    artifact = load_artifact(tiny_artifact_dir)
+    engine = CTranslate2Engine.load(tiny_base_dir, artifact, cache_dir=tmp_path, fallback=False)
     (tmp_path / "converted").rename(tmp_path / "away")
     (tmp_path / "converted").write_text("in the way")
     with pytest.raises(EngineError, match="cannot be kept"):
@@ -237,7 +236,7 @@ def test_the_words_of_the_real_model_are_timed_in_order_within_the_speech(shippe
     assert [word.text for word in found.words] == SAMPLE_TEXT.split()
     times = [time for word in found.words for time in (word.start_s, word.end_s)]
     assert times == sorted(times)
-    assert 0 <= times[0] and times[-1] <= len(sample) / 16_000
+    assert times[0] >= 0 and times[-1] <= len(sample) / 16_000
     assert all(word.end_s > word.start_s and 0.5 < word.probability <= 1 for word in found.words)
 
 
