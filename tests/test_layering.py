@@ -24,7 +24,7 @@ RUNTIMES_OUTSIDE_THE_ENGINE = {
     "serve.features": {"transformers"},  # Whisper's feature extractor
     "serve.segmentation": {"onnxruntime", "silero_vad"},  # the detector of speech
 }
-TRAIN_EXTRAS = ("train", "hub", "s3")
+TRAIN_EXTRAS = ("train", "hub", "s3", "aws")
 STEPS = {"audio", "segmentation", "features", "scheduler", "decoding", "transcript", "formats"}
 
 
@@ -172,7 +172,7 @@ def test_tests_are_no_packages_so_that_they_shadow_none():
 @pytest.mark.parametrize(
     ("folder", "extras"),
     [
-        ("serve", ()),
+        ("serve", ("aws",)),
         ("train", (*TRAIN_EXTRAS, "mlflow")),
         ("tests", (*TRAIN_EXTRAS, "test")),
         ("bench", ("train", "test")),
