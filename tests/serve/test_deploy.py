@@ -248,5 +248,5 @@ def test_a_refusal_of_aws_is_passed_on_with_the_operation():
         operation="DescribeEndpoint",
         parameters={"EndpointName": "nonesuch"},
     )
-    with pytest.raises(AwsError, match="DescribeEndpoint: .*Could not find"):
+    with pytest.raises(AwsError, match=r"DescribeEndpoint: .*Could not find"):
         submit([update], None, print)
