@@ -274,6 +274,7 @@ def test_a_script_of_the_users_own_finds_the_variables_it_expects(job):
     assert said["SM_CURRENT_INSTANCE_TYPE"] == "ml.m5.large" and int(said["SM_NUM_CPUS"]) > 0
 
 
+@pytest.mark.slow
 def test_two_hosts_train_one_adapter_and_the_first_alone_delivers(job):
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -293,6 +294,7 @@ def test_two_hosts_train_one_adapter_and_the_first_alone_delivers(job):
     assert not (second.base_dir / "model").exists() and newest_checkpoint(second.checkpoints) is None
 
 
+@pytest.mark.slow
 def test_sigterm_to_both_of_two_hosts_leaves_one_whole_checkpoint(job):
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
