@@ -127,7 +127,7 @@ $(VENV)/.installed-serve: pyproject.toml constraints.txt | $(PY)
 	touch $@
 
 $(VENV)/.installed: pyproject.toml constraints.txt | $(PY)
-	$(PY) -m pip install --constraint constraints.txt --editable '.[train,hub,s3,test]'
+	$(PY) -m pip install --constraint constraints.txt --editable '.[train,hub,s3,aws,test]'
 	touch $(VENV)/.installed-serve $@
 
 $(VENV)/.installed-bench: $(VENV)/.installed

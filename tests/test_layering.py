@@ -23,7 +23,7 @@ RUNTIMES_OUTSIDE_THE_ENGINE = {
     "serve.audio": {"torch", "torchaudio"},  # resampling
     "serve.segmentation": {"onnxruntime", "silero_vad"},  # the detector of speech
 }
-TRAIN_EXTRAS = ("train", "hub", "s3")
+TRAIN_EXTRAS = ("train", "hub", "s3", "aws")
 STEPS = {"audio", "segmentation", "features", "scheduler", "decoding", "transcript", "formats"}
 
 
@@ -171,7 +171,7 @@ def test_tests_are_no_packages_so_that_they_shadow_none():
 @pytest.mark.parametrize(
     ("folder", "extras"),
     [
-        ("serve", ()),
+        ("serve", ("aws",)),
         ("train", (*TRAIN_EXTRAS, "mlflow")),
         ("tests", (*TRAIN_EXTRAS, "test")),
         ("bench", ("train", "test", "bench")),
