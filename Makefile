@@ -131,5 +131,5 @@ $(VENV)/.installed: pyproject.toml constraints.txt | $(PY)
 	touch $(VENV)/.installed-serve $@
 
 $(VENV)/.installed-bench: $(VENV)/.installed
-	$(PY) -m pip install --constraint constraints.txt --editable '.[train,hub,s3,test,bench]'
+	$(PY) -m pip install --constraint constraints.txt --editable '.[train,hub,s3,aws,test,bench]'
 	touch $@
