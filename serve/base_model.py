@@ -23,6 +23,8 @@ import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
 import structlog
 from filelock import FileLock, Timeout
 from safetensors import SafetensorError, safe_open
@@ -113,10 +115,11 @@ def base_fingerprint(base_dir: Path) -> str:
     digest = hashlib.sha256()
     entries: dict[str, bytes] = {}
     for file in sorted(base_dir.glob("*.safetensors")):
-        with safe_open(file, framework="pt") as tensors:
+        with safe_open(file, framework="np") as tensors:
             for name in tensors.keys():  # noqa: SIM118 - safe_open is not a mapping
-                shape = tuple(tensors.get_slice(name).get_shape())
-                values = tensors.get_tensor(name).half().numpy().tobytes() if len(shape) == 1 else b""
+                kept = tensors.get_slice(name)
+                shape = tuple(kept.get_shape())
+                values = _as_float16(file, name, kept.get_dtype()).tobytes() if len(shape) == 1 else b""
                 entries[name] = repr(shape).encode() + values
     if not entries:
         raise BaseModelError(f"{base_dir} holds no *.safetensors weights")
@@ -124,6 +127,17 @@ def base_fingerprint(base_dir: Path) -> str:
     for name in sorted(entries):
         digest.update(name.encode() + b"\0" + entries[name])
     return digest.hexdigest()
+
+
+def _as_float16(file: Path, name: str, dtype: str) -> npt.NDArray[np.float16]:
+    """Return a tensor of a safetensors file; torch is loaded only for dtypes that numpy does not know."""
+    if dtype in ("F16", "F32", "F64"):
+        with safe_open(file, framework="np") as tensors, np.errstate(over="ignore"):
+            values: npt.NDArray[np.float16] = tensors.get_tensor(name).astype(np.float16)
+            return values
+    with safe_open(file, framework="pt") as tensors:
+        halved: npt.NDArray[np.float16] = tensors.get_tensor(name).half().numpy()
+        return halved
 
 
 def _checked(directory: Path) -> Path:
@@ -138,7 +152,7 @@ def _checked(directory: Path) -> Path:
         )
     for file in weights:
         try:
-            with safe_open(file, framework="pt"):
+            with safe_open(file, framework="np"):
                 pass  # opening compares the header with the file's size: a half-written file fails here
         except (SafetensorError, OSError) as error:
             raise BaseModelError(

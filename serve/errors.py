@@ -19,7 +19,8 @@ ShrotaError
 └── StartupError                 the process cannot start: exit 1 and one sentence
     ├── ConfigError              settings or flags that contradict each other
     ├── BaseModelError           the base weights cannot be had or do not verify
-    └── ArtifactError            an artifact directory that cannot be served
+    ├── ArtifactError            an artifact directory that cannot be served
+    └── ConversionError          a model that the runtime's own format cannot be made or kept of
 ```
 """
 
@@ -160,3 +161,7 @@ class ArtifactError(StartupError):
     def __init__(self, path: Path, problem: str) -> None:
         super().__init__(f"{path}: {problem}")
         self.path = path
+
+
+class ConversionError(StartupError):
+    """A model cannot be converted to the format that its runtime reads, or the result cannot be kept."""

@@ -1,8 +1,7 @@
 """Find, check and load what is to be served: base model, adapter, features, engine -> `Pipeline`.
 
-    pipeline = load_pipeline(model_dir=Path("model_artifacts/whisper-base-mr"), quantization="none",
-    n_threads=2) pipeline = load_pipeline(base_model="openai/whisper-base")                         # no
-    adapter
+    pipeline = load_pipeline(model_dir=Path("model_artifacts/whisper-base-mr"), n_threads=2)
+    pipeline = load_pipeline(base_model="openai/whisper-base")  # no adapter
 
 Knows no environment and no HTTP.
 """
@@ -14,8 +13,8 @@ from pathlib import Path
 
 from serve.artifact import MANIFEST, Artifact, load_artifact
 from serve.base_model import base_fingerprint, resolve_base_model
-from serve.engine import Quantization
-from serve.errors import ArtifactError
+from serve.engine import Engine, EngineName, Quantization
+from serve.errors import ArtifactError, ConfigError
 from serve.features import FeatureExtractor
 from serve.pipeline import Pipeline, ServingFacts
 
@@ -37,7 +36,7 @@ def find_served(
     Args:
         model_dir: An artifact; or a base model's checkpoint; or nothing, when `base_model` is named.
         base_model: Name or directory of the base model, in place of the one that the artifact names.
-        cache_dir: Where a downloaded base model is kept.
+        cache_dir: Where a rebuilt base model is kept.
         offline: Never reach for the network.
 
     Raises:
@@ -85,6 +84,7 @@ def load_pipeline(
     model_dir: Path | None = None,
     base_model: str | None = None,
     *,
+    engine: EngineName = "auto",
     quantization: Quantization = "int8",
     n_threads: int = 1,
     cache_dir: Path | None = None,
@@ -92,20 +92,46 @@ def load_pipeline(
 ) -> Pipeline:
     """Load an artifact, or a base model alone, ready to transcribe; see `find_served` for what may be named.
 
+    Args:
+        model_dir: See `find_served`.
+        base_model: See `find_served`.
+        engine: Runtime; `auto` takes the faster one that knows the quantization.
+        quantization: How linear layers are kept.
+        n_threads: CPU threads of the engine.
+        cache_dir: Where base models and converted models are kept.
+        offline: Never reach for the network.
+
     Raises:
-        ArtifactError, BaseModelError: It cannot be served; one sentence says why.
+        ArtifactError, BaseModelError, ConversionError: It cannot be served; one sentence says why.
+        ConfigError: The engine does not know the quantization.
     """
+    if engine == "auto":
+        engine = "transformers" if quantization == "int4" else "ctranslate2"
+    if engine == "ctranslate2" and quantization == "int4":
+        raise ConfigError(["quantization int4 needs the engine transformers"])
     served = find_served(model_dir, base_model, cache_dir=cache_dir, offline=offline)
     facts = serving_facts(served.artifact)
+    loaded: Engine
 
     # Imported here: a model runtime takes seconds to import, and whoever only looks at artifacts needs none.
-    from serve.engine.transformers import TransformersEngine
+    if engine == "ctranslate2":
+        from serve.engine.ctranslate2 import CTranslate2Engine
 
-    engine = TransformersEngine.load(
-        served.base_dir,
-        served.artifact.adapter_dir if served.artifact else None,
-        quantization=quantization,
-        n_threads=n_threads,
-        dynamic=facts.dynamic,
-    )
-    return Pipeline(engine, FeatureExtractor(served.base_dir), facts)
+        loaded = CTranslate2Engine.load(
+            served.base_dir,
+            served.artifact,
+            quantization=quantization,
+            n_threads=n_threads,
+            cache_dir=cache_dir,
+        )
+    else:
+        from serve.engine.transformers import TransformersEngine
+
+        loaded = TransformersEngine.load(
+            served.base_dir,
+            served.artifact.adapter_dir if served.artifact else None,
+            quantization=quantization,
+            n_threads=n_threads,
+            dynamic=facts.dynamic,
+        )
+    return Pipeline(loaded, FeatureExtractor(served.base_dir), facts)

@@ -21,7 +21,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from sagemaker_inference import content_types, environment, parameters
 
-from serve.engine import Quantization
+from serve.engine import EngineName, Quantization
 from serve.errors import ConfigError
 
 ENV_PREFIX = "SHROTA_"
@@ -49,13 +49,13 @@ class Settings:
     """Name or directory of the base model, in place of the one the artifact names; serves it alone where
     model_dir holds no artifact."""
     cache_dir: Path | None = None
-    """Where a downloaded base model is kept; None is ~/.cache/shrota."""
+    """Where base models and converted models are kept; None is ~/.cache/shrota."""
     offline: bool = False
     """Never reach for the network."""
-    engine: Literal["transformers"] = "transformers"
-    """Runtime of the model."""
+    engine: EngineName = "auto"
+    """Runtime of the model; auto is ctranslate2, and transformers for int4."""
     quantization: Quantization = "int8"
-    """How the base model's linear layers are kept; none is faster on a CPU, and takes more memory."""
+    """How the model's linear layers are kept; none is fp32 on a CPU and fp16 on a GPU."""
     n_threads: int = field(default_factory=_default_threads)
     """CPU threads of the engine; all cores by default."""
     host: str = "0.0.0.0"
@@ -108,6 +108,8 @@ class Settings:
         if self.drain_s > 23:
             # SageMaker kills 30 s after SIGTERM; connections and the engine need some of that to close.
             faults.append("drain_s must be at most 23: the platform kills the process soon after")
+        if self.engine == "ctranslate2" and self.quantization == "int4":
+            faults.append("quantization int4 needs the engine transformers")
         if faults:
             raise ConfigError(faults)
 

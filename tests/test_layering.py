@@ -21,7 +21,6 @@ RUNTIMES = {
 }
 RUNTIMES_OUTSIDE_THE_ENGINE = {
     "serve.audio": {"torch", "torchaudio"},  # resampling
-    "serve.features": {"transformers"},  # Whisper's feature extractor
     "serve.segmentation": {"onnxruntime", "silero_vad"},  # the detector of speech
 }
 TRAIN_EXTRAS = ("train", "hub", "s3")

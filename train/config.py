@@ -62,8 +62,8 @@ class TrainConfig:
     """How the frozen base is held: 8 or 4 bits through bitsandbytes, or as it is."""
     precision: Literal["float32", "mixed", "bfloat16"] = "float32"
     """Numbers of an unquantised base: `mixed` holds it in float32 and multiplies in bfloat16 where the
-    processor has instructions for that, several times faster; `bfloat16` also holds it so. Adapters stay float32, and a
-    GPU multiplies in bfloat16 either way."""
+    processor has instructions for that, several times faster; `bfloat16` also holds it so. Adapters stay
+    float32, and a GPU multiplies in bfloat16 either way."""
     language: str = "mr"
     """Whisper's language code."""
     task: Literal["transcribe", "translate"] = "transcribe"

@@ -18,7 +18,7 @@ import typer
 from rich.console import Console
 
 from serve.artifact import load_manifest
-from serve.engine import Quantization
+from serve.engine import EngineName, Quantization
 from serve.errors import ShrotaError
 from serve.loading import load_pipeline
 from serve.options import TranscriptionOptions
@@ -59,6 +59,9 @@ def main(
             " utterances. By default raw and marathi."
         ),
     ] = None,
+    engine: Annotated[
+        EngineName, typer.Option(help="Runtime; auto is ctranslate2, and transformers for int4.")
+    ] = "auto",
     quantization: Annotated[Quantization, typer.Option(help="int8 as served, int4 or none.")] = "int8",
     max_clips: Annotated[
         int, typer.Option(help="Score at most this many clips of each manifest; 0: all.", min=0)
@@ -92,7 +95,11 @@ def main(
         if len({test.name for test in tests}) < len(tests):
             raise typer.BadParameter("manifests must differ in their names: scores are listed by them")
         pipeline = load_pipeline(
-            model_dir, base_model, quantization=quantization, n_threads=threads or os.cpu_count() or 1
+            model_dir,
+            base_model,
+            engine=engine,
+            quantization=quantization,
+            n_threads=threads or os.cpu_count() or 1,
         )
         results = evaluate_models(
             pipeline,
@@ -116,6 +123,7 @@ def main(
     record = {
         "model_dir": str(model_dir) if model_dir else None,
         "base_model": base_model,
+        "engine": engine,
         "quantization": quantization,
         "seed": seed,
         "results": results,

@@ -77,7 +77,7 @@ class Validation:
         n_chosen = min(self._config.valid_clips, len(clips))
         chosen = [number * len(clips) // n_chosen for number in range(n_chosen)]
         vocabulary = Vocabulary.read(Path(str(model.get_base_model().name_or_path)))
-        engine = TransformersEngine(model, vocabulary, merge=False)
+        engine = TransformersEngine(model, vocabulary, merge=False, fallback=False)
         options = DecodingOptions(language=self._config.language, task=self._config.task)
         heard: dict[int, str] = {}
         for indices, batch in self._batches(chosen):

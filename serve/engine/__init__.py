@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 Task = Literal["transcribe", "translate"]
 Quantization = Literal["int8", "int4", "none"]
+EngineName = Literal["auto", "ctranslate2", "transformers"]
 
 LogMel = npt.NDArray[np.float32]
 """Log-mel spectrogram of a window, (n_mels, n_frames); 100 frames a second, an even number, at most 3,000."""
@@ -102,7 +103,10 @@ class Engine(Protocol):
         """Whether an adapter is loaded on top of the base model."""
 
     def unsupported(self, options: DecodingOptions) -> tuple[str, str] | None:
-        """Name the option that this engine cannot honour, and say why; None where it honours all."""
+        """Name an option that this engine cannot serve, and why not; None where it can serve them all.
+
+        To be asked before `transcribe_batch`, which takes for granted that it can.
+        """
 
     def transcribe_batch(
         self, log_mels: Sequence[LogMel], options: Sequence[DecodingOptions]
@@ -110,7 +114,11 @@ class Engine(Protocol):
         """Decode windows together; the answer is in the order of the input.
 
         Windows of different lengths are padded with silence to the longest, so keep lengths in a batch
-        similar.
+        similar. A window whose text is not believed (`serve.decoding`) is decoded again from the same encoder
+        output.
+
+        Raises:
+            EngineError: The runtime failed.
         """
 
     def close(self) -> None:

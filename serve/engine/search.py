@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -25,6 +25,14 @@ class SearchRules:
     mask: Tensor
     first_mask: Tensor
     """Added to `mask` at the first token only."""
+
+    def without(self, tokens: list[int]) -> SearchRules:
+        """Return rules that also forbid these tokens."""
+        if not tokens:
+            return self
+        mask = self.mask.clone()
+        mask[tokens] = -torch.inf
+        return replace(self, mask=mask)
 
 
 @dataclass(kw_only=True)

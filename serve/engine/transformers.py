@@ -22,22 +22,36 @@ from peft import PeftModel
 from torch import Tensor
 from transformers import BitsAndBytesConfig, WhisperForConditionalGeneration
 
+from serve.decoding import decode_until_believed, measured
 from serve.engine import DecodingOptions, Hypothesis, LogMel, Quantization
-from serve.engine.cached_decoder import CachedDecoder, DecoderState, detection_logits
+from serve.engine.cached_decoder import CachedDecoder, detection_logits
 from serve.engine.int8_layers import keep_scales
 from serve.engine.quiet import quiet_libraries
 from serve.engine.search import Row, SearchRules, search
 from serve.engine.vocabulary import MAX_CONTEXT_TOKENS, Vocabulary
 from serve.errors import ArtifactError, BaseModelError
+from serve.features import pad_with_silence
 
 
 class TransformersEngine:
     """See `serve.engine.Engine`."""
 
     def __init__(
-        self, model: WhisperForConditionalGeneration | PeftModel, vocabulary: Vocabulary, *, merge: bool
+        self,
+        model: WhisperForConditionalGeneration | PeftModel,
+        vocabulary: Vocabulary,
+        *,
+        merge: bool,
+        fallback: bool = True,
     ) -> None:
-        """Take a loaded model; `merge` allows to merge its adapter into the weights."""
+        """Take a loaded model.
+
+        Args:
+            model: The base, or the base with an adapter.
+            vocabulary: Of the base.
+            merge: Allows to merge the adapter into the weights.
+            fallback: Whether a window whose text is not believed is decoded again.
+        """
         self._adapted = model if isinstance(model, PeftModel) else None
         whisper = model.get_base_model() if isinstance(model, PeftModel) else model
         assert isinstance(whisper, WhisperForConditionalGeneration)
@@ -45,6 +59,7 @@ class TransformersEngine:
         self._vocabulary = vocabulary
         self._decoder = CachedDecoder(whisper)
         self._merges = merge
+        self._fallback = fallback
         self._merged = False
         self._rules = {adapter: self._search_rules(adapter) for adapter in (True, False)}
 
@@ -57,6 +72,7 @@ class TransformersEngine:
         quantization: Quantization = "int8",
         n_threads: int = 1,
         dynamic: bool = False,
+        fallback: bool = True,
     ) -> TransformersEngine:
         """Load a checkpoint directory, and an adapter on top of it.
 
@@ -67,6 +83,7 @@ class TransformersEngine:
                 (fp32 on a CPU, fp16 on a GPU).
             n_threads: CPU threads of one matrix product; set for the whole process.
             dynamic: Whether windows may be shorter than 30 s.
+            fallback: Whether a window whose text is not believed is decoded again.
 
         Raises:
             BaseModelError: The checkpoint cannot be loaded.
@@ -97,9 +114,10 @@ class TransformersEngine:
             enable_dynamic_context(model)
         model.eval()  # type: ignore[no-untyped-call]
         if adapter_dir is None:
-            return cls(model, vocabulary, merge=False)
+            return cls(model, vocabulary, merge=False, fallback=fallback)
         adapted = _attach_adapter(model, adapter_dir)
-        return cls(adapted, vocabulary, merge=quantization == "none" and dtype == torch.float32)
+        merge = quantization == "none" and dtype == torch.float32
+        return cls(adapted, vocabulary, merge=merge, fallback=fallback)
 
     @property
     def languages(self) -> frozenset[str]:
@@ -112,17 +130,13 @@ class TransformersEngine:
         return self._adapted is not None
 
     def unsupported(self, options: DecodingOptions) -> tuple[str, str] | None:
-        """Name the option that this engine cannot honour, and say why; None where it honours all."""
-        reason = "not supported by the transformers engine"
+        """Name the option that cannot be served, and why; see `serve.engine.Engine`."""
         if options.beam_size > 1:
             return "beam_size", "only 1, greedy search, is supported by the transformers engine"
-        asked = {
-            "hotwords": options.hotwords,
-            "suppress": options.suppress,
-            "word_timestamps": options.word_timestamps,
-            "timestamps": options.timestamps,
-        }
-        return next(((name, reason) for name, value in asked.items() if value), None)
+        for name in ("timestamps", "word_timestamps"):
+            if getattr(options, name):
+                return name, "not supported by the transformers engine"
+        return self._vocabulary.unsupported(options)
 
     def transcribe_batch(
         self, log_mels: Sequence[LogMel], options: Sequence[DecodingOptions]
@@ -135,9 +149,8 @@ class TransformersEngine:
         hypotheses: dict[int, Hypothesis] = {}
         for adapter, indices in by_adapter.items():
             with self._adapter(adapter), torch.inference_mode():
-                encoder_output = self._encode([log_mels[index] for index in indices])
-                found = self._decode(
-                    encoder_output, [options[index] for index in indices], self._rules[adapter]
+                found = self._transcribe(
+                    adapter, [log_mels[index] for index in indices], [options[index] for index in indices]
                 )
                 hypotheses.update(zip(indices, found, strict=True))
         return [hypotheses[index] for index in range(len(options))]
@@ -148,6 +161,22 @@ class TransformersEngine:
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
 
+    def _transcribe(
+        self, adapter: bool, log_mels: Sequence[LogMel], options: Sequence[DecodingOptions]
+    ) -> list[Hypothesis]:
+        """Decode rows that are all for the adapter, or all for the base model alone."""
+        encoder_output = self._encode(log_mels)
+        languages = self._languages_of(encoder_output, options)
+
+        def decode(rows: list[int], tried: list[DecodingOptions]) -> list[Hypothesis]:
+            chosen = encoder_output if len(rows) == len(options) else encoder_output[rows]
+            return self._decode(chosen, tried, [languages[row] for row in rows], self._rules[adapter])
+
+        if self._fallback:
+            return decode_until_believed(options, decode, beams=False)
+        found = decode(list(range(len(options))), list(options))
+        return [measured(each, option.temperature) for each, option in zip(found, options, strict=True)]
+
     def _encode(self, log_mels: Sequence[LogMel]) -> Tensor:
         """Return (n_rows, n_frames / 2, d_model) of the windows, padded to the longest."""
         n_frames = max(log_mel.shape[1] for log_mel in log_mels)
@@ -157,34 +186,47 @@ class TransformersEngine:
         return encoder_output
 
     def _decode(
-        self, encoder_output: Tensor, options: Sequence[DecodingOptions], rules: SearchRules
+        self,
+        encoder_output: Tensor,
+        options: Sequence[DecodingOptions],
+        languages: Sequence[tuple[str, float | None]],
+        rules: SearchRules,
     ) -> list[Hypothesis]:
-        """Decode rows, those with equally long prompts together."""
+        """Decode rows once, those with equally long prompts and the same forbidden texts together."""
         vocabulary = self._vocabulary
-        any_language = next(iter(vocabulary.languages), None)
-        by_prefix: dict[int, list[int]] = defaultdict(list)
-        for index, option in enumerate(options):
-            n_prompt = len(vocabulary.prompt(any_language, option.task, option.prompt))
-            by_prefix[n_prompt - len(vocabulary.prompt(any_language, option.task))].append(index)
+        prompts = [
+            vocabulary.prompt_of(option, language)
+            for option, (language, _) in zip(options, languages, strict=True)
+        ]
+        groups: dict[tuple[int, tuple[str, ...]], list[int]] = defaultdict(list)
+        for index, (option, prompt) in enumerate(zip(options, prompts, strict=True)):
+            groups[len(prompt), option.suppress].append(index)
 
         hypotheses: dict[int, Hypothesis] = {}
-        for n_prefix, indices in by_prefix.items():
-            group = [options[index] for index in indices]
-            n_prompt = n_prefix + len(vocabulary.prompt(any_language, "transcribe"))
-            limits = [max(1, min(option.max_new_tokens, MAX_CONTEXT_TOKENS - n_prompt)) for option in group]
-            chosen = encoder_output if len(indices) == len(options) else encoder_output[indices]
-            state = self._decoder.begin(chosen, n_prompt + max(limits))
-            languages = self._languages_of(group, state)
-            prompts = [
-                vocabulary.prompt(language, option.task, option.prompt)
-                for option, (language, _) in zip(group, languages, strict=True)
-            ]
+        for (n_prompt, suppress), indices in groups.items():
+            room = MAX_CONTEXT_TOKENS - n_prompt
             rows = [
-                Row(max_new_tokens=limit, temperature=option.temperature, seed=option.seed)
-                for option, limit in zip(group, limits, strict=True)
+                Row(
+                    max_new_tokens=max(1, min(options[index].max_new_tokens, room)),
+                    temperature=options[index].temperature,
+                    seed=options[index].seed,
+                )
+                for index in indices
             ]
-            search(self._decoder, state, torch.tensor(prompts, device=chosen.device), n_prefix, rows, rules)
-            for index, row, (language, probability) in zip(indices, rows, languages, strict=True):
+            chosen = encoder_output if len(indices) == len(options) else encoder_output[indices]
+            state = self._decoder.begin(chosen, n_prompt + max(row.max_new_tokens for row in rows))
+            tokens = torch.tensor([prompts[index] for index in indices], device=chosen.device)
+            n_prefix = prompts[indices[0]].index(vocabulary.start)
+            search(
+                self._decoder,
+                state,
+                tokens,
+                n_prefix,
+                rows,
+                rules.without(vocabulary.suppressed_by(suppress)),
+            )
+            for index, row in zip(indices, rows, strict=True):
+                language, probability = languages[index]
                 hypotheses[index] = Hypothesis(
                     tokens=tuple(row.tokens),
                     text=vocabulary.text(row.tokens),
@@ -198,24 +240,25 @@ class TransformersEngine:
         return [hypotheses[index] for index in range(len(options))]
 
     def _languages_of(
-        self, options: Sequence[DecodingOptions], state: DecoderState
+        self, encoder_output: Tensor, options: Sequence[DecodingOptions]
     ) -> list[tuple[str, float | None]]:
         """Return each row's language, detected where the caller named none."""
         vocabulary = self._vocabulary
         if not vocabulary.languages:
             return [("en", None)] * len(options)
-        if all(option.language for option in options):
-            return [(option.language or "", None) for option in options]
-        codes = list(vocabulary.languages)
-        logits = detection_logits(self._decoder, state, vocabulary.start)
-        probabilities = logits[:, list(vocabulary.languages.values())].float().softmax(dim=-1)
-        best_probabilities, best = probabilities.max(dim=-1)
-        return [
-            (option.language, None) if option.language else (codes[index], probability)
-            for option, index, probability in zip(
-                options, best.tolist(), best_probabilities.tolist(), strict=True
-            )
-        ]
+        languages: list[tuple[str, float | None]] = [(option.language or "", None) for option in options]
+        unnamed = [row for row, option in enumerate(options) if option.language is None]
+        if unnamed:
+            codes = list(vocabulary.languages)
+            state = self._decoder.begin(encoder_output[unnamed], max_tokens=1)
+            logits = detection_logits(self._decoder, state, vocabulary.start)
+            probabilities = logits[:, list(vocabulary.languages.values())].float().softmax(dim=-1)
+            best_probabilities, best = probabilities.max(dim=-1)
+            for row, index, probability in zip(
+                unnamed, best.tolist(), best_probabilities.tolist(), strict=True
+            ):
+                languages[row] = (codes[index], probability)
+        return languages
 
     @contextlib.contextmanager
     def _adapter(self, wanted: bool) -> Iterator[None]:
@@ -252,19 +295,6 @@ class TransformersEngine:
             mask=mask.to(self._model.device),
             first_mask=first_mask.to(self._model.device),
         )
-
-
-def pad_with_silence(log_mel: LogMel, n_frames: int) -> LogMel:
-    """Lengthen a window to `n_frames` by what zero samples would have given.
-
-    Whisper clamps each window to 8 decades below its peak and scales by (x + 4) / 4, so silence lies exactly
-    2 below the peak; a window of nothing but zeros lies at -1.5.
-    """
-    n_missing = n_frames - log_mel.shape[1]
-    if n_missing == 0:
-        return log_mel
-    silence = max(float(log_mel.max()) - 2.0, -1.5)
-    return np.pad(log_mel, ((0, 0), (0, n_missing)), constant_values=silence)
 
 
 def _bitsandbytes_config(quantization: Quantization, dtype: torch.dtype) -> BitsAndBytesConfig | None:

@@ -1,12 +1,14 @@
 """Whisper's special tokens and their order in a decoder prompt, read from a checkpoint directory.
 
-The prompt is `<|startofprev|> previous text <|startoftranscript|> <|mr|> <|transcribe|> <|notimestamps|>`,
-where the first two parts are optional, and English-only checkpoints have neither language nor task.
+The prompt is `<|startofprev|> hotwords previous text <|startoftranscript|> <|mr|> <|transcribe|>
+<|notimestamps|>`. What stands before the start is optional, the last token is left out where times are to be
+written, and English-only checkpoints have neither language nor task.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 from tokenizers import Tokenizer
 
-from serve.engine import Task
+from serve.engine import DecodingOptions, Task, TimedText
 from serve.errors import BaseModelError
 
 MAX_CONTEXT_TOKENS = 448
@@ -23,6 +25,15 @@ MAX_CONTEXT_TOKENS = 448
 
 MAX_PREVIOUS_TOKENS = 223
 """Most tokens of previous text, half the context less the start token (openai/whisper, decoding.py)."""
+
+MAX_HOTWORD_TOKENS = MAX_PREVIOUS_TOKENS // 2
+"""Most of these that hotwords take."""
+
+TIMESTAMP_STEP_S = 0.02
+"""From one timestamp token to the next; also the time of one encoder position."""
+
+SPACELESS_LANGUAGES = frozenset({"zh", "ja", "th", "lo", "my", "yue"})
+"""Written without spaces between words (openai/whisper, tokenizer.py): each letter counts as a word."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,19 +104,106 @@ class Vocabulary:
             suppressed_first=np.array(generation.get("begin_suppress_tokens") or [end], np.int64),
         )
 
-    def prompt(self, language: str | None, task: Task, previous_text: str = "") -> list[int]:
+    def prompt(
+        self,
+        language: str | None,
+        task: Task,
+        previous_text: str = "",
+        *,
+        hotwords: str = "",
+        timestamps: bool = False,
+    ) -> list[int]:
         """Return the decoder prompt; `language` must be a key of `languages` when there are any."""
         tokens = [self.start]
         if self.languages:
             assert language is not None
             tokens += [self.languages[language], self.tasks[task]]
-        tokens.append(self.no_timestamps)
-        if not previous_text.strip():
-            return tokens
-        previous = self.tokenizer.encode(" " + previous_text.strip(), add_special_tokens=False).ids
-        return [self.previous, *previous[-MAX_PREVIOUS_TOKENS:], *tokens]
+        if not timestamps:
+            tokens.append(self.no_timestamps)
+        words = self._tokens_of(hotwords)[:MAX_HOTWORD_TOKENS]
+        previous = words + self._tokens_of(previous_text)[-(MAX_PREVIOUS_TOKENS - len(words)) :]
+        return [self.previous, *previous, *tokens] if previous else tokens
 
-    def text(self, tokens: list[int]) -> str:
+    def prompt_of(self, options: DecodingOptions, language: str | None) -> list[int]:
+        """Return the decoder prompt that options ask for."""
+        return self.prompt(
+            language, options.task, options.prompt, hotwords=options.hotwords, timestamps=options.timestamps
+        )
+
+    def text(self, tokens: Sequence[int]) -> str:
         """Return the text of text tokens, without a last character of which only some bytes were emitted."""
-        text: str = self.tokenizer.decode(tokens, skip_special_tokens=True)
+        text: str = self.tokenizer.decode(list(tokens), skip_special_tokens=True)
         return text.rstrip("�").strip()
+
+    def is_text(self, token: int) -> bool:
+        """Tell a text token from a special one or a time."""
+        return token < self.end
+
+    def suppressed_by(self, texts: Iterable[str]) -> list[int]:
+        """Return the tokens of texts that are never to be written, each with and without a space before it.
+
+        Raises:
+            ValueError: A text is not one token; the message says so.
+        """
+        found: list[int] = []
+        for text in texts:
+            forms = [self._encoded(form) for form in (text, " " + text.strip())]
+            single = [form[0] for form in forms if len(form) == 1 and self.is_text(form[0])]
+            if not single:
+                raise ValueError(f"'{text[:60]}' is not one token of the model, so it cannot be suppressed")
+            found += single
+        return sorted(set(found))
+
+    def unsupported(self, options: DecodingOptions) -> tuple[str, str] | None:
+        """Name the option whose value this vocabulary cannot express, and why."""
+        try:
+            self.suppressed_by(options.suppress)
+        except ValueError as error:
+            return "suppress", str(error)
+        return None
+
+    def sentences(self, tokens: Sequence[int], heard_s: float) -> tuple[TimedText, ...]:
+        """Return what stands between timestamp tokens, up to `heard_s`; an open text lasts until then."""
+        found: list[TimedText] = []
+        start_s = 0.0
+        text_tokens: list[int] = []
+
+        def close(end_s: float) -> None:
+            if text := self.text(text_tokens):
+                found.append(TimedText(text=text, start_s=start_s, end_s=max(start_s, end_s)))
+
+        for token in tokens:
+            if token <= self.no_timestamps:
+                text_tokens.append(token)
+                continue
+            time_s = min(heard_s, round((token - self.no_timestamps - 1) * TIMESTAMP_STEP_S, 2))
+            close(time_s)
+            start_s, text_tokens = time_s, []
+        close(heard_s)
+        return tuple(found)
+
+    def words(self, tokens: Sequence[int], language: str) -> list[list[int]]:
+        """Group text tokens into words: a word begins at a token that begins with a space.
+
+        A token may hold part of a character only, so in languages without spaces a word is the shortest run
+        of tokens that is text.
+        """
+        words: list[list[int]] = []
+        whole = True  # whether the tokens so far end with a whole character
+        for token in tokens:
+            text = self.tokenizer.decode([token])
+            if not words or text.startswith(" ") or (whole and language in SPACELESS_LANGUAGES):
+                words.append([])
+            words[-1].append(token)
+            whole = "�" not in self.tokenizer.decode(words[-1])
+        return words
+
+    def _encoded(self, text: str) -> list[int]:
+        tokens: list[int] = self.tokenizer.encode(text, add_special_tokens=False).ids
+        return tokens
+
+    def _tokens_of(self, text: str) -> list[int]:
+        """Return text tokens, without special tokens that a caller may have written out."""
+        if not text.strip():
+            return []
+        return [token for token in self._encoded(" " + text.strip()) if self.is_text(token)]

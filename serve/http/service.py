@@ -46,6 +46,7 @@ def load_from_settings(settings: Settings) -> Pipeline:
     return load_pipeline(
         settings.model_dir,
         settings.base_model,
+        engine=settings.engine,
         quantization=settings.quantization,
         n_threads=settings.n_threads,
         cache_dir=settings.cache_dir,

@@ -2,11 +2,13 @@
 
 import json
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 
-from serve.errors import ArtifactError, BaseModelError
+from serve.errors import ArtifactError, BaseModelError, ConfigError
 from serve.loading import find_served, load_pipeline
 from serve.options import TranscriptionOptions
 
@@ -65,3 +67,52 @@ def test_a_base_model_that_cannot_be_had_is_named(tiny_artifact_dir, tmp_path):
     base = {"name": str(tmp_path / "absent"), "fingerprint": "0" * 64}
     with pytest.raises(BaseModelError, match="absent"):
         find_served(edited_manifest(tiny_artifact_dir, tmp_path, base_model=base), None, offline=True)
+
+
+TRANSCRIBE = """
+import sys
+from pathlib import Path
+import numpy as np
+from serve.loading import load_pipeline
+pipeline = load_pipeline(Path(sys.argv[1]), cache_dir=Path(sys.argv[2]))
+samples = np.load(sys.argv[3])
+print(pipeline.transcribe_many([samples])[0].text)
+print([name for name in ("torch", "transformers", "peft", "bitsandbytes") if name in sys.modules])
+"""
+
+
+def test_a_service_whose_model_is_converted_starts_without_torch(tiny_artifact_dir, speech, tmp_path):
+    pipeline = load_pipeline(tiny_artifact_dir, cache_dir=tmp_path / "cache")
+    expected = pipeline.transcribe_many([speech])[0].text
+    np.save(tmp_path / "speech.npy", speech)
+    arguments = [str(each) for each in (tiny_artifact_dir, tmp_path / "cache", tmp_path / "speech.npy")]
+    child = subprocess.run(
+        [sys.executable, "-c", TRANSCRIBE, *arguments],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=300,
+    )
+    assert child.stdout.splitlines() == [expected, "[]"] and expected
+
+
+@pytest.mark.parametrize(
+    ("quantization", "engine", "expected"),
+    [
+        ("int8", "auto", "CTranslate2Engine"),
+        ("none", "auto", "CTranslate2Engine"),
+        ("int4", "auto", "TransformersEngine"),
+        ("none", "transformers", "TransformersEngine"),
+    ],
+)
+def test_the_engine_follows_from_the_quantization_unless_it_is_named(
+    tiny_base_dir, tmp_path, quantization, engine, expected
+):
+    pipeline = load_pipeline(tiny_base_dir, engine=engine, quantization=quantization, cache_dir=tmp_path)
+    assert type(pipeline.engine).__name__ == expected
+    pipeline.engine.close()
+
+
+def test_four_bits_are_not_asked_of_an_engine_that_has_none(tiny_base_dir):
+    with pytest.raises(ConfigError, match="int4 needs the engine transformers"):
+        load_pipeline(tiny_base_dir, engine="ctranslate2", quantization="int4")

@@ -73,3 +73,9 @@ def test_help_explains_every_setting_and_gives_examples(capsys):
         assert f"--{spec.name.replace('_', '-')}" in text
         assert f"SHROTA_{spec.name.upper()}" in " ".join(text.split())
     assert "examples:" in text
+
+
+def test_four_bits_need_the_engine_that_has_them():
+    with pytest.raises(ConfigError, match="int4"):
+        Settings(engine="ctranslate2", quantization="int4")
+    assert Settings(quantization="int4").engine == "auto"

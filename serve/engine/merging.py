@@ -1,0 +1,221 @@
+"""Merge an adapter into its base model for a runtime that knows no adapters, and keep what was made.
+
+    base in fp32 + adapter ─► merged weights ─► CTranslate2 directory, quantised last
+
+Merging into 8-bit weights would round twice and change what is heard, so it never happens. A converted model
+lies in the cache under a name that is a hash of all it was made of, so an older one is never taken for it.
+torch, transformers and peft are imported only where something must be built.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any, Literal
+
+import ctranslate2
+import structlog
+from filelock import FileLock, Timeout
+
+from serve.artifact import ADAPTER_CONFIG, ADAPTER_WEIGHTS, Artifact
+from serve.base_model import base_fingerprint, default_cache_dir
+from serve.engine.vocabulary import Vocabulary
+from serve.errors import ConversionError
+
+if TYPE_CHECKING:
+    from transformers import WhisperForConditionalGeneration
+
+Storage = Literal["int8", "int8_float16", "float16", "float32"]
+"""How a converted model keeps its linear layers, and after the underscore everything else."""
+
+RECORD = "merged.json"
+"""What a converted model was made of; beside it there is no adapter to ask."""
+
+REVISION = 1
+"""Counts up when a converted model of the same ingredients changes, so that older ones are made anew."""
+
+COPIED_FILES = ("tokenizer.json", "preprocessor_config.json")
+"""Read by faster-whisper; `preprocessor_config.json` says how many mel bands the model takes."""
+
+_WEIGHTS = "model.bin"
+_LOCK_TIMEOUT_S = 900
+
+_log = structlog.get_logger(__name__)
+
+
+def converted_model(
+    base_dir: Path, artifact: Artifact | None, storage: Storage, *, cache_dir: Path | None = None
+) -> Path:
+    """Return a CTranslate2 directory of a base model with an artifact's adapter, made now if there is none.
+
+    What an artifact carries itself (`merged-ct2-int8/` and the like) is taken before the cache's, where it
+    was made of the same files. Safe when several processes start at once.
+
+    Args:
+        base_dir: The base model's checkpoint.
+        artifact: Holds the adapter; None converts the base model alone.
+        storage: How weights are kept.
+        cache_dir: Where converted models are kept; `default_cache_dir()` if None.
+
+    Raises:
+        ConversionError: It cannot be made or kept; one sentence says why.
+    """
+    wanted = record(base_dir, artifact, storage)
+    if artifact is not None and _is_whole(own := artifact.path / f"merged-ct2-{storage}", wanted):
+        return own
+    cache = (cache_dir or default_cache_dir()) / "converted"
+    target = cache / _directory_name(wanted)
+    try:
+        if _is_whole(target, wanted):
+            return target
+        cache.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{target}.lock", timeout=_LOCK_TIMEOUT_S):
+            if _is_whole(target, wanted):  # another process made it while we waited
+                return target
+            _log.info("converted_model.building", path=str(target))
+            with TemporaryDirectory(dir=cache, prefix=".building-") as scratch:
+                building = Path(scratch) / "model"
+                convert(base_dir, artifact, storage, building)
+                write_record(building, wanted)
+                if target.exists():
+                    shutil.rmtree(target)
+                building.replace(target)
+    except Timeout as error:
+        raise ConversionError(
+            f"another process holds {target}.lock for {_LOCK_TIMEOUT_S} s: remove it if none is running"
+        ) from error
+    except OSError as error:
+        raise ConversionError(
+            f"the converted model cannot be kept in {cache}: {error.strerror or error}; make room or name"
+            " another directory with --cache-dir"
+        ) from error
+    return target
+
+
+def convert(base_dir: Path, artifact: Artifact | None, storage: Storage, into: Path) -> None:
+    """Write a CTranslate2 model with the files that faster-whisper reads beside it.
+
+    Args:
+        base_dir: The base model's checkpoint.
+        artifact: Holds the adapter; None converts the base model alone.
+        storage: How weights are kept.
+        into: A directory, made here.
+
+    Raises:
+        ConversionError: Base and adapter do not fit each other, or CTranslate2 does not know such a model.
+        OSError: The disk refuses.
+    """
+    model = merge(base_dir, artifact)
+    # Imported here: with it come torch and transformers.
+    from ctranslate2.converters import TransformersConverter
+
+    class MergedConverter(TransformersConverter):  # type: ignore[misc]
+        def load_model(self, *_args: Any, **_options: Any) -> WhisperForConditionalGeneration:
+            return model
+
+    try:
+        MergedConverter(str(base_dir), copy_files=list(COPIED_FILES)).convert(str(into), quantization=storage)
+    except (ValueError, RuntimeError, KeyError, TypeError) as error:
+        raise ConversionError(f"CTranslate2 cannot convert {base_dir}: {error}") from error
+    shutil.copy(base_dir / "generation_config.json", into)
+    if artifact is not None:
+        _allow_empty_text(into)
+
+
+def merge(base_dir: Path, artifact: Artifact | None) -> WhisperForConditionalGeneration:
+    """Return the base model in fp32, with the adapter in its weights where there is one.
+
+    Raises:
+        ConversionError: Base and adapter do not fit each other.
+    """
+    import torch
+    from peft import PeftModel
+    from transformers import WhisperForConditionalGeneration
+
+    from serve.engine.quiet import quiet_libraries
+
+    quiet_libraries()
+    try:
+        model = WhisperForConditionalGeneration.from_pretrained(
+            base_dir, local_files_only=True, use_safetensors=True, dtype=torch.float32
+        )
+        if artifact is not None:
+            model = PeftModel.from_pretrained(model, str(artifact.adapter_dir)).merge_and_unload()
+    except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
+        parts = f"{base_dir}" if artifact is None else f"{artifact.adapter_dir} and {base_dir}"
+        raise ConversionError(f"{parts} cannot be loaded together: {error}") from error
+    return model
+
+
+def record(base_dir: Path, artifact: Artifact | None, storage: Storage) -> dict[str, Any]:
+    """Return what a converted model is made of, as its record says it."""
+    adapter = {} if artifact is None else adapter_hashes(artifact)
+    return {
+        "format": f"ct2-{storage}",
+        "revision": REVISION,
+        "base_fingerprint": base_fingerprint(base_dir)
+        if artifact is None
+        else artifact.manifest.base_model.fingerprint,
+        "prompt_sha256": _sha256([base_dir / name for name in (*COPIED_FILES, "generation_config.json")]),
+        **adapter,
+    }
+
+
+def adapter_hashes(artifact: Artifact) -> dict[str, str]:
+    """Return hashes of an adapter's weights, and of the configuration that says how strongly they count."""
+    return {
+        "adapter_sha256": _sha256([artifact.adapter_dir / ADAPTER_WEIGHTS]),
+        "adapter_config_sha256": _sha256([artifact.adapter_dir / ADAPTER_CONFIG]),
+    }
+
+
+def write_record(directory: Path, ingredients: dict[str, Any]) -> None:
+    """Write the record of a finished model: what it is made of, and how long its weights are."""
+    sizes = {file.name: file.stat().st_size for file in directory.iterdir()}
+    text = json.dumps({**ingredients, "sizes_bytes": sizes}, ensure_ascii=False, indent=2)
+    (directory / RECORD).write_text(text + "\n", encoding="utf-8")
+
+
+def _is_whole(directory: Path, wanted: dict[str, Any]) -> bool:
+    """Tell whether a directory holds the whole model that is wanted."""
+    try:
+        found = json.loads((directory / RECORD).read_bytes())
+        sizes: dict[str, int] = found["sizes_bytes"]
+        return (
+            all(found.get(name) == value for name, value in wanted.items())
+            and _WEIGHTS in sizes
+            and all((directory / name).stat().st_size == n_bytes for name, n_bytes in sizes.items())
+        )
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):  # no record, or none of ours
+        return False
+
+
+def _directory_name(ingredients: dict[str, Any]) -> str:
+    named = {**ingredients, "converter": ctranslate2.__version__}
+    digest = hashlib.sha256(json.dumps(named, sort_keys=True).encode()).hexdigest()
+    return f"{ingredients['format']}-{digest[:32]}"
+
+
+def _allow_empty_text(directory: Path) -> None:
+    """Let the model end before the first token: adapters are trained to answer noise with an empty text.
+
+    The base model is not, and would stop at random; it keeps what its checkpoint forbids.
+    """
+    path = directory / "config.json"
+    config = json.loads(path.read_bytes())
+    end = Vocabulary.read(directory).end
+    config["suppress_ids_begin"] = [token for token in config["suppress_ids_begin"] or [] if token != end]
+    path.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+
+
+def _sha256(files: Sequence[Path]) -> str:
+    digest = hashlib.sha256()
+    for file in files:
+        if file.is_file():
+            digest.update(file.name.encode() + b"\0" if len(files) > 1 else b"")
+            digest.update(file.read_bytes())
+    return digest.hexdigest()

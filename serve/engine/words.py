@@ -1,0 +1,67 @@
+"""When each word of a window is said, from the path that cross-attention takes through the window.
+
+The path is that of dynamic time warping over the attention heads which follow the speech (openai/whisper,
+timing.py). Knows no model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from serve.engine import LogMel, TimedText
+from serve.engine.vocabulary import TIMESTAMP_STEP_S, Vocabulary
+from serve.features import FRAMES_PER_S, silence_level
+
+_SILENCE_TOLERANCE = 1e-3
+"""By which the level of padding may be missed, after rounding to fp16 and back."""
+
+
+def heard_frames(log_mel: LogMel) -> int:
+    """Return the window's frames up to its padding: no word lies behind them. At least one."""
+    heard = np.flatnonzero((log_mel > silence_level(log_mel) + _SILENCE_TOLERANCE).any(axis=0))
+    return int(heard[-1]) + 1 if len(heard) else log_mel.shape[1]
+
+
+def word_times(
+    tokens: Sequence[int],
+    language: str,
+    vocabulary: Vocabulary,
+    *,
+    path: Sequence[tuple[int, int]],
+    token_probs: Sequence[float],
+    n_frames: int,
+) -> tuple[TimedText, ...]:
+    """Return the words of a text with their times.
+
+    Args:
+        tokens: Text tokens.
+        language: They are in.
+        vocabulary: Tells words apart.
+        path: (token, encoder position) pairs in ascending order; token number `len(tokens)` is the end token.
+        token_probs: Probability of each token.
+        n_frames: Frames of the window in which something is heard.
+    """
+    end_s = n_frames / FRAMES_PER_S
+    steps = np.array(path, dtype=np.int64).reshape(-1, 2)
+    # First position of each token; the path visits every token, in order.
+    first = np.searchsorted(steps[:, 0], np.arange(len(tokens) + 1))
+    positions = np.append(steps[:, 1], steps[-1:, 1])[first]
+    begins_s = np.minimum(positions * TIMESTAMP_STEP_S, end_s)
+
+    found: list[TimedText] = []
+    n_before = 0
+    for word in vocabulary.words(tokens, language):
+        n_after = n_before + len(word)
+        if text := vocabulary.text(word):
+            found.append(
+                TimedText(
+                    text=text,
+                    start_s=round(float(begins_s[n_before]), 2),
+                    end_s=round(float(begins_s[n_after]), 2),
+                    probability=float(np.mean(token_probs[n_before:n_after])),
+                )
+            )
+        n_before = n_after
+    return tuple(found)

@@ -1,0 +1,41 @@
+"""The shipped adapter in the runtime that serves it, for what a random model cannot show."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from serve.artifact import Artifact, load_artifact
+from serve.base_model import resolve_base_model
+from serve.engine.ctranslate2 import CTranslate2Engine
+
+ROOT = Path(__file__).parents[3]
+
+
+@pytest.fixture(scope="session")
+def whisper_base_dir() -> Path:
+    """The real openai/whisper-base, from the cache if it is there."""
+    return resolve_base_model("openai/whisper-base")
+
+
+@pytest.fixture(scope="session")
+def shipped() -> Artifact:
+    """The adapter of this repository."""
+    return load_artifact(ROOT / "model_artifacts" / "whisper-base-mr")
+
+
+@pytest.fixture(scope="session")
+def shipped_int8(whisper_base_dir: Path, shipped: Artifact) -> CTranslate2Engine:
+    """The adapter merged into the real base and rounded to int8, as it is served."""
+    return CTranslate2Engine.load(whisper_base_dir, shipped, quantization="int8")
+
+
+@pytest.fixture(scope="session")
+def sample() -> np.ndarray:
+    """A sentence of four seconds that training never met: seven words."""
+    samples, sample_rate = soundfile.read(ROOT / "tests" / "data" / "sample-mr.flac", dtype="float32")
+    assert sample_rate == 16_000
+    return samples
