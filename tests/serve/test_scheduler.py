@@ -99,6 +99,19 @@ def test_hypotheses_come_in_the_order_of_the_windows(make, engine):
     assert texts(make().admit(), map(window, labels)) == labels
 
 
+def test_what_goes_wrong_in_finding_windows_comes_after_those_that_were_found(make, engine):
+    def windows():
+        yield from (window(str(number)) for number in range(3))
+        raise ValueError("damage")
+
+    engine.go.release(100)
+    heard = []
+    with make().admit() as ticket, pytest.raises(ValueError, match="damage"):
+        for hypothesis in ticket.decode(windows()):
+            heard.append(hypothesis.text)
+    assert heard == ["0", "1", "2"]
+
+
 def test_a_short_clip_does_not_wait_for_a_long_recording(make, engine, pool):
     scheduler = make(max_windows=1)
     occupy(scheduler, engine, pool)
