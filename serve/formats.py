@@ -20,7 +20,7 @@ from serve.transcript import End, Event, Failure, Segment, Start, Transcript
 class StartEvent(msgspec.Struct, tag="start", frozen=True, kw_only=True):
     """First line of a streamed answer."""
 
-    duration_s: float
+    duration_s: float | None
     language: str | None
 
 
@@ -261,7 +261,8 @@ def encode_error(code: str, message: str) -> bytes:
 def _wire_event(event: Event) -> WireEvent:
     match event:
         case Start(duration_s=duration_s, language=language):
-            return StartEvent(duration_s=_rounded(duration_s), language=language)
+            known_s = None if duration_s is None else _rounded(duration_s)
+            return StartEvent(duration_s=known_s, language=language)
         case Segment():
             return _segment_body(SegmentEvent, event)
         case End(transcript=transcript, processing_s=processing_s):

@@ -64,6 +64,11 @@ class Settings:
     """Most windows decoded together."""
     max_batch_s: float = 60.0
     """Most seconds of windows decoded together."""
+    batch_target_s: float = 1.5
+    """Windows are decoded together as long as that is expected to take no longer; a newcomer waits for about
+    one batch."""
+    request_timeout_s: float = 3_600.0
+    """A request that takes longer is broken off; one that lasts an hour takes minutes."""
     max_body_bytes: int = 100 * 2**20
     """Longest accepted body."""
     body_timeout_s: float = 120.0
@@ -73,7 +78,7 @@ class Settings:
     max_audio_s: float = 14_400.0
     """Longest accepted recording."""
     n_audio_workers: int = 2
-    """Recordings decoded to samples at a time."""
+    """Recordings decoded to samples at a time, each in turns of a few seconds of sound."""
     engine_timeout_s: float = 300.0
     """After this time at one batch the engine is taken for dead, and /ping says so."""
     drain_s: float = 20.0

@@ -46,6 +46,7 @@ STATUSES: dict[type[errors.ServiceError], int] = {
     errors.AudioTooLong: 413,
     errors.Overloaded: 429,
     errors.NotReady: 503,
+    errors.RequestTimeout: 504,
     errors.EngineError: 500,
 }
 

@@ -52,7 +52,8 @@ async def invocations(request: AnyRequest, state: State) -> Response[bytes] | St
         options = parse_options(parsed.options, strict=parsed.typed, base=options)
         service.check_options(options)
         events = _events(service, parsed.audio, options, ticket)
-        # The first event comes once the audio is decoded: until then errors still have a status of their own.
+        del body, parsed  # the decoder alone holds the recording from here on
+        # The first event comes once the recording is accepted: until then errors have a status of their own.
         first = await _unless_client_leaves(request.receive, anext(events))
     except BaseException:
         ticket.close()
@@ -70,8 +71,9 @@ async def _events(
 ) -> AsyncIterator[Event]:
     """Decode and transcribe; however this ends, the request's place is free again."""
     with ticket:
-        samples = await service.decode_audio(audio)
-        async for event in service.transcribe(samples, options, ticket):
+        events = service.transcribe(audio, options, ticket)
+        del audio
+        async for event in events:
             yield event
 
 
