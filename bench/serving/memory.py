@@ -10,7 +10,7 @@ from bench.serving.figures import Figures
 from bench.serving.latency import NDJSON
 from bench.serving.recordings import join_clips
 from bench.serving.setup import Setup
-from train.progress import progress_bar
+from serve.progress import progress_bar
 
 
 def measure_memory(setup: Setup) -> Figures:

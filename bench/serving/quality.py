@@ -16,9 +16,9 @@ from bench.serving.figures import Figures, times_real_time
 from bench.serving.recordings import join_clips
 from bench.serving.setup import Setup
 from serve.features import SAMPLE_RATE
+from serve.progress import progress_bar
 from train.data.manifest import Clip, load_samples, read_audio, read_manifest
 from train.evaluation import REPORTED_PROFILES
-from train.progress import progress_bar
 from train.scoring import score
 
 CLIENTS = 8

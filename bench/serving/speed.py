@@ -19,8 +19,8 @@ from bench.serving.figures import Figures, error_rates, percentiles, ratios, tim
 from bench.serving.peers import OURS, PEERS, REFERENCE
 from bench.serving.recordings import Recording, join_clips, short_clips, total_s
 from bench.serving.setup import Setup
+from serve.progress import progress_bar
 from train.normalise import PROFILES
-from train.progress import progress_bar
 from train.scoring import compare, score_utterances
 
 CLIENTS = 8

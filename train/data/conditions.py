@@ -19,7 +19,7 @@ import soundfile
 
 from serve.features import SAMPLE_RATE
 from train.errors import DataError
-from train.progress import progress_bar
+from serve.progress import progress_bar
 
 _ROOM_M = (5.2, 4.1, 2.7)
 _ROOM_DECAY_S = 0.45

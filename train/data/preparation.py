@@ -48,7 +48,7 @@ from train.data.shards import (
 from train.data.sources import count_records, read_source, source_fingerprint
 from train.data.specs import Purpose, SourceSpec
 from train.errors import DataError
-from train.progress import progress_bar
+from serve.progress import progress_bar
 
 DEFAULT_SHARD_BYTES = 150_000_000
 _PROGRESS = ".progress"

@@ -21,7 +21,7 @@ import msgspec
 from train.data.filters import DropLog, Reason, read_drops
 from train.data.manifest import Clip
 from train.errors import DataError
-from train.progress import progress_bar
+from serve.progress import progress_bar
 
 HEADER = "index.json"
 INDEX = "index.jsonl"
