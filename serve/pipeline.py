@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 
+from serve.decoding import is_no_speech
 from serve.engine import DecodingOptions, Engine, Hypothesis, LogMel, Task
 from serve.errors import UnsupportedOption
 from serve.features import MAX_WINDOW_S, SAMPLE_RATE, FeatureExtractor, Samples, window_length_s
@@ -46,10 +47,6 @@ TOKENS_PER_S = 24
 
 SPARE_TOKENS = 24
 """Added to that bound, for windows so short that one long word fills them."""
-
-NO_SPEECH_PROB = 0.6
-NO_SPEECH_LOGPROB = -1.0
-"""A window is noise when the model says so and trusts its own words this little (openai/whisper)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -339,8 +336,7 @@ def _transcript(
 
 
 def _is_said(hypothesis: Hypothesis) -> bool:
-    is_noise = hypothesis.no_speech_prob > NO_SPEECH_PROB and hypothesis.avg_logprob < NO_SPEECH_LOGPROB
-    return bool(hypothesis.text) and not is_noise
+    return bool(hypothesis.text) and not is_no_speech(hypothesis)
 
 
 def _batches(lengths_s: dict[Place, float], max_windows: int, max_s: float) -> Iterator[list[Place]]:

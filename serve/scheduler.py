@@ -96,16 +96,24 @@ class Ticket:
         Raises:
             RequestTimeout: The request's time is over.
             ServiceError: The engine failed on a window, or the ticket was cancelled with that error.
+            Exception: What `inputs` raises, once the windows before it are decoded.
         """
         source = iter(inputs)
         ahead: deque[Future[Hypothesis]] = deque()
+        fault: Exception | None = None
         while True:
             # Finding the next window takes time as well: what is known already goes out first.
             if not (ahead and ahead[0].done()) and len(ahead) < WINDOWS_AHEAD:
-                if (item := next(source, None)) is not None:
+                try:
+                    item = next(source, None)
+                except Exception as error:  # what was found before it goes out first
+                    item, fault = None, error
+                if item is not None:
                     ahead.append(self._scheduler._enqueue(self, *item))
                     continue
                 if not ahead:
+                    if fault is not None:
+                        raise fault
                     return
             yield self._result(ahead.popleft())
 

@@ -7,22 +7,18 @@ Every field is the variable `SHROTA_<FIELD>` and the flag `--<field>`; a flag wi
 from __future__ import annotations
 
 import argparse
-import ast
-import inspect
-import itertools
 import math
 import os
-import types
-import typing
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import Field, dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, Literal, get_type_hints
 
 from sagemaker_inference import content_types, environment, parameters
 
 from serve.engine import EngineName, Quantization
 from serve.errors import ConfigError
+from serve.flags import field_docs, flag_of, read_value
 
 ENV_PREFIX = "SHROTA_"
 TRAINING_PREFIX = "SHROTA_TRAIN_"
@@ -144,7 +140,7 @@ class Settings:
             if text is None:
                 continue
             try:
-                values[spec.name] = _read(text, hints[spec.name])
+                values[spec.name] = read_value(text, hints[spec.name])
             except ValueError as error:
                 faults.append(f"{source}: {error}")
         try:
@@ -161,57 +157,11 @@ def _text(
 ) -> tuple[str | None, str]:
     """Return what was given for a field, and where; flags win over our variables, ours over SageMaker's."""
     if (flag := flags.get(spec.name)) is not None:
-        return flag, _flag(spec.name)
+        return flag, flag_of(spec.name)
     for variable in (ENV_PREFIX + spec.name.upper(), SAGEMAKER_VARIABLES.get(spec.name, "")):
         if value := environ.get(variable, "").strip():
             return value, variable
     return None, ""
-
-
-def _read(text: str, hint: Any) -> Any:
-    """Read text as a value of a field's type.
-
-    Raises:
-        ValueError: With what was expected.
-    """
-    if get_origin(hint) in (typing.Union, types.UnionType):
-        (hint,) = (option for option in get_args(hint) if option is not type(None))
-    if get_origin(hint) is Literal:
-        if text not in get_args(hint):
-            raise ValueError(f"'{text}' is none of {', '.join(get_args(hint))}")
-        return text
-    if hint is bool:
-        if text.lower() in ("true", "1", "yes", "on"):
-            return True
-        if text.lower() in ("false", "0", "no", "off"):
-            return False
-        raise ValueError(f"'{text}' is neither true nor false")
-    if hint in (int, float):
-        try:
-            return hint(text)
-        except ValueError:
-            kind = "a whole number" if hint is int else "a number"
-            raise ValueError(f"'{text}' is not {kind}") from None
-    return hint(text)
-
-
-def _flag(name: str) -> str:
-    return "--" + name.replace("_", "-")
-
-
-def field_docs(record: type[Any]) -> dict[str, str]:
-    """Return the docstring below each field of a dataclass, so that --help says what the source says."""
-    (body,) = (
-        node.body for node in ast.walk(ast.parse(inspect.getsource(record))) if isinstance(node, ast.ClassDef)
-    )
-    return {
-        before.target.id: " ".join(str(after.value.value).split())
-        for before, after in itertools.pairwise(body)
-        if isinstance(before, ast.AnnAssign)
-        and isinstance(before.target, ast.Name)
-        and isinstance(after, ast.Expr)
-        and isinstance(after.value, ast.Constant)
-    }
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -248,7 +198,7 @@ def add_flag(
     parser: argparse._ActionsContainer, name: str, text: str, switch: Mapping[str, Any] | None = None
 ) -> None:
     """Add the flag of a field, with its help; values stay text, for whoever reads them to check."""
-    parser.add_argument(_flag(name), help=text.replace("%", "%%"), **(switch or {"metavar": "VALUE"}))
+    parser.add_argument(flag_of(name), help=text.replace("%", "%%"), **(switch or {"metavar": "VALUE"}))
 
 
 _EXAMPLES = """\

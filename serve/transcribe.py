@@ -22,12 +22,13 @@ from rich.console import Console
 from serve.audio import AudioLimits
 from serve.errors import ServiceError, ShrotaError
 from serve.files import Job, Problem, find_files, plan_jobs
+from serve.flags import field_docs
 from serve.formats import FORMATS, Format, named_format
 from serve.http.logs import configure_logs
 from serve.loading import load_pipeline
 from serve.options import TranscriptionOptions, parse_options
 from serve.progress import audio_bar
-from serve.settings import BARE_SWITCH, ENV_PREFIX, Settings, add_flag, add_flags, field_docs
+from serve.settings import BARE_SWITCH, ENV_PREFIX, Settings, add_flag, add_flags
 from serve.transcriber import Measured, Transcriber, fault_of, measure, watched
 
 SHIPPED_ARTIFACT = Path(__file__).parents[1] / "model_artifacts" / "whisper-base-mr"

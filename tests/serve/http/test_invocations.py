@@ -1,11 +1,14 @@
 """POST /invocations: what goes in, what comes out, and what is refused."""
 
 import base64
+import io
 import json
 import socket
 
 import httpx
+import numpy as np
 import pytest
+import soundfile
 
 INVOCATIONS = "/invocations"
 
@@ -166,7 +169,6 @@ def test_a_stream_is_a_start_then_segments_then_an_end(client, speech_wav):
 
 
 def test_silence_is_no_error(client):
-    import io
     import wave
 
     out = io.BytesIO()
@@ -182,8 +184,9 @@ def test_silence_is_no_error(client):
     [
         ("beams=5", "beams"),
         ("beam_size=5", "beam_size"),
-        ("word_timestamps=true", "word_timestamps"),
-        ("hotwords=x", "hotwords"),
+        ("word_timestamps=perhaps", "word_timestamps"),
+        ("channels=both", "channels"),
+        ('suppress=["a"', "suppress"),
         ("language=klingon", "language"),
         ("language=de", "language"),
         ("task=sing", "task"),
@@ -320,3 +323,40 @@ def test_streams_of_several_clients_at_once_are_all_whole(client, speech_wav):
 
     with ThreadPoolExecutor(8) as pool:
         assert set(pool.map(post, range(8))) == {(200, 3)}
+
+
+def test_the_channels_of_a_call_are_told_apart(client, speech):
+    out = io.BytesIO()
+    quiet = np.zeros_like(speech)
+    lines = np.stack([np.concatenate([speech, quiet]), np.concatenate([quiet, speech])], axis=1)
+    soundfile.write(out, lines[::2], 8_000, format="WAV", subtype="ULAW")
+    segments = client.post(f"{INVOCATIONS}?channels=split", content=out.getvalue()).json()["segments"]
+    assert [round(segment["start"]) // 5 for segment in segments] == [0, 1]
+
+
+def test_a_call_of_six_channels_cannot_be_split(client):
+    out = io.BytesIO()
+    soundfile.write(out, np.zeros((8_000, 6)), 8_000, format="WAV")
+    response = client.post(f"{INVOCATIONS}?channels=split", content=out.getvalue())
+    assert (response.status_code, code_of(response)) == (400, "unsupported_option")
+    assert "'channels'" in response.text
+
+
+@pytest.fixture(scope="module")
+def cut_off_late(speech) -> bytes:
+    """A recording of two minutes of which only the sound tells that it is cut off."""
+    out = io.BytesIO()
+    soundfile.write(out, np.tile(speech, 24), 16_000, format="FLAC")
+    return out.getvalue()[: len(out.getvalue()) * 3 // 4]
+
+
+def test_damage_that_shows_late_is_the_last_event_of_a_stream_and_the_status_of_a_document(
+    client, cut_off_late
+):
+    response = client.post(INVOCATIONS, content=cut_off_late, headers={"accept": "application/x-ndjson"})
+    start, *segments, error = map(json.loads, response.text.splitlines())
+    assert (response.status_code, start["type"], start["duration_s"]) == (200, "start", 120.0)
+    assert len(segments) > 5
+    assert (error["type"], error["error"]["code"]) == ("error", "undecodable_audio")
+    response = client.post(INVOCATIONS, content=cut_off_late)
+    assert (response.status_code, code_of(response)) == (415, "undecodable_audio")
