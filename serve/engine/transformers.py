@@ -24,6 +24,7 @@ from transformers import BitsAndBytesConfig, WhisperForConditionalGeneration
 
 from serve.decoding import decode_until_believed, measured
 from serve.engine import DecodingOptions, Hypothesis, LogMel, Quantization
+from serve.engine.adapter_rows import transcribe_by_adapter
 from serve.engine.cached_decoder import CachedDecoder, detection_logits
 from serve.engine.int8_layers import keep_scales
 from serve.engine.quiet import quiet_libraries
@@ -142,18 +143,7 @@ class TransformersEngine:
         self, log_mels: Sequence[LogMel], options: Sequence[DecodingOptions]
     ) -> list[Hypothesis]:
         """Decode windows together; see `serve.engine.Engine`."""
-        assert len(log_mels) == len(options)
-        by_adapter: dict[bool, list[int]] = defaultdict(list)
-        for index, option in enumerate(options):
-            by_adapter[option.adapter and self.has_adapter].append(index)
-        hypotheses: dict[int, Hypothesis] = {}
-        for adapter, indices in by_adapter.items():
-            with self._adapter(adapter), torch.inference_mode():
-                found = self._transcribe(
-                    adapter, [log_mels[index] for index in indices], [options[index] for index in indices]
-                )
-                hypotheses.update(zip(indices, found, strict=True))
-        return [hypotheses[index] for index in range(len(options))]
+        return transcribe_by_adapter(log_mels, options, self.has_adapter, self._transcribe)
 
     def close(self) -> None:
         """Free the model."""
@@ -165,17 +155,18 @@ class TransformersEngine:
         self, adapter: bool, log_mels: Sequence[LogMel], options: Sequence[DecodingOptions]
     ) -> list[Hypothesis]:
         """Decode rows that are all for the adapter, or all for the base model alone."""
-        encoder_output = self._encode(log_mels)
-        languages = self._languages_of(encoder_output, options)
+        with self._adapter(adapter), torch.inference_mode():
+            encoder_output = self._encode(log_mels)
+            languages = self._languages_of(encoder_output, options)
 
-        def decode(rows: list[int], tried: list[DecodingOptions]) -> list[Hypothesis]:
-            chosen = encoder_output if len(rows) == len(options) else encoder_output[rows]
-            return self._decode(chosen, tried, [languages[row] for row in rows], self._rules[adapter])
+            def decode(rows: list[int], tried: list[DecodingOptions]) -> list[Hypothesis]:
+                chosen = encoder_output if len(rows) == len(options) else encoder_output[rows]
+                return self._decode(chosen, tried, [languages[row] for row in rows], self._rules[adapter])
 
-        if self._fallback:
-            return decode_until_believed(options, decode, beams=False)
-        found = decode(list(range(len(options))), list(options))
-        return [measured(each, option.temperature) for each, option in zip(found, options, strict=True)]
+            if self._fallback:
+                return decode_until_believed(options, decode, beams=False)
+            found = decode(list(range(len(options))), list(options))
+            return [measured(each, option.temperature) for each, option in zip(found, options, strict=True)]
 
     def _encode(self, log_mels: Sequence[LogMel]) -> Tensor:
         """Return (n_rows, n_frames / 2, d_model) of the windows, padded to the longest."""

@@ -1,0 +1,50 @@
+"""Build a directory of a cache once, however many processes want it: under a lock, whole or not at all."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from filelock import FileLock, Timeout
+
+from serve.errors import StartupError
+
+LOCK_TIMEOUT_S = 900
+
+
+def build_once(
+    target: Path,
+    is_whole: Callable[[], bool],
+    build: Callable[[Path], None],
+    failure: Callable[[str], StartupError],
+) -> bool:
+    """Make `target` unless it is there; return whether it was made now.
+
+    Args:
+        target: A directory; an older one that is not whole gives way.
+        is_whole: Whether `target` can be used as it is; asked once the lock is held.
+        build: Makes the directory it is given. Beside it is room for what it needs meanwhile.
+        failure: Makes the error of a lock that is never let go.
+
+    Raises:
+        StartupError: `failure`, when another process holds the lock for too long.
+        OSError: The disk refuses.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(f"{target}.lock", timeout=LOCK_TIMEOUT_S):
+            if is_whole():  # another process made it while we waited
+                return False
+            with TemporaryDirectory(dir=target.parent, prefix=".building-") as scratch:
+                building = Path(scratch) / "building"
+                build(building)
+                if target.exists():
+                    shutil.rmtree(target)
+                building.replace(target)
+    except Timeout as error:
+        raise failure(
+            f"another process holds {target}.lock for {LOCK_TIMEOUT_S} s: remove it if none is running"
+        ) from error
+    return True
