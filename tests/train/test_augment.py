@@ -9,12 +9,14 @@ from serve.features import SAMPLE_RATE
 from train.augment import (
     CODECS,
     Augmenter,
-    add_echo,
     add_noise,
     change_speed,
     coloured_noise,
+    diffuse_room,
     lossy_codec,
+    reverberate,
     telephone_band,
+    walled_room,
 )
 from train.config import AugmentConfig
 
@@ -75,11 +77,20 @@ def test_faster_speech_is_shorter_and_higher(factor):
 def test_an_echo_rings_on_after_the_sound_and_keeps_its_level():
     click = np.zeros(SAMPLE_RATE, np.float32)
     click[-SAMPLE_RATE // 10] = 0.5
-    wet = add_echo(click, 0.6, np.random.default_rng(0))
+    wet = reverberate(click, diffuse_room(0.6, np.random.default_rng(0)))
     assert len(wet) == SAMPLE_RATE + int(0.6 * SAMPLE_RATE) // 2
     assert np.abs(wet).max() == pytest.approx(0.5, rel=1e-3)
     tail = wet[SAMPLE_RATE:]
     assert power(tail[: len(tail) // 4]) > 4 * power(tail[-len(tail) // 4 :]) > 0
+
+
+def test_a_walled_room_is_the_same_for_its_number_and_opens_with_the_direct_sound():
+    response = walled_room(3)
+    walled_room.cache_clear()
+    assert np.array_equal(response, walled_room(3))
+    assert not np.array_equal(response[:100], walled_room(4)[:100])
+    assert np.argmax(np.abs(response)) <= 16
+    assert power(response[-2_000:]) < 1e-3 * power(response[:2_000])
 
 
 def test_nothing_changes_where_no_probability_is_given():

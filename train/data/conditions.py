@@ -1,7 +1,7 @@
 """Change test clips as lines, rooms, throats and noise do, and make clips in which nobody speaks.
 
-The filters are ffmpeg's and the room is simulated from its walls, unlike those of `train.augment`: a test
-must not repeat the very distortions of training.
+A test must not repeat the very distortions of training: the filters are ffmpeg's, the living room is none of
+those of `train.augment`, and a hall like this one occurs nowhere in training.
 """
 
 from __future__ import annotations
