@@ -33,6 +33,8 @@ RUN --mount=type=cache,target=/root/.cache/pip \
     && pip install --constraint constraints.txt --editable ".${EXTRAS:+[$EXTRAS]}"
 COPY serve serve
 COPY train train
+# What the default configuration trains further.
+COPY model_artifacts/whisper-base-mr model_artifacts/whisper-base-mr
 RUN python -m compileall -q serve train
 
 # The base model is built in, because an isolated endpoint reaches neither a hub nor a package index. Empty leaves

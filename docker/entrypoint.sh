@@ -3,9 +3,6 @@
 # Every branch ends in exec, so that the program is process 1 and gets SageMaker's SIGTERM itself.
 set -eu
 
-home=$(dirname "$(dirname "$(readlink -f "$0")")")
-ml=${SAGEMAKER_BASE_DIR:-/opt/ml}
-
 case "${1:-}" in
     serve)
         shift
@@ -15,16 +12,7 @@ case "${1:-}" in
         ;;
     train)
         shift
-        case "${1:-}" in
-            --config)
-                [ $# -ge 2 ] || { echo "usage: train --config FILE [flags]" >&2; exit 64; }
-                config=$2 && shift 2
-                ;;
-            --config=*) config=${1#--config=} && shift ;;
-            *) config=${TRAIN_CONFIG:-$home/train/configs/whisper-base-mr.yaml} ;;
-        esac
-        # Of two flags the later one wins, so the caller's override the default.
-        exec python "$home/train/run.py" --config "$config" --output-dir "$ml/output/data" "$@"
+        exec python -m train.container "$@"
         ;;
     "")
         echo "usage: serve [flags] | train [flags] | command [arguments]" >&2

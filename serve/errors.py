@@ -16,6 +16,8 @@ ShrotaError
 │   ├── RequestTimeout           it took longer than any request may
 │   ├── NotReady                 loading or draining
 │   └── EngineError              ours
+├── AwsError                     AWS refuses a request, or cannot be asked
+├── ClientError                  a recording that the client could not have transcribed
 └── StartupError                 the process cannot start: exit 1 and one sentence
     ├── ConfigError              settings or flags that contradict each other
     ├── BaseModelError           the base weights cannot be had or do not verify
@@ -137,6 +139,14 @@ class EngineError(ServiceError):
     """The engine failed on a valid request. The fault is ours."""
 
     code = "engine_error"
+
+
+class AwsError(ShrotaError):
+    """AWS refuses a request, or cannot be asked."""
+
+
+class ClientError(ShrotaError):
+    """A recording that the client could not have transcribed; the message holds the service's own words."""
 
 
 class StartupError(ShrotaError):

@@ -19,6 +19,9 @@ NO_ADAPTER = "none"
 DETECT = "auto"
 """Value of `language` that asks for detection, whatever the artifact's language is."""
 
+FORMAT_OPTIONS = ("format", "response_format")
+"""Names of the option that says how to answer, which `serve.formats` reads; the second is OpenAI's."""
+
 MAX_PROMPT_CHARACTERS = 2_000
 """Of `prompt` and of `hotwords`."""
 
@@ -40,7 +43,9 @@ class TranscriptionOptions:
     adapter: str | None = None
     """Name of the adapter, `none` for the base model alone, or None for the served one."""
     temperature: float = 0.0
+    """0 takes the likeliest text; up to 1, words are drawn at random the more freely."""
     seed: int = 0
+    """Start of the random draws."""
     prompt: str = ""
     """Spelling hints, or the text that came before."""
     beam_size: int = 1
@@ -128,7 +133,7 @@ def _suppressed(value: str | list[str]) -> tuple[str, ...]:
 def _refusal(message: str) -> UnsupportedOption:
     """Turn msgspec's message, which ends in `$.name` or names an unknown field, into ours."""
     if unknown := re.search(r"unknown field `(.*)`", message):
-        known = ", ".join(sorted(OPTION_NAMES))
+        known = ", ".join(sorted(OPTION_NAMES | {*FORMAT_OPTIONS}))
         return UnsupportedOption(unknown[1][:60], f"is unknown; the options are {known}")
     path = re.search(r" - at `\$\.(\w+)", message)
     reason = message.partition(" - at ")[0]

@@ -7,22 +7,18 @@ Every field is the variable `SHROTA_<FIELD>` and the flag `--<field>`; a flag wi
 from __future__ import annotations
 
 import argparse
-import ast
-import inspect
-import itertools
 import math
 import os
-import types
-import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import Field, dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, Literal, get_type_hints
 
 from sagemaker_inference import content_types, environment, parameters
 
 from serve.engine import EngineName, Quantization
 from serve.errors import ConfigError
+from serve.flags import field_docs, flag_of, read_value
 
 ENV_PREFIX = "SHROTA_"
 TRAINING_PREFIX = "SHROTA_TRAIN_"
@@ -121,7 +117,15 @@ class Settings:
             ConfigError: Lists every variable and flag that is wrong.
             SystemExit: The arguments ask for help (0), or cannot be parsed at all (2).
         """
-        flags = vars(_parser().parse_args(arguments))
+        return cls.from_flags(environ, vars(_parser().parse_args(arguments)))
+
+    @classmethod
+    def from_flags(cls, environ: Mapping[str, str], flags: Mapping[str, str | None]) -> Settings:
+        """Read settings from environment variables and from flags by the names of fields, None if not given.
+
+        Raises:
+            ConfigError: Lists every variable and flag that is wrong.
+        """
         known = {ENV_PREFIX + spec.name.upper() for spec in fields(cls)}
         faults = [
             f"{variable} is unknown; see --help"
@@ -136,7 +140,7 @@ class Settings:
             if text is None:
                 continue
             try:
-                values[spec.name] = _read(text, hints[spec.name])
+                values[spec.name] = read_value(text, hints[spec.name])
             except ValueError as error:
                 faults.append(f"{source}: {error}")
         try:
@@ -152,60 +156,12 @@ def _text(
     spec: Field[Any], environ: Mapping[str, str], flags: Mapping[str, str | None]
 ) -> tuple[str | None, str]:
     """Return what was given for a field, and where; flags win over our variables, ours over SageMaker's."""
-    if (flag := flags[spec.name]) is not None:
-        return flag, _flag(spec.name)
+    if (flag := flags.get(spec.name)) is not None:
+        return flag, flag_of(spec.name)
     for variable in (ENV_PREFIX + spec.name.upper(), SAGEMAKER_VARIABLES.get(spec.name, "")):
         if value := environ.get(variable, "").strip():
             return value, variable
     return None, ""
-
-
-def _read(text: str, hint: Any) -> Any:
-    """Read text as a value of a field's type.
-
-    Raises:
-        ValueError: With what was expected.
-    """
-    if get_origin(hint) in (typing.Union, types.UnionType):
-        (hint,) = (option for option in get_args(hint) if option is not type(None))
-    if get_origin(hint) is Literal:
-        if text not in get_args(hint):
-            raise ValueError(f"'{text}' is none of {', '.join(get_args(hint))}")
-        return text
-    if hint is bool:
-        if text.lower() in ("true", "1", "yes", "on"):
-            return True
-        if text.lower() in ("false", "0", "no", "off"):
-            return False
-        raise ValueError(f"'{text}' is neither true nor false")
-    if hint in (int, float):
-        try:
-            return hint(text)
-        except ValueError:
-            kind = "a whole number" if hint is int else "a number"
-            raise ValueError(f"'{text}' is not {kind}") from None
-    return hint(text)
-
-
-def _flag(name: str) -> str:
-    return "--" + name.replace("_", "-")
-
-
-def _field_docs() -> dict[str, str]:
-    """Return the docstring below each field of `Settings`, so that --help says what the source says."""
-    (body,) = (
-        node.body
-        for node in ast.walk(ast.parse(inspect.getsource(Settings)))
-        if isinstance(node, ast.ClassDef)
-    )
-    return {
-        before.target.id: " ".join(str(after.value.value).split())
-        for before, after in itertools.pairwise(body)
-        if isinstance(before, ast.AnnAssign)
-        and isinstance(before.target, ast.Name)
-        and isinstance(after, ast.Expr)
-        and isinstance(after.value, ast.Constant)
-    }
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -216,17 +172,33 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    defaults, docs = Settings(), _field_docs()
-    for spec in fields(Settings):
-        default = getattr(defaults, spec.name)
-        parser.add_argument(
-            _flag(spec.name),
-            metavar="VALUE",
-            nargs="?" if isinstance(default, bool) else None,
-            const="true" if isinstance(default, bool) else None,  # a switch without a value is on
-            help=f"{docs[spec.name]} [{ENV_PREFIX}{spec.name.upper()}, default {default}]".replace("%", "%%"),
-        )
+    add_flags(parser, [spec.name for spec in fields(Settings)])
     return parser
+
+
+VALUED_SWITCH: Mapping[str, Any] = {"metavar": "VALUE", "nargs": "?", "const": "true"}
+"""Arguments of a flag that is on without a value, and may have one."""
+
+BARE_SWITCH: Mapping[str, Any] = {"action": "store_const", "const": "true"}
+"""Of one that has none, for programs whose other arguments it might swallow."""
+
+
+def add_flags(
+    parser: argparse._ActionsContainer, names: Iterable[str], switch: Mapping[str, Any] = VALUED_SWITCH
+) -> None:
+    """Add a flag for each of these fields of `Settings`; `Settings.from_flags` reads what was given."""
+    defaults, docs = Settings(), field_docs(Settings)
+    for name in names:
+        default = getattr(defaults, name)
+        text = f"{docs[name]} [{ENV_PREFIX}{name.upper()}, default {default}]"
+        add_flag(parser, name, text, switch if isinstance(default, bool) else None)
+
+
+def add_flag(
+    parser: argparse._ActionsContainer, name: str, text: str, switch: Mapping[str, Any] | None = None
+) -> None:
+    """Add the flag of a field, with its help; values stay text, for whoever reads them to check."""
+    parser.add_argument(flag_of(name), help=text.replace("%", "%%"), **(switch or {"metavar": "VALUE"}))
 
 
 _EXAMPLES = """\

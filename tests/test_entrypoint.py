@@ -75,39 +75,12 @@ def test_serve_becomes_the_server_and_hands_its_flags_on(tmp_path):
     assert answer.lines == [str(answer.pid), "-m", "serve", "--port", "9000", "--model-dir", "a directory"]
 
 
-def test_train_becomes_the_trainer_with_the_sagemaker_defaults_before_the_callers_flags(tmp_path):
-    answer = run(tmp_path, "train", "--max-steps", "3")
-    pid, program, *flags = answer.lines
-    assert (pid, program) == (str(answer.pid), str(ROOT / "train" / "run.py"))
-    assert flags[-2:] == ["--max-steps", "3"]
-    assert flags[flags.index("--output-dir") + 1].startswith("/opt/ml/")
-
-
-def test_training_writes_below_the_configured_root_instead_of_opt_ml(tmp_path):
-    flags = run(tmp_path, "train", SAGEMAKER_BASE_DIR="/elsewhere").lines[2:]
-    assert flags[flags.index("--output-dir") + 1].startswith("/elsewhere/")
-
-
-@pytest.mark.parametrize("flags", [["--config", "/my own.yaml"], ["--config=/my own.yaml"]])
-def test_the_callers_config_replaces_the_default_and_stays_the_first_flag(tmp_path, flags):
-    answer = run(tmp_path, "train", *flags, "--seed", "1")
-    assert answer.lines[2:4] == ["--config", "/my own.yaml"]
-    assert answer.lines.count("--config") == 1 and answer.lines[-2:] == ["--seed", "1"]
-
-
-def test_the_training_config_can_be_named_by_the_environment(tmp_path):
-    assert run(tmp_path, "train", TRAIN_CONFIG="/mine.yaml").lines[2:4] == ["--config", "/mine.yaml"]
-
-
-def test_a_config_flag_without_its_file_is_refused(tmp_path):
-    answer = run(tmp_path, "train", "--config")
-    assert answer.returncode != 0 and "train --config FILE" in answer.stderr
-
-
-def test_the_default_training_config_is_part_of_the_image(tmp_path):
-    flags = run(tmp_path, "train").lines[2:]
-    config = Path(flags[flags.index("--config") + 1])
-    assert config.is_file() and config.is_relative_to(ROOT / "train" / "configs")
+@pytest.mark.parametrize(
+    "flags", [[], ["--config", "/my own.yaml", "--max-steps=3"], ["--", "sh", "-c", "x"]]
+)
+def test_train_becomes_the_training_container_and_hands_its_flags_on(tmp_path, flags):
+    answer = run(tmp_path, "train", *flags)
+    assert answer.lines == [str(answer.pid), "-m", "train.container", *flags]
 
 
 def test_serving_looks_at_no_hub_unless_told_to(tmp_path):

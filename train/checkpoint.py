@@ -56,9 +56,17 @@ class Checkpoint:
 
 
 def save_checkpoint(
-    directory: Path, model: PeftModel, optimiser: torch.optim.Optimizer, position: Position, keep: int
+    directory: Path,
+    model: PeftModel,
+    optimiser: torch.optim.Optimizer,
+    position: Position,
+    keep: int,
+    log: Path | None = None,
 ) -> Path:
-    """Write `directory/step-NNNNNN` and remove all but the newest `keep`; return its path."""
+    """Write `directory/step-NNNNNN` and remove all but the newest `keep`; return its path.
+
+    `log` holds the metrics so far; a copy of it goes along, for a run that goes on elsewhere.
+    """
     target = directory / f"step-{position.step:06d}"
     building = directory / f".{target.name}.part"
     shutil.rmtree(building, ignore_errors=True)
@@ -66,6 +74,8 @@ def save_checkpoint(
     save_file(_adapter(model), building / _ADAPTER)
     ranks = {f"{_RANKS}{name}": value for name, value in rank_tensors(model).items()}
     save_file({**_moments(optimiser), **ranks}, building / _OPTIMISER)
+    if log and log.is_file():
+        shutil.copyfile(log, building / log.name)
     (building / _STATE).write_text(json.dumps(asdict(position)))
     if target.exists():
         shutil.rmtree(target)

@@ -56,6 +56,8 @@ class TrainConfig:
     """Run directory: resolved config, metrics, checkpoints, artifact, report."""
     publish_to: Path | None = None
     """Where the finished artifact is copied to, for serving; null leaves it in `output_dir/artifact`."""
+    checkpoint_dir: Path | None = None
+    """Where checkpoints are kept; null keeps them in `output_dir/checkpoints`."""
     base_model: str = "openai/whisper-large-v2"
     """Directory or name of the base model."""
     quantization: Literal["int8", "int4", "none"] = "int8"
@@ -169,7 +171,7 @@ class TrainConfig:
     keep_checkpoints: int = 2
     """Checkpoints kept; older ones are removed."""
     resume: Literal["auto", "never"] = "auto"
-    """`auto` goes on from the newest whole checkpoint of `output_dir`."""
+    """`auto` goes on from the newest whole checkpoint of the run."""
 
     def __post_init__(self) -> None:
         """Refuse values that contradict each other, all at once."""
@@ -258,6 +260,11 @@ class TrainConfig:
         if len(set(names)) < len(names):
             faults.append("test_data must differ in their names: scores are listed by them")
         return faults
+
+    @property
+    def checkpoints(self) -> Path:
+        """Directory of the run's checkpoints."""
+        return self.checkpoint_dir or self.output_dir / "checkpoints"
 
     @property
     def _looks(self) -> bool:

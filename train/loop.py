@@ -20,6 +20,7 @@ from pathlib import Path
 import torch
 from peft import PeftModel
 
+from serve.progress import progress_bar
 from train.batches import ExamplePlan, plan_epoch, shard_numbers
 from train.checkpoint import (
     Position,
@@ -33,9 +34,8 @@ from train.checkpoint import (
 from train.collate import Batch, Collator
 from train.config import TrainConfig
 from train.distributed import ALONE, Processes
-from train.metrics import Window, open_metrics
+from train.metrics import METRICS_FILE, Window, open_metrics
 from train.optimiser import AdapterOptimiser, NumberedBatch, learning_rate_factor
-from train.progress import progress_bar
 from train.stopping import stop_on_signals
 from train.validation import Validation, is_better
 
@@ -80,9 +80,12 @@ def train_adapter(
     total_steps = _total_steps(plan, config, processes.count)
     optimiser = AdapterOptimiser(model, config, device, processes, total_steps)
     position = _resume(config, model, optimiser.adamw, processes)
-    checkpoints = config.output_dir / "checkpoints"
+    checkpoints = config.checkpoints
+    log = config.output_dir / METRICS_FILE
     save = _Saver(
-        lambda: save_checkpoint(checkpoints, model, optimiser.adamw, position, config.keep_checkpoints)
+        lambda: save_checkpoint(
+            checkpoints, model, optimiser.adamw, position, config.keep_checkpoints, log=log
+        )
     )
     validation = Validation(valid_data, config, device, processes) if valid_data else None
     planned = _planned_batches(plan, position.epoch, position.batch)
@@ -162,12 +165,16 @@ def _resume(
 ) -> Position:
     """Restore the newest whole checkpoint; with `resume: never`, remove all that an earlier run left.
 
-    The leader's disk decides: those of other machines may hold an older state.
+    The leader's disk decides: those of other machines may hold an older state. Where the run directory is
+    new, as on the next machine of a spot job, the metrics so far come from the checkpoint too.
     """
-    checkpoints = config.output_dir / "checkpoints"
+    checkpoints = config.checkpoints
     if config.resume == "never" and processes.leads:
         shutil.rmtree(checkpoints, ignore_errors=True)  # or a later start would go on from the older run
     newest = newest_checkpoint(checkpoints) if processes.leads else None
+    log = config.output_dir / METRICS_FILE
+    if newest and not log.exists() and (newest / METRICS_FILE).is_file():
+        shutil.copyfile(newest / METRICS_FILE, log)
     saved = processes.from_leader(read_checkpoint(newest) if newest else None)
     return restore_checkpoint(saved, model, adamw) if saved else Position()
 

@@ -34,6 +34,8 @@ EVAL_METRICS = ("eval_wer", "eval_cer")
 """Of the tuned model on each test set, under its headline profile: per cent."""
 METRICS = (*STEP_METRICS, *VALID_METRICS, *EVAL_METRICS)
 
+METRICS_FILE = "metrics.jsonl"
+"""Of a run directory: one object a logged step."""
 MAX_DEFINITIONS = 40  # SageMaker takes no more for one job
 _NUMBER = r"([-+.0-9e]+)"
 
@@ -149,7 +151,7 @@ def open_metrics(config: TrainConfig, step: int) -> Iterator[MetricsLog]:
     """
     with ExitStack() as stack:
         watchers = [stack.enter_context(closing(each)) for each in open_watchers(config, step)]
-        yield MetricsLog(config.output_dir / "metrics.jsonl", step, watchers)
+        yield MetricsLog(config.output_dir / METRICS_FILE, step, watchers)
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:

@@ -21,6 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a file
 
 from train.config import TrainConfig, describe_keys, dump_config, load_config
 from train.errors import TrainConfigError
+from train.failure import FAILURE_VARIABLE, write_failure
 
 if TYPE_CHECKING:
     from train.distributed import Processes
@@ -141,10 +142,21 @@ def main(arguments: list[str]) -> int:
             return run(config, processes)
     except TrainConfigError as error:
         print(error, file=sys.stderr)
+        _record_failure("; ".join(error.faults))
         return 1
     except ShrotaError as error:
         print(f"error: {error}", file=sys.stderr)
+        _record_failure(str(error))
         return 1
+    except Exception as error:
+        _record_failure(f"{type(error).__name__}: {error}")
+        raise
+
+
+def _record_failure(reason: str) -> None:
+    """Leave the reason where whoever started this process looks for it."""
+    if path := os.environ.get(FAILURE_VARIABLE):
+        write_failure(Path(path), reason)
 
 
 if __name__ == "__main__":

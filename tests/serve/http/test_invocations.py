@@ -113,6 +113,52 @@ def test_the_answer_has_the_format_that_was_asked_for(client, speech_wav, accept
     assert "श्रोता" in response.text
 
 
+CONTENT_TYPES = {
+    "json": "application/json",
+    "verbose_json": "application/json",
+    "text": "text/plain; charset=utf-8",
+    "srt": "application/x-subrip; charset=utf-8",
+    "vtt": "text/vtt; charset=utf-8",
+    "tsv": "text/tab-separated-values; charset=utf-8",
+    "ndjson": "application/x-ndjson",
+    "jsonlines": "application/jsonlines",
+    "sse": "text/event-stream; charset=utf-8",
+}
+
+
+@pytest.mark.parametrize("name", CONTENT_TYPES)
+def test_a_format_that_is_named_wins_over_accept(client, speech_wav, name):
+    wanted = {"headers": {"accept": "image/png"}}
+    encoded = base64.b64encode(speech_wav).decode()
+    answers = [
+        client.post(f"{INVOCATIONS}?format={name}", content=speech_wav, **wanted),
+        client.post(INVOCATIONS, files={"file": speech_wav}, data={"response_format": name}, **wanted),
+        client.post(INVOCATIONS, json={"audio": encoded, "format": name}, **wanted),
+    ]
+    for answer in answers:
+        assert (answer.status_code, answer.headers["content-type"]) == (200, CONTENT_TYPES[name])
+        assert "श्रोता" in answer.text
+    assert ("avg_logprob" in answers[0].text) == ("json" in name or name == "sse")
+
+
+def test_a_format_in_the_body_wins_over_custom_attributes_and_those_over_the_query(client, speech_wav):
+    def content_type(data):
+        headers = {"X-Amzn-SageMaker-Custom-Attributes": "format=srt"}
+        url = f"{INVOCATIONS}?format=vtt"
+        answer = client.post(url, files={"file": speech_wav}, data=data, headers=headers)
+        return answer.headers["content-type"]
+
+    assert content_type({"format": "tsv"}) == CONTENT_TYPES["tsv"]
+    assert content_type({}) == CONTENT_TYPES["srt"]
+
+
+def test_a_body_that_names_no_format_is_answered_as_accept_says(client, speech_wav):
+    accept = {"accept": "text/vtt"}
+    assert client.post(INVOCATIONS, files={"file": speech_wav}, headers=accept).text.startswith("WEBVTT")
+    refused = client.post(INVOCATIONS, files={"file": speech_wav}, headers={"accept": "image/png"})
+    assert (refused.status_code, code_of(refused)) == (406, "not_acceptable")
+
+
 def test_a_stream_is_a_start_then_segments_then_an_end(client, speech_wav):
     response = client.post(INVOCATIONS, content=speech_wav, headers={"accept": "application/x-ndjson"})
     start, segment, end = map(json.loads, response.text.splitlines())
@@ -147,6 +193,8 @@ def test_silence_is_no_error(client):
         ("temperature=9", "temperature"),
         ("adapter=other", "adapter"),
         ("language=", "language"),
+        ("format=docx", "format"),
+        ("response_format=diarized_json", "response_format"),
     ],
 )
 def test_an_option_that_cannot_be_met_is_400_and_named(client, speech_wav, query, name):
@@ -188,6 +236,7 @@ FORM = "multipart/form-data; boundary=x"
         ("application/json", b'{"audio": ""}', 422, "empty_audio"),
         ("application/json", b'{"audio": "AAAA", "temperature": "0.5"}', 400, "unsupported_option"),
         ("application/json", b'{"audio": "AAAA", "speed": 2}', 400, "unsupported_option"),
+        ("application/json", b'{"audio": "AAAA", "format": 7}', 400, "unsupported_option"),
         ("multipart/form-data", multipart(FILE), 400, "bad_request"),
         (FORM, b"", 400, "bad_request"),
         (FORM, multipart(FILE)[:-8], 400, "bad_request"),

@@ -1,0 +1,75 @@
+"""Put a model to work on SageMaker: `python -m serve.deploy --help` names every flag.
+
+What it costs is printed first. Exit status: 0 when everything was created (or printed), 1 when a flag is
+wrong or AWS refuses, with every fault in plain words, 2 for flags that cannot be parsed.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from serve.aws.endpoints import deployment_requests
+from serve.aws.prices import describe_price, price_of
+from serve.aws.requests import requests_as_json
+from serve.aws.submit import submit
+from serve.deployment import Deployment
+from serve.errors import AwsError, ConfigError
+from serve.flags import parse_flags
+
+_HOURS_A_MONTH = 730
+_EXAMPLES = """\
+example:
+  python -m serve.deploy --name marathi --image 123456789012.dkr.ecr.us-east-1.amazonaws.com/shrota:0.1.0 \\
+    --role arn:aws:iam::123456789012:role/shrota-serving \\
+    --model s3://bucket/jobs/marathi-1/output/model.tar.gz --max-instances 4 --dry-run
+"""
+
+
+def describe_cost(deployment: Deployment) -> str:
+    """Return what the deployment costs, and for how long, in a few sentences."""
+    if deployment.mode == "adapter":
+        return "an adapter takes the machines of its base component, and costs nothing of its own"
+    said = [describe_price(deployment.instance_type, deployment.instances, deployment.price_per_hour)]
+    price = price_of(deployment.instance_type, deployment.price_per_hour)
+    if price is None:
+        return said[0]
+    if deployment.mode == "batch":
+        return f"{said[0]}, until the last recording is done"
+    month = price * _HOURS_A_MONTH
+    if deployment.max_instances:
+        least, most = deployment.min_instances * month, deployment.max_instances * month
+        said.append(f"from {least:.0f} to {most:.0f} USD a month, until it is deleted")
+    else:
+        said.append(f"{deployment.instances * month:.0f} USD a month, used or not, until it is deleted")
+    return "; ".join(said)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Parse the flags, say what it costs, and create it."""
+    try:
+        deployment = parse_flags(
+            Deployment,
+            arguments,
+            program="python -m serve.deploy",
+            about="Put a model to work on SageMaker.",
+            examples=_EXAMPLES,
+        )
+        requests = deployment_requests(deployment)
+        print(f"estimate: {describe_cost(deployment)}", file=sys.stderr)
+        if deployment.dry_run:
+            print(requests_as_json(requests))
+        else:
+            submit(requests, deployment.region, print)
+    except ConfigError as error:
+        for fault in error.faults:
+            print(f"error: {fault}", file=sys.stderr)
+        return 1
+    except AwsError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
