@@ -163,7 +163,8 @@ class Pipeline:
         probs: list[float | None] = [None] * len(clips)
         for these in (detected, [place for place in places if place not in set(detected)]):
             lengths_s = {(clip, i): self._window_s(cut[clip][i][0], decodings[clip]) for clip, i in these}
-            for batch in _batches(lengths_s, max_batch_windows, max_batch_s):
+            # Padding alone may turn a close vote, so windows that vote share batches with their equals only.
+            for batch in _batches(lengths_s, max_batch_windows, max_batch_s, equal=these is detected):
                 inputs = [self._input(*cut[clip][i], settled[clip]) for clip, i in batch]
                 log_mels, each = zip(*inputs, strict=True)
                 found = self.engine.transcribe_batch(log_mels, each)
@@ -350,11 +351,14 @@ def _is_said(window: Window, hypothesis: Hypothesis) -> bool:
     return bool(hypothesis.text) and not is_noise
 
 
-def _batches(lengths_s: dict[Place, float], max_windows: int, max_s: float) -> Iterator[list[Place]]:
+def _batches(
+    lengths_s: dict[Place, float], max_windows: int, max_s: float, *, equal: bool
+) -> Iterator[list[Place]]:
     """Group places by ascending length, the longest of a batch setting the length of all."""
     batch: list[Place] = []
     for place in sorted(lengths_s, key=lambda place: lengths_s[place]):
-        if batch and (len(batch) >= max_windows or (len(batch) + 1) * lengths_s[place] > max_s):
+        is_full = len(batch) >= max_windows or (len(batch) + 1) * lengths_s[place] > max_s
+        if batch and (is_full or (equal and lengths_s[place] != lengths_s[batch[0]])):
             yield batch
             batch = []
         batch.append(place)
