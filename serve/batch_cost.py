@@ -19,6 +19,11 @@ PRIOR_WEIGHT = 0.05
 """Of the priors against a batch of ten seconds of window and a hundred tokens."""
 
 
+MAX_SURPRISE = 3.0
+"""A batch counts as no more than this many times what it was expected to take: windows that are decoded again
+and again, because their text is not believed, say nothing about the price of others."""
+
+
 class BatchCost:
     """Prices a batch in seconds."""
 
@@ -40,6 +45,8 @@ class BatchCost:
 
     def learn(self, window_s: float, bound_tokens: float, n_tokens: int, elapsed_s: float) -> None:
         """Take in a batch that was decoded, `n_tokens` of `bound_tokens` written."""
+        window_price, token_price = self._prices()
+        elapsed_s = min(elapsed_s, MAX_SURPRISE * (window_price * window_s + token_price * n_tokens) + 0.01)
         self._ww = FORGETTING * self._ww + window_s * window_s
         self._wt = FORGETTING * self._wt + window_s * n_tokens
         self._tt = FORGETTING * self._tt + n_tokens * n_tokens

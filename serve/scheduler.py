@@ -337,10 +337,13 @@ class Scheduler:
     def _fits(self, candidate: _Waiting, batch: Sequence[_Waiting]) -> bool:
         together = [*batch, candidate]
         lengths_s = [waiting.window_s for waiting in together]
+        # Padding alone may turn a close call between languages, so these windows are not padded at all.
+        detects = any(waiting.options.language is None for waiting in together)
+        ratio = 1.0 if detects else LENGTH_RATIO
         return (
             len(together) <= self._limits.max_windows
             and candidate.options.adapter == batch[0].options.adapter
-            and max(lengths_s) <= LENGTH_RATIO * min(lengths_s)
+            and max(lengths_s) <= ratio * min(lengths_s)
             and max(lengths_s) * len(together) <= self._limits.max_batch_s
             and self._expected_s(together) <= self._limits.target_s
         )

@@ -68,7 +68,7 @@ class Settings:
     """Windows are decoded together as long as that is expected to take no longer; a newcomer waits for about
     one batch."""
     request_timeout_s: float = 3_600.0
-    """A request that takes longer is broken off; one that lasts an hour takes minutes."""
+    """A request that takes longer, its body and its waiting included, is broken off."""
     max_body_bytes: int = 100 * 2**20
     """Longest accepted body."""
     body_timeout_s: float = 120.0

@@ -33,3 +33,12 @@ def test_an_expectation_is_never_negative():
 def test_a_longer_batch_is_expected_to_take_longer():
     cost = BatchCost()
     assert cost.expected_s(10.0, 200.0) < cost.expected_s(20.0, 200.0) < cost.expected_s(20.0, 400.0)
+
+
+def test_one_batch_that_was_decoded_many_times_hardly_changes_what_is_expected():
+    cost = BatchCost()
+    for _ in range(30):
+        cost.learn(10.0, 300.0, 120, 1.0)
+    usual_s = cost.expected_s(10.0, 300.0)
+    cost.learn(10.0, 300.0, 120, 30.0)
+    assert usual_s <= cost.expected_s(10.0, 300.0) <= 1.5 * usual_s

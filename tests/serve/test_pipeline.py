@@ -174,6 +174,26 @@ def test_a_window_that_the_model_takes_for_noise_has_no_segment(speech):
 
 
 @pytest.mark.parametrize(
+    ("speech_prob", "avg_logprob", "no_speech_prob", "is_said"),
+    [
+        (0.95, -0.7, 0.9, True),
+        (0.6, -0.7, 0.9, False),
+        (0.6, -0.2, 0.9, True),
+        (0.6, -0.7, 0.3, True),
+        (0.95, -1.1, 0.9, False),
+    ],
+)
+def test_where_the_detector_doubts_the_models_own_doubt_suffices(
+    speech, monkeypatch, speech_prob, avg_logprob, no_speech_prob, is_said
+):
+    monkeypatch.setattr("serve.segmentation.Window.speech_prob", speech_prob)
+    pipeline = pipeline_of()
+    pipeline.engine.heard = {"avg_logprob": avg_logprob, "no_speech_prob": no_speech_prob}
+    *_, end = pipeline.transcribe(speech)
+    assert bool(end.transcript.segments) == is_said
+
+
+@pytest.mark.parametrize(
     ("options", "name"),
     [(TranscriptionOptions(adapter="other"), "adapter"), (TranscriptionOptions(language="de"), "language")],
 )

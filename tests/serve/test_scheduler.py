@@ -37,8 +37,9 @@ def heard(text: str) -> Hypothesis:
     )
 
 
-def window(label: str, n_frames: int = 300, adapter: bool = True):
-    return np.zeros((80, n_frames), np.float32), DecodingOptions(prompt=label, adapter=adapter)
+def window(label: str, n_frames: int = 300, adapter: bool = True, language: str | None = "mr"):
+    options = DecodingOptions(language=language, prompt=label, adapter=adapter)
+    return np.zeros((80, n_frames), np.float32), options
 
 
 @pytest.fixture
@@ -177,6 +178,7 @@ def test_windows_of_several_requests_share_a_batch(make, engine, pool):
     [
         (window("other", 600), "its length is another"),
         (window("other", adapter=False), "it wants the base model alone"),
+        (window("other", 310, language=None), "its language is to be detected, and padding changes that"),
     ],
 )
 def test_unlike_windows_do_not_share_a_batch(make, engine, pool, other, why):
@@ -211,6 +213,7 @@ def test_a_batch_is_bounded_by_the_time_it_is_expected_to_take(make, engine, poo
     assert len(batch) == 2
     for ticket in {each.ticket for each in batch}:
         ticket.cancel()
+    engine.go.release(100)
 
 
 def test_the_queue_tells_what_waits_and_what_runs(make, engine, pool):
@@ -325,6 +328,7 @@ def test_an_engine_that_hangs_is_not_alive(make, engine, pool):
     occupy(scheduler, engine, pool)
     wait_until(lambda: not scheduler.is_alive(stuck_after_s=0.05))
     assert scheduler.is_alive(stuck_after_s=100)
+    engine.go.release(100)
 
 
 def test_closing_refuses_newcomers_wakes_those_inside_and_frees_the_engine(engine, pool):
