@@ -122,8 +122,8 @@ class PeerProcess:
         return answer
 
     def _failure(self) -> ChildFailed:
-        self._child.wait()
-        return ChildFailed(f"{PEERS[self.name].label}: {_last_line(self._log)}")
+        status = self._child.wait()
+        return ChildFailed(f"{PEERS[self.name].label} ended with status {status}: {_last_line(self._log)}")
 
 
 @dataclass(frozen=True, kw_only=True)
