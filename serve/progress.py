@@ -19,6 +19,7 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.table import Column
 from rich.text import Text
 
 Advance = Callable[..., None]
@@ -47,11 +48,11 @@ class SecondsColumn(ProgressColumn):
 
 
 class RealTimeColumn(ProgressColumn):
-    """Seconds of audio done in a second."""
+    """Seconds of audio done in a second, since the start: recordings come in leaps."""
 
     def render(self, task: Task) -> Text:
         """Return the speed of a task, or a dash before there is one."""
-        speed = task.finished_speed or task.speed
+        speed = task.completed / task.elapsed if task.completed and task.elapsed else None
         return Text(f"{speed:.1f} x real time" if speed else "- x real time", style="cyan")
 
 
@@ -103,7 +104,9 @@ class AudioBar:
 @contextmanager
 def audio_bar(title: str, total_s: float, *, shown: bool = True) -> Iterator[AudioBar]:
     """Show a bar over seconds of audio while the block runs, with speed and time left."""
-    with _progress(SecondsColumn(), RealTimeColumn(), shown=shown) as progress:
+    unbroken = Column(no_wrap=True)
+    columns = (SecondsColumn(unbroken), RealTimeColumn(unbroken.copy()))
+    with _progress(*columns, shown=shown) as progress:
         yield AudioBar(progress, title, total_s)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +16,7 @@ import soundfile
 import structlog
 
 from serve.audio import AudioLimits, open_audio
+from serve.container import MP3, sniff_container
 from serve.errors import PayloadTooLarge, ServiceError
 from serve.files import Job, Problem, write_whole
 from serve.formats import Format
@@ -36,6 +38,9 @@ USUAL_BYTES_PER_S = 16_000
 
 FEWEST_BYTES_PER_S = 500
 """A header that claims less is not believed; the thriftiest codecs of speech need as much."""
+
+HEAD_BYTES = 4_096
+"""Read to tell a container."""
 
 _log = structlog.get_logger(__name__)
 
@@ -143,10 +148,13 @@ def measure(job: Job) -> Measured:
         OSError: There is no such file.
     """
     n_bytes = job.source.stat().st_size
-    try:
-        announced_s = float(soundfile.info(job.source).duration)
-    except soundfile.SoundFileError:
-        announced_s = n_bytes / USUAL_BYTES_PER_S
+    announced_s = n_bytes / USUAL_BYTES_PER_S
+    with job.source.open("rb") as file:
+        container = sniff_container(file.read(HEAD_BYTES))
+    # An MP3 announces no length: libsndfile would read all of it, and write about its faults.
+    if container is not None and container.in_libsndfile and container is not MP3:
+        with suppress(soundfile.SoundFileError):
+            announced_s = float(soundfile.info(job.source).duration)
     return Measured(job, n_bytes, min(announced_s, n_bytes / FEWEST_BYTES_PER_S))
 
 
