@@ -122,8 +122,8 @@ class PeerProcess:
         return answer
 
     def _failure(self) -> ChildFailed:
-        self._child.wait()
-        return ChildFailed(f"{PEERS[self.name].label}: {_last_line(self._log)}")
+        status = self._child.wait()
+        return ChildFailed(f"{PEERS[self.name].label} ended with status {status}: {_last_line(self._log)}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,10 +141,29 @@ class Service:
         text: str = answer.raise_for_status().json()["text"]
         return text
 
+    @contextmanager
+    def stream(self, content: bytes | Iterator[bytes], **headers: str) -> Iterator[Iterator[dict[str, Any]]]:
+        """Post a FLAC recording and give its events as they come; leaving the block breaks the request off.
+
+        Raises:
+            ChildFailed: The transcription broke off.
+        """
+        headers = {"accept": "application/x-ndjson", "content-type": "audio/flac", **headers}
+        with self.client.stream("POST", "/invocations", content=content, headers=headers) as answer:
+            answer.raise_for_status()
+            yield map(_read_event, answer.iter_lines())
+
+
+def _read_event(line: str) -> dict[str, Any]:
+    event: dict[str, Any] = json.loads(line)
+    if event["type"] == "error":
+        raise ChildFailed(f"the service broke off: {line}")
+    return event
+
 
 @contextmanager
-def service(setup: Setup) -> Iterator[Service]:
-    """Run the service as a child process, with the defaults of `make serve`.
+def service(setup: Setup, *options: str) -> Iterator[Service]:
+    """Run the service as a child process, with the defaults of `make serve` but for `options`.
 
     Raises:
         ChildFailed: It ended before it was ready, or took minutes.
@@ -153,7 +172,7 @@ def service(setup: Setup) -> Iterator[Service]:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     command = [sys.executable, "-m", "serve", "--model-dir", str(setup.artifact_dir), "--host", "127.0.0.1"]
-    command += ["--port", str(port), "--engine", setup.engine, "--n-threads", str(setup.n_threads)]
+    command += ["--port", str(port), "--engine", setup.engine, "--n-threads", str(setup.n_threads), *options]
     log_path = setup.scratch / "service.log"
     with log_path.open("w") as log:
         started = time.perf_counter()

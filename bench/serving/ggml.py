@@ -19,8 +19,10 @@ MAGIC = 0x67676D6C
 F32, F16, Q8_0 = 0, 1, 8  # types of tensors
 FILE_Q8_0 = 2 * 1000 + 7  # version 2 of the quantisation, mostly q8_0
 BLOCK = 32
-_DIMENSIONS = ("vocab", "audio_ctx", "audio_state", "audio_head", "audio_layer")
-_DIMENSIONS += ("text_ctx", "text_state", "text_head", "text_layer")
+_DIMENSIONS = (
+    *("vocab", "audio_ctx", "audio_state", "audio_head", "audio_layer"),
+    *("text_ctx", "text_state", "text_head", "text_layer"),
+)
 
 
 def write_ggml(checkpoint: dict[str, Any], tokenizer_dir: Path, path: Path) -> None:

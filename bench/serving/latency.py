@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import statistics
 import threading
 import time
@@ -20,7 +19,6 @@ CLIP_S = 2.5
 BREATH_S = 0.5
 """Between the clips sent beside a recording."""
 PIECE_BYTES = 1 << 16
-NDJSON = {"accept": "application/x-ndjson", "content-type": "audio/flac"}
 
 
 def measure_beside(setup: Setup) -> Figures:
@@ -76,11 +74,9 @@ class _LongRequest:
 
     def _read(self) -> None:
         try:
-            with self._service.client.stream(
-                "POST", "/invocations", content=self._recording.path.read_bytes(), headers=NDJSON
-            ) as answer:
-                for line in answer.iter_lines():
-                    if json.loads(line)["type"] == "segment":
+            with self._service.stream(self._recording.path.read_bytes()) as events:
+                for event in events:
+                    if event["type"] == "segment":
                         self.is_running = True
                         self._begun.set()
                     if self._leave.is_set():
@@ -106,9 +102,7 @@ def measure_upload(setup: Setup) -> Figures:
         (clip,) = short_clips(setup, 1)
         running.post(clip)
         started = time.perf_counter()
-        headers = {**NDJSON, "content-length": str(size_bytes)}
-        with running.client.stream("POST", "/invocations", content=pieces(), headers=headers) as answer:
-            events = (json.loads(line) for line in answer.iter_lines())
+        with running.stream(pieces(), **{"content-length": str(size_bytes)}) as events:
             first_s = next(time.perf_counter() for event in events if event["type"] == "segment")
     return {
         "recording_s": round(recording.duration_s, 1),

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import time
 
 from bench.serving.children import MemoryWatch, service, tree_gib
 from bench.serving.figures import Figures
-from bench.serving.latency import NDJSON
 from bench.serving.recordings import join_clips
 from bench.serving.setup import Setup
 from serve.progress import progress_bar
@@ -20,17 +18,17 @@ def measure_memory(setup: Setup) -> Figures:
         recording = join_clips(setup, duration_s)
         body = recording.path.read_bytes()
         reached_s, whole = 0.0, False
-        with service(setup) as running:
+        # Three hours of FLAC are larger than the bodies that the service takes by itself.
+        with service(setup, "--max-body-bytes", str(2 * len(body))) as running:
             idle_gib = tree_gib(running.pid)
             started = time.monotonic()
             title = f"memory, {duration_s / 60:.0f} minutes"
             with (
                 MemoryWatch(running.pid) as watch,
                 progress_bar(title, round(recording.duration_s), "s of audio") as advance,
-                running.client.stream("POST", "/invocations", content=body, headers=NDJSON) as answer,
+                running.stream(body) as events,
             ):
-                for line in answer.iter_lines():
-                    event = json.loads(line)
+                for event in events:
                     if event["type"] == "segment":
                         advance(round(event["end"]) - round(reached_s))
                         reached_s = event["end"]
@@ -39,6 +37,7 @@ def measure_memory(setup: Setup) -> Figures:
                         break
         figures[f"{duration_s:.0f} s"] = {
             "recording_s": round(recording.duration_s, 1),
+            "body_gib": round(len(body) / 2**30, 3),
             "transcribed_s": round(reached_s, 1),
             "whole": whole,
             "idle_gib": round(idle_gib, 3),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -75,13 +74,11 @@ def measure_streaming(setup: Setup) -> Figures:
     recording = join_clips(setup, min(STREAMED_S, setup.plan.long_s))
     seen_s: dict[str, list[float]] = {}
     text: list[str] = []
-    headers = {"accept": "application/x-ndjson", "content-type": "audio/flac"}
     with service(setup) as running:
         body = recording.path.read_bytes()
         started = time.perf_counter()
-        with running.client.stream("POST", "/invocations", content=body, headers=headers) as answer:
-            for line in answer.iter_lines():
-                event = json.loads(line)
+        with running.stream(body) as events:
+            for event in events:
                 seen_s.setdefault(event["type"], []).append(time.perf_counter() - started)
                 if event["type"] == "segment":
                     text.append(event["text"])

@@ -22,15 +22,15 @@ class Plan:
     """Of each test set; 0 takes all."""
     base_clips: int = 24
     """Of each test set, through the base model alone."""
-    short_clips: int = 20
+    short_clips: int = 16
     """Of 2 to 8 s, one at a time through every peer."""
-    drift_clips: int = 100
+    drift_clips: int = 80
     """Of 2 to 8 s, through our own engine in fp32 with 30 s windows."""
     concurrent_clips: int = 48
     """Sent by eight clients at once."""
     long_s: float = 600.0
     """Speech with pauses."""
-    long_slow_s: float = 180.0
+    long_slow_s: float = 120.0
     """As much of it as the fp32 peers take: they are several times slower."""
     beside_s: float = 1800.0
     """Length of the recording beside which a clip is sent."""
@@ -40,7 +40,7 @@ class Plan:
     """Length of the recording whose first segment is waited for."""
     memory_s: tuple[float, ...] = (600.0, 10_800.0)
     """Lengths of the recordings during which memory is watched."""
-    memory_limit_s: float = 240.0
+    memory_limit_s: float = 180.0
     """Memory is watched for this long at most; how far the recording got is reported."""
     starts: int = 3
     """How often the service is started."""

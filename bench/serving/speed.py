@@ -119,7 +119,7 @@ def measure_concurrent(setup: Setup) -> Figures:
         list(pool.map(post, bodies[:CLIENTS]))  # warm-up: connections, and batches of this size
         rounds_s: list[float] = []
         peers: Figures = {OURS: {}}
-        with progress_bar("eight clients", len(clips) * len(processes), "clips of the peers") as advance:
+        with progress_bar("eight clients", len(clips) * len(processes), "clips") as advance:
             for name, process in processes.items():
                 rounds_s.append(our_round())
                 theirs: list[Answer] = []
