@@ -1,4 +1,8 @@
-"""Bytes of a recording -> 16 kHz mono samples, within limits that hold whatever the container claims.
+"""Bytes of a recording -> samples at 16 kHz, within limits that hold whatever the container claims.
+
+    with open_audio(data, AudioLimits()) as recording:      # block by block, as they are asked for
+        for block in recording.blocks(): ...
+    samples = decode_audio(data, AudioLimits())             # at once, mono
 
 libsndfile reads WAV, FLAC, Ogg and MP3 in this process, an ffmpeg child everything else. Both give blocks
 of frames, and the limits are checked after every block. This is the definition of "audio" for serving and
@@ -8,6 +12,7 @@ training alike. Knows neither file names nor content types, and nothing of speec
 from __future__ import annotations
 
 import io
+import itertools
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,8 +31,10 @@ from serve.features import SAMPLE_RATE, Samples
 from serve.ffmpeg import ChildLimits, open_with_ffmpeg
 from serve.framing import check_whole, has_hidden_size, has_several_streams
 from serve.mpeg import find_mpeg_frames
+from serve.recording import Recording
 
 BLOCK_S = 10.0  # decoded at a time
+HEAD_S = 30.0  # decoded before a recording is accepted, so that the faults of a short one show at once
 SAMPLE_BYTES = 4  # float32
 MAX_DENOMINATOR = 1_000  # of a resampling ratio: exact for usual rates, within a millionth for odd ones
 FLAC_UNKNOWN_FRAMES = 1 << 36  # FLAC counts in 36 bits; libsndfile answers more where the total is unknown
@@ -71,18 +78,38 @@ class _Source:
 
     sample_rate: int  # Hz
     n_channels: int
+    n_frames: int | None  # as announced; None where nothing is, or where it cannot be trusted
     blocks: Iterator[Samples]  # each (n_frames, n_channels)
 
 
 def decode_audio(data: bytes, limits: AudioLimits) -> Samples:
-    """Decode a recording of any format that we read.
+    """Decode a recording at once; see `open_audio`.
+
+    Returns:
+        (n_samples,) float32 at 16 kHz, channels averaged, values within -1 to 1.
+
+    Raises:
+        EmptyAudio, UndecodableAudio, AudioTooLong: as `open_audio` and its blocks do.
+    """
+    with open_audio(data, limits) as recording:
+        samples: Samples = np.concatenate(list(recording.blocks()), axis=1)[0]
+    return samples
+
+
+@contextmanager
+def open_audio(data: bytes, limits: AudioLimits, *, split: bool = False) -> Iterator[Recording]:
+    """Decode a recording of any format that we read, block by block, as the blocks are asked for.
+
+    Its framing is looked at as a whole and its first 30 s are decoded before it is accepted, so most faults
+    show before the first block; those that lie later are raised by the block that meets them.
 
     Args:
         data: the whole file; told by its first bytes.
         limits: what decoding may cost.
+        split: keep the channels apart instead of averaging them.
 
-    Returns:
-        (n_samples,) float32 at 16 kHz, channels averaged, values within -1 to 1.
+    Yields:
+        A recording of one channel, or of all where they are split. Values lie within -1 to 1.
 
     Raises:
         EmptyAudio: there are no bytes, or no samples in them.
@@ -97,14 +124,21 @@ def decode_audio(data: bytes, limits: AudioLimits) -> Samples:
             "the body is not a recording in a format we read, such as WAV, MP3, FLAC, Ogg, M4A or WebM"
         )
     with _open(data, container, limits) as source:
+        del data  # a decoder that needs the body holds it
         _check_claims(source, limits)
-        samples = _collect(source, limits)
-    if not samples.size:
-        raise EmptyAudio("the recording holds no samples")
-    peak = max(float(samples.max()), -float(samples.min()))
-    if peak > 1.0:
-        samples /= peak  # floats may exceed full scale, and some hold int16's
-    return samples
+        blocks = _resampled(source, limits, split=split)
+        head = list(_head(blocks))
+        duration_s = None if source.n_frames is None else source.n_frames / source.sample_rate
+        n_samples = sum(block.shape[1] for block in head)
+        if n_samples < HEAD_S * SAMPLE_RATE:  # that is all
+            duration_s = n_samples / SAMPLE_RATE
+        if not n_samples:
+            raise EmptyAudio("the recording holds no samples")
+        yield Recording(
+            _within_full_scale(itertools.chain([np.concatenate(head, axis=1)], blocks)),
+            n_channels=source.n_channels if split else 1,
+            duration_s=duration_s,
+        )
 
 
 @contextmanager
@@ -112,11 +146,16 @@ def _open(data: bytes, container: Container, limits: AudioLimits) -> Iterator[_S
     file = _open_in_process(data, container, limits)
     if file is not None:
         with file:
-            yield _Source(file.samplerate, file.channels, _read_blocks(file, container))
+            # The length of an MP3 is a guess of libsndfile's; FLAC may announce none.
+            is_exact = container is not MP3 and file.frames < FLAC_UNKNOWN_FRAMES
+            n_frames = file.frames if is_exact else None
+            del data
+            yield _Source(file.samplerate, file.channels, n_frames, _read_blocks(file, container))
         return
     child_limits = ChildLimits(timeout_s=limits.ffmpeg_timeout_s, memory_bytes=limits.ffmpeg_memory_bytes)
     with open_with_ffmpeg(data, container, child_limits) as (sample_rate, n_channels, blocks):
-        yield _Source(sample_rate, n_channels, blocks)
+        del data
+        yield _Source(sample_rate, n_channels, None, blocks)
 
 
 def _open_in_process(data: bytes, container: Container, limits: AudioLimits) -> soundfile.SoundFile | None:
@@ -188,27 +227,42 @@ def _check_claims(source: _Source, limits: AudioLimits) -> None:
         )
 
 
-def _collect(source: _Source, limits: AudioLimits) -> Samples:
-    """Mix and resample block by block, giving up at the first block over a limit."""
+def _resampled(source: _Source, limits: AudioLimits, *, split: bool) -> Iterator[Samples]:
+    """Mix and resample block by block, each (n_channels, n_samples); give up at the first over a limit."""
     bytes_per_s = source.sample_rate * source.n_channels * SAMPLE_BYTES
     limit_s = min(limits.max_audio_s, limits.max_decoded_bytes / bytes_per_s)
-    resampler = Resampler(source.sample_rate)
+    if source.n_frames is not None and source.n_frames > limit_s * source.sample_rate:
+        raise AudioTooLong(source.n_frames / source.sample_rate, limit_s)
+    resamplers = [Resampler(source.sample_rate) for _ in range(source.n_channels if split else 1)]
     n_frames = 0
-    pieces = []
     for block in source.blocks:
         n_frames += len(block)
         if n_frames > limit_s * source.sample_rate:
             raise AudioTooLong(n_frames / source.sample_rate, limit_s)
-        pieces.append(resampler.push(_mix(block)))
-    pieces.append(resampler.flush())
-    return np.concatenate(pieces)
+        # Values that no recording holds (NaN, infinity, beyond int16) count as silence.
+        finite = np.where(np.abs(block) <= LOUDEST, block, np.float32(0))
+        channels = finite.T if split else finite.mean(axis=1, dtype=np.float32)[None]
+        yield np.stack(
+            [resampler.push(channel) for resampler, channel in zip(resamplers, channels, strict=True)]
+        )
+    yield np.stack([resampler.flush() for resampler in resamplers])
 
 
-def _mix(block: Samples) -> Samples:
-    """Average channels; values that no recording holds (NaN, infinity, beyond int16) count as silence."""
-    finite = np.where(np.abs(block) <= LOUDEST, block, np.float32(0))
-    mono: Samples = finite.mean(axis=1, dtype=np.float32)
-    return mono
+def _head(blocks: Iterator[Samples]) -> Iterator[Samples]:
+    """Take blocks until the head is whole, or the recording ends."""
+    n_samples = 0
+    while n_samples < HEAD_S * SAMPLE_RATE and (block := next(blocks, None)) is not None:
+        n_samples += block.shape[1]
+        yield block
+
+
+def _within_full_scale(blocks: Iterator[Samples]) -> Iterator[Samples]:
+    """Scale by the highest peak so far: floats may exceed full scale, and some hold int16's."""
+    peak = 1.0
+    for block in blocks:
+        if block.size:
+            peak = max(peak, float(block.max()), -float(block.min()))
+            yield block / np.float32(peak) if peak > 1.0 else block
 
 
 class Resampler:

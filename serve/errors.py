@@ -13,6 +13,7 @@ ShrotaError
 │   │       ├── EmptyAudio
 │   │       └── AudioTooLong
 │   ├── Overloaded               retry later
+│   ├── RequestTimeout           it took longer than any request may
 │   ├── NotReady                 loading or draining
 │   └── EngineError              ours
 ├── AwsError                     AWS refuses a request, or cannot be asked
@@ -113,6 +114,15 @@ class Overloaded(ServiceError):
     def __init__(self, retry_after_s: int = 1) -> None:
         super().__init__(f"too many requests are waiting; retry in {retry_after_s} s")
         self.retry_after_s = retry_after_s
+
+
+class RequestTimeout(ServiceError):
+    """The request was not done within the time that any request has."""
+
+    code = "request_timeout"
+
+    def __init__(self, limit_s: float) -> None:
+        super().__init__(f"the request took longer than the limit of {limit_s:g} s")
 
 
 class NotReady(ServiceError):

@@ -1,7 +1,7 @@
 """Whatever libsndfile cannot read -> blocks of float32, by an ffmpeg child process on a short leash.
 
 The child gets the body as an anonymous file and nothing else: one demuxer, audio decoders only, no network,
-limits on memory, processor time and written files, and a deadline. Knows nothing of resampling, nor of how
+limits on memory, processor time, written files and our patience. Knows nothing of resampling, nor of how
 long audio may be.
 """
 
@@ -52,7 +52,7 @@ class ChildLimits:
     """What one ffmpeg child may use."""
 
     timeout_s: float
-    """Wall time, and processor time, before it is killed."""
+    """Wall time that we wait for its output, and processor time, before it is killed."""
     memory_bytes: int
     """Address space."""
 
@@ -67,10 +67,10 @@ def open_with_ffmpeg(
         sample_rate (Hz), n_channels, and an iterator of blocks (n_frames, n_channels) float32.
 
     Raises:
-        UndecodableAudio: there is no audio track that ffmpeg can read, or the deadline passed.
+        UndecodableAudio: there is no audio track that ffmpeg can read, or it took too long.
     """
-    deadline = time.monotonic() + limits.timeout_s
     with _anonymous_file(data) as body:
+        del data  # the file holds it now
         child = subprocess.Popen(
             _command(container),
             stdin=body,
@@ -83,7 +83,7 @@ def open_with_ffmpeg(
     assert child.stdout is not None
     try:
         _restrict(child.pid, limits)
-        pieces = _read_until(child, child.stdout, deadline, limits.timeout_s)
+        pieces = _read_output(child, child.stdout, limits.timeout_s)
         head = b""
         while len(head) < AU_HEADER.size and (piece := next(pieces, b"")):
             head += piece
@@ -153,14 +153,20 @@ def _restrict(pid: int, limits: ChildLimits) -> None:
             return  # it has ended already
 
 
-def _read_until(
-    child: subprocess.Popen[bytes], stdout: IO[bytes], deadline: float, timeout_s: float
-) -> Iterator[bytes]:
-    """Yield what the child writes until it ends; refuse the rest if it ended badly after it had begun."""
+def _read_output(child: subprocess.Popen[bytes], stdout: IO[bytes], timeout_s: float) -> Iterator[bytes]:
+    """Yield what the child writes until it ends; refuse the rest if it ended badly after it had begun.
+
+    Only the time spent waiting for it counts: a child whose output nobody fetches yet is not slow.
+    """
     poll = select.poll()
     poll.register(stdout, select.POLLIN)
     has_begun = False
-    while poll.poll(max(0.0, deadline - time.monotonic()) * 1000):
+    waited_s = 0.0
+    while True:
+        started = time.monotonic()
+        if not poll.poll(max(0.0, timeout_s - waited_s) * 1000):
+            raise UndecodableAudio(f"the recording could not be decoded within {timeout_s:g} s")
+        waited_s += time.monotonic() - started
         piece = os.read(stdout.fileno(), PIPE_BYTES)
         if not piece:
             if child.wait() != 0 and has_begun:  # a limit, or more damage than it bears
@@ -168,7 +174,6 @@ def _read_until(
             return
         has_begun = True
         yield piece
-    raise UndecodableAudio(f"the recording could not be decoded within {timeout_s:g} s")
 
 
 def _blocks(head: bytes, pieces: Iterator[bytes], offset: int, n_channels: int) -> Iterator[Samples]:

@@ -77,6 +77,7 @@ def serving_facts(artifact: Artifact | None) -> ServingFacts:
         dynamic=manifest.encoder_context == "dynamic",
         margin_s=manifest.window_margin_s,
         max_window_s=manifest.max_window_s,
+        timestamps=manifest.timestamps,
     )
 
 

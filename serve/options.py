@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -19,7 +19,17 @@ NO_ADAPTER = "none"
 DETECT = "auto"
 """Value of `language` that asks for detection, whatever the artifact's language is."""
 
+FORMAT_OPTIONS = ("format", "response_format")
+"""Names of the option that says how to answer, which `serve.formats` reads; the second is OpenAI's."""
+
 MAX_PROMPT_CHARACTERS = 2_000
+"""Of `prompt` and of `hotwords`."""
+
+MAX_BEAM_SIZE = 10
+MAX_SUPPRESSED = 100
+"""Texts that may be named by `suppress`."""
+
+Channels = Literal["mix", "split"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,9 +43,21 @@ class TranscriptionOptions:
     adapter: str | None = None
     """Name of the adapter, `none` for the base model alone, or None for the served one."""
     temperature: float = 0.0
+    """0 takes the likeliest text; up to 1, words are drawn at random the more freely."""
     seed: int = 0
+    """Start of the random draws."""
     prompt: str = ""
     """Spelling hints, or the text that came before."""
+    beam_size: int = 1
+    """Texts kept side by side; 1 is greedy search."""
+    hotwords: str = ""
+    """Words that are likely to be said."""
+    suppress: tuple[str, ...] = ()
+    """Texts that are never written."""
+    word_timestamps: bool = False
+    """Also say when each word is spoken."""
+    channels: Channels = "mix"
+    """`mix` averages the recording's channels, `split` transcribes each on its own."""
 
 
 class _WireOptions(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
@@ -47,14 +69,14 @@ class _WireOptions(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     temperature: Annotated[float, msgspec.Meta(ge=0.0, le=1.0)] = 0.0
     seed: Annotated[int, msgspec.Meta(ge=0, lt=2**32)] = 0
     prompt: Annotated[str, msgspec.Meta(max_length=MAX_PROMPT_CHARACTERS)] = ""
-    # Known by name so that they are refused for what they ask, not for being unknown.
-    beam_size: Annotated[int, msgspec.Meta(ge=1)] = 1
-    hotwords: str = ""
+    beam_size: Annotated[int, msgspec.Meta(ge=1, le=MAX_BEAM_SIZE)] = 1
+    hotwords: Annotated[str, msgspec.Meta(max_length=MAX_PROMPT_CHARACTERS)] = ""
+    suppress: str | list[str] = ""
     word_timestamps: bool = False
+    channels: Channels = "mix"
 
 
 OPTION_NAMES = frozenset(_WireOptions.__struct_fields__)
-_BUILT = frozenset(spec.name for spec in fields(TranscriptionOptions))
 
 
 def parse_options(
@@ -69,21 +91,17 @@ def parse_options(
         base: Options that hold where `values` says nothing.
 
     Raises:
-        UnsupportedOption: An option is unknown, has an impossible value, or asks for what is not built.
+        UnsupportedOption: An option is unknown, or has an impossible value.
     """
     try:
         wire = msgspec.convert(dict(values), _WireOptions, strict=strict)
     except msgspec.ValidationError as error:
         raise _refusal(str(error)) from error
-    if wire.beam_size > 1:
-        raise UnsupportedOption("beam_size", "only 1, greedy search, is supported by the transformers engine")
-    if wire.hotwords.strip():
-        raise UnsupportedOption("hotwords", "not supported by the transformers engine")
-    if wire.word_timestamps:
-        raise UnsupportedOption("word_timestamps", "not supported by the transformers engine")
-    given = {name: getattr(wire, name) for name in values if name in _BUILT}
+    given = {name: getattr(wire, name) for name in values}
     if wire.language is not None:
         given["language"] = _language(wire.language)
+    if "suppress" in given:
+        given["suppress"] = _suppressed(wire.suppress)
     return replace(base or TranscriptionOptions(), **given)
 
 
@@ -98,10 +116,24 @@ def _language(value: str) -> str:
     return code
 
 
+def _suppressed(value: str | list[str]) -> tuple[str, ...]:
+    """Read texts from a list, or from text: a JSON list, or texts between commas."""
+    if isinstance(value, str) and value.lstrip().startswith("["):
+        try:
+            value = msgspec.json.decode(value, type=list[str])
+        except msgspec.DecodeError as error:
+            raise UnsupportedOption("suppress", f"is no JSON list of texts: {error}") from error
+    texts = [text.strip() for text in value.split(",")] if isinstance(value, str) else value
+    named = tuple(dict.fromkeys(text for text in texts if text))
+    if len(named) > MAX_SUPPRESSED:
+        raise UnsupportedOption("suppress", f"names {len(named)} texts; at most {MAX_SUPPRESSED} are taken")
+    return named
+
+
 def _refusal(message: str) -> UnsupportedOption:
     """Turn msgspec's message, which ends in `$.name` or names an unknown field, into ours."""
     if unknown := re.search(r"unknown field `(.*)`", message):
-        known = ", ".join(sorted(OPTION_NAMES))
+        known = ", ".join(sorted(OPTION_NAMES | {*FORMAT_OPTIONS}))
         return UnsupportedOption(unknown[1][:60], f"is unknown; the options are {known}")
     path = re.search(r" - at `\$\.(\w+)", message)
     reason = message.partition(" - at ")[0]

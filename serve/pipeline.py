@@ -1,8 +1,9 @@
 """Samples in, segments out: the one function to read from top to bottom.
 
     pipeline = load_pipeline(model_dir=Path("model_artifacts/whisper-base-mr"))     # serve/loading.py
-    for event in pipeline.transcribe(samples, TranscriptionOptions(language="mr")):
-        ...
+    with open_audio(data, AudioLimits()) as recording:                              # serve/audio.py
+        for event in pipeline.transcribe(recording, TranscriptionOptions(language="mr")):
+            ...
     transcripts = pipeline.transcribe_many(clips)                                   # offline, in batches
 
 The service and the evaluation of a training run both go through it. Knows no web, no environment and no
@@ -16,12 +17,16 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 
+from serve.decoding import is_no_speech
 from serve.engine import DecodingOptions, Engine, Hypothesis, LogMel, Task
 from serve.errors import UnsupportedOption
 from serve.features import MAX_WINDOW_S, SAMPLE_RATE, FeatureExtractor, Samples, window_length_s
 from serve.options import DETECT, NO_ADAPTER, TranscriptionOptions
-from serve.segmentation import Window, iter_speech, iter_windows
+from serve.recording import Recording
+from serve.segmentation import Window, WindowLimits, iter_windows
+from serve.timeline import place_segments
 from serve.transcript import End, Event, Segment, Start, Transcript, build_transcript
 
 EngineInput = tuple[LogMel, DecodingOptions]
@@ -31,15 +36,17 @@ Decode = Callable[[Iterable[EngineInput]], Iterator[Hypothesis]]
 Place = tuple[int, int]
 """Index of a clip, and of a window in it."""
 
+MAX_CHANNELS = 4
+"""Channels that are told apart: those of telephone switches and conference recorders."""
+
+LANGUAGE_WINDOWS = 3
+"""Windows that settle a language which nobody named: one alone may be a greeting, or too short to tell."""
+
 TOKENS_PER_S = 24
 """Bound of the text tokens in a second of speech; fast Marathi reaches 20, three times as many as English."""
 
 SPARE_TOKENS = 24
 """Added to that bound, for windows so short that one long word fills them."""
-
-NO_SPEECH_PROB = 0.6
-NO_SPEECH_LOGPROB = -1.0
-"""A window is noise when the model says so and trusts its own words this little (openai/whisper)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +68,8 @@ class ServingFacts:
     """Longest first window, so that the first text comes early."""
     max_gap_s: float = 1.5
     """A longer pause ends a window."""
+    timestamps: bool = False
+    """Whether the adapter was trained to write when sentences begin and end."""
 
 
 class Pipeline:
@@ -73,34 +82,42 @@ class Pipeline:
         self.facts = facts or ServingFacts()
 
     def transcribe(
-        self, samples: Samples, options: TranscriptionOptions | None = None, decode: Decode | None = None
+        self,
+        recording: Recording | Samples,
+        options: TranscriptionOptions | None = None,
+        decode: Decode | None = None,
     ) -> Iterator[Event]:
         """Transcribe one recording, yielding a segment as soon as its window is decoded.
 
         Args:
-            samples: (n_samples,) float32 mono at 16 kHz.
+            recording: Read block by block, as the decoding goes on; or float32 samples at 16 kHz,
+                (n_samples,) or (n_channels, n_samples).
             options: What the caller asks for.
             decode: How windows reach the engine; one at a time, directly, if None.
 
         Yields:
-            `Start`, any number of `Segment` in order, `End`.
+            `Start`, any number of `Segment` in order of their start, `End`.
 
         Raises:
             UnsupportedOption: The served model cannot do what is asked.
+            ServiceError: Whatever reading the recording, or decoding, raises.
         """
         started = time.perf_counter()
-        decoding = self.resolve(options or TranscriptionOptions())
-        duration_s = len(samples) / SAMPLE_RATE
-        yield Start(duration_s=duration_s, language=decoding.language)
+        options = options or TranscriptionOptions()
+        decoding = self.resolve(options)
+        recording = _channels(recording, options)
+        yield Start(duration_s=recording.duration_s, language=decoding.language)
 
-        windows = self._windows(samples, decoding)
-        decoded = self._decode(samples, windows, decoding, decode or self._decode_directly)
+        windows = iter_windows(recording.blocks(), self._limits(decoding))
+        decoded = self._decode(windows, decoding, decode or self._decode_directly)
+        vote = LanguageVote()
         segments: list[Segment] = []
-        for segment in _segments(decoded):
+        for segment in place_segments(vote.count(decoded), split=options.channels == "split"):
             segments.append(segment)
             yield segment
 
-        transcript = build_transcript(segments, duration_s=duration_s, language=decoding.language)
+        assert recording.duration_s is not None, "it was read to its end"
+        transcript = _transcript(segments, decoding, vote, recording.duration_s)
         yield End(transcript=transcript, processing_s=time.perf_counter() - started)
 
     def transcribe_many(
@@ -114,7 +131,7 @@ class Pipeline:
         """Transcribe recordings offline, decoding windows of like length together.
 
         Args:
-            clips: Recordings as in `transcribe`.
+            clips: Samples as in `transcribe`.
             options: For all clips, or one each.
             max_batch_windows: Most windows decoded together.
             max_batch_s: Most seconds of windows decoded together, padding included.
@@ -122,32 +139,43 @@ class Pipeline:
         if options is None or isinstance(options, TranscriptionOptions):
             options = [options or TranscriptionOptions()] * len(clips)
         decodings = [self.resolve(option) for option in options]
-        windows = [list(self._windows(*each)) for each in zip(clips, decodings, strict=True)]
-        places = [(clip, index) for clip, found in enumerate(windows) for index in range(len(found))]
-        hypotheses: dict[Place, Hypothesis] = {}
-
-        # As in `transcribe`, a clip's first window settles the language of the rest.
-        asked = [decoding.language for decoding in decodings]
-        settling = [(clip, index) for clip, index in places if index == 0 and asked[clip] is None]
-        for these in (settling, [place for place in places if place not in set(settling)]):
-            lengths_s = {(clip, i): self._window_s(windows[clip][i], decodings[clip]) for clip, i in these}
-            for batch in _batches(lengths_s, max_batch_windows, max_batch_s):
-                inputs = [self._input(clips[clip], windows[clip][i], decodings[clip]) for clip, i in batch]
-                log_mels, each = zip(*inputs, strict=True)
-                hypotheses.update(zip(batch, self.engine.transcribe_batch(log_mels, each), strict=True))
-            if these is settling:
-                for place in settling:
-                    language = hypotheses[place].language
-                    decodings[place[0]] = replace(decodings[place[0]], language=language)
-
-        return [
-            build_transcript(
-                _segments((window, hypotheses[clip, index]) for index, window in enumerate(windows[clip])),
-                duration_s=len(samples) / SAMPLE_RATE,
-                language=asked[clip],
-            )
-            for clip, samples in enumerate(clips)
+        recordings = [_channels(clip, option) for clip, option in zip(clips, options, strict=True)]
+        cut = [
+            list(iter_windows(recording.blocks(), self._limits(decoding)))
+            for recording, decoding in zip(recordings, decodings, strict=True)
         ]
+        hypotheses: list[dict[int, Hypothesis]] = [{} for _ in clips]
+
+        # As in `transcribe`, a clip's first windows settle the language of the rest.
+        places = [(clip, index) for clip, windows in enumerate(cut) for index in range(len(windows))]
+        detected = [
+            (clip, i) for clip, i in places if decodings[clip].language is None and i < LANGUAGE_WINDOWS
+        ]
+        settled = decodings
+        probs: list[float | None] = [None] * len(clips)
+        for these in (detected, [place for place in places if place not in set(detected)]):
+            lengths_s = {(clip, i): self._window_s(cut[clip][i][0], decodings[clip]) for clip, i in these}
+            for batch in _batches(lengths_s, max_batch_windows, max_batch_s):
+                inputs = [self._input(*cut[clip][i], settled[clip]) for clip, i in batch]
+                log_mels, each = zip(*inputs, strict=True)
+                found = self.engine.transcribe_batch(log_mels, each)
+                for (clip, i), hypothesis in zip(batch, found, strict=True):
+                    hypotheses[clip][i] = _with_language_prob(hypothesis, probs[clip])
+            if these is detected:
+                settled = list(decodings)
+                for clip in {clip for clip, _ in detected}:
+                    heard = [hypotheses[clip][i] for i in sorted(hypotheses[clip])]
+                    language, probs[clip] = _settle_language(heard)
+                    settled[clip] = replace(decodings[clip], language=language)
+
+        transcripts = []
+        for clip, recording in enumerate(recordings):
+            vote = LanguageVote()
+            decoded = ((window, hypotheses[clip][index]) for index, (window, _) in enumerate(cut[clip]))
+            segments = list(place_segments(vote.count(decoded), split=options[clip].channels == "split"))
+            assert recording.duration_s is not None, "it was read to its end"
+            transcripts.append(_transcript(segments, decodings[clip], vote, recording.duration_s))
+        return transcripts
 
     def resolve(self, options: TranscriptionOptions) -> DecodingOptions:
         """Fill in what the caller left open, and refuse what the served model cannot do.
@@ -166,51 +194,66 @@ class Pipeline:
             language = None
         if language is not None and language not in self.engine.languages:
             raise UnsupportedOption("language", f"the base model does not know '{language}'")
-        return DecodingOptions(
+        adapter = facts.adapter_name is not None and options.adapter != NO_ADAPTER
+        decoding = DecodingOptions(
             language=language,
             task=options.task or facts.task,
-            adapter=facts.adapter_name is not None and options.adapter != NO_ADAPTER,
+            adapter=adapter,
+            beam_size=options.beam_size,
             temperature=options.temperature,
             seed=options.seed,
             prompt=options.prompt,
+            hotwords=options.hotwords,
+            suppress=options.suppress,
+            word_timestamps=options.word_timestamps,
         )
+        if (refused := self.engine.unsupported(decoding)) is not None:
+            raise UnsupportedOption(*refused)
+        # Nobody asks for the times of sentences: they are taken where model and engine give them.
+        timed = replace(decoding, timestamps=adapter and facts.timestamps)
+        return decoding if self.engine.unsupported(timed) else timed
 
-    def _windows(self, samples: Samples, decoding: DecodingOptions) -> Iterator[Window]:
-        """Find the speech and pack it into windows that the model can read, going through the recording."""
+    def _limits(self, decoding: DecodingOptions) -> WindowLimits:
+        """Say how long windows may be that the model can read."""
         facts = self.facts
         dynamic = self._reads_short_windows(decoding)
         longest_s = min(facts.max_window_s, MAX_WINDOW_S - facts.margin_s) if dynamic else MAX_WINDOW_S
-        return iter_windows(
-            iter_speech(samples),
+        return WindowLimits(
             max_window_s=longest_s,
             max_first_window_s=min(longest_s, facts.max_first_window_s),
             max_gap_s=facts.max_gap_s,
-            samples=samples,
         )
 
     def _decode(
-        self, samples: Samples, windows: Iterator[Window], decoding: DecodingOptions, decode: Decode
+        self, windows: Iterator[tuple[Window, Samples]], decoding: DecodingOptions, decode: Decode
     ) -> Iterator[tuple[Window, Hypothesis]]:
-        """Decode windows in order; where no language is given, the first window settles it for all."""
-        if decoding.language is None and (first := next(windows, None)) is not None:
-            (hypothesis,) = decode([self._input(samples, first, decoding)])
-            yield first, hypothesis
-            decoding = replace(decoding, language=hypothesis.language)
+        """Decode windows in order; where no language is given, the first ones settle it for the rest."""
         pulled: deque[Window] = deque()
 
-        def inputs() -> Iterator[EngineInput]:
-            for window in windows:
+        def inputs(
+            chosen: Iterable[tuple[Window, Samples]], decoding: DecodingOptions
+        ) -> Iterator[EngineInput]:
+            for window, samples in chosen:
                 pulled.append(window)
-                yield self._input(samples, window, decoding)
+                yield self._input(window, samples, decoding)
 
-        for hypothesis in decode(inputs()):
-            yield pulled.popleft(), hypothesis
+        language_prob = None
+        if decoding.language is None:
+            heard: list[Hypothesis] = []
+            for hypothesis in decode(inputs(islice(windows, LANGUAGE_WINDOWS), decoding)):
+                heard.append(hypothesis)
+                yield pulled.popleft(), hypothesis
+            if not heard:
+                return
+            language, language_prob = _settle_language(heard)
+            decoding = replace(decoding, language=language)
+        for hypothesis in decode(inputs(windows, decoding)):
+            yield pulled.popleft(), _with_language_prob(hypothesis, language_prob)
 
-    def _input(self, samples: Samples, window: Window, decoding: DecodingOptions) -> EngineInput:
+    def _input(self, window: Window, samples: Samples, decoding: DecodingOptions) -> EngineInput:
         """Compute a window's features, and bound its text by the speech in it."""
-        speech_s = sum(span.end - span.start for span in window.spans) / SAMPLE_RATE
-        budget_tokens = math.ceil(speech_s * TOKENS_PER_S) + SPARE_TOKENS
-        log_mel = self.features.log_mel(samples[window.start : window.end], self._window_s(window, decoding))
+        budget_tokens = math.ceil(window.speech_samples / SAMPLE_RATE * TOKENS_PER_S) + SPARE_TOKENS
+        log_mel = self.features.log_mel(samples, self._window_s(window, decoding))
         return log_mel, replace(decoding, max_new_tokens=budget_tokens)
 
     def _window_s(self, window: Window, decoding: DecodingOptions) -> float:
@@ -226,23 +269,74 @@ class Pipeline:
             yield from self.engine.transcribe_batch([log_mel], [options])
 
 
-def _segments(decoded: Iterable[tuple[Window, Hypothesis]]) -> Iterator[Segment]:
-    """Place hypotheses on the time axis, leaving out windows in which nothing was said."""
-    n_segments = 0
-    for window, hypothesis in decoded:
-        is_noise = hypothesis.no_speech_prob > NO_SPEECH_PROB and hypothesis.avg_logprob < NO_SPEECH_LOGPROB
-        if is_noise or not hypothesis.text:
-            continue
-        yield Segment(
-            id=n_segments,
-            start_s=window.start / SAMPLE_RATE,
-            end_s=window.end / SAMPLE_RATE,
-            text=hypothesis.text,
-            avg_logprob=hypothesis.avg_logprob,
-            no_speech_prob=hypothesis.no_speech_prob,
-            language=hypothesis.language,
+class LanguageVote:
+    """Which language a recording is in: each window with text counts by the probability it gave."""
+
+    def __init__(self) -> None:
+        self._heard: list[Hypothesis] = []
+
+    def count(self, decoded: Iterable[tuple[Window, Hypothesis]]) -> Iterator[tuple[Window, Hypothesis]]:
+        """Pass on the windows in which something was said, and count them."""
+        for window, hypothesis in decoded:
+            if _is_said(hypothesis):
+                self._heard.append(hypothesis)
+                yield window, hypothesis
+
+    def result(self) -> tuple[str, float | None] | None:
+        """Return the language and its mean probability; None where nothing was said."""
+        return _settle_language(self._heard) if self._heard else None
+
+
+def _settle_language(heard: Sequence[Hypothesis]) -> tuple[str, float | None]:
+    """Return the language with the highest sum of probabilities, and its mean probability.
+
+    Windows without text do not count, unless there are no others.
+    """
+    counted = [hypothesis for hypothesis in heard if _is_said(hypothesis)] or heard
+    probs: dict[str, list[float | None]] = {}
+    for hypothesis in counted:
+        probs.setdefault(hypothesis.language, []).append(hypothesis.language_prob)
+    language = max(probs, key=lambda code: sum(1.0 if prob is None else prob for prob in probs[code]))
+    known = [prob for prob in probs[language] if prob is not None]
+    return language, sum(known) / len(known) if known else None
+
+
+def _with_language_prob(hypothesis: Hypothesis, language_prob: float | None) -> Hypothesis:
+    """Write in how sure the first windows were of the language, where they settled it."""
+    return hypothesis if language_prob is None else replace(hypothesis, language_prob=language_prob)
+
+
+def _channels(recording: Recording | Samples, options: TranscriptionOptions) -> Recording:
+    """Return a recording with the channels that are to be transcribed.
+
+    Raises:
+        UnsupportedOption: There are too many to tell apart.
+    """
+    if not isinstance(recording, Recording):
+        recording = Recording.of(recording)
+    if options.channels == "mix":
+        return recording.mixed()
+    if recording.n_channels > MAX_CHANNELS:
+        raise UnsupportedOption(
+            "channels",
+            f"the recording has {recording.n_channels} channels; at most {MAX_CHANNELS} can be split",
         )
-        n_segments += 1
+    return recording
+
+
+def _transcript(
+    segments: Sequence[Segment], decoding: DecodingOptions, vote: LanguageVote, duration_s: float
+) -> Transcript:
+    language, language_prob = decoding.language, None
+    if language is None and (elected := vote.result()) is not None:
+        language, language_prob = elected
+    return build_transcript(
+        segments, duration_s=duration_s, language=language, language_prob=language_prob, task=decoding.task
+    )
+
+
+def _is_said(hypothesis: Hypothesis) -> bool:
+    return bool(hypothesis.text) and not is_no_speech(hypothesis)
 
 
 def _batches(lengths_s: dict[Place, float], max_windows: int, max_s: float) -> Iterator[list[Place]]:

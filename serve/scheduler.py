@@ -3,8 +3,9 @@
     with scheduler.admit() as ticket:                 # raises Overloaded before any work is done
         for hypothesis in ticket.decode(inputs): ...  # from any thread; in order
 
-One thread owns the engine. Requests take turns window by window, so that a short clip never waits for a long
-recording, and windows of like length from several requests are decoded together.
+One thread owns the engine. The request that has had least of its time comes next (start-time fair queueing:
+Goyal, Vin and Cheng, 1996), so a short clip waits for one batch of a long recording and no more; windows of
+like length from several requests are decoded together, as long as that is not expected to take long.
 """
 
 from __future__ import annotations
@@ -17,12 +18,14 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Self
+from typing import NoReturn, Self
 
 import structlog
 
+from serve.batch_cost import BatchCost
 from serve.engine import DecodingOptions, Engine, Hypothesis, LogMel
-from serve.errors import EngineError, NotReady, Overloaded, ServiceError
+from serve.errors import EngineError, NotReady, Overloaded, RequestTimeout, ServiceError
+from serve.features import FRAMES_PER_S
 
 LENGTH_RATIO = 1.25
 """Windows share a batch when none grows by more than this: padding costs time, and changes the sound."""
@@ -39,7 +42,23 @@ class BatchLimits:
 
     max_windows: int = 8
     max_batch_s: float = 60.0
-    """Seconds of windows, padding included. It bounds how long a newcomer waits for the batch before it."""
+    """Seconds of windows, padding included."""
+    target_s: float = 1.5
+    """Seconds that a batch of several windows may be expected to take: so long a newcomer waits for it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Queue:
+    """What waits for the engine at a moment."""
+
+    n_admitted: int = 0
+    """Requests that hold a place."""
+    n_waiting: int = 0
+    """Windows that are ready for the engine; a request has a few at a time."""
+    waiting_s: float = 0.0
+    """Time that the engine is expected to need for them."""
+    n_running: int = 0
+    """Windows that the engine is at."""
 
 
 @dataclass(eq=False)
@@ -52,37 +71,75 @@ class _Waiting:
     future: Future[Hypothesis] = field(default_factory=Future)
 
     @property
-    def n_frames(self) -> int:
-        return int(self.log_mel.shape[1])
+    def window_s(self) -> float:
+        return int(self.log_mel.shape[1]) / FRAMES_PER_S
 
 
 class Ticket:
     """One admitted request. A context manager: leaving it frees its place and drops its waiting windows."""
 
-    def __init__(self, scheduler: Scheduler) -> None:
+    def __init__(self, scheduler: Scheduler, timeout_s: float) -> None:
         """Only `Scheduler.admit` makes tickets."""
         self._scheduler = scheduler
-        self.waiting: deque[_Waiting] = deque()  # this and the next: guarded by the scheduler's lock
+        self._timeout_s = timeout_s
+        self._deadline = time.monotonic() + timeout_s
+        self.waiting: deque[_Waiting] = deque()  # this and the next two: guarded by the scheduler's lock
         self.unsettled: set[Future[Hypothesis]] = set()
+        self.served_s = (
+            0.0  # the engine's time, as expected, that this request has had or was passed over with
+        )
         self._error: ServiceError | None = None
 
     def decode(self, inputs: Iterable[tuple[LogMel, DecodingOptions]]) -> Iterator[Hypothesis]:
         """Yield a hypothesis for every window, in order; `inputs` is pulled a few windows ahead.
 
         Raises:
+            RequestTimeout: The request's time is over.
             ServiceError: The engine failed on a window, or the ticket was cancelled with that error.
+            Exception: What `inputs` raises, once the windows before it are decoded.
         """
         source = iter(inputs)
         ahead: deque[Future[Hypothesis]] = deque()
+        fault: Exception | None = None
         while True:
             # Finding the next window takes time as well: what is known already goes out first.
             if not (ahead and ahead[0].done()) and len(ahead) < WINDOWS_AHEAD:
-                if (item := next(source, None)) is not None:
+                try:
+                    item = next(source, None)
+                except Exception as error:  # what was found before it goes out first
+                    item, fault = None, error
+                if item is not None:
                     ahead.append(self._scheduler._enqueue(self, *item))
                     continue
                 if not ahead:
+                    if fault is not None:
+                        raise fault
                     return
-            yield ahead.popleft().result()
+            yield self._result(ahead.popleft())
+
+    def check(self) -> None:
+        """Raise if there is no use in going on: for work between windows, such as looking for speech.
+
+        Raises:
+            RequestTimeout: The request's time is over.
+            ServiceError: The ticket was cancelled with that error.
+        """
+        if self._error is not None:
+            raise self._error
+        if time.monotonic() >= self._deadline:
+            self._time_out()
+
+    def _result(self, future: Future[Hypothesis]) -> Hypothesis:
+        left_s = None if math.isinf(self._deadline) else max(0.0, self._deadline - time.monotonic())
+        try:
+            return future.result(left_s)
+        except TimeoutError:
+            self._time_out()
+
+    def _time_out(self) -> NoReturn:
+        error = RequestTimeout(self._timeout_s)
+        self.cancel(error)
+        raise error
 
     def cancel(self, error: ServiceError | None = None) -> None:
         """Drop the windows of this request and wake its thread; from any thread, any number of times.
@@ -108,23 +165,34 @@ class Ticket:
 class Scheduler:
     """Owns an engine and the thread that calls it."""
 
-    def __init__(self, engine: Engine, *, max_requests: int = 16, limits: BatchLimits | None = None) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        *,
+        max_requests: int = 16,
+        request_timeout_s: float = math.inf,
+        limits: BatchLimits | None = None,
+    ) -> None:
         """Start the engine's thread.
 
         Args:
             engine: Called by that thread alone from now on.
             max_requests: Requests admitted at a time, those included that are still sending or being decoded.
+            request_timeout_s: Time that a request has, from its admission.
             limits: How much is decoded at once.
         """
         self._engine = engine
         self._max_requests = max_requests
+        self._request_timeout_s = request_timeout_s
         self._limits = limits or BatchLimits()
         self._changed = threading.Condition()
         self._admitted: set[Ticket] = set()
-        self._turns: deque[Ticket] = deque()  # those with waiting windows, whose turn is next first
+        self._turns: list[Ticket] = []  # those with waiting windows, in the order of their coming
+        self._clock_s = 0.0  # what the request that was served last had had; newcomers begin with it
+        self._cost = BatchCost()
         self._closing = False
+        self._n_running = 0
         self._batch_started: float | None = None
-        self._s_per_window = 1.0  # moving average
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._thread.start()
 
@@ -132,6 +200,17 @@ class Scheduler:
     def n_admitted(self) -> int:
         """Requests that hold a place."""
         return len(self._admitted)
+
+    def queue(self) -> Queue:
+        """Look at what waits."""
+        with self._changed:
+            waiting = [each for ticket in self._admitted for each in ticket.waiting]
+            return Queue(
+                n_admitted=len(self._admitted),
+                n_waiting=len(waiting),
+                waiting_s=sum(self._expected_s([each]) for each in waiting),
+                n_running=self._n_running,
+            )
 
     def is_alive(self, stuck_after_s: float) -> bool:
         """Tell whether the engine's thread runs, and has not been at one batch for too long."""
@@ -150,7 +229,7 @@ class Scheduler:
                 raise NotReady("the service is shutting down")
             if len(self._admitted) >= self._max_requests:
                 raise Overloaded(self._retry_after_s())
-            ticket = Ticket(self)
+            ticket = Ticket(self, self._request_timeout_s)
             self._admitted.add(ticket)
             return ticket
 
@@ -173,8 +252,8 @@ class Scheduler:
         return not self._thread.is_alive()
 
     def _retry_after_s(self) -> int:
-        n_waiting = sum(len(ticket.waiting) for ticket in self._admitted)
-        return min(60, max(1, math.ceil(self._s_per_window * max(n_waiting, 1))))
+        waiting_s = sum(self._expected_s([each]) for ticket in self._admitted for each in ticket.waiting)
+        return min(60, max(1, math.ceil(waiting_s)))
 
     def _enqueue(self, ticket: Ticket, log_mel: LogMel, options: DecodingOptions) -> Future[Hypothesis]:
         waiting = _Waiting(ticket, log_mel, options)
@@ -183,6 +262,7 @@ class Scheduler:
                 raise ticket._error
             if not ticket.waiting:
                 self._turns.append(ticket)
+                ticket.served_s = max(ticket.served_s, self._clock_s)  # nobody saves time up while away
             ticket.waiting.append(waiting)
             ticket.unsettled.add(waiting.future)
             self._changed.notify()
@@ -222,46 +302,55 @@ class Scheduler:
                 if self._closing:
                     break
                 batch = self._next_batch()
+                self._n_running = len(batch)
                 self._batch_started = time.monotonic()
             self._decode(batch)
-            elapsed_s = time.monotonic() - self._batch_started
             self._batch_started = None
-            self._s_per_window += 0.2 * (elapsed_s / len(batch) - self._s_per_window)
+            self._n_running = 0
         self._engine.close()
 
     def _next_batch(self) -> list[_Waiting]:
-        """Take one window of the request whose turn it is, and add like windows while the batch has room.
+        """Take a window of the request that has had least time, and add like windows while there is room.
 
-        Each request gives one window a round and then goes to the end of the line.
+        Each request gives one window a round, those that have had less time first.
         """
-        batch = [self._take(self._turns[0])]
+        first = min(self._turns, key=lambda ticket: ticket.served_s)
+        self._clock_s = first.served_s
+        batch = [self._take(first)]
         grown = True
         while grown:
             grown = False
-            for ticket in list(self._turns):  # whom the batch has no room for keeps its place in the line
-                if ticket.waiting and self._fits(ticket.waiting[0], batch):
+            for ticket in sorted(self._turns, key=lambda ticket: ticket.served_s):
+                if self._fits(ticket.waiting[0], batch):
                     batch.append(self._take(ticket))
                     grown = True
         return batch
 
     def _take(self, ticket: Ticket) -> _Waiting:
         waiting = ticket.waiting.popleft()
+        ticket.served_s += self._expected_s([waiting])
         self._turns.remove(ticket)
         if ticket.waiting:
             self._turns.append(ticket)
         return waiting
 
     def _fits(self, candidate: _Waiting, batch: Sequence[_Waiting]) -> bool:
-        lengths = [candidate.n_frames, *(waiting.n_frames for waiting in batch)]
+        together = [*batch, candidate]
+        lengths_s = [waiting.window_s for waiting in together]
         return (
-            len(batch) < self._limits.max_windows
+            len(together) <= self._limits.max_windows
             and candidate.options.adapter == batch[0].options.adapter
-            and max(lengths) <= LENGTH_RATIO * min(lengths)
-            and max(lengths) * len(lengths) <= self._limits.max_batch_s * 100  # frames a second
+            and max(lengths_s) <= LENGTH_RATIO * min(lengths_s)
+            and max(lengths_s) * len(together) <= self._limits.max_batch_s
+            and self._expected_s(together) <= self._limits.target_s
         )
+
+    def _expected_s(self, batch: Sequence[_Waiting]) -> float:
+        return self._cost.expected_s(_padded_s(batch), _bound_tokens(batch))
 
     def _decode(self, batch: Sequence[_Waiting]) -> None:
         """Decode a batch and hand out what was found; no error leaves this function."""
+        started = time.monotonic()
         try:
             hypotheses = self._engine.transcribe_batch(
                 [waiting.log_mel for waiting in batch], [waiting.options for waiting in batch]
@@ -276,5 +365,17 @@ class Scheduler:
             for waiting in batch:
                 self._settle(waiting, EngineError("the engine failed on this recording"))
             return
+        n_tokens = sum(len(hypothesis.tokens) for hypothesis in hypotheses)
+        with self._changed:
+            self._cost.learn(_padded_s(batch), _bound_tokens(batch), n_tokens, time.monotonic() - started)
         for waiting, hypothesis in zip(batch, hypotheses, strict=True):
             self._settle(waiting, hypothesis)
+
+
+def _padded_s(batch: Sequence[_Waiting]) -> float:
+    """Return the seconds of window that are encoded, each padded to the longest."""
+    return len(batch) * max(waiting.window_s for waiting in batch)
+
+
+def _bound_tokens(batch: Sequence[_Waiting]) -> int:
+    return sum(waiting.options.max_new_tokens * waiting.options.beam_size for waiting in batch)

@@ -1,15 +1,18 @@
-"""Samples -> spans of speech -> windows for the encoder.
+"""A recording -> spans of speech -> windows for the encoder, going through it once.
 
 A span is speech; a window is what the encoder sees: one or more spans with the short pauses between them.
 Both are half-open ranges of samples. Speech is found by Silero VAD (its ONNX model lies in the `silero-vad`
-wheel). Both steps can be lazy, so that the first window of an hour is ready before the hour has been listened
-to. Knows no language model and no request.
+wheel). A window is handed out as soon as nothing that follows can change it, and what lies before the windows
+to come is forgotten: memory does not grow with the recording, and the first window of an hour is ready before
+the hour has been listened to. Channels are listened to side by side. Knows no language model and no request.
 """
 
 from __future__ import annotations
 
+import heapq
+import math
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -22,6 +25,7 @@ from serve.features import SAMPLE_RATE, Samples
 FRAME_SAMPLES = 512  # Silero's step at 16 kHz: 32 ms
 CONTEXT_SAMPLES = 64  # what Silero sees of the step before
 FRAMES_PER_RUN = 1_000  # 32 s: bounds the memory of one run of the model, and the wait for the first span
+RUN_SAMPLES = FRAMES_PER_RUN * FRAME_SAMPLES
 
 SPEECH_PROB = 0.5  # a span begins at this probability
 SILENCE_PROB = 0.35  # and may end below this one
@@ -41,6 +45,8 @@ class Span:
 
     start: int
     end: int
+    speech_prob: float = field(default=1.0, compare=False)
+    """Mean probability of speech that the detector gave to it."""
 
 
 @dataclass(frozen=True)
@@ -50,106 +56,327 @@ class Window:
     start: int
     end: int
     spans: tuple[Span, ...]
+    channel: int = 0
+
+    @property
+    def speech_samples(self) -> int:
+        """Samples of speech, the pauses left out."""
+        return sum(span.end - span.start for span in self.spans)
+
+    @property
+    def speech_prob(self) -> float:
+        """Mean probability of speech in the spans."""
+        weighted = sum((span.end - span.start) * span.speech_prob for span in self.spans)
+        return weighted / self.speech_samples
+
+
+@dataclass(frozen=True, kw_only=True)
+class WindowLimits:
+    """How long windows may be."""
+
+    max_window_s: float
+    """Longest window."""
+    max_first_window_s: float
+    """Longest first window of a channel, so that the first text comes early. A first span that is longer
+    stays whole all the same, for a word cut in two is worse than a later one."""
+    max_gap_s: float
+    """A longer pause always ends a window."""
+
+
+def iter_windows(blocks: Iterable[Samples], limits: WindowLimits) -> Iterator[tuple[Window, Samples]]:
+    """Find the speech in a recording and pack it into windows.
+
+    Args:
+        blocks: float32 at 16 kHz, each (n_channels, n_samples); of any length.
+        limits: How long windows may be.
+
+    Yields:
+        Windows in order of their start, and the samples (n_samples,) of each. Those of a channel do not
+        overlap, and together hold every sample of its speech.
+    """
+    listeners: list[_Listener] = []
+    found: list[tuple[int, int, Window, Samples]] = []  # a heap; start and channel never tie
+    for run, is_last in _runs(blocks):
+        listeners = listeners or [_Listener(channel, limits) for channel in range(len(run))]
+        for listener, samples in zip(listeners, run, strict=True):
+            for window, heard in listener.push(samples, is_last=is_last):
+                heapq.heappush(found, (window.start, window.channel, window, heard))
+        settled = min(listener.settled for listener in listeners)
+        while found and found[0][0] <= settled:
+            yield heapq.heappop(found)[2:]
 
 
 def find_speech(samples: Samples) -> list[Span]:
-    """Find speech; `iter_speech` at once."""
-    return list(iter_speech(samples))
+    """Find speech in (n_samples,) float32 mono at 16 kHz.
 
-
-def iter_speech(samples: Samples) -> Iterator[Span]:
-    """Find speech, span by span, reading the recording as it goes.
-
-    Args:
-        samples: (n_samples,) float32 mono at 16 kHz.
-
-    Yields:
+    Returns:
         Ascending spans that do not overlap, each widened by up to 0.2 s on either side; neighbours closer
         than that meet in the middle of their pause. None where nobody speaks.
     """
-    return _widen(_join_frames(speech_probs(samples)), len(samples))
+    detector = SpeechDetector()
+    return [
+        span for (run,), is_last in _runs([samples[None]]) for span in detector.push(run, is_last=is_last)
+    ]
 
 
-def speech_probs(samples: Samples) -> Iterator[float]:
-    """Yield the probability of speech in each 32 ms of (n_samples,) float32 at 16 kHz."""
-    peak = max(float(samples.max()), -float(samples.min())) if samples.size else 0.0
-    gain = np.float32(min(MAX_GAIN, max(1.0, USUAL_PEAK / peak))) if peak else np.float32(1)
-    hidden = cell = np.zeros((1, 1, 128), dtype=np.float32)
-    for start in range(0, len(samples), FRAMES_PER_RUN * FRAME_SAMPLES):
-        n_frames = min(FRAMES_PER_RUN, -(-(len(samples) - start) // FRAME_SAMPLES))
-        heard = samples[max(0, start - CONTEXT_SAMPLES) : start + n_frames * FRAME_SAMPLES]
-        padded = np.zeros(CONTEXT_SAMPLES + n_frames * FRAME_SAMPLES, dtype=np.float32)
-        first = 0 if start else CONTEXT_SAMPLES  # nothing was heard before the start
-        padded[first : first + len(heard)] = heard * gain
-        frames = np.lib.stride_tricks.sliding_window_view(padded, CONTEXT_SAMPLES + FRAME_SAMPLES)
+def _runs(blocks: Iterable[Samples]) -> Iterator[tuple[Samples, bool]]:
+    """Cut blocks anew, into (n_channels, RUN_SAMPLES) and a shorter last one; say which is the last."""
+    pending: list[Samples] = []
+    n_pending = 0
+    for block in blocks:
+        pending.append(block)
+        n_pending += block.shape[1]
+        if n_pending > RUN_SAMPLES:  # equal, it might be the last
+            joined = np.concatenate(pending, axis=1) if len(pending) > 1 else block
+            first = 0
+            while joined.shape[1] - first > RUN_SAMPLES:
+                yield joined[:, first : first + RUN_SAMPLES], False
+                first += RUN_SAMPLES
+            pending = [joined[:, first:]]
+            n_pending = pending[0].shape[1]
+    if n_pending:
+        yield np.concatenate(pending, axis=1), True
+
+
+class SpeechDetector:
+    """Finds speech in a stream, run by run."""
+
+    def __init__(self) -> None:
+        self._n_heard = 0  # samples
+        self._peak = 0.0
+        self._context = np.zeros(CONTEXT_SAMPLES, np.float32)
+        self._hidden = self._cell = np.zeros((1, 1, 128), np.float32)
+        self._held: Span | None = None  # found, but not widened before it is known what follows
+        self._earliest = 0  # where the span to come may begin at the earliest, widened
+        self._start: int | None = None  # of a stretch that is not over; it may be a click
+        self._silent_from: int | None = None  # a dip in it that may become a pause
+        self._sum_probs, self._n_probs = 0.0, 0  # of its frames that are speech
+
+    def push(self, samples: Samples, *, is_last: bool) -> list[Span]:
+        """Listen to (n_samples,), `RUN_SAMPLES` or, at last, fewer; return the spans now complete."""
+        spans: list[Span] = []
+        for prob in self._speech_probs(samples):
+            self._n_heard += FRAME_SAMPLES
+            self._listen(prob)
+            spans += self._release()
+        if is_last:
+            n_samples = self._n_heard - -len(samples) % FRAME_SAMPLES
+            self._end_stretch()
+            spans += self._release(n_samples)
+            self._n_heard = n_samples
+        return spans
+
+    @property
+    def unfinished(self) -> Span | None:
+        """The span that goes on, as far as it is certain: its start, widened, to the last speech heard."""
+        if self._start is None or not self._is_certain():
+            return None
+        return self._span(self._widened(self._start), self._spoken_until)
+
+    @property
+    def settled(self) -> int:
+        """No span that is still to come begins before this sample."""
+        if self._held is not None:
+            return self._widened(self._held.start)
+        return self._widened(self._n_heard if self._start is None else self._start)
+
+    def _speech_probs(self, samples: Samples) -> list[float]:
+        """Return the probability of speech in each 32 ms of (n_samples,), the last filled up with silence."""
+        self._peak = max(self._peak, float(samples.max()), -float(samples.min()))
+        gain = np.float32(min(MAX_GAIN, max(1.0, USUAL_PEAK / self._peak))) if self._peak else np.float32(1)
+        n_frames = -(-len(samples) // FRAME_SAMPLES)
+        padded = np.zeros(CONTEXT_SAMPLES + n_frames * FRAME_SAMPLES, np.float32)
+        padded[:CONTEXT_SAMPLES] = self._context
+        padded[CONTEXT_SAMPLES : CONTEXT_SAMPLES + len(samples)] = samples
+        self._context = padded[-CONTEXT_SAMPLES:].copy()
+        frames = np.lib.stride_tricks.sliding_window_view(padded * gain, CONTEXT_SAMPLES + FRAME_SAMPLES)
         batch = np.ascontiguousarray(frames[::FRAME_SAMPLES])  # (n_frames, 576)
-        probs, hidden, cell = _detector().run(None, {"input": batch, "h": hidden, "c": cell})
-        yield from probs.tolist()
-
-
-def pack_windows(
-    spans: Iterable[Span],
-    n_samples: int,
-    *,
-    max_window_s: float,
-    max_first_window_s: float,
-    max_gap_s: float,
-    samples: Samples | None = None,
-) -> list[Window]:
-    """Pack spans into windows; `iter_windows` at once, for a recording of `n_samples`."""
-    windows = list(
-        iter_windows(
-            spans,
-            max_window_s=max_window_s,
-            max_first_window_s=max_first_window_s,
-            max_gap_s=max_gap_s,
-            samples=samples,
+        probs, self._hidden, self._cell = _detector().run(
+            None, {"input": batch, "h": self._hidden, "c": self._cell}
         )
-    )
-    assert not windows or windows[-1].end <= n_samples, "spans lie inside the recording"
-    return windows
+        answer: list[float] = probs.ravel().tolist()
+        return answer
+
+    def _listen(self, prob: float) -> None:
+        """Take in one frame: hysteresis bridges dips, and a stretch begins or ends."""
+        if self._start is None:
+            if prob < SPEECH_PROB:
+                return
+            self._start, self._silent_from = self._n_heard - FRAME_SAMPLES, None
+            self._sum_probs, self._n_probs = 0.0, 0
+        if prob < SILENCE_PROB:
+            if self._silent_from is None:
+                self._silent_from = self._n_heard - FRAME_SAMPLES
+            if self._n_heard - self._silent_from >= MIN_PAUSE_SAMPLES:
+                self._end_stretch()
+            return
+        self._silent_from = None
+        self._sum_probs += prob
+        self._n_probs += 1
+
+    @property
+    def _spoken_until(self) -> int:
+        return self._n_heard if self._silent_from is None else self._silent_from
+
+    def _is_certain(self) -> bool:
+        """Tell whether the stretch that goes on is speech; as long as it is short it may be a click."""
+        return self._start is not None and self._spoken_until - self._start >= MIN_SPEECH_SAMPLES
+
+    def _end_stretch(self) -> None:
+        if self._start is not None and self._is_certain():
+            assert self._held is None, "it is released as soon as what follows is certain"
+            self._held = self._span(self._start, self._spoken_until)
+        self._start = None
+
+    def _release(self, n_samples: int | None = None) -> list[Span]:
+        """Widen the span that is held, once what follows cannot change it, or when all `n_samples` are heard.
+
+        A span is widened by the padding, but no further than the middle of a pause or the recording's ends.
+        """
+        held = self._held
+        if held is None:
+            return []
+        nothing_before = self._n_heard if self._start is None else self._start
+        end = held.end + PAD_SAMPLES
+        if self._start is not None and self._is_certain():
+            middle = (held.end + self._start) // 2
+            earliest, end = middle, min(end, middle)
+        elif n_samples is not None:
+            earliest, end = n_samples, min(end, n_samples)
+        elif nothing_before >= held.end + 2 * PAD_SAMPLES:
+            earliest = end
+        else:
+            return []
+        widened = Span(self._widened(held.start), end, held.speech_prob)
+        self._held, self._earliest = None, earliest
+        return [widened]
+
+    def _widened(self, start: int) -> int:
+        return max(self._earliest, start - PAD_SAMPLES)
+
+    def _span(self, start: int, end: int) -> Span:
+        return Span(start, end, self._sum_probs / self._n_probs)
 
 
-def iter_windows(
-    spans: Iterable[Span],
-    *,
-    max_window_s: float,
-    max_first_window_s: float,
-    max_gap_s: float,
-    samples: Samples | None = None,
-) -> Iterator[Window]:
-    """Pack spans into windows, cut at pauses.
+class _Listener:
+    """What is done with one channel: speech is found, cut, packed, and what was heard is forgotten."""
 
-    A full window is cut at the longest pause of its second half. Only a span that is itself longer than
-    `max_window_s` is cut inside: at its quietest point where `samples` are given, else at the limit.
+    def __init__(self, channel: int, limits: WindowLimits) -> None:
+        self._channel = channel
+        self._detector = SpeechDetector()
+        self._packer = WindowPacker(limits)
+        self._max_samples = self._packer.max_samples
+        self._tape = _Tape()
+        self._n_taken = 0  # all speech before this sample was given to the packer
+        self._is_over = False
 
-    Args:
-        spans: ascending, not overlapping.
-        max_window_s: longest window.
-        max_first_window_s: longest first window, so that the first text comes early. A first span that is
-            longer stays whole all the same, for a word cut in two is worse than a later one.
-        max_gap_s: a longer pause always ends a window.
-        samples: (n_samples,) float32 at 16 kHz, for finding quiet points.
+    def push(self, samples: Samples, *, is_last: bool) -> list[tuple[Window, Samples]]:
+        """Listen to the next run of (n_samples,); return the windows now complete, and their samples."""
+        self._tape.append(samples)
+        windows: list[Window] = []
+        for span in self._detector.push(samples, is_last=is_last):
+            for piece in self._cut(span, is_whole=True):
+                windows += self._packer.push(piece)
+        if (unfinished := self._detector.unfinished) is not None and not is_last:
+            for piece in self._cut(unfinished, is_whole=False):
+                windows += self._packer.push(piece)
+        self._is_over = is_last
+        windows += self._packer.flush() if is_last else self._packer.pause(self._next_speech)
+        placed = [Window(window.start, window.end, window.spans, self._channel) for window in windows]
+        heard = [(window, self._tape.between(window.start, window.end)) for window in placed]
+        if not is_last:
+            self._tape.forget(int(self.settled))
+        return heard
 
-    Yields:
-        Ascending windows that do not overlap, and together hold every sample of every span.
+    @property
+    def settled(self) -> float:
+        """No window that is still to come begins before this sample."""
+        if self._is_over:
+            return math.inf
+        first = self._packer.first_sample
+        return self._next_speech if first is None else first
+
+    @property
+    def _next_speech(self) -> int:
+        return max(self._detector.settled, self._n_taken)
+
+    def _cut(self, span: Span, *, is_whole: bool) -> Iterator[Span]:
+        """Cut what is longer than a window at quiet points in the second half of each piece.
+
+        The rest of a span that is not whole is left for later.
+        """
+        start = max(span.start, self._n_taken)
+        while span.end - start > self._max_samples:
+            earliest = start + max(1, self._max_samples // 2)
+            latest = start + self._max_samples
+            cut = earliest + _quietest_point(self._tape.between(earliest, latest))
+            yield Span(start, cut, span.speech_prob)
+            start = cut
+        if is_whole:
+            yield Span(start, span.end, span.speech_prob)
+            start = span.end
+        self._n_taken = start
+
+
+class WindowPacker:
+    """Packs the spans of a channel into windows, cut at pauses.
+
+    A full window is cut at the longest pause of its second half.
     """
-    max_samples = max(1, int(max_window_s * SAMPLE_RATE))
-    max_gap_samples = int(max_gap_s * SAMPLE_RATE)
-    limit = min(max_samples, int(max_first_window_s * SAMPLE_RATE))
-    gathered: list[Span] = []
-    for piece in (piece for span in spans for piece in _cut_span(span, max_samples, samples)):
-        while gathered:
-            ends_here = piece.start - gathered[-1].end > max_gap_samples
-            if not ends_here and piece.end - gathered[0].start <= limit:
-                break
-            n_pieces = len(gathered) if ends_here else _longest_pause([*gathered, piece], limit)
-            yield _window(gathered[:n_pieces])
-            del gathered[:n_pieces]
-            limit = max_samples
-        gathered.append(piece)
-    if gathered:
-        yield _window(gathered)
+
+    def __init__(self, limits: WindowLimits) -> None:
+        self.max_samples = max(1, int(limits.max_window_s * SAMPLE_RATE))
+        self._max_gap_samples = int(limits.max_gap_s * SAMPLE_RATE)
+        self._limit = min(self.max_samples, int(limits.max_first_window_s * SAMPLE_RATE))
+        self._gathered: list[Span] = []
+
+    @property
+    def first_sample(self) -> int | None:
+        """Where the window that is being gathered begins; None where there is none."""
+        return self._gathered[0].start if self._gathered else None
+
+    def push(self, span: Span) -> Iterator[Window]:
+        """Take the next span, of at most `max_samples`; yield the windows that are complete by that."""
+        yield from self.pause(span.start)
+        while self._gathered and span.end - self._gathered[0].start > self._limit:
+            yield self._window(_longest_pause([*self._gathered, span], self._limit))
+        self._gathered.append(span)
+
+    def pause(self, until: int) -> Iterator[Window]:
+        """Learn that no span to come begins before the sample `until`."""
+        if self._gathered and until - self._gathered[-1].end > self._max_gap_samples:
+            yield from self.flush()
+
+    def flush(self) -> Iterator[Window]:
+        """Yield what was gathered as the last window."""
+        if self._gathered:
+            yield self._window(len(self._gathered))
+
+    def _window(self, n_spans: int) -> Window:
+        spans = tuple(self._gathered[:n_spans])
+        del self._gathered[:n_spans]
+        self._limit = self.max_samples
+        return Window(spans[0].start, spans[-1].end, spans)
+
+
+class _Tape:
+    """The samples that are still needed, by their place in the recording."""
+
+    def __init__(self) -> None:
+        self._start = 0
+        self._samples = np.zeros(0, np.float32)
+
+    def append(self, samples: Samples) -> None:
+        self._samples = np.concatenate([self._samples, samples])
+
+    def between(self, start: int, end: int) -> Samples:
+        """Return a copy, so that a window does not hold all that was heard around it."""
+        assert self._start <= start <= end <= self._start + len(self._samples), "it is not forgotten"
+        return self._samples[start - self._start : end - self._start].copy()
+
+    def forget(self, before: int) -> None:
+        self._samples = self._samples[max(0, before - self._start) :].copy()
+        self._start = max(self._start, before)
 
 
 def _longest_pause(pieces: Sequence[Span], limit: int) -> int:
@@ -157,23 +384,6 @@ def _longest_pause(pieces: Sequence[Span], limit: int) -> int:
     half = pieces[0].start + limit // 2
     cuts = [cut for cut in range(1, len(pieces)) if cut == len(pieces) - 1 or pieces[cut - 1].end >= half]
     return max(cuts, key=lambda cut: (pieces[cut].start - pieces[cut - 1].end, cut))
-
-
-def _window(spans: Sequence[Span]) -> Window:
-    return Window(spans[0].start, spans[-1].end, tuple(spans))
-
-
-def _cut_span(span: Span, max_samples: int, samples: Samples | None) -> Iterator[Span]:
-    """Cut a span into pieces of at most `max_samples`, at quiet points in the second half of each."""
-    start = span.start
-    while span.end - start > max_samples:
-        cut = start + max_samples
-        if samples is not None:
-            earliest = start + max(1, max_samples // 2)
-            cut = earliest + _quietest_point(samples[earliest:cut])
-        yield Span(start, cut)
-        start = cut
-    yield Span(start, span.end)
 
 
 def _quietest_point(samples: Samples) -> int:
@@ -185,48 +395,6 @@ def _quietest_point(samples: Samples) -> int:
     power = np.mean(np.square(frames, dtype=np.float64), axis=1)
     over_three = np.convolve(power, np.ones(3), mode="valid")
     return (2 * int(np.argmin(over_three)) + 3) * QUIET_FRAME_SAMPLES // 2
-
-
-def _join_frames(probs: Iterable[float]) -> Iterator[Span]:
-    """Turn probabilities into spans of whole frames, with hysteresis; dips are bridged, clicks left out."""
-    start: int | None = None
-    silent_from: int | None = None
-    end = 0
-    for prob in probs:
-        offset, end = end, end + FRAME_SAMPLES
-        if start is None:
-            if prob >= SPEECH_PROB:
-                start, silent_from = offset, None
-        elif prob >= SILENCE_PROB:
-            silent_from = None
-        else:
-            silent_from = offset if silent_from is None else silent_from
-            if end - silent_from >= MIN_PAUSE_SAMPLES:
-                if silent_from - start >= MIN_SPEECH_SAMPLES:
-                    yield Span(start, silent_from)
-                start = None
-    if start is not None:
-        last = end if silent_from is None else silent_from
-        if last - start >= MIN_SPEECH_SAMPLES:
-            yield Span(start, last)
-
-
-def _widen(spans: Iterable[Span], n_samples: int) -> Iterator[Span]:
-    """Widen each span by the padding, but no further than the middle of a pause or the recording's ends."""
-    earliest = 0
-    held: Span | None = None
-    for span in spans:
-        if held is not None:
-            middle = (held.end + span.start) // 2
-            yield _padded(held, earliest, middle)
-            earliest = middle
-        held = span
-    if held is not None:
-        yield _padded(held, earliest, n_samples)
-
-
-def _padded(span: Span, earliest: int, latest: int) -> Span:
-    return Span(max(earliest, span.start - PAD_SAMPLES), min(latest, span.end + PAD_SAMPLES))
 
 
 @cache

@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import Field, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, get_type_hints
@@ -64,6 +64,11 @@ class Settings:
     """Most windows decoded together."""
     max_batch_s: float = 60.0
     """Most seconds of windows decoded together."""
+    batch_target_s: float = 1.5
+    """Windows are decoded together as long as that is expected to take no longer; a newcomer waits for about
+    one batch."""
+    request_timeout_s: float = 3_600.0
+    """A request that takes longer is broken off; one that lasts an hour takes minutes."""
     max_body_bytes: int = 100 * 2**20
     """Longest accepted body."""
     body_timeout_s: float = 120.0
@@ -73,7 +78,7 @@ class Settings:
     max_audio_s: float = 14_400.0
     """Longest accepted recording."""
     n_audio_workers: int = 2
-    """Recordings decoded to samples at a time."""
+    """Recordings decoded to samples at a time, each in turns of a few seconds of sound."""
     engine_timeout_s: float = 300.0
     """After this time at one batch the engine is taken for dead, and /ping says so."""
     drain_s: float = 20.0
@@ -112,7 +117,15 @@ class Settings:
             ConfigError: Lists every variable and flag that is wrong.
             SystemExit: The arguments ask for help (0), or cannot be parsed at all (2).
         """
-        flags = vars(_parser().parse_args(arguments))
+        return cls.from_flags(environ, vars(_parser().parse_args(arguments)))
+
+    @classmethod
+    def from_flags(cls, environ: Mapping[str, str], flags: Mapping[str, str | None]) -> Settings:
+        """Read settings from environment variables and from flags by the names of fields, None if not given.
+
+        Raises:
+            ConfigError: Lists every variable and flag that is wrong.
+        """
         known = {ENV_PREFIX + spec.name.upper() for spec in fields(cls)}
         faults = [
             f"{variable} is unknown; see --help"
@@ -143,7 +156,7 @@ def _text(
     spec: Field[Any], environ: Mapping[str, str], flags: Mapping[str, str | None]
 ) -> tuple[str | None, str]:
     """Return what was given for a field, and where; flags win over our variables, ours over SageMaker's."""
-    if (flag := flags[spec.name]) is not None:
+    if (flag := flags.get(spec.name)) is not None:
         return flag, flag_of(spec.name)
     for variable in (ENV_PREFIX + spec.name.upper(), SAGEMAKER_VARIABLES.get(spec.name, "")):
         if value := environ.get(variable, "").strip():
@@ -159,17 +172,33 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    defaults, docs = Settings(), field_docs(Settings)
-    for spec in fields(Settings):
-        default = getattr(defaults, spec.name)
-        parser.add_argument(
-            flag_of(spec.name),
-            metavar="VALUE",
-            nargs="?" if isinstance(default, bool) else None,
-            const="true" if isinstance(default, bool) else None,  # a switch without a value is on
-            help=f"{docs[spec.name]} [{ENV_PREFIX}{spec.name.upper()}, default {default}]".replace("%", "%%"),
-        )
+    add_flags(parser, [spec.name for spec in fields(Settings)])
     return parser
+
+
+VALUED_SWITCH: Mapping[str, Any] = {"metavar": "VALUE", "nargs": "?", "const": "true"}
+"""Arguments of a flag that is on without a value, and may have one."""
+
+BARE_SWITCH: Mapping[str, Any] = {"action": "store_const", "const": "true"}
+"""Of one that has none, for programs whose other arguments it might swallow."""
+
+
+def add_flags(
+    parser: argparse._ActionsContainer, names: Iterable[str], switch: Mapping[str, Any] = VALUED_SWITCH
+) -> None:
+    """Add a flag for each of these fields of `Settings`; `Settings.from_flags` reads what was given."""
+    defaults, docs = Settings(), field_docs(Settings)
+    for name in names:
+        default = getattr(defaults, name)
+        text = f"{docs[name]} [{ENV_PREFIX}{name.upper()}, default {default}]"
+        add_flag(parser, name, text, switch if isinstance(default, bool) else None)
+
+
+def add_flag(
+    parser: argparse._ActionsContainer, name: str, text: str, switch: Mapping[str, Any] | None = None
+) -> None:
+    """Add the flag of a field, with its help; values stay text, for whoever reads them to check."""
+    parser.add_argument(flag_of(name), help=text.replace("%", "%%"), **(switch or {"metavar": "VALUE"}))
 
 
 _EXAMPLES = """\

@@ -69,9 +69,10 @@ class Transcript:
 
 @dataclass(frozen=True, kw_only=True)
 class Start:
-    """The recording was decoded and accepted; text follows."""
+    """The recording was accepted; text follows."""
 
-    duration_s: float
+    duration_s: float | None
+    """As the recording announces it; exact for one of up to 30 s; None where nothing says. See `End`."""
     language: str | None = None
     """The language asked for; None where it is to be detected."""
 
@@ -104,11 +105,21 @@ def join_text(texts: Iterable[str]) -> str:
     return " ".join(stripped for text in texts if (stripped := text.strip()))
 
 
-def build_transcript(segments: Iterable[Segment], *, duration_s: float, language: str | None) -> Transcript:
-    """Put segments together. `language` wins; otherwise the language of most segments is named."""
+def build_transcript(
+    segments: Iterable[Segment],
+    *,
+    duration_s: float,
+    language: str | None,
+    language_prob: float | None = None,
+    task: str = "transcribe",
+) -> Transcript:
+    """Put segments together."""
     kept = tuple(segments)
-    heard = [segment.language for segment in kept]
-    if language is None and heard:
-        language = max(dict.fromkeys(heard), key=heard.count)
-    text = join_text(segment.text for segment in kept)
-    return Transcript(text=text, language=language, duration_s=duration_s, segments=kept)
+    return Transcript(
+        text=join_text(segment.text for segment in kept),
+        language=language,
+        duration_s=duration_s,
+        language_prob=language_prob,
+        task=task,
+        segments=kept,
+    )

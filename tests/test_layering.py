@@ -174,18 +174,19 @@ def test_tests_are_no_packages_so_that_they_shadow_none():
         ("serve", ("aws",)),
         ("train", (*TRAIN_EXTRAS, "mlflow")),
         ("tests", (*TRAIN_EXTRAS, "test")),
-        ("bench", ("train", "test")),
+        ("bench", ("train", "test", "bench")),
     ],
 )
 def test_every_imported_distribution_is_declared(folder, extras):
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     requirements = project["dependencies"] + [r for e in extras for r in project["optional-dependencies"][e]]
     declared = {distribution_key(re.split(r"[^\w.-]", requirement)[0]) for requirement in requirements}
-    distributions = {"mlflow": ["mlflow-skinny"], **packages_distributions()}  # optional: may be absent
+    optional = {"mlflow": ["mlflow-skinny"], "whisper": ["openai-whisper"]}  # may be absent
+    distributions = {**optional, **packages_distributions()}
     undeclared = {
         each.package
         for each in imports(folder)
-        if each.package not in sys.stdlib_module_names | {"serve", "train"}
+        if each.package not in sys.stdlib_module_names | {"bench", "serve", "train"}
         if not declared & {distribution_key(name) for name in distributions.get(each.package, [each.package])}
     }
     assert undeclared == set()

@@ -20,13 +20,13 @@ from serve.features import Samples
 from serve.loading import load_pipeline
 from serve.options import NO_ADAPTER, TranscriptionOptions
 from serve.pipeline import Pipeline
+from serve.progress import progress_bar
 from train.config import TrainConfig
 from train.data.corpus import EvaluationSet
 from train.data.filters import DropLog, Reason
 from train.data.manifest import Clip, load_samples
 from train.errors import DataError
 from train.normalise import VERSION
-from train.progress import progress_bar
 from train.scoring import Comparison, WordErrors, compare, score, score_utterances
 from train.tables import score_table
 

@@ -20,6 +20,7 @@ from pathlib import Path
 import torch
 from peft import PeftModel
 
+from serve.progress import progress_bar
 from train.batches import ExamplePlan, plan_epoch, shard_numbers
 from train.checkpoint import (
     Position,
@@ -35,7 +36,6 @@ from train.config import TrainConfig
 from train.distributed import ALONE, Processes
 from train.metrics import METRICS_FILE, Window, open_metrics
 from train.optimiser import AdapterOptimiser, NumberedBatch, learning_rate_factor
-from train.progress import progress_bar
 from train.stopping import stop_on_signals
 from train.validation import Validation, is_better
 

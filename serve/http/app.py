@@ -14,7 +14,7 @@ from serve.http.context import RequestContext
 from serve.http.errors import EXCEPTION_HANDLERS
 from serve.http.sagemaker import invocations, ping
 from serve.http.service import Service
-from serve.options import OPTION_NAMES
+from serve.options import FORMAT_OPTIONS, OPTION_NAMES
 
 
 def create_app(service: Service, on_failure: Callable[[], None]) -> ASGIApp:
@@ -51,6 +51,6 @@ def index() -> dict[str, object]:
             "GET /ping": "200 when the model answers, 503 before",
             "POST /invocations": "a recording in, its transcript out",
         },
-        "options": sorted(OPTION_NAMES),
-        "formats": [answer_format.media_type for answer_format in FORMATS],
+        "options": sorted(OPTION_NAMES | {*FORMAT_OPTIONS}),
+        "formats": {answer_format.name: answer_format.media_type for answer_format in FORMATS},
     }

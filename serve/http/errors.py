@@ -12,7 +12,7 @@ from litestar.exceptions import HTTPException
 from litestar.types import ExceptionHandlersMap
 
 from serve import errors
-from serve.formats import encode_error
+from serve.formats.wire import encode_error
 
 AnyRequest = Request[Any, Any, State]
 
@@ -46,6 +46,7 @@ STATUSES: dict[type[errors.ServiceError], int] = {
     errors.AudioTooLong: 413,
     errors.Overloaded: 429,
     errors.NotReady: 503,
+    errors.RequestTimeout: 504,
     errors.EngineError: 500,
 }
 

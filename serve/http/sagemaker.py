@@ -14,7 +14,7 @@ from litestar.response import Stream
 from litestar.types import Receive
 
 from serve.errors import RequestError, ServiceError
-from serve.formats import Encoder, negotiate_format
+from serve.formats import Encoder, Format, negotiate_format, take_format
 from serve.http.body import BodyLimits, body_kind, parse_body, read_body
 from serve.http.context import CUSTOM_ATTRIBUTES
 from serve.http.errors import UNKNOWN_ERROR_MESSAGE, AnyRequest, ClientGone
@@ -38,21 +38,26 @@ def ping(state: State) -> Response[bytes]:
 
 @post("/invocations", summary="Transcribe a recording", status_code=200, request_max_body_size=None)
 async def invocations(request: AnyRequest, state: State) -> Response[bytes] | Stream:
-    """Transcribe the recording in the body; the answer's format is chosen by Accept."""
+    """Transcribe the recording in the body; an option or Accept chooses the answer's format."""
     service: Service = state.service
-    answer_format = negotiate_format(request.headers.get("accept") or service.settings.default_accept)
-    options = _options_outside_body(request)
+    answer_format, options = _options_outside_body(request)
     content_type = request.headers.get("content-type")
     kind = body_kind(content_type)
+    accept = request.headers.get("accept") or service.settings.default_accept
+    if answer_format is None and kind == "raw":  # the other kinds of body may name one
+        answer_format = negotiate_format(accept)
 
     ticket = service.admit()  # before the body: whoever will not be served need not send it
     try:
         body = await read_body(request.receive, request.headers.get("content-length"), _limits(service))
         parsed = await service.in_worker(parse_body, body, kind, content_type)
-        options = parse_options(parsed.options, strict=parsed.typed, base=options)
+        named, rest = take_format(parsed.options)
+        answer_format = named or answer_format or negotiate_format(accept)
+        options = parse_options(rest, strict=parsed.typed, base=options)
         service.check_options(options)
         events = _events(service, parsed.audio, options, ticket)
-        # The first event comes once the audio is decoded: until then errors still have a status of their own.
+        del body, parsed  # the decoder alone holds the recording from here on
+        # The first event comes once the recording is accepted: until then errors have a status of their own.
         first = await _unless_client_leaves(request.receive, anext(events))
     except BaseException:
         ticket.close()
@@ -70,8 +75,9 @@ async def _events(
 ) -> AsyncIterator[Event]:
     """Decode and transcribe; however this ends, the request's place is free again."""
     with ticket:
-        samples = await service.decode_audio(audio)
-        async for event in service.transcribe(samples, options, ticket):
+        events = service.transcribe(audio, options, ticket)
+        del audio
+        async for event in events:
             yield event
 
 
@@ -128,8 +134,8 @@ def _limits(service: Service) -> BodyLimits:
     )
 
 
-def _options_outside_body(request: AnyRequest) -> TranscriptionOptions:
-    """Read options from the query, and over them from the custom attributes.
+def _options_outside_body(request: AnyRequest) -> tuple[Format | None, TranscriptionOptions]:
+    """Read options, and a format where one is named, from the query and over it from the custom attributes.
 
     Raises:
         UnsupportedOption: One is unknown or wrong.
@@ -138,8 +144,10 @@ def _options_outside_body(request: AnyRequest) -> TranscriptionOptions:
         query = parse_qsl(request.scope["query_string"].decode(), keep_blank_values=True, max_num_fields=64)
     except ValueError as error:
         raise RequestError("the query cannot be read") from error
-    options = parse_options(dict(query))
+    query_format, rest = take_format(dict(query))
+    options = parse_options(rest)
     attributes = request.headers.get(CUSTOM_ATTRIBUTES, "")
     # Parts without '=' are left alone: platforms send their trace numbers here.
     pairs = (part.partition("=") for part in attributes.split(";") if "=" in part)
-    return parse_options({name.strip(): value.strip() for name, _, value in pairs}, base=options)
+    named, rest = take_format({name.strip(): value.strip() for name, _, value in pairs})
+    return named or query_format, parse_options(rest, base=options)

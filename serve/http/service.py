@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, ExitStack
 from functools import partial
 from typing import TYPE_CHECKING, Literal, ParamSpec, TypeVar
 
@@ -14,13 +15,14 @@ import structlog
 
 from serve.errors import NotReady, ServiceError, StartupError
 from serve.options import TranscriptionOptions
-from serve.scheduler import BatchLimits, Scheduler, Ticket
+from serve.scheduler import BatchLimits, Queue, Scheduler, Ticket
 from serve.settings import Settings
 from serve.transcript import Event
 
 if TYPE_CHECKING:  # their imports take seconds, which the loading thread spends while /ping already answers
     from serve.features import Samples
     from serve.pipeline import Pipeline
+    from serve.recording import Recording
 
 State = Literal["loading", "ready", "draining", "dead"]
 
@@ -66,11 +68,17 @@ class Service:
         self._scheduler: Scheduler | None = None
         self._workers = ThreadPoolExecutor(settings.max_requests, thread_name_prefix="request")
         self._audio_workers = ThreadPoolExecutor(settings.n_audio_workers, thread_name_prefix="audio")
+        self._audio_turns = threading.BoundedSemaphore(settings.n_audio_workers)
 
     @property
     def n_admitted(self) -> int:
         """Requests being worked on."""
         return self._scheduler.n_admitted if self._scheduler else 0
+
+    @property
+    def queue(self) -> Queue:
+        """Figures of the scheduler's queue; all zero while the model loads."""
+        return self._scheduler.queue() if self._scheduler else Queue()
 
     def start(self, on_failure: Callable[[], None]) -> None:
         """Load the model in a thread, so that the port is bound and /ping answers meanwhile.
@@ -147,29 +155,25 @@ class Service:
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._audio_workers, partial(work, *args, **kwargs))
 
-    async def decode_audio(self, audio: bytes) -> Samples:
-        """Decode a recording.
-
-        Raises:
-            AudioError: It is not usable speech.
-        """
-        from serve.audio import AudioLimits, decode_audio
-
-        return await self.in_worker(decode_audio, audio, AudioLimits(max_audio_s=self.settings.max_audio_s))
-
     async def transcribe(
-        self, samples: Samples, options: TranscriptionOptions, ticket: Ticket
+        self, audio: bytes, options: TranscriptionOptions, ticket: Ticket
     ) -> AsyncIterator[Event]:
-        """Yield the pipeline's events as they come.
+        """Decode a recording and yield the pipeline's events as they come.
 
-        The pipeline runs in a thread of its own, and hands events over to the event loop.
+        Decoder and pipeline run in a thread of their own, and hand events over to the event loop. A recording
+        is decoded as far as the pipeline has come; faults in its first 30 s come before the first event.
 
         Raises:
-            ServiceError: The transcription broke off.
+            ServiceError: The recording is not usable, or the transcription broke off.
         """
+        from serve.audio import AudioLimits, open_audio
+
         assert self._pipeline is not None
         pipeline, loop = self._pipeline, asyncio.get_running_loop()
         arrived: asyncio.Queue[Event | BaseException | None] = asyncio.Queue()
+        limits = AudioLimits(max_audio_s=self.settings.max_audio_s)
+        opening = open_audio(audio, limits, split=options.channels == "split")
+        del audio  # the decoder alone holds it, and only for as long as it needs it
 
         def hand_over(item: Event | BaseException | None) -> None:
             if not loop.is_closed():
@@ -177,8 +181,12 @@ class Service:
 
         def work() -> None:
             try:
-                for event in pipeline.transcribe(samples, options, ticket.decode):
-                    hand_over(event)
+                with ExitStack() as stack:
+                    with self._audio_turns:
+                        recording = stack.enter_context(opening)
+                    recording = _in_turn(recording, self._audio_turns, ticket)
+                    for event in pipeline.transcribe(recording, options, ticket.decode):
+                        hand_over(event)
             except BaseException as error:
                 hand_over(error)
             else:
@@ -209,10 +217,36 @@ class Service:
         self._audio_workers.shutdown(wait=False, cancel_futures=True)
 
     def _scheduler_of(self, pipeline: Pipeline) -> Scheduler:
+        settings = self.settings
         limits = BatchLimits(
-            max_windows=self.settings.max_batch_windows, max_batch_s=self.settings.max_batch_s
+            max_windows=settings.max_batch_windows,
+            max_batch_s=settings.max_batch_s,
+            target_s=settings.batch_target_s,
         )
-        return Scheduler(pipeline.engine, max_requests=self.settings.max_requests, limits=limits)
+        return Scheduler(
+            pipeline.engine,
+            max_requests=settings.max_requests,
+            request_timeout_s=settings.request_timeout_s,
+            limits=limits,
+        )
+
+
+def _in_turn(recording: Recording, turns: AbstractContextManager[object], ticket: Ticket) -> Recording:
+    """Return the recording, decoded in turn with others, and no further than its request lives."""
+    from serve.recording import Recording
+
+    unread = recording.blocks()
+
+    def blocks() -> Iterator[Samples]:
+        while True:
+            ticket.check()
+            with turns:
+                block = next(unread, None)
+            if block is None:
+                return
+            yield block
+
+    return Recording(blocks(), n_channels=recording.n_channels, duration_s=recording.duration_s)
 
 
 def _warm_up(pipeline: Pipeline, scheduler: Scheduler) -> None:

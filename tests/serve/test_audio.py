@@ -5,6 +5,7 @@ import re
 import shutil
 import struct
 import subprocess
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,7 +16,7 @@ import soundfile
 import torch
 import torchaudio.functional
 
-from serve.audio import BLOCK_S, AudioLimits, Resampler, decode_audio
+from serve.audio import BLOCK_S, HEAD_S, AudioLimits, Resampler, decode_audio, open_audio
 from serve.errors import AudioError, AudioTooLong, ConfigError, EmptyAudio, UndecodableAudio
 from serve.features import SAMPLE_RATE
 
@@ -240,15 +241,31 @@ def test_an_empty_body_and_a_recording_of_no_samples_are_empty() -> None:
             decode_audio(body, LIMITS)
 
 
-def test_hours_of_silence_in_a_small_file_are_given_up_at_the_limit() -> None:
+def hours_of_silence() -> bytes:
     file = io.BytesIO()
     with soundfile.SoundFile(file, "w", samplerate=SAMPLE_RATE, channels=1, format="FLAC") as flac:
         for _ in range(120):
             flac.write(np.zeros(60 * SAMPLE_RATE, np.int16))
-    assert len(file.getvalue()) < 2_000_000
+    return file.getvalue()
 
+
+def without_its_length(flac: bytes) -> bytes:
+    """Zero the total of samples in STREAMINFO: the last 36 of 64 bits at offset 18."""
+    fields = int.from_bytes(flac[18:26], "big") >> 36 << 36
+    return flac[:18] + fields.to_bytes(8, "big") + flac[26:]
+
+
+def test_hours_that_a_recording_announces_are_refused_before_they_are_decoded() -> None:
+    body = hours_of_silence()
+    assert len(body) < 2_000_000
+
+    with pytest.raises(AudioTooLong, match=r"at least 7200\.0 s; the limit is 30 s"):
+        decode_audio(body, AudioLimits(max_audio_s=30.0))
+
+
+def test_hours_that_a_recording_does_not_announce_are_given_up_at_the_limit() -> None:
     with pytest.raises(AudioTooLong) as refused:
-        decode_audio(file.getvalue(), AudioLimits(max_audio_s=30.0))
+        decode_audio(without_its_length(hours_of_silence()), AudioLimits(max_audio_s=30.0))
 
     decoded_s = float(re.search(r"at least ([\d.]+) s", str(refused.value))[1])
     assert decoded_s <= 30.0 + BLOCK_S
@@ -354,3 +371,87 @@ def test_limits_that_nothing_could_meet_are_refused_together() -> None:
     with pytest.raises(ConfigError) as refused:
         AudioLimits(max_audio_s=0, max_channels=-1, min_sample_rate=48_000, max_sample_rate=8_000)
     assert len(refused.value.faults) == 3
+
+
+def stereo_telephone(duration_s: float) -> bytes:
+    """Two lines as a switch records them: mu-law at 8 kHz, 440 Hz on one channel, 880 on the other."""
+    lines = np.stack([tone(duration_s, 8_000), tone(duration_s, 8_000, 880.0)], axis=1)
+    return wav_bytes(lines, 8_000, "ULAW")
+
+
+@pytest.mark.parametrize("duration_s", [3.0, 100.0])
+def test_channels_that_are_split_stay_apart(duration_s: float) -> None:
+    with open_audio(stereo_telephone(duration_s), LIMITS, split=True) as recording:
+        assert (recording.n_channels, recording.duration_s) == (2, duration_s)
+        samples = np.concatenate(list(recording.blocks()), axis=1)
+
+    assert samples.shape == (2, duration_s * SAMPLE_RATE)
+    assert [dominant_hz(channel) for channel in samples] == pytest.approx([440.0, 880.0], abs=1.0)
+
+
+def test_split_channels_come_from_a_child_too(encode: Encode) -> None:
+    with open_audio(encode("call.m4a", "aac", source=stereo_telephone(3.0)), LIMITS, split=True) as recording:
+        samples = np.concatenate(list(recording.blocks()), axis=1)
+
+    assert [dominant_hz(channel) for channel in samples] == pytest.approx([440.0, 880.0], abs=1.0)
+
+
+def test_a_mono_recording_that_is_split_has_one_channel() -> None:
+    with open_audio(wav_bytes(tone(1.0)), LIMITS, split=True) as recording:
+        (block,) = recording.blocks()
+    assert recording.n_channels == len(block) == 1
+
+
+@pytest.mark.parametrize(
+    ("suffix", "codec", "announces"),
+    [("wav", "pcm_s16le", True), ("flac", "flac", True), ("mp3", "libmp3lame", False), ("m4a", "aac", False)],
+)
+def test_a_long_recording_is_accepted_before_it_is_decoded(
+    suffix: str, codec: str, announces: bool, encode: Encode
+) -> None:
+    body = encode(f"long.{suffix}", codec, source=wav_bytes(tone(200.0, SAMPLE_RATE), SAMPLE_RATE))
+
+    with open_audio(body, LIMITS) as recording:
+        assert recording.duration_s == (200.0 if announces else None)
+        blocks = recording.blocks()
+        head_s = next(blocks).shape[1] / SAMPLE_RATE
+        assert HEAD_S <= head_s < 2 * HEAD_S
+        n_samples = sum(block.shape[1] for block in blocks)
+
+    assert head_s + n_samples / SAMPLE_RATE == pytest.approx(200.0, abs=0.2) == recording.duration_s
+
+
+def test_a_short_recording_has_its_exact_length_when_it_is_accepted(encode: Encode) -> None:
+    with open_audio(encode("short.mp3", "libmp3lame"), LIMITS) as recording:
+        announced_s = recording.duration_s
+        list(recording.blocks())
+    assert announced_s == recording.duration_s == pytest.approx(2.0, abs=0.13)
+
+
+def test_damage_behind_the_head_is_met_by_the_block_that_holds_it() -> None:
+    with soundfile.SoundFile(file := io.BytesIO(), "w", SAMPLE_RATE, 1, "PCM_16", format="FLAC") as flac:
+        flac.write(np.random.default_rng(0).normal(0, 0.1, 120 * SAMPLE_RATE))
+    body = file.getvalue()[: len(file.getvalue()) * 3 // 4]  # FLAC's framing does not tell
+
+    with open_audio(body, LIMITS) as recording:
+        blocks = recording.blocks()
+        next(blocks)
+        with pytest.raises(UndecodableAudio, match="cut off"):
+            list(blocks)
+
+
+def test_a_child_that_is_not_asked_for_more_is_not_taken_for_slow(encode: Encode) -> None:
+    body = encode("long.m4a", "aac", source=wav_bytes(tone(200.0, SAMPLE_RATE), SAMPLE_RATE))
+
+    with open_audio(body, AudioLimits(ffmpeg_timeout_s=2.0)) as recording:
+        blocks = recording.blocks()
+        next(blocks)
+        time.sleep(2.5)
+        assert sum(block.shape[1] for block in blocks) > 100 * SAMPLE_RATE
+
+
+def test_later_blocks_of_a_recording_on_the_scale_of_integers_are_scaled_like_the_first() -> None:
+    body = wav_bytes(20_000 * tone(100.0, SAMPLE_RATE), SAMPLE_RATE, "FLOAT")
+
+    with open_audio(body, LIMITS) as recording:
+        assert [float(block.max()) for block in recording.blocks()] == pytest.approx([1.0] * 8, abs=1e-3)

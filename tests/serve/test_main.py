@@ -29,6 +29,7 @@ class Slow:
         time.sleep(float(sys.argv[1]))
         heard = dict(text="x", tokens=(1,), language_prob=None, avg_logprob=0.0, no_speech_prob=0.0)
         return [Hypothesis(language="mr", **heard) for _ in options]
+    def unsupported(self, options): ...
     def close(self): ...
 
 class Frames:

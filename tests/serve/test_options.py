@@ -42,10 +42,13 @@ def test_null_takes_a_named_language_back():
         ("prompt", "a" * 2_001),
         ("adapter", ""),
         ("beam_size", "0"),
-        ("beam_size", "5"),
-        ("hotwords", "श्रोता"),
-        ("word_timestamps", "true"),
+        ("beam_size", "11"),
+        ("hotwords", "a" * 2_001),
         ("word_timestamps", "maybe"),
+        ("suppress", "[1]"),
+        ("suppress", '["a"'),
+        ("suppress", ",".join(map(str, range(101)))),
+        ("channels", "left"),
         ("temprature", "0"),
         ("", "0"),
     ],
@@ -57,11 +60,18 @@ def test_what_cannot_be_done_is_refused_by_name(name, value):
     assert name in str(refused.value)
 
 
-@pytest.mark.parametrize("name", ["beam_size", "hotwords", "word_timestamps"])
-def test_options_that_are_not_built_say_which_engine_lacks_them(name):
-    value = {"beam_size": 5, "hotwords": "x", "word_timestamps": True}[name]
-    with pytest.raises(UnsupportedOption, match="supported by the transformers engine"):
-        parse_options({name: value}, strict=True)
+def test_options_of_decoding_are_read() -> None:
+    options = parse_options(
+        {"beam_size": "10", "hotwords": "श्रोता", "word_timestamps": "true", "channels": "split"}
+    )
+    assert options == TranscriptionOptions(
+        beam_size=10, hotwords="श्रोता", word_timestamps=True, channels="split"
+    )
+
+
+@pytest.mark.parametrize("value", ["uh, um,, uh", '["uh", "um"]', ["uh", "um"]])
+def test_texts_to_suppress_come_between_commas_or_as_a_list(value):
+    assert parse_options({"suppress": value}).suppress == ("uh", "um")
 
 
 def test_strict_values_are_not_guessed_from_text():

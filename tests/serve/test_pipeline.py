@@ -1,40 +1,53 @@
 """From samples to a transcript, with an engine that says what it was given."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from serve.engine import Hypothesis
-from serve.errors import UnsupportedOption
+from serve.errors import UndecodableAudio, UnsupportedOption
 from serve.options import TranscriptionOptions
-from serve.pipeline import Pipeline, ServingFacts
+from serve.pipeline import MAX_CHANNELS, Pipeline, ServingFacts
+from serve.recording import Recording
 from serve.transcript import End, Segment, Start
 
 RATE = 16_000
 
 
 class Parrot:
-    """An engine that answers with the number of frames it was given, and hears Hindi if nothing is named."""
+    """An engine that answers with the number of frames it was given.
+
+    Where no language is named it hears what `detected` says, in turn, and then Hindi.
+    """
 
     languages = frozenset({"mr", "hi", "en"})
     has_adapter = True
-    no_speech_prob = 0.0
 
-    def __init__(self) -> None:
+    def __init__(self, **heard) -> None:
         self.batches: list[list] = []
+        self.lacks: set[str] = set()
+        self.detected: list[tuple[str, float]] = []
+        self.heard = heard
+
+    def unsupported(self, options):
+        return next(((name, "cannot") for name in self.lacks if getattr(options, name)), None)
 
     def transcribe_batch(self, log_mels, options):
         self.batches.append(list(options))
         return [self.answer(log_mel, option) for log_mel, option in zip(log_mels, options, strict=True)]
 
     def answer(self, log_mel, option) -> Hypothesis:
-        return Hypothesis(
-            tokens=(1,),
-            text=f"{log_mel.shape[1]} frames",
-            language=option.language or "hi",
-            language_prob=None,
-            avg_logprob=-2.0,
-            no_speech_prob=self.no_speech_prob,
-        )
+        language, language_prob = option.language, None
+        if language is None:
+            language, language_prob = self.detected.pop(0) if self.detected else ("hi", 0.5)
+        heard = {
+            "tokens": (1,),
+            "text": f"{log_mel.shape[1]} frames",
+            "avg_logprob": -2.0,
+            "no_speech_prob": 0.0,
+        }
+        return Hypothesis(language=language, language_prob=language_prob, **heard | self.heard)
 
     def close(self) -> None: ...
 
@@ -106,14 +119,45 @@ def test_every_other_model_reads_windows_of_30_s(speech, facts, adapter):
     assert decoding.adapter == (adapter is None and facts.adapter_name is not None)
 
 
-def test_the_first_window_settles_a_language_that_nobody_named(long_speech):
+AUTO = TranscriptionOptions(language="auto")
+
+
+@pytest.fixture
+def many_windows(speech):
+    """Six windows: stretches of speech with long pauses."""
+    pause = np.zeros(2 * RATE, np.float32)
+    return np.concatenate([piece for _ in range(6) for piece in (speech, pause)])
+
+
+def test_the_first_three_windows_vote_on_a_language_that_nobody_named(many_windows):
     pipeline = pipeline_of()
-    start, *_, end = pipeline.transcribe(long_speech, TranscriptionOptions(language="auto"))
+    pipeline.engine.detected = [("hi", 0.9), ("mr", 0.5), ("mr", 0.6)]
+    start, *segments, end = pipeline.transcribe(many_windows, AUTO)
     assert start.language is None
-    languages = [option.language for batch in pipeline.engine.batches for option in batch]
-    assert languages == [None, *["hi"] * (len(languages) - 1)]
-    assert len(languages) > 1
-    assert end.transcript.language == "hi"
+    assert [option.language for (option,) in pipeline.engine.batches] == [None] * 3 + ["mr"] * 3
+    assert [segment.language for segment in segments] == ["hi"] + ["mr"] * 5
+    probs = [segment.language_prob for segment in segments]
+    assert probs == pytest.approx([0.9, 0.5, 0.6, 0.55, 0.55, 0.55])
+    assert (end.transcript.language, end.transcript.language_prob) == ("mr", pytest.approx(0.55))
+
+
+def test_a_window_in_which_nothing_was_said_does_not_vote(many_windows):
+    pipeline = pipeline_of()
+    pipeline.engine.detected = [("en", 1.0), ("mr", 0.4), ("hi", 0.3)]
+    answer = pipeline.engine.answer
+    pipeline.engine.answer = lambda log_mel, option: (
+        replace(answer(log_mel, option), text="")
+        if len(pipeline.engine.batches) == 1
+        else answer(log_mel, option)
+    )
+    *_, end = pipeline.transcribe(many_windows, AUTO)
+    assert pipeline.engine.batches[-1][0].language == end.transcript.language == "mr"
+
+
+def test_a_named_language_has_no_probability(speech):
+    *_, end = pipeline_of().transcribe(speech)
+    assert (end.transcript.language, end.transcript.language_prob) == ("mr", None)
+    assert end.transcript.segments[0].language_prob is None
 
 
 def test_text_is_bounded_by_the_seconds_of_speech(speech):
@@ -125,7 +169,7 @@ def test_text_is_bounded_by_the_seconds_of_speech(speech):
 
 def test_a_window_that_the_model_takes_for_noise_has_no_segment(speech):
     pipeline = pipeline_of()
-    pipeline.engine.no_speech_prob = 0.9
+    pipeline.engine.heard = {"no_speech_prob": 0.9}
     assert len(list(pipeline.transcribe(speech))) == 2
 
 
@@ -139,9 +183,101 @@ def test_what_the_served_model_lacks_is_refused_by_name(options, name):
     assert refused.value.name == name
 
 
-def test_many_clips_give_what_each_gives_alone(speech, long_speech):
-    clips = [speech, np.zeros(RATE, np.float32), long_speech, speech[: 3 * RATE]]
-    options = [TranscriptionOptions(language=language) for language in ("mr", "mr", "auto", "en")]
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("beam_size", 5), ("hotwords", "श्रोता"), ("suppress", ("uh",)), ("word_timestamps", True)],
+)
+def test_an_option_reaches_the_engine_or_is_refused_by_name(speech, name, value):
+    pipeline = pipeline_of()
+    options = TranscriptionOptions(**{name: value})
+    list(pipeline.transcribe(speech, options))
+    assert getattr(pipeline.engine.batches[0][0], name) == value
+    pipeline.engine.lacks = {name}
+    with pytest.raises(UnsupportedOption, match="cannot") as refused:
+        pipeline.resolve(options)
+    assert refused.value.name == name
+
+
+def test_sentences_are_timed_where_the_adapter_learned_it_and_the_engine_can():
+    pipeline = pipeline_of(replace(DYNAMIC, timestamps=True))
+    assert pipeline.resolve(TranscriptionOptions()).timestamps
+    assert not pipeline.resolve(TranscriptionOptions(adapter="none")).timestamps
+    assert not pipeline_of().resolve(TranscriptionOptions()).timestamps
+    pipeline.engine.lacks = {"timestamps"}
+    assert not pipeline.resolve(TranscriptionOptions()).timestamps
+
+
+SPLIT = TranscriptionOptions(channels="split")
+
+
+def test_channels_that_are_split_are_transcribed_side_by_side_in_order_of_their_start(speech):
+    silence = np.zeros_like(speech)
+    agent = np.concatenate([speech, silence, speech, silence])
+    caller = np.concatenate([silence, speech, silence, speech])
+    segments = list(pipeline_of().transcribe(np.stack([agent, caller]), SPLIT))[1:-1]
+    assert [segment.channel for segment in segments] == [0, 1, 0, 1]
+    assert [segment.id for segment in segments] == [0, 1, 2, 3]
+    starts = [segment.start_s for segment in segments]
+    assert starts == sorted(starts)
+    assert starts == pytest.approx([0.5, 5.5, 10.5, 15.5], abs=0.5)
+
+
+def test_equal_channels_are_both_transcribed(speech):
+    segments = list(pipeline_of().transcribe(np.stack([speech, speech]), SPLIT))[1:-1]
+    assert [segment.channel for segment in segments] == [0, 1]
+    assert len({(segment.start_s, segment.end_s, segment.text) for segment in segments}) == 1
+
+
+def test_a_mono_recording_that_is_split_is_channel_0_and_one_that_is_not_has_none(speech):
+    for options, channel in ((SPLIT, 0), (TranscriptionOptions(), None)):
+        (segment,) = list(pipeline_of().transcribe(speech, options))[1:-1]
+        assert segment.channel == channel
+
+
+def test_channels_are_averaged_unless_they_are_split(speech):
+    pipeline = pipeline_of()
+    halves = np.stack([2 * speech, np.zeros_like(speech)])
+    assert list(pipeline.transcribe(halves))[1:-1] == list(pipeline.transcribe(speech))[1:-1]
+
+
+def test_more_channels_than_can_be_told_apart_are_refused_by_name(speech):
+    with pytest.raises(UnsupportedOption, match="5 channels") as refused:
+        next(pipeline_of().transcribe(np.stack([speech] * (MAX_CHANNELS + 1)), SPLIT))
+    assert refused.value.name == "channels"
+
+
+def test_the_first_segment_comes_before_the_recording_is_read_to_its_end(speech):
+    read = []
+
+    def blocks():
+        for number in range(100):
+            read.append(number)
+            yield np.concatenate([speech, np.zeros(5 * RATE, np.float32)])[None]
+
+    events = pipeline_of().transcribe(Recording(blocks()))
+    assert next(events) == Start(duration_s=None, language="mr")
+    assert isinstance(next(events), Segment)
+    assert len(read) <= 8
+    *_, end = events
+    assert end.transcript.duration_s == 1_000.0
+
+
+def test_what_goes_wrong_late_in_a_recording_comes_after_the_segments_before_it(speech):
+    def blocks():
+        for _ in range(10):
+            yield np.concatenate([speech, np.zeros(5 * RATE, np.float32)])[None]
+        raise UndecodableAudio("cut off")
+
+    seen = []
+    with pytest.raises(UndecodableAudio):
+        for event in pipeline_of().transcribe(Recording(blocks())):
+            seen.append(event)
+    assert len(seen) > 5
+
+
+def test_many_clips_give_what_each_gives_alone(speech, long_speech, many_windows):
+    clips = [speech, np.zeros(RATE, np.float32), long_speech, speech[: 3 * RATE], many_windows]
+    options = [TranscriptionOptions(language=language) for language in ("mr", "mr", "auto", "en", "auto")]
     alone = [
         list(pipeline_of().transcribe(clip, option))[-1].transcript
         for clip, option in zip(clips, options, strict=True)

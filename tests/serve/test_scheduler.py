@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from serve.engine import DecodingOptions, Hypothesis
-from serve.errors import EngineError, NotReady, Overloaded
-from serve.scheduler import WINDOWS_AHEAD, BatchLimits, Scheduler
+from serve.errors import EngineError, NotReady, Overloaded, RequestTimeout
+from serve.scheduler import WINDOWS_AHEAD, BatchLimits, Queue, Scheduler
 
 
 class Recorder:
@@ -51,8 +51,11 @@ def make(engine):
     made = []
 
     def make(**limits):
-        max_requests = limits.pop("max_requests", 8)
-        made.append(Scheduler(engine, max_requests=max_requests, limits=BatchLimits(**limits)))
+        others = {"max_requests": 8} | {
+            name: limits.pop(name) for name in ("max_requests", "request_timeout_s") if name in limits
+        }
+        # How fast this machine is shall not decide what is in a batch, but where a test says so.
+        made.append(Scheduler(engine, limits=BatchLimits(**{"target_s": 1e9} | limits), **others))
         return made[-1]
 
     yield make
@@ -80,7 +83,7 @@ def wait_until(condition) -> None:
 
 
 def queued(scheduler) -> int:
-    return sum(len(ticket.waiting) for ticket in list(scheduler._admitted))
+    return scheduler.queue().n_waiting
 
 
 def occupy(scheduler, engine, pool):
@@ -96,6 +99,19 @@ def test_hypotheses_come_in_the_order_of_the_windows(make, engine):
     assert texts(make().admit(), map(window, labels)) == labels
 
 
+def test_what_goes_wrong_in_finding_windows_comes_after_those_that_were_found(make, engine):
+    def windows():
+        yield from (window(str(number)) for number in range(3))
+        raise ValueError("damage")
+
+    engine.go.release(100)
+    heard = []
+    with make().admit() as ticket, pytest.raises(ValueError, match="damage"):
+        for hypothesis in ticket.decode(windows()):
+            heard.append(hypothesis.text)
+    assert heard == ["0", "1", "2"]
+
+
 def test_a_short_clip_does_not_wait_for_a_long_recording(make, engine, pool):
     scheduler = make(max_windows=1)
     occupy(scheduler, engine, pool)
@@ -107,6 +123,42 @@ def test_a_short_clip_does_not_wait_for_a_long_recording(make, engine, pool):
     assert short.result() == ["short"]
     assert long.result() == [f"long {n}" for n in range(6)]
     assert engine.batches.index(["short"]) == 2
+
+
+def test_a_newcomer_waits_for_one_batch_however_many_long_recordings_are_before_it(make, engine, pool):
+    scheduler = make(max_windows=2)
+    occupy(scheduler, engine, pool)
+    for name in "abc":
+        pool.submit(texts, scheduler.admit(), [window(f"{name}{n}") for n in range(6)])
+        wait_until(lambda name=name: queued(scheduler) == 6 * ("abc".index(name) + 1))
+    for n_batches in (2, 3, 4, 5):
+        engine.go.release()
+        wait_until(lambda n=n_batches: len(engine.batches) == n)
+    short = pool.submit(texts, scheduler.admit(), [window("short", 200)])
+    wait_until(lambda: "short" in waiting_labels(scheduler))
+    engine.go.release(100)
+    assert short.result() == ["short"]
+    assert engine.batches[5] == ["short"]
+
+
+def waiting_labels(scheduler) -> set[str]:
+    return {each.options.prompt for ticket in list(scheduler._admitted) for each in list(ticket.waiting)}
+
+
+def test_a_request_that_had_nothing_to_do_saved_no_time_up(make, engine, pool):
+    scheduler = make(max_windows=1)
+    engine.go.release(6)
+    idle = scheduler.admit()
+    assert texts(scheduler.admit(), [window(f"early {n}") for n in range(6)])
+    occupy_with = pool.submit(texts, scheduler.admit(), [window(f"other {n}") for n in range(4)])
+    wait_until(lambda: queued(scheduler) == 3)
+    late = pool.submit(texts, idle, [window(f"late {n}") for n in range(4)])
+    wait_until(lambda: queued(scheduler) == 7)
+    engine.go.release(100)
+    assert occupy_with.result() and late.result()
+    order = [label.split()[0] for (label,) in engine.batches[6:]]
+    for end in range(1, 9):  # what is paid for a window is an expectation, so the turns need not alternate
+        assert order[:end].count("late") - order[:end].count("other") <= 2
 
 
 def test_windows_of_several_requests_share_a_batch(make, engine, pool):
@@ -146,6 +198,55 @@ def test_a_batch_is_bounded_in_seconds(make, engine, pool):
     engine.go.release(100)
     wait_until(lambda: not scheduler.n_admitted)
     assert [len(batch) for batch in engine.batches] == [1, 2, 2, 1]
+
+
+def test_a_batch_is_bounded_by_the_time_it_is_expected_to_take(make, engine, pool):
+    # Before anything is learned, a window of 3 s with up to 224 tokens is expected to take about a second.
+    scheduler = make(target_s=2.5)
+    occupy(scheduler, engine, pool)
+    pool.submit(texts, scheduler.admit(), [window(str(n), 300) for n in range(5)])
+    wait_until(lambda: queued(scheduler) == 5)
+    assert scheduler.queue().waiting_s == pytest.approx(5 * (0.09 + 0.9), rel=0.05)
+    batch = scheduler._next_batch()
+    assert len(batch) == 2
+    for ticket in {each.ticket for each in batch}:
+        ticket.cancel()
+
+
+def test_the_queue_tells_what_waits_and_what_runs(make, engine, pool):
+    scheduler = make(max_windows=1)
+    assert scheduler.queue() == Queue()
+    occupy(scheduler, engine, pool)
+    done = pool.submit(texts, scheduler.admit(), [window(str(n)) for n in range(3)])
+    wait_until(lambda: queued(scheduler) == 3)
+    queue = scheduler.queue()
+    assert (queue.n_admitted, queue.n_waiting, queue.n_running) == (2, 3, 1)
+    assert queue.waiting_s > 0
+    engine.go.release(100)
+    assert done.result()
+    wait_until(lambda: scheduler.queue() == Queue())
+
+
+def test_a_request_whose_time_is_over_ends_although_the_engine_is_busy(make, engine, pool):
+    scheduler = make(request_timeout_s=0.3)
+    with pytest.raises(RequestTimeout, match=r"limit of 0\.3 s"):
+        texts(scheduler.admit(), [window("slow")])
+    assert scheduler.queue().n_admitted == 0
+    engine.go.release(100)
+    assert texts(scheduler.admit(), [window("next")]) == ["next"]
+
+
+def test_work_between_windows_ends_with_the_request_too(make):
+    scheduler = make(request_timeout_s=0.05)
+    ticket = scheduler.admit()
+    time.sleep(0.1)
+    with pytest.raises(RequestTimeout):
+        ticket.check()
+    cancelled = scheduler.admit()
+    cancelled.check()
+    cancelled.cancel(NotReady("leaving"))
+    with pytest.raises(NotReady, match="leaving"):
+        cancelled.check()
 
 
 def test_windows_are_made_only_a_few_ahead(make, engine, pool):

@@ -2,6 +2,9 @@
 
 import subprocess
 import sys
+import tracemalloc
+from collections.abc import Iterator
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -11,13 +14,17 @@ from hypothesis import strategies as st
 
 from serve.features import SAMPLE_RATE
 from serve.segmentation import (
+    PAD_SAMPLES,
+    RUN_SAMPLES,
     Span,
     Window,
+    WindowLimits,
+    WindowPacker,
     find_speech,
-    iter_speech,
     iter_windows,
-    pack_windows,
 )
+
+LIMITS = WindowLimits(max_window_s=10.0, max_first_window_s=10.0, max_gap_s=2.0)
 
 
 def speech_like(duration_s: float, seed: int = 0) -> np.ndarray:
@@ -47,10 +54,18 @@ def seconds(*spans: tuple[float, float]) -> list[Span]:
     return [Span(int(start * SAMPLE_RATE), int(end * SAMPLE_RATE)) for start, end in spans]
 
 
+def pack_windows(spans: list[Span], limits: WindowLimits) -> list[Window]:
+    packer = WindowPacker(limits)
+    return [window for span in spans for window in packer.push(span)] + list(packer.flush())
+
+
 def pack(spans: list[Span], **limits: float) -> list[tuple[float, float]]:
-    usual = {"max_window_s": 10.0, "max_first_window_s": 10.0, "max_gap_s": 2.0}
-    windows = pack_windows(spans, spans[-1].end, **(usual | limits))
+    windows = pack_windows(spans, replace(LIMITS, **limits))
     return [(window.start / SAMPLE_RATE, window.end / SAMPLE_RATE) for window in windows]
+
+
+def cut(samples: np.ndarray, limits: WindowLimits = LIMITS) -> list[Window]:
+    return [window for window, _ in iter_windows([np.atleast_2d(samples)], limits)]
 
 
 def test_speech_between_silences_is_found_where_it_is() -> None:
@@ -117,7 +132,6 @@ def test_a_recording_longer_than_one_run_of_the_detector_is_heard_to_its_end() -
 
     assert spans[0].start == pytest.approx(31.5 * SAMPLE_RATE, abs=0.4 * SAMPLE_RATE)
     assert spans[-1].end == len(samples)
-    assert list(iter_speech(samples)) == spans
 
 
 def test_finding_speech_leaves_the_threads_of_torch_alone() -> None:
@@ -155,24 +169,56 @@ def test_a_first_span_longer_than_the_first_window_is_not_torn() -> None:
 def test_speech_without_a_pause_is_cut_at_its_quietest_point() -> None:
     samples = speech_like(14)
     samples[int(8.0 * SAMPLE_RATE) : int(8.1 * SAMPLE_RATE)] *= 0.001
-    spans = [Span(0, len(samples))]
-    limits = {"max_window_s": 10.0, "max_first_window_s": 10.0, "max_gap_s": 2.0}
 
-    first, second = pack_windows(spans, len(samples), samples=samples, **limits)
+    first, second = cut(samples)
 
     assert 8.0 <= first.end / SAMPLE_RATE <= 8.1
     assert (second.start, second.end) == (first.end, len(samples))
 
 
-def test_the_first_window_is_ready_before_the_recording_is_heard_to_its_end() -> None:
-    def spans_then_failure():
-        yield from seconds((0, 3), (3.5, 6), (6.5, 9))
-        pytest.fail("more was asked for than the first window needs")
+def hours_of(stretch: np.ndarray, read: list[int]) -> Iterator[np.ndarray]:
+    """A recording that repeats a stretch of sound again and again, noting what was read of it."""
+    for _ in range(1_000):
+        read.append(len(stretch))
+        yield stretch[None]
 
-    limits = {"max_window_s": 10.0, "max_first_window_s": 4.0, "max_gap_s": 2.0}
-    first = next(iter_windows(spans_then_failure(), **limits))
 
-    assert first == Window(0, 3 * SAMPLE_RATE, tuple(seconds((0, 3))))
+@pytest.mark.parametrize("behind_s", [0.5, 300.0], ids=["speech", "silence"])
+def test_the_first_window_is_ready_before_what_follows_has_been_heard(behind_s: float) -> None:
+    sentence = np.concatenate([speech_like(5), silence(behind_s)])
+    read: list[int] = []
+
+    window, samples = next(iter_windows(hours_of(sentence, read), LIMITS))
+
+    assert window.start < SAMPLE_RATE and len(samples) == window.end - window.start
+    assert sum(read) <= 2 * max(RUN_SAMPLES, len(sentence))
+
+
+def test_a_window_is_ready_although_speech_goes_on_without_a_pause() -> None:
+    read: list[int] = []
+    next(iter_windows(hours_of(speech_like(5), read), LIMITS))
+    assert sum(read) <= RUN_SAMPLES + 10 * SAMPLE_RATE
+
+
+@pytest.mark.parametrize("kind", ["silence", "speech without a pause", "a sentence now and then"])
+def test_memory_does_not_grow_with_the_recording(kind: str) -> None:
+    stretch = {
+        "silence": silence(10),
+        "speech without a pause": speech_like(10),
+        "a sentence now and then": np.concatenate([speech_like(3), silence(97)]),
+    }[kind]
+
+    def peak_bytes(duration_s: int) -> int:
+        n_blocks = duration_s * SAMPLE_RATE // len(stretch)
+        blocks = (stretch[None].copy() for _ in range(n_blocks))
+        tracemalloc.start()
+        for _ in iter_windows(blocks, LIMITS):
+            pass
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return peak
+
+    assert peak_bytes(1_200) < peak_bytes(300) + 10_000_000  # 900 s of samples take 58 MB
 
 
 @st.composite
@@ -193,24 +239,31 @@ def recordings(draw: st.DrawFn) -> list[Span]:
     max_window_s=st.floats(0.5, 30.0),
     first_share=st.floats(0.1, 1.0),
     max_gap_s=st.floats(0.0, 4.0),
-    with_samples=st.booleans(),
 )
 def test_windows_hold_all_speech_in_order_within_their_limits(
-    spans: list[Span], max_window_s: float, first_share: float, max_gap_s: float, with_samples: bool
+    spans: list[Span], max_window_s: float, first_share: float, max_gap_s: float
 ) -> None:
-    n_samples = spans[-1].end if spans else 0
-    samples = np.broadcast_to(np.float32(0.1), n_samples) if with_samples else None
+    max_samples = int(max_window_s * SAMPLE_RATE)
+    pieces = [
+        Span(start, min(start + max_samples, span.end))
+        for span in spans
+        for start in range(span.start, span.end, max_samples)
+    ]
 
     windows = pack_windows(
-        spans,
-        n_samples,
-        max_window_s=max_window_s,
-        max_first_window_s=first_share * max_window_s,
-        max_gap_s=max_gap_s,
-        samples=samples,
+        pieces,
+        WindowLimits(
+            max_window_s=max_window_s, max_first_window_s=first_share * max_window_s, max_gap_s=max_gap_s
+        ),
     )
 
-    pieces = [piece for window in windows for piece in window.spans]
+    check_windows(windows, max_window_s, max_gap_s)
+    if windows and len(windows[0].spans) > 1:
+        assert windows[0].end - windows[0].start <= first_share * max_window_s * SAMPLE_RATE
+    assert [piece for window in windows for piece in window.spans] == pieces
+
+
+def check_windows(windows: list[Window], max_window_s: float, max_gap_s: float) -> None:
     for window in windows:
         assert 0 < window.end - window.start <= max_window_s * SAMPLE_RATE
         assert (window.start, window.end) == (window.spans[0].start, window.spans[-1].end)
@@ -218,9 +271,76 @@ def test_windows_hold_all_speech_in_order_within_their_limits(
             assert 0 <= later.start - earlier.end <= max_gap_s * SAMPLE_RATE
     for earlier, later in pairwise(windows):
         assert earlier.end <= later.start
-    if windows and len(windows[0].spans) > 1:
-        assert windows[0].end - windows[0].start <= first_share * max_window_s * SAMPLE_RATE
-    assert joined(pieces) == joined(spans)
+
+
+@st.composite
+def splices(draw: st.DrawFn) -> np.ndarray:
+    """Draw a recording spliced of pieces of speech, noise and silence, cut anywhere."""
+    pieces = []
+    for kind, start, length_s in draw(
+        st.lists(st.tuples(st.integers(0, 3), st.integers(0, 9_999), st.floats(0.01, 6.0)), max_size=8)
+    ):
+        n_samples = int(length_s * SAMPLE_RATE)
+        pieces.append((BUZZ, BUZZ, NOISE, QUIET)[kind][start : start + n_samples])
+    return np.concatenate([np.zeros(0, np.float32), *pieces])
+
+
+BUZZ = speech_like(13)
+QUIET = silence(13)
+
+
+@settings(max_examples=1000, deadline=None, derandomize=True, database=None)
+@given(
+    samples=splices(),
+    max_window_s=st.sampled_from([2.0, 10.0, 30.0]),
+    max_gap_s=st.floats(0.0, 2.0),
+    n_cuts=st.integers(0, 5),
+)
+def test_a_recording_in_any_blocks_gives_its_speech_in_windows_within_its_limits(
+    samples: np.ndarray, max_window_s: float, max_gap_s: float, n_cuts: int
+) -> None:
+    limits = WindowLimits(max_window_s=max_window_s, max_first_window_s=max_window_s, max_gap_s=max_gap_s)
+    blocks = np.array_split(samples[None], n_cuts + 1, axis=1)
+
+    found = list(iter_windows(blocks, limits))
+
+    windows = [window for window, _ in found]
+    check_windows(windows, max_window_s, max_gap_s)
+    assert all(window.start >= 0 and window.end <= len(samples) for window in windows)
+    assert all(np.array_equal(samples[window.start : window.end], heard) for window, heard in found)
+    spans = joined([span for window in windows for span in window.spans])
+    assert spans == joined(find_speech(samples))
+    assert all(0.0 <= window.speech_prob <= 1.0 for window in windows)
+
+
+def test_channels_give_their_own_windows_in_order_of_their_start() -> None:
+    rng = np.random.default_rng(5)
+    channels = [
+        np.concatenate(
+            [piece for seed in range(20) for piece in (speech_like(2, seed), silence(rng.uniform(0.1, 6)))]
+        )[: 90 * SAMPLE_RATE]
+        for _ in range(4)
+    ]
+    shortest = min(map(len, channels))
+    recording = np.stack([channel[:shortest] for channel in channels])
+
+    windows = cut(recording)
+
+    assert [window.start for window in windows] == sorted(window.start for window in windows)
+    for number, channel in enumerate(recording):
+        own = [replace(window, channel=0) for window in windows if window.channel == number]
+        assert own == cut(channel)
+
+
+def test_neighbours_meet_in_the_middle_of_a_short_pause_and_keep_their_padding_at_a_long_one() -> None:
+    for pause_s in (0.3, 2.0):
+        first, second = find_speech(
+            np.concatenate([silence(1), speech_like(2), silence(pause_s), speech_like(2)])
+        )
+        if pause_s < 2 * PAD_SAMPLES / SAMPLE_RATE:
+            assert first.end == second.start
+        else:
+            assert second.start - first.end > (pause_s - 0.6) * SAMPLE_RATE
 
 
 def joined(spans: list[Span]) -> list[Span]:

@@ -20,12 +20,6 @@ def test_a_transcript_names_the_language_asked_for() -> None:
     assert (transcript.language, transcript.text, transcript.duration_s) == ("mr", "hello", 2.0)
 
 
-def test_a_transcript_names_the_language_of_most_segments_where_none_was_asked_for() -> None:
-    segments = [segment("hello", "en"), segment("नमस्कार"), segment("जग")]
-
-    assert build_transcript(segments, duration_s=2.0, language=None).language == "mr"
-
-
 def test_a_recording_without_speech_has_an_empty_transcript() -> None:
     transcript = build_transcript([], duration_s=2.0, language=None)
 

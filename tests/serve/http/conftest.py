@@ -27,6 +27,9 @@ class PacedEngine:
         self.options: list = []
         self.fault: Exception | None = None
 
+    def unsupported(self, options):
+        return ("beam_size", "only 1 is supported") if options.beam_size > 1 else None
+
     def transcribe_batch(self, log_mels, options):
         self.options += options
         assert self.pace.wait(timeout=30)

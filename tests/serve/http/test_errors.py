@@ -4,7 +4,7 @@ import msgspec
 import pytest
 
 from serve import errors
-from serve.formats import encode_error
+from serve.formats.wire import encode_error
 from serve.http.errors import STATUSES, BodyTimeout
 
 

@@ -1,11 +1,14 @@
 """POST /invocations: what goes in, what comes out, and what is refused."""
 
 import base64
+import io
 import json
 import socket
 
 import httpx
+import numpy as np
 import pytest
+import soundfile
 
 INVOCATIONS = "/invocations"
 
@@ -110,6 +113,52 @@ def test_the_answer_has_the_format_that_was_asked_for(client, speech_wav, accept
     assert "श्रोता" in response.text
 
 
+CONTENT_TYPES = {
+    "json": "application/json",
+    "verbose_json": "application/json",
+    "text": "text/plain; charset=utf-8",
+    "srt": "application/x-subrip; charset=utf-8",
+    "vtt": "text/vtt; charset=utf-8",
+    "tsv": "text/tab-separated-values; charset=utf-8",
+    "ndjson": "application/x-ndjson",
+    "jsonlines": "application/jsonlines",
+    "sse": "text/event-stream; charset=utf-8",
+}
+
+
+@pytest.mark.parametrize("name", CONTENT_TYPES)
+def test_a_format_that_is_named_wins_over_accept(client, speech_wav, name):
+    wanted = {"headers": {"accept": "image/png"}}
+    encoded = base64.b64encode(speech_wav).decode()
+    answers = [
+        client.post(f"{INVOCATIONS}?format={name}", content=speech_wav, **wanted),
+        client.post(INVOCATIONS, files={"file": speech_wav}, data={"response_format": name}, **wanted),
+        client.post(INVOCATIONS, json={"audio": encoded, "format": name}, **wanted),
+    ]
+    for answer in answers:
+        assert (answer.status_code, answer.headers["content-type"]) == (200, CONTENT_TYPES[name])
+        assert "श्रोता" in answer.text
+    assert ("avg_logprob" in answers[0].text) == ("json" in name or name == "sse")
+
+
+def test_a_format_in_the_body_wins_over_custom_attributes_and_those_over_the_query(client, speech_wav):
+    def content_type(data):
+        headers = {"X-Amzn-SageMaker-Custom-Attributes": "format=srt"}
+        url = f"{INVOCATIONS}?format=vtt"
+        answer = client.post(url, files={"file": speech_wav}, data=data, headers=headers)
+        return answer.headers["content-type"]
+
+    assert content_type({"format": "tsv"}) == CONTENT_TYPES["tsv"]
+    assert content_type({}) == CONTENT_TYPES["srt"]
+
+
+def test_a_body_that_names_no_format_is_answered_as_accept_says(client, speech_wav):
+    accept = {"accept": "text/vtt"}
+    assert client.post(INVOCATIONS, files={"file": speech_wav}, headers=accept).text.startswith("WEBVTT")
+    refused = client.post(INVOCATIONS, files={"file": speech_wav}, headers={"accept": "image/png"})
+    assert (refused.status_code, code_of(refused)) == (406, "not_acceptable")
+
+
 def test_a_stream_is_a_start_then_segments_then_an_end(client, speech_wav):
     response = client.post(INVOCATIONS, content=speech_wav, headers={"accept": "application/x-ndjson"})
     start, segment, end = map(json.loads, response.text.splitlines())
@@ -120,7 +169,6 @@ def test_a_stream_is_a_start_then_segments_then_an_end(client, speech_wav):
 
 
 def test_silence_is_no_error(client):
-    import io
     import wave
 
     out = io.BytesIO()
@@ -136,14 +184,17 @@ def test_silence_is_no_error(client):
     [
         ("beams=5", "beams"),
         ("beam_size=5", "beam_size"),
-        ("word_timestamps=true", "word_timestamps"),
-        ("hotwords=x", "hotwords"),
+        ("word_timestamps=perhaps", "word_timestamps"),
+        ("channels=both", "channels"),
+        ('suppress=["a"', "suppress"),
         ("language=klingon", "language"),
         ("language=de", "language"),
         ("task=sing", "task"),
         ("temperature=9", "temperature"),
         ("adapter=other", "adapter"),
         ("language=", "language"),
+        ("format=docx", "format"),
+        ("response_format=diarized_json", "response_format"),
     ],
 )
 def test_an_option_that_cannot_be_met_is_400_and_named(client, speech_wav, query, name):
@@ -185,6 +236,7 @@ FORM = "multipart/form-data; boundary=x"
         ("application/json", b'{"audio": ""}', 422, "empty_audio"),
         ("application/json", b'{"audio": "AAAA", "temperature": "0.5"}', 400, "unsupported_option"),
         ("application/json", b'{"audio": "AAAA", "speed": 2}', 400, "unsupported_option"),
+        ("application/json", b'{"audio": "AAAA", "format": 7}', 400, "unsupported_option"),
         ("multipart/form-data", multipart(FILE), 400, "bad_request"),
         (FORM, b"", 400, "bad_request"),
         (FORM, multipart(FILE)[:-8], 400, "bad_request"),
@@ -271,3 +323,40 @@ def test_streams_of_several_clients_at_once_are_all_whole(client, speech_wav):
 
     with ThreadPoolExecutor(8) as pool:
         assert set(pool.map(post, range(8))) == {(200, 3)}
+
+
+def test_the_channels_of_a_call_are_told_apart(client, speech):
+    out = io.BytesIO()
+    quiet = np.zeros_like(speech)
+    lines = np.stack([np.concatenate([speech, quiet]), np.concatenate([quiet, speech])], axis=1)
+    soundfile.write(out, lines[::2], 8_000, format="WAV", subtype="ULAW")
+    segments = client.post(f"{INVOCATIONS}?channels=split", content=out.getvalue()).json()["segments"]
+    assert [round(segment["start"]) // 5 for segment in segments] == [0, 1]
+
+
+def test_a_call_of_six_channels_cannot_be_split(client):
+    out = io.BytesIO()
+    soundfile.write(out, np.zeros((8_000, 6)), 8_000, format="WAV")
+    response = client.post(f"{INVOCATIONS}?channels=split", content=out.getvalue())
+    assert (response.status_code, code_of(response)) == (400, "unsupported_option")
+    assert "'channels'" in response.text
+
+
+@pytest.fixture(scope="module")
+def cut_off_late(speech) -> bytes:
+    """A recording of two minutes of which only the sound tells that it is cut off."""
+    out = io.BytesIO()
+    soundfile.write(out, np.tile(speech, 24), 16_000, format="FLAC")
+    return out.getvalue()[: len(out.getvalue()) * 3 // 4]
+
+
+def test_damage_that_shows_late_is_the_last_event_of_a_stream_and_the_status_of_a_document(
+    client, cut_off_late
+):
+    response = client.post(INVOCATIONS, content=cut_off_late, headers={"accept": "application/x-ndjson"})
+    start, *segments, error = map(json.loads, response.text.splitlines())
+    assert (response.status_code, start["type"], start["duration_s"]) == (200, "start", 120.0)
+    assert len(segments) > 5
+    assert (error["type"], error["error"]["code"]) == ("error", "undecodable_audio")
+    response = client.post(INVOCATIONS, content=cut_off_late)
+    assert (response.status_code, code_of(response)) == (415, "undecodable_audio")

@@ -1,5 +1,6 @@
 """Loading, overload, faults, clients that leave, and the end."""
 
+import io
 import json
 import socket
 import threading
@@ -7,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
+import soundfile
 
 from serve.errors import ArtifactError
 
@@ -161,3 +163,34 @@ def test_an_engine_that_hangs_is_seen_by_the_ping(serve, wait_until, pool, speec
     running.engine.pace.set()
     assert waiting.result().status_code == 200
     wait_until(lambda: running.client.get("/ping").status_code == 200)
+
+
+def test_a_request_over_its_time_is_504_or_the_last_event_of_its_stream(serve, speech_wav):
+    running = serve(request_timeout_s=0.5)
+    running.engine.pace.clear()
+    response = running.client.post(INVOCATIONS, content=speech_wav)
+    assert (response.status_code, response.json()["error"]["code"]) == (504, "request_timeout")
+    response = running.client.post(INVOCATIONS, content=speech_wav, headers=NDJSON)
+    start, error = map(json.loads, response.text.splitlines())
+    assert (start["type"], error["error"]["code"]) == ("start", "request_timeout")
+    assert running.service.n_admitted == 0
+    running.engine.pace.set()
+
+
+def test_a_client_that_leaves_stops_the_decoding_of_a_recording_without_speech(serve, wait_until):
+    running = serve(max_requests=1)
+    out = io.BytesIO()
+    with soundfile.SoundFile(out, "w", samplerate=16_000, channels=1, format="FLAC") as file:
+        for _ in range(180):
+            file.write(np.zeros(60 * 16_000, np.int16))
+    body = out.getvalue()
+    with socket.create_connection(running.address, timeout=30) as connection:
+        head = f"POST /invocations HTTP/1.1\r\nHost: x\r\nAccept: {NDJSON['accept']}\r\n"
+        connection.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
+        received = b""
+        while b'"type":"start"' not in received:
+            received += connection.recv(4_096)
+        assert running.service.n_admitted == 1
+    wait_until(lambda: running.service.n_admitted == 0)
+    # The thread that read three hours of silence is free again: the next request runs in it.
+    assert running.client.post(INVOCATIONS, content=b"RIFF").status_code == 415

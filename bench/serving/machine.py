@@ -1,0 +1,50 @@
+"""Facts about the machine and what is installed on it, for people who compare figures."""
+
+from __future__ import annotations
+
+import os
+import platform
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+NOTED_FLAGS = ("avx2", "avx512f", "avx_vnni", "avx512_vnni", "avx512_bf16", "amx_int8", "asimddp", "i8mm")
+"""What integer matrix products run on."""
+NOTED_PACKAGES = (
+    *("torch", "ctranslate2", "onnxruntime", "numpy", "transformers"),
+    *("faster-whisper", "openai-whisper", "pywhispercpp"),
+)
+
+
+def machine_facts(n_threads: int) -> dict[str, Any]:
+    """Return CPU, cores, threads, memory and versions; a package that is not installed has None."""
+    facts = _cpuinfo()
+    flags = facts.get("flags", facts.get("Features", "")).split()
+    return {
+        "cpu": facts.get("model name") or platform.processor() or platform.machine(),
+        "flags": [flag for flag in NOTED_FLAGS if flag in flags],
+        "cores": os.cpu_count(),
+        "threads": n_threads,
+        "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
+        "load_before": round(os.getloadavg()[0], 2),
+        "platform": platform.platform(),
+        "python": platform.python_version(),
+        "versions": {name: _version(name) for name in NOTED_PACKAGES},
+    }
+
+
+def _cpuinfo() -> dict[str, str]:
+    """Return the first value of each field of /proc/cpuinfo."""
+    facts: dict[str, str] = {}
+    path = Path("/proc/cpuinfo")
+    for line in path.read_text().splitlines() if path.is_file() else ():
+        name, _, value = line.partition(":")
+        facts.setdefault(name.strip(), value.strip())
+    return facts
+
+
+def _version(distribution: str) -> str | None:
+    try:
+        return version(distribution)
+    except PackageNotFoundError:
+        return None

@@ -1,0 +1,47 @@
+"""The service's memory while it transcribes long recordings: does it grow with their length?"""
+
+from __future__ import annotations
+
+import json
+import time
+
+from bench.serving.children import MemoryWatch, service, tree_gib
+from bench.serving.figures import Figures
+from bench.serving.latency import NDJSON
+from bench.serving.recordings import join_clips
+from bench.serving.setup import Setup
+from serve.progress import progress_bar
+
+
+def measure_memory(setup: Setup) -> Figures:
+    """Watch a fresh service with each recording; those that take too long are broken off, and say so."""
+    figures: Figures = {}
+    for duration_s in setup.plan.memory_s:
+        recording = join_clips(setup, duration_s)
+        body = recording.path.read_bytes()
+        reached_s, whole = 0.0, False
+        with service(setup) as running:
+            idle_gib = tree_gib(running.pid)
+            started = time.monotonic()
+            title = f"memory, {duration_s / 60:.0f} minutes"
+            with (
+                MemoryWatch(running.pid) as watch,
+                progress_bar(title, round(recording.duration_s), "s of audio") as advance,
+                running.client.stream("POST", "/invocations", content=body, headers=NDJSON) as answer,
+            ):
+                for line in answer.iter_lines():
+                    event = json.loads(line)
+                    if event["type"] == "segment":
+                        advance(round(event["end"]) - round(reached_s))
+                        reached_s = event["end"]
+                    whole = event["type"] == "end"
+                    if time.monotonic() - started > setup.plan.memory_limit_s:
+                        break
+        figures[f"{duration_s:.0f} s"] = {
+            "recording_s": round(recording.duration_s, 1),
+            "transcribed_s": round(reached_s, 1),
+            "whole": whole,
+            "idle_gib": round(idle_gib, 3),
+            "peak_gib": round(watch.peak_gib, 3),
+        }
+    return figures

@@ -1,0 +1,99 @@
+"""What one run of the benchmark measures with: how much, on which artifact, where things lie."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+DATA = ROOT / "data" / "mr"
+TEST_SETS = tuple(
+    DATA / f"test-{name}.jsonl" for name in ("catalogue", "everyday", "everyday-telephone", "everyday-room")
+)
+NO_SPEECH = DATA / "test-no-speech.jsonl"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """How much is measured; the defaults take about 25 minutes on two quiet cores."""
+
+    accuracy_clips: int = 0
+    """Of each test set; 0 takes all."""
+    base_clips: int = 24
+    """Of each test set, through the base model alone."""
+    short_clips: int = 20
+    """Of 2 to 8 s, one at a time through every peer."""
+    drift_clips: int = 100
+    """Of 2 to 8 s, through our own engine in fp32 with 30 s windows."""
+    concurrent_clips: int = 48
+    """Sent by eight clients at once."""
+    long_s: float = 600.0
+    """Speech with pauses."""
+    long_slow_s: float = 180.0
+    """As much of it as the fp32 peers take: they are several times slower."""
+    beside_s: float = 1800.0
+    """Length of the recording beside which a clip is sent."""
+    beside_clips: int = 12
+    """How often a clip of 2 s is sent, alone and beside that recording."""
+    upload_s: float = 3600.0
+    """Length of the recording whose first segment is waited for."""
+    memory_s: tuple[float, ...] = (600.0, 10_800.0)
+    """Lengths of the recordings during which memory is watched."""
+    memory_limit_s: float = 240.0
+    """Memory is watched for this long at most; how far the recording got is reported."""
+    starts: int = 3
+    """How often the service is started."""
+    no_speech_clips: int = 32
+    """Of silence, noise, tones and music, evenly."""
+
+
+QUICK = Plan(
+    accuracy_clips=4,
+    base_clips=1,
+    short_clips=2,
+    drift_clips=2,
+    concurrent_clips=8,
+    long_s=20.0,
+    long_slow_s=10.0,
+    beside_s=120.0,
+    beside_clips=2,
+    upload_s=120.0,
+    memory_s=(20.0, 60.0),
+    memory_limit_s=10.0,
+    starts=1,
+    no_speech_clips=4,
+)
+"""Shows in a few minutes that everything works; its figures mean nothing."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setup:
+    """What every section is given."""
+
+    plan: Plan
+    artifact_dir: Path
+    engine: str
+    """Of our service, as `--engine` names it."""
+    language: str | None
+    """Of the artifact; every peer is told."""
+    n_threads: int
+    manifests: tuple[Path, ...]
+    scratch: Path
+    """Recordings, weights and logs of this run; removed at its end."""
+
+    @property
+    def weights(self) -> Path:
+        """Where the merged weights of the peers lie."""
+        return self.scratch / "weights"
+
+    def child_environment(self) -> dict[str, str]:
+        """Return the environment of a child process: as many threads as everyone, no network, no prompts."""
+        threads = str(self.n_threads)
+        return {
+            **os.environ,
+            "OMP_NUM_THREADS": threads,
+            "MKL_NUM_THREADS": threads,
+            "HF_HUB_OFFLINE": "1",
+            "PYTHONUNBUFFERED": "1",
+        }

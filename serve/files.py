@@ -1,0 +1,136 @@
+"""Names on a command line -> recordings, and the file that each transcript goes to. Opens none of them."""
+
+from __future__ import annotations
+
+import glob
+import os
+import threading
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+EXTENSIONS = frozenset(
+    (
+        *(".wav", ".flac", ".ogg", ".oga", ".opus", ".spx", ".mp3", ".mp2", ".mpga"),
+        *(".aif", ".aiff", ".aifc", ".au", ".snd", ".caf", ".aac", ".amr", ".wma", ".asf", ".wmv"),
+        *(".m4a", ".m4b", ".mp4", ".m4v", ".mov", ".3gp", ".3g2", ".mka", ".mkv", ".webm", ".mts", ".m2ts"),
+    )
+)
+"""What a folder is searched for. Only for finding: a file that is named is read whatever it is called."""
+
+
+@dataclass(frozen=True)
+class FoundFile:
+    """A file to transcribe."""
+
+    path: Path
+    root: Path
+    """The folder that was named, or the one the file lies in; below it, output directories look alike."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """A recording and where its transcript is to be written."""
+
+    source: Path
+    target: Path
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Why a name or a file gives no transcript."""
+
+    name: str
+    sentence: str
+
+
+def find_files(names: Sequence[str]) -> tuple[list[FoundFile], list[Problem]]:
+    """Return the files that names stand for, each once, and the names that stand for none.
+
+    Args:
+        names: Files; folders, searched with all below them; or patterns with `*`, `?`, `[...]` and `**`.
+    """
+    found: dict[Path, FoundFile] = {}
+    problems = []
+    for name in names:
+        path = Path(name)
+        if path.is_dir():
+            files = [FoundFile(each, path) for each in _recordings_below(path)]
+            missing = "holds no recordings with a name that we know, such as .wav, .mp3 or .m4a"
+        elif path.exists():
+            files, missing = [FoundFile(path, path.parent)], ""
+        elif glob.has_magic(name):
+            files = _matching(path)
+            missing = "matches no recordings with a name that we know, such as .wav, .mp3 or .m4a"
+        else:
+            files, missing = [], "there is no such file or folder"
+        if not files:
+            problems.append(Problem(name, missing))
+        for file in files:
+            found.setdefault(file.path.resolve(), file)
+    return list(found.values()), problems
+
+
+def plan_jobs(
+    files: Sequence[FoundFile], suffix: str, output_dir: Path | None
+) -> tuple[list[Job], list[Problem]]:
+    """Say where each transcript goes: beside its recording, or below `output_dir` as below its root.
+
+    `a.mp3` gives `a.txt`; where several recordings would give the same file, each keeps its own extension, as
+    in `a.mp3.txt`. What even so would replace another's transcript is a problem.
+    """
+    folders = [
+        output_dir / file.path.parent.relative_to(file.root) if output_dir else file.path.parent
+        for file in files
+    ]
+    short = [folder / f"{file.path.stem}{suffix}" for file, folder in zip(files, folders, strict=True)]
+    n_wanted = Counter(short) + Counter(file.path for file in files)  # nor may a recording be written over
+    jobs: dict[Path, Job] = {}
+    problems = []
+    for file, folder, target in zip(files, folders, short, strict=True):
+        if n_wanted[target] > 1:
+            target = folder / f"{file.path.name}{suffix}"
+        if target in jobs:
+            other = jobs[target].source
+            problems.append(
+                Problem(str(file.path), f"its transcript would replace that of {other}, as {target}")
+            )
+        else:
+            jobs[target] = Job(file.path, target)
+    return list(jobs.values()), problems
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file so that it is there whole or not at all, with the folders above it.
+
+    Raises:
+        OSError: It cannot be written.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.parent / f".{os.getpid()}-{threading.get_ident()}.part"
+    try:
+        part.write_bytes(content)
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _recordings_below(folder: Path) -> Iterator[Path]:
+    return (path for path in sorted(folder.rglob("*")) if _is_recording(path))
+
+
+def _is_recording(path: Path) -> bool:
+    # Hidden files are other programs' notes about recordings, such as macOS's `._speech.mp3`.
+    return path.suffix.lower() in EXTENSIONS and not path.name.startswith(".") and path.is_file()
+
+
+def _matching(pattern: Path) -> list[FoundFile]:
+    """Return the recordings that a pattern matches; their root is the folder above its first wildcard."""
+    n_fixed = next(index for index, part in enumerate(pattern.parts) if glob.has_magic(part))
+    root = Path(*pattern.parts[:n_fixed])
+    try:
+        matches = sorted(root.glob("/".join(pattern.parts[n_fixed:])))
+    except ValueError:  # such as `**` within a name
+        return []
+    return [FoundFile(match, root) for match in matches if _is_recording(match)]
