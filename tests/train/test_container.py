@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,6 +26,7 @@ from train.checkpoint import newest_checkpoint, read_checkpoint
 from train.metrics import METRICS, metric_definitions
 
 ROOT = Path(__file__).parents[2]
+HANG_S = 1_800  # a job takes seconds; what is not done after half an hour hangs
 CHANNEL = {
     "TrainingInputMode": "FastFile",
     "S3DistributionType": "FullyReplicated",
@@ -41,7 +43,7 @@ class Job:
 
     def finish(self, status: int = 0) -> str:
         """Wait for the end, and return all that was printed."""
-        printed, _ = self.process.communicate(timeout=400)
+        printed, _ = self.process.communicate(timeout=HANG_S)
         assert self.process.returncode == status, printed
         return printed
 
@@ -61,7 +63,7 @@ class Job:
         return [row["loss"] for row in rows if "loss" in row]
 
     def wait_for_steps(self, n_steps: int) -> None:
-        deadline = time.monotonic() + 300
+        deadline = time.monotonic() + HANG_S
         while len(self.losses()) < n_steps:
             assert self.process.poll() is None and time.monotonic() < deadline
             time.sleep(0.02)
@@ -146,6 +148,9 @@ def job(tmp_path, channels, hyperparameters):
 
     yield start
     for process in started:
+        for pid in descendants(process.pid):  # who loses its parent would go on, and keep the pipe open
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
         process.kill()
         process.communicate()
 
@@ -202,7 +207,7 @@ def test_sigterm_in_mid_epoch_ends_with_status_0_and_a_checkpoint_from_which_the
 
 def test_sigterm_before_the_first_step_ends_with_status_0_too(job):
     run = job(max_steps="100000")
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + HANG_S
     while not (run.base_dir / "output" / "data" / "config.yaml").exists():
         assert time.monotonic() < deadline
         time.sleep(0.02)
@@ -316,8 +321,14 @@ def test_sigterm_to_both_of_two_hosts_leaves_one_whole_checkpoint(job):
 
 
 def children(pid: int) -> list[int]:
-    """Return the process ids of a process's children."""
+    """Return the process ids of a process's children; none once it has ended."""
     found = []
-    for task in Path(f"/proc/{pid}/task").iterdir():
-        found += [int(child) for child in (task / "children").read_text().split()]
+    for tasks in Path(f"/proc/{pid}/task").glob("*/children"):
+        with suppress(OSError):
+            found += [int(child) for child in tasks.read_text().split()]
     return found
+
+
+def descendants(pid: int) -> list[int]:
+    """Return the process ids of all that a process started, and that those started."""
+    return [each for child in children(pid) for each in (child, *descendants(child))]
