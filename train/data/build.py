@@ -30,11 +30,11 @@ import torch
 import typer
 
 from serve.features import SAMPLE_RATE
+from serve.progress import progress_bar
 from train.data import text, voices
 from train.data.conditions import CONDITIONS, write_condition, write_no_speech
 from train.data.voices import Delivery, Voice
 from train.errors import DataError, TrainError
-from serve.progress import progress_bar
 
 MAX_CLIP_S = 12.0
 _MOST_RESEMBLANCE = 0.75  # of a training sentence to a held-out one

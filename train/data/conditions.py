@@ -18,8 +18,8 @@ import numpy as np
 import soundfile
 
 from serve.features import SAMPLE_RATE
-from train.errors import DataError
 from serve.progress import progress_bar
+from train.errors import DataError
 
 _ROOM_M = (5.2, 4.1, 2.7)
 _ROOM_DECAY_S = 0.45

@@ -28,6 +28,7 @@ from filelock import FileLock
 from serve.audio import AudioLimits, decode_audio
 from serve.errors import AudioError, AudioTooLong
 from serve.features import SAMPLE_RATE, Samples
+from serve.progress import progress_bar
 from train.data.filters import MAX_CLIP_S, MIN_CLIP_S, Drop, DropLog, Filters, Reason, write_drops
 from train.data.manifest import MOST_MISSING_S
 from train.data.records import Record
@@ -48,7 +49,6 @@ from train.data.shards import (
 from train.data.sources import count_records, read_source, source_fingerprint
 from train.data.specs import Purpose, SourceSpec
 from train.errors import DataError
-from serve.progress import progress_bar
 
 DEFAULT_SHARD_BYTES = 150_000_000
 _PROGRESS = ".progress"

@@ -18,10 +18,10 @@ from typing import Any
 
 import msgspec
 
+from serve.progress import progress_bar
 from train.data.filters import DropLog, Reason, read_drops
 from train.data.manifest import Clip
 from train.errors import DataError
-from serve.progress import progress_bar
 
 HEADER = "index.json"
 INDEX = "index.jsonl"

@@ -7,9 +7,9 @@ from typing import Any
 
 import msgspec
 
+from serve.progress import progress_bar
 from train.data.shards import DROPPED, HEADER, INDEX, Header, read_header
 from train.errors import DataError
-from serve.progress import progress_bar
 
 
 def upload_shards(directory: Path, url: str) -> int:
