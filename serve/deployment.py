@@ -145,7 +145,7 @@ class Deployment:
         )
         scales_to_zero = self.mode in ("async", "components")
         packed = [*adapters.values(), *([self.model] if self.mode == "adapter" and self.model else [])]
-        media_types = [each.media_type for each in FORMATS]
+        media_types = list(dict.fromkeys(each.media_type for each in FORMATS))
         rules = (
             (self.instances >= 1, "--instances is at least 1"),
             (
