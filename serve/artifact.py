@@ -9,6 +9,7 @@ import msgspec
 from safetensors import SafetensorError, safe_open
 
 from serve.errors import ArtifactError
+from serve.scripts import SCRIPTS
 
 SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
@@ -43,6 +44,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """Longest stretch of speech that the adapter met in training, in seconds."""
     timestamps: bool = False
     """Whether the adapter was trained with timestamp tokens."""
+    scripts: tuple[str, ...] | None = None
+    """Scripts of all texts it was trained on, by their Unicode names; it writes in no other. None: any."""
     created: str = ""
     """UTC time of the export, ISO 8601."""
     training: dict[str, Any] = {}
@@ -107,6 +110,8 @@ def load_manifest(model_dir: Path) -> Manifest:
         raise ArtifactError(path, f"max_window_s is {manifest.max_window_s}; it lies between 1 and 30")
     if not 0.0 <= manifest.window_margin_s <= 10.0:
         raise ArtifactError(path, f"window_margin_s is {manifest.window_margin_s}; it lies between 0 and 10")
+    if unknown := sorted(set(manifest.scripts or ()) - set(SCRIPTS)):
+        raise ArtifactError(path, f"scripts: '{unknown[0]}' is no script that this version knows")
     return manifest
 
 

@@ -16,6 +16,7 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import islice
 
@@ -162,20 +163,25 @@ class Pipeline:
         settled = decodings
         probs: list[float | None] = [None] * len(clips)
         for these in (detected, [place for place in places if place not in set(detected)]):
-            lengths_s = {(clip, i): self._window_s(cut[clip][i][0], decodings[clip]) for clip, i in these}
-            # Padding alone may turn a close vote, so windows that vote share batches with their equals only.
-            for batch in _batches(lengths_s, max_batch_windows, max_batch_s, equal=these is detected):
+            lengths_s = {(clip, i): self._window_s(cut[clip][i][0], settled[clip]) for clip, i in these}
+            share = max(1, min(max_batch_windows, math.ceil(len(these) / self.engine.n_workers)))
+            batches = _batches(lengths_s, share, max_batch_s)
+
+            def decode(batch: list[Place], settled: list[DecodingOptions] = settled) -> list[Hypothesis]:
                 inputs = [self._input(*cut[clip][i], settled[clip]) for clip, i in batch]
                 log_mels, each = zip(*inputs, strict=True)
-                found = self.engine.transcribe_batch(log_mels, each)
-                for (clip, i), hypothesis in zip(batch, found, strict=True):
-                    hypotheses[clip][i] = _with_language_prob(hypothesis, probs[clip])
+                return self.engine.transcribe_batch(log_mels, each)
+
+            with ThreadPoolExecutor(self.engine.n_workers) as workers:
+                for batch, found in zip(batches, workers.map(decode, batches), strict=True):
+                    for (clip, i), hypothesis in zip(batch, found, strict=True):
+                        hypotheses[clip][i] = _with_language_prob(hypothesis, probs[clip])
             if these is detected:
                 settled = list(decodings)
                 for clip in {clip for clip, _ in detected}:
                     heard = [(cut[clip][i][0], hypotheses[clip][i]) for i in sorted(hypotheses[clip])]
                     language, probs[clip] = _settle_language(heard)
-                    settled[clip] = replace(decodings[clip], language=language)
+                    settled[clip] = _with_language(decodings[clip], language)
 
         transcripts = []
         for clip, recording in enumerate(recordings):
@@ -206,6 +212,7 @@ class Pipeline:
         adapter = facts.adapter_name is not None and options.adapter != NO_ADAPTER
         decoding = DecodingOptions(
             language=language,
+            expected_language=facts.language if adapter else None,
             task=options.task or facts.task,
             adapter=adapter,
             beam_size=options.beam_size,
@@ -255,7 +262,7 @@ class Pipeline:
             if not heard:
                 return
             language, language_prob = _settle_language(heard)
-            decoding = replace(decoding, language=language)
+            decoding = _with_language(decoding, language)
         for hypothesis in decode(inputs(windows, decoding)):
             yield pulled.popleft(), _with_language_prob(hypothesis, language_prob)
 
@@ -310,6 +317,12 @@ def _settle_language(heard: Sequence[Heard]) -> tuple[str, float | None]:
     return language, sum(known) / len(known) if known else None
 
 
+def _with_language(decoding: DecodingOptions, language: str) -> DecodingOptions:
+    """Name the language that was settled; where it is not the adapter's own, the base model hears better."""
+    own = decoding.expected_language
+    return replace(decoding, language=language, adapter=decoding.adapter and own in (None, language))
+
+
 def _with_language_prob(hypothesis: Hypothesis, language_prob: float | None) -> Hypothesis:
     """Write in how sure the first windows were of the language, where they settled it."""
     return hypothesis if language_prob is None else replace(hypothesis, language_prob=language_prob)
@@ -351,16 +364,12 @@ def _is_said(window: Window, hypothesis: Hypothesis) -> bool:
     return bool(hypothesis.text) and not is_noise
 
 
-def _batches(
-    lengths_s: dict[Place, float], max_windows: int, max_s: float, *, equal: bool
-) -> Iterator[list[Place]]:
+def _batches(lengths_s: dict[Place, float], max_windows: int, max_s: float) -> list[list[Place]]:
     """Group places by ascending length, the longest of a batch setting the length of all."""
-    batch: list[Place] = []
+    batches: list[list[Place]] = []
     for place in sorted(lengths_s, key=lambda place: lengths_s[place]):
-        is_full = len(batch) >= max_windows or (len(batch) + 1) * lengths_s[place] > max_s
-        if batch and (is_full or (equal and lengths_s[place] != lengths_s[batch[0]])):
-            yield batch
-            batch = []
-        batch.append(place)
-    if batch:
-        yield batch
+        last = batches[-1] if batches else None
+        if last is None or len(last) >= max_windows or (len(last) + 1) * lengths_s[place] > max_s:
+            batches.append(last := [])
+        last.append(place)
+    return batches

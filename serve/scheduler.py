@@ -3,9 +3,10 @@
     with scheduler.admit() as ticket:                 # raises Overloaded before any work is done
         for hypothesis in ticket.decode(inputs): ...  # from any thread; in order
 
-One thread owns the engine. The request that has had least of its time comes next (start-time fair queueing:
-Goyal, Vin and Cheng, 1996), so a short clip waits for one batch of a long recording and no more; windows of
-like length from several requests are decoded together, as long as that is not expected to take long.
+Each of the engine's workers has a thread that decodes batch after batch. The request that has had least of
+their time comes next (start-time fair queueing: Goyal, Vin and Cheng, 1996), so a short clip waits for one
+batch of a long recording and no more; windows of like length from several requests are decoded together, as
+long as that is not expected to take long.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ LENGTH_RATIO = 1.25
 """Windows share a batch when none grows by more than this: padding costs time, and changes the sound."""
 
 WINDOWS_AHEAD = 8
-"""Windows of one request that exist at a time; their features take up to 1 MB each."""
+"""Windows of one request that exist at a time for each worker; their features take up to 1 MB each."""
 
 _log = structlog.get_logger(__name__)
 
@@ -59,6 +60,14 @@ class Queue:
     """Time that the engine is expected to need for them."""
     n_running: int = 0
     """Windows that the engine is at."""
+
+
+@dataclass(frozen=True)
+class _Running:
+    """A batch that a worker is at."""
+
+    n_windows: int
+    started: float
 
 
 @dataclass(eq=False)
@@ -103,7 +112,7 @@ class Ticket:
         fault: Exception | None = None
         while True:
             # Finding the next window takes time as well: what is known already goes out first.
-            if not (ahead and ahead[0].done()) and len(ahead) < WINDOWS_AHEAD:
+            if not (ahead and ahead[0].done()) and len(ahead) < self._scheduler.windows_ahead:
                 try:
                     item = next(source, None)
                 except Exception as error:  # what was found before it goes out first
@@ -163,7 +172,7 @@ class Ticket:
 
 
 class Scheduler:
-    """Owns an engine and the thread that calls it."""
+    """Owns an engine and the threads that call it."""
 
     def __init__(
         self,
@@ -173,10 +182,10 @@ class Scheduler:
         request_timeout_s: float = math.inf,
         limits: BatchLimits | None = None,
     ) -> None:
-        """Start the engine's thread.
+        """Start the engine's threads.
 
         Args:
-            engine: Called by that thread alone from now on.
+            engine: Called by these threads alone from now on.
             max_requests: Requests admitted at a time, those included that are still sending or being decoded.
             request_timeout_s: Time that a request has, from its admission.
             limits: How much is decoded at once.
@@ -191,10 +200,15 @@ class Scheduler:
         self._clock_s = 0.0  # what the request that was served last had had; newcomers begin with it
         self._cost = BatchCost()
         self._closing = False
-        self._n_running = 0
-        self._batch_started: float | None = None
-        self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
-        self._thread.start()
+        self._running: dict[int, _Running] = {}  # by worker
+        self._n_workers = max(1, engine.n_workers)
+        self.windows_ahead = WINDOWS_AHEAD * self._n_workers
+        self._threads = [
+            threading.Thread(target=self._run, args=(worker,), name=f"engine-{worker}", daemon=True)
+            for worker in range(self._n_workers)
+        ]
+        for thread in self._threads:
+            thread.start()
 
     @property
     def n_admitted(self) -> int:
@@ -209,13 +223,15 @@ class Scheduler:
                 n_admitted=len(self._admitted),
                 n_waiting=len(waiting),
                 waiting_s=sum(self._expected_s([each]) for each in waiting),
-                n_running=self._n_running,
+                n_running=sum(running.n_windows for running in self._running.values()),
             )
 
     def is_alive(self, stuck_after_s: float) -> bool:
-        """Tell whether the engine's thread runs, and has not been at one batch for too long."""
-        started = self._batch_started
-        return self._thread.is_alive() and (started is None or time.monotonic() - started < stuck_after_s)
+        """Tell whether the engine's threads run, and none has been at one batch for too long."""
+        oldest = time.monotonic() - stuck_after_s
+        return all(thread.is_alive() for thread in self._threads) and all(
+            running.started > oldest for running in list(self._running.values())
+        )
 
     def admit(self) -> Ticket:
         """Give out a place.
@@ -239,17 +255,19 @@ class Scheduler:
             ticket.cancel(error)
 
     def close(self, timeout_s: float = 5.0) -> bool:
-        """Refuse new requests, fail the admitted ones, and stop the thread.
+        """Refuse new requests, fail the admitted ones, and stop the threads.
 
         Returns:
-            Whether the thread has ended; False if it is still in a batch after `timeout_s`.
+            Whether the threads have ended; False if one is still in a batch after `timeout_s`.
         """
         with self._changed:
             self._closing = True
             self._changed.notify_all()
         self.cancel_all(NotReady("the service is shutting down"))
-        self._thread.join(timeout_s)
-        return not self._thread.is_alive()
+        deadline = time.monotonic() + timeout_s
+        for thread in self._threads:
+            thread.join(max(0.0, deadline - time.monotonic()))
+        return not any(thread.is_alive() for thread in self._threads)
 
     def _retry_after_s(self) -> int:
         waiting_s = sum(self._expected_s([each]) for ticket in self._admitted for each in ticket.waiting)
@@ -293,27 +311,33 @@ class Scheduler:
         with self._changed:
             self._admitted.discard(ticket)
 
-    def _run(self) -> None:
-        """Decode batch after batch until closed."""
+    def _run(self, worker: int) -> None:
+        """Decode batch after batch until closed; the last thread to leave frees the engine."""
         while True:
             with self._changed:
                 while not self._turns and not self._closing:
                     self._changed.wait()
                 if self._closing:
+                    self._n_workers -= 1
+                    is_last = self._n_workers == 0
                     break
                 batch = self._next_batch()
-                self._n_running = len(batch)
-                self._batch_started = time.monotonic()
+                self._running[worker] = _Running(len(batch), time.monotonic())
             self._decode(batch)
-            self._batch_started = None
-            self._n_running = 0
-        self._engine.close()
+            with self._changed:
+                del self._running[worker]
+        if is_last:
+            self._engine.close()
 
     def _next_batch(self) -> list[_Waiting]:
         """Take a window of the request that has had least time, and add like windows while there is room.
 
-        Each request gives one window a round, those that have had less time first.
+        Each request gives one window a round, those that have had less time first. What waits is shared out
+        among the workers that have nothing to do.
         """
+        n_waiting = sum(len(ticket.waiting) for ticket in self._turns)
+        n_idle = max(1, self._n_workers - len(self._running))
+        room = min(self._limits.max_windows, math.ceil(n_waiting / n_idle))
         first = min(self._turns, key=lambda ticket: ticket.served_s)
         self._clock_s = first.served_s
         batch = [self._take(first)]
@@ -321,7 +345,7 @@ class Scheduler:
         while grown:
             grown = False
             for ticket in sorted(self._turns, key=lambda ticket: ticket.served_s):
-                if self._fits(ticket.waiting[0], batch):
+                if len(batch) < room and self._fits(ticket.waiting[0], batch):
                     batch.append(self._take(ticket))
                     grown = True
         return batch
@@ -337,13 +361,9 @@ class Scheduler:
     def _fits(self, candidate: _Waiting, batch: Sequence[_Waiting]) -> bool:
         together = [*batch, candidate]
         lengths_s = [waiting.window_s for waiting in together]
-        # Padding alone may turn a close call between languages, so these windows are not padded at all.
-        detects = any(waiting.options.language is None for waiting in together)
-        ratio = 1.0 if detects else LENGTH_RATIO
         return (
-            len(together) <= self._limits.max_windows
-            and candidate.options.adapter == batch[0].options.adapter
-            and max(lengths_s) <= ratio * min(lengths_s)
+            candidate.options.adapter == batch[0].options.adapter
+            and max(lengths_s) <= LENGTH_RATIO * min(lengths_s)
             and max(lengths_s) * len(together) <= self._limits.max_batch_s
             and self._expected_s(together) <= self._limits.target_s
         )

@@ -27,6 +27,8 @@ class DecodingOptions:
 
     language: str | None = None
     """Whisper language code such as `mr`; None lets the model decide."""
+    expected_language: str | None = None
+    """The adapter's own: where none is named, it is taken unless the base model is sure of another."""
     task: Task = "transcribe"
     adapter: bool = True
     """False decodes with the base model alone."""
@@ -92,7 +94,11 @@ class Hypothesis:
 
 
 class Engine(Protocol):
-    """A loaded model. Not thread-safe: one thread at a time calls it."""
+    """A loaded model. At most `n_workers` threads may call it at a time."""
+
+    @property
+    def n_workers(self) -> int:
+        """Batches that are decoded side by side without one slowing another down much."""
 
     @property
     def languages(self) -> frozenset[str]:

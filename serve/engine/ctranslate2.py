@@ -3,36 +3,48 @@
     engine = CTranslate2Engine.load(base_dir, artifact, quantization="int8", n_threads=2)
     hypotheses = engine.transcribe_batch([log_mel], [DecodingOptions(language="mr")])
 
-The base model alone is a second converted model, made and loaded when it is first asked for. torch,
-transformers and peft are not imported unless a model has to be converted.
+Up to three converted models serve an adapter: one with the tokens of its scripts alone, for windows in its
+own language; one with all tokens, for what the first cannot read or write; and the base model alone. Each is
+made and loaded when it is first asked for. torch, transformers and peft are not imported unless a model has
+to be converted.
 """
 
 from __future__ import annotations
 
+import json
+import threading
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 import ctranslate2
 import numpy as np
-import numpy.typing as npt
-from ctranslate2.models import Whisper
 
 from serve.artifact import Artifact
 from serve.decoding import decode_until_believed, measured
 from serve.engine import DecodingOptions, Hypothesis, LogMel, Quantization
-from serve.engine.adapter_rows import transcribe_by_adapter
+from serve.engine.batch_rows import transcribe_rows
+from serve.engine.ct2_model import CT2Model, EncoderOutput, Generated
 from serve.engine.merging import Storage, converted_model
 from serve.engine.repetition import RepetitionWatch
 from serve.engine.vocabulary import MAX_CONTEXT_TOKENS, Vocabulary
 from serve.engine.words import heard_frames, word_times
-from serve.errors import ConversionError, EngineError, StartupError
+from serve.errors import EngineError, StartupError
 from serve.features import FRAMES_PER_S, pad_with_silence
 
 MEDIAN_FILTER_POSITIONS = 7
 """Width of the filter that smooths cross-attention before words are timed (openai/whisper)."""
+
+MULTILINGUAL_TOKENS = 51_865
+"""CTranslate2 detects languages with vocabularies of this size and larger."""
+
+SMALL_MODEL_WIDTH = 768
+"""Up to whisper-small a second thread gains nothing: the step of decoding is too short to be shared out."""
+
+LARGE_MODEL_THREADS = 4
+MAX_WORKERS = 8
 
 Compute = Literal["int8", "int8_float16", "float16", "float32"]
 
@@ -45,32 +57,74 @@ _LAYOUT: dict[tuple[Quantization, str], tuple[Storage, Compute]] = {
 """Quantization and device -> how weights are kept on disk, and what is computed with."""
 
 
+@dataclass(frozen=True)
+class Variant:
+    """One of the converted models."""
+
+    adapter: bool
+    few_tokens: bool = False
+
+
+BASE, ADAPTED, FEW_TOKENS = Variant(False), Variant(True), Variant(True, few_tokens=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Workers:
+    """How a model's threads are used: each worker decodes batches of its own."""
+
+    count: int = 1
+    threads: int = 1
+    """Of each."""
+
+    @classmethod
+    def of(cls, d_model: int, n_threads: int, device: str) -> Workers:
+        """Share threads out: a GPU takes one batch at a time, a CPU as many as do not hold each other up."""
+        if device == "cuda":
+            return cls(threads=n_threads)
+        threads = 1 if d_model <= SMALL_MODEL_WIDTH else min(n_threads, LARGE_MODEL_THREADS)
+        return cls(count=min(MAX_WORKERS, n_threads // threads), threads=threads)
+
+
 class CTranslate2Engine:
     """See `serve.engine.Engine`."""
 
     def __init__(
         self,
-        directories: dict[bool, Callable[[], Path]],
+        directories: dict[Variant, Callable[[], Path]],
         vocabulary: Vocabulary,
         *,
+        language: str | None = None,
         device: str = "cpu",
         compute: Compute = "int8",
-        n_threads: int = 1,
+        workers: Workers | None = None,
         fallback: bool = True,
     ) -> None:
-        """Take what finds the converted model with an adapter (True), if any, and that without (False).
+        """Take what finds each converted model that there can be, and load the one that is asked for most.
+
+        Args:
+            directories: `BASE` always, `ADAPTED` where there is an adapter, `FEW_TOKENS` where its scripts
+                are known.
+            vocabulary: Of the base model.
+            language: The adapter's own, in which it writes with few tokens.
+            device: `cpu` or `cuda`.
+            compute: What is computed with.
+            workers: How many batches are decoded side by side.
+            fallback: Whether a window whose text is not believed is decoded again.
 
         Raises:
-            StartupError: The one that is served cannot be found or loaded.
+            StartupError: The model cannot be found or loaded.
         """
         self._directories = directories
         self._vocabulary = vocabulary
+        self._language = language
         self._device = device
         self._compute = compute
-        self._n_threads = n_threads
+        self._workers = workers or Workers()
         self._fallback = fallback
-        self._models: dict[bool, Whisper] = {}
-        self._model(self.has_adapter)
+        self._models: dict[Variant, CT2Model] = {}
+        self._loading = threading.Lock()
+        self._drawing = threading.Lock()
+        self._model(next(each for each in (FEW_TOKENS, ADAPTED, BASE) if each in directories))
 
     @classmethod
     def load(
@@ -89,7 +143,7 @@ class CTranslate2Engine:
             base_dir: The base model's transformers checkpoint.
             artifact: Holds the adapter; None serves the base model alone.
             quantization: `int8`, or `none`: fp32 on a CPU, fp16 on a GPU. It keeps no `int4`.
-            n_threads: CPU threads of one window or batch.
+            n_threads: CPU threads of all batches together.
             cache_dir: Where converted models are kept.
             fallback: Whether a window whose text is not believed is decoded again.
 
@@ -99,17 +153,25 @@ class CTranslate2Engine:
         """
         device = "cuda" if ctranslate2.get_cuda_device_count() > 0 else "cpu"
         storage, compute = _LAYOUT[quantization, device]
-        directories: dict[bool, Callable[[], Path]] = {
-            False: lambda: converted_model(base_dir, None, storage, cache_dir=cache_dir)
-        }
+        d_model = json.loads((base_dir / "config.json").read_bytes()).get("d_model", 0)
+
+        def find(adapted: Artifact | None, scripts: Sequence[str] | None = None) -> Callable[[], Path]:
+            return lambda: converted_model(base_dir, adapted, storage, scripts=scripts, cache_dir=cache_dir)
+
+        directories = {BASE: find(None)}
+        language = None
         if artifact is not None:
-            directories[True] = lambda: converted_model(base_dir, artifact, storage, cache_dir=cache_dir)
+            language = artifact.manifest.language
+            directories[ADAPTED] = find(artifact)
+            if language is not None and artifact.manifest.scripts is not None:
+                directories[FEW_TOKENS] = find(artifact, artifact.manifest.scripts)
         return cls(
             directories,
             Vocabulary.read(base_dir),
+            language=language,
             device=device,
             compute=compute,
-            n_threads=n_threads,
+            workers=Workers.of(d_model, n_threads, device),
             fallback=fallback,
         )
 
@@ -121,11 +183,16 @@ class CTranslate2Engine:
     @property
     def has_adapter(self) -> bool:
         """Whether an adapter is merged into the served model."""
-        return True in self._directories
+        return ADAPTED in self._directories
+
+    @property
+    def n_workers(self) -> int:
+        """Batches that are decoded side by side."""
+        return self._workers.count
 
     def unsupported(self, options: DecodingOptions) -> tuple[str, str] | None:
         """Name the option that cannot be served, and why; see `serve.engine.Engine`."""
-        detects = self._models[self.has_adapter].is_multilingual or not self._vocabulary.languages
+        detects = self._vocabulary.size >= MULTILINGUAL_TOKENS or not self._vocabulary.languages
         if options.language is None and not detects:
             return "language", "this model's vocabulary is too small for detection: name a language"
         return self._vocabulary.unsupported(options)
@@ -134,48 +201,62 @@ class CTranslate2Engine:
         self, log_mels: Sequence[LogMel], options: Sequence[DecodingOptions]
     ) -> list[Hypothesis]:
         """Decode windows together; see `serve.engine.Engine`."""
+        if not self._vocabulary.languages:
+            options = [replace(option, language="en") for option in options]
         try:
-            return transcribe_by_adapter(log_mels, options, self.has_adapter, self._transcribe)
+            return transcribe_rows(
+                log_mels,
+                options,
+                has_adapter=self.has_adapter,
+                detect=self._detect,
+                transcribe=self._transcribe,
+            )
         except (RuntimeError, ValueError) as error:  # what CTranslate2 raises
             raise EngineError(f"CTranslate2 failed: {error}") from error
-        except StartupError as error:  # the base alone is converted when it is first asked for
+        except StartupError as error:  # a model is converted when it is first asked for
             raise EngineError(str(error)) from error
 
     def close(self) -> None:
         """Free the models."""
         self._models.clear()
 
-    def _model(self, adapter: bool) -> Whisper:
-        """Return the model with or without the adapter, loading it when it is first asked for."""
-        if adapter not in self._models:
-            self._models[adapter] = self._loaded(adapter)
-        return self._models[adapter]
+    def _model(self, variant: Variant) -> CT2Model:
+        """Return a model, loading it when it is first asked for."""
+        with self._loading:
+            if variant not in self._models:
+                self._models[variant] = self._loaded(variant, self._workers)
+            return self._models[variant]
 
-    def _loaded(self, adapter: bool) -> Whisper:
-        directory = self._directories[adapter]()
-        try:
-            return Whisper(
-                str(directory),
-                device=self._device,
-                compute_type=self._compute,
-                inter_threads=1,
-                intra_threads=self._n_threads,
-            )
-        except (RuntimeError, ValueError) as error:
-            raise ConversionError(f"{directory} cannot be loaded by CTranslate2: {error}") from error
+    def _loaded(self, variant: Variant, workers: Workers) -> CT2Model:
+        return CT2Model(
+            self._directories[variant](),
+            device=self._device,
+            compute=self._compute,
+            n_workers=workers.count,
+            threads_per_worker=workers.threads,
+        )
+
+    def _detect(self, log_mels: list[LogMel]) -> tuple[EncoderOutput, list[tuple[str, float]]]:
+        base = self._model(BASE)
+        encoded = base.encode(np.stack(log_mels))
+        return encoded, base.detect_languages(encoded.whole)
 
     def _transcribe(
-        self, adapter: bool, log_mels: Sequence[LogMel], options: Sequence[DecodingOptions]
+        self,
+        adapter: bool,
+        log_mels: list[LogMel],
+        options: list[DecodingOptions],
+        encoded: EncoderOutput | None,
     ) -> list[Hypothesis]:
         """Decode rows that are all for the adapter, or all for the base model alone."""
-        model = self._model(adapter)
-        n_frames = max(log_mel.shape[1] for log_mel in log_mels)
-        batch = np.stack([pad_with_silence(log_mel, n_frames) for log_mel in log_mels])
-        encoded = EncoderOutput(model.encode(ctranslate2.StorageView.from_array(batch)), len(log_mels))
-        languages = self._languages_of(model, encoded, options)
+        variants = [self._variant(adapter, option) for option in options]
+        if encoded is None:
+            n_frames = max(log_mel.shape[1] for log_mel in log_mels)
+            batch = np.stack([pad_with_silence(log_mel, n_frames) for log_mel in log_mels])
+            encoded = self._model(variants[0]).encode(batch)  # all variants of an adapter encode alike
 
         def decode(rows: list[int], tried: list[DecodingOptions]) -> list[Hypothesis]:
-            return self._decode(adapter, encoded, rows, tried, languages, log_mels)
+            return self._decode([variants[row] for row in rows], encoded, rows, tried, log_mels)
 
         if self._fallback:
             hypotheses = decode_until_believed(options, decode)
@@ -185,121 +266,95 @@ class CTranslate2Engine:
                 measured(hypothesis, option.temperature)
                 for hypothesis, option in zip(found, options, strict=True)
             ]
-        return self._with_words(model, encoded, hypotheses, options, log_mels)
+        return self._with_words(variants, encoded, hypotheses, options, log_mels)
 
-    def _languages_of(
-        self, model: Whisper, encoded: EncoderOutput, options: Sequence[DecodingOptions]
-    ) -> list[tuple[str, float | None]]:
-        """Return each row's language, detected where the caller named none."""
-        if not self._vocabulary.languages:
-            return [("en", None)] * len(options)
-        languages: list[tuple[str, float | None]] = [(option.language or "", None) for option in options]
-        unnamed = [row for row, option in enumerate(options) if option.language is None]
-        if unnamed:
-            for row, ranking in zip(unnamed, model.detect_language(encoded.rows(unnamed)), strict=True):
-                token, probability = ranking[0]
-                languages[row] = (token[2:-2], probability)
-        return languages
+    def _variant(self, adapter: bool, option: DecodingOptions) -> Variant:
+        """Choose the model for a window: that with few tokens where it can read and write all it needs."""
+        if not adapter:
+            return BASE
+        if FEW_TOKENS not in self._directories or option.language != self._language:
+            return ADAPTED
+        readable = self._model(FEW_TOKENS).can_read(self._vocabulary.prompt_of(option, option.language))
+        return FEW_TOKENS if readable and option.task == "transcribe" else ADAPTED
 
     def _decode(
         self,
-        adapter: bool,
+        variants: Sequence[Variant],
         encoded: EncoderOutput,
         rows: Sequence[int],
         options: Sequence[DecodingOptions],
-        languages: Sequence[tuple[str, float | None]],
         log_mels: Sequence[LogMel],
     ) -> list[Hypothesis]:
         """Decode rows once, those together that one call can serve."""
-        prompts = [
-            self._vocabulary.prompt_of(option, languages[row][0])
-            for row, option in zip(rows, options, strict=True)
-        ]
+        prompts = [self._vocabulary.prompt_of(option, option.language) for option in options]
         groups: dict[tuple[object, ...], list[int]] = defaultdict(list)
-        for index, (option, prompt) in enumerate(zip(options, prompts, strict=True)):
+        for index, (variant, option, prompt) in enumerate(zip(variants, options, prompts, strict=True)):
             # Rows that draw are decoded alone: what one of them draws must not depend on its neighbours.
             alone = index if option.temperature > 0 else None
-            groups[
-                len(prompt), option.timestamps, option.beam_size, option.temperature, option.suppress, alone
-            ].append(index)
+            key = (variant, len(prompt), option.timestamps, option.beam_size, option.suppress, alone)
+            groups[key].append(index)
 
         hypotheses: dict[int, Hypothesis] = {}
         for indices in groups.values():
             option = options[indices[0]]
             limits = [self._limit(options[index], len(prompts[index])) for index in indices]
-            draws = option.temperature > 0
             found = self._generate(
-                self._drawing_model(adapter, option.seed) if draws else self._model(adapter),
+                variants[indices[0]],
                 encoded.rows([rows[index] for index in indices]),
                 [prompts[index] for index in indices],
                 option,
                 max(limits),
             )
-            for index, (tokens, sum_logprob, no_speech_prob), limit in zip(
-                indices, found, limits, strict=True
-            ):
+            for index, written, limit in zip(indices, found, limits, strict=True):
                 row = rows[index]
-                language, language_prob = languages[row]
+                n_tokens = len(written.tokens)
                 hypotheses[index] = self._hypothesis(
-                    tokens,
+                    written.tokens,
                     Hypothesis(
                         tokens=(),
                         text="",
-                        language=language,
-                        language_prob=language_prob,
-                        avg_logprob=sum_logprob / (len(tokens) + (len(tokens) < max(limits))),
-                        no_speech_prob=no_speech_prob,
+                        language=options[index].language or "",
+                        language_prob=None,
+                        avg_logprob=written.sum_logprob / (n_tokens + (n_tokens < max(limits))),
+                        no_speech_prob=written.no_speech_prob,
                     ),
                     limit,
                     heard_frames(log_mels[row]) / FRAMES_PER_S if option.timestamps else None,
                 )
         return [hypotheses[index] for index in range(len(options))]
 
-    def _drawing_model(self, adapter: bool, seed: int) -> Whisper:
-        """Return a model of its own whose draws begin at `seed`.
+    def _generate(
+        self,
+        variant: Variant,
+        encoder_output: ctranslate2.StorageView,
+        prompts: list[list[int]],
+        option: DecodingOptions,
+        limit: int,
+    ) -> list[Generated]:
+        """Write texts for rows with prompts of one length."""
 
-        CTranslate2 seeds the generator of a worker thread once, when it first draws; a loaded model cannot go
-        back to a seed.
-        """
-        ctranslate2.set_random_seed(seed)
-        return self._loaded(adapter)
+        def generate(model: CT2Model) -> list[Generated]:
+            return model.generate(
+                encoder_output,
+                prompts,
+                suppress=self._suppressed(option),
+                limit=limit,
+                beam_size=option.beam_size,
+                temperature=option.temperature,
+            )
+
+        if option.temperature == 0:
+            return generate(self._model(variant))
+        # CTranslate2 seeds the generator of a worker thread once, when it first draws; a loaded model cannot
+        # go back to a seed. So each draw has a model of its own, and the seed is held until it is used.
+        with self._drawing:
+            ctranslate2.set_random_seed(option.seed)
+            return generate(self._loaded(variant, Workers(threads=self._workers.threads)))
 
     def _limit(self, option: DecodingOptions, n_prompt: int) -> int:
         """Return the most tokens a row may have; one place of the context is kept for timing its words."""
         room = MAX_CONTEXT_TOKENS - n_prompt - option.word_timestamps
         return max(1, min(option.max_new_tokens, room))
-
-    def _generate(
-        self,
-        model: Whisper,
-        encoder_output: ctranslate2.StorageView,
-        prompts: list[list[int]],
-        option: DecodingOptions,
-        limit: int,
-    ) -> list[tuple[list[int], float, float]]:
-        """Decode rows with prompts of one length: tokens, sum of log-probabilities, no-speech probability."""
-        results = model.generate(
-            encoder_output,
-            prompts,
-            beam_size=option.beam_size,
-            # CTranslate2 divides a score by the number of tokens, of which an empty text has none: so sums
-            # are asked for, of all texts kept, and the best mean is found here.
-            num_hypotheses=option.beam_size,
-            length_penalty=0,
-            return_scores=True,
-            return_no_speech_prob=True,
-            # It allows min(max_length / 2, max_length - prompt) tokens, which is to be `limit`.
-            max_length=max(2 * limit, limit + len(prompts[0])),
-            suppress_tokens=self._suppressed(option),
-            sampling_topk=0 if option.temperature > 0 else 1,
-            sampling_temperature=option.temperature or 1.0,
-        )
-        found = []
-        for result in results:
-            texts = list(zip(result.sequences_ids, result.scores, strict=True))
-            tokens, score = max(texts, key=lambda text: text[1] / (len(text[0]) + 1))
-            found.append((tokens, score, result.no_speech_prob))
-        return found
 
     def _suppressed(self, option: DecodingOptions) -> list[int]:
         vocabulary = self._vocabulary
@@ -333,7 +388,7 @@ class CTranslate2Engine:
 
     def _with_words(
         self,
-        model: Whisper,
+        variants: Sequence[Variant],
         encoded: EncoderOutput,
         hypotheses: list[Hypothesis],
         options: Sequence[DecodingOptions],
@@ -341,18 +396,18 @@ class CTranslate2Engine:
     ) -> list[Hypothesis]:
         """Add the times of words where they were asked for."""
         vocabulary = self._vocabulary
-        groups: dict[tuple[int, ...], list[int]] = defaultdict(list)
+        groups: dict[tuple[Variant, tuple[int, ...]], list[int]] = defaultdict(list)
         for row, (hypothesis, option) in enumerate(zip(hypotheses, options, strict=True)):
             if option.word_timestamps and hypothesis.tokens:
                 start = vocabulary.prompt(hypothesis.language, option.task, timestamps=True)
-                groups[tuple(start)].append(row)
+                groups[variants[row], tuple(start)].append(row)
         timed = list(hypotheses)
-        for start_sequence, rows in groups.items():
+        for (variant, start_sequence), rows in groups.items():
             n_frames = [heard_frames(log_mels[row]) for row in rows]
-            alignments = model.align(
+            alignments = self._model(variant).align(
                 encoded.rows(rows),
-                list(start_sequence),
-                [list(hypotheses[row].tokens) for row in rows],
+                start_sequence,
+                [hypotheses[row].tokens for row in rows],
                 n_frames,
                 median_filter_width=MEDIAN_FILTER_POSITIONS,
             )
@@ -367,23 +422,6 @@ class CTranslate2Engine:
                 )
                 timed[row] = replace(hypotheses[row], words=words)
         return timed
-
-
-class EncoderOutput:
-    """What the encoder made of a batch, (n_rows, n_frames / 2, d_model), and parts of it."""
-
-    def __init__(self, whole: ctranslate2.StorageView, n_rows: int) -> None:
-        self._whole = whole
-        self._n_rows = n_rows
-        self._on_cpu: npt.NDArray[np.floating] | None = None
-
-    def rows(self, rows: Sequence[int]) -> ctranslate2.StorageView:
-        """Return some rows; all of them, in order, are not copied."""
-        if list(rows) == list(range(self._n_rows)):
-            return self._whole
-        if self._on_cpu is None:
-            self._on_cpu = np.asarray(self._whole.to_device(ctranslate2.Device.cpu))
-        return ctranslate2.StorageView.from_array(np.ascontiguousarray(self._on_cpu[list(rows)]))
 
 
 def _before_loop(tokens: list[int], vocabulary: Vocabulary) -> tuple[list[int], bool]:

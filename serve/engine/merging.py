@@ -2,9 +2,10 @@
 
     base in fp32 + adapter ─► merged weights ─► CTranslate2 directory, quantised last
 
-Merging into 8-bit weights would round twice and change what is heard, so it never happens. A converted model
-lies in the cache under a name that is a hash of all it was made of, so an older one is never taken for it.
-torch, transformers and peft are imported only where something must be built.
+Merging into 8-bit weights would round twice and change what is heard, so it never happens. A model that
+writes in few scripts can be kept with the tokens of these alone: `serve.engine.kept_tokens`. A converted
+model lies in the cache under a name that is a hash of all it was made of, so an older one is never taken for
+it. torch, transformers and peft are imported only where something must be built.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import structlog
 from serve.artifact import ADAPTER_CONFIG, ADAPTER_WEIGHTS, Artifact
 from serve.base_model import base_fingerprint, default_cache_dir
 from serve.build_once import build_once
+from serve.engine.kept_tokens import KeptTokens, tokens_of_scripts
 from serve.engine.vocabulary import Vocabulary
 from serve.errors import ConversionError
 
@@ -33,6 +35,9 @@ Storage = Literal["int8", "int8_float16", "float16", "float32"]
 
 RECORD = "merged.json"
 """What a converted model was made of; beside it there is no adapter to ask."""
+
+KEPT_TOKENS = "kept_tokens.json"
+"""Numbers, in the full vocabulary, of the tokens that a converted model has; no file where it has all."""
 
 REVISION = 1
 """Counts up when a converted model of the same ingredients changes, so that older ones are made anew."""
@@ -46,7 +51,12 @@ _log = structlog.get_logger(__name__)
 
 
 def converted_model(
-    base_dir: Path, artifact: Artifact | None, storage: Storage, *, cache_dir: Path | None = None
+    base_dir: Path,
+    artifact: Artifact | None,
+    storage: Storage,
+    *,
+    scripts: Sequence[str] | None = None,
+    cache_dir: Path | None = None,
 ) -> Path:
     """Return a CTranslate2 directory of a base model with an artifact's adapter, made now if there is none.
 
@@ -57,12 +67,13 @@ def converted_model(
         base_dir: The base model's checkpoint.
         artifact: Holds the adapter; None converts the base model alone.
         storage: How weights are kept.
+        scripts: Keep the tokens of these scripts alone; None keeps all.
         cache_dir: Where converted models are kept; `default_cache_dir()` if None.
 
     Raises:
         ConversionError: It cannot be made or kept; one sentence says why.
     """
-    wanted = record(base_dir, artifact, storage)
+    wanted = record(base_dir, artifact, storage, scripts)
     if artifact is not None and _is_whole(own := artifact.path / f"merged-ct2-{storage}", wanted):
         return own
     cache = (cache_dir or default_cache_dir()) / "converted"
@@ -70,7 +81,7 @@ def converted_model(
 
     def build(building: Path) -> None:
         _log.info("converted_model.building", path=str(target))
-        convert(base_dir, artifact, storage, building)
+        convert(base_dir, artifact, storage, building, scripts)
         write_record(building, wanted)
 
     try:
@@ -84,7 +95,13 @@ def converted_model(
     return target
 
 
-def convert(base_dir: Path, artifact: Artifact | None, storage: Storage, into: Path) -> None:
+def convert(
+    base_dir: Path,
+    artifact: Artifact | None,
+    storage: Storage,
+    into: Path,
+    scripts: Sequence[str] | None = None,
+) -> None:
     """Write a CTranslate2 model with the files that faster-whisper reads beside it.
 
     Args:
@@ -92,6 +109,7 @@ def convert(base_dir: Path, artifact: Artifact | None, storage: Storage, into: P
         artifact: Holds the adapter; None converts the base model alone.
         storage: How weights are kept.
         into: A directory, made here.
+        scripts: Keep the tokens of these scripts alone; None keeps all.
 
     Raises:
         ConversionError: Base and adapter do not fit each other, or CTranslate2 does not know such a model.
@@ -99,19 +117,53 @@ def convert(base_dir: Path, artifact: Artifact | None, storage: Storage, into: P
     """
     model = merge(base_dir, artifact)
     # Imported here: with it come torch and transformers.
-    from ctranslate2.converters import TransformersConverter
+    from ctranslate2.converters.converter import Converter
+    from ctranslate2.converters.transformers import WhisperLoader
+    from transformers import AutoTokenizer
 
-    class MergedConverter(TransformersConverter):  # type: ignore[misc]
-        def load_model(self, *_args: Any, **_options: Any) -> WhisperForConditionalGeneration:
-            return model
+    vocabulary = Vocabulary.read(base_dir)
+    kept: KeptTokens | None = None
+    if scripts is not None:
+        n_rows = model.config.vocab_size
+        kept = KeptTokens([token for token in tokens_of_scripts(vocabulary, scripts) if token < n_rows])
+        _keep_tokens(model, kept)
+
+    class MergedLoader(WhisperLoader):  # type: ignore[misc]
+        def get_vocabulary(self, model: WhisperForConditionalGeneration, tokenizer: Any) -> list[str]:
+            if kept is None:
+                names: list[str] = super().get_vocabulary(model, tokenizer)
+                return names
+            return [vocabulary.tokenizer.id_to_token(token) or f"<|{token}|>" for token in kept]
+
+    class MergedConverter(Converter):  # type: ignore[misc]
+        def _load(self) -> Any:
+            spec = MergedLoader()(model, AutoTokenizer.from_pretrained(base_dir, local_files_only=True))
+            for name in COPIED_FILES:
+                spec.register_file(str(base_dir / name))
+            return spec
 
     try:
-        MergedConverter(str(base_dir), copy_files=list(COPIED_FILES)).convert(str(into), quantization=storage)
+        MergedConverter().convert(str(into), quantization=storage)
     except (ValueError, RuntimeError, KeyError, TypeError) as error:
         raise ConversionError(f"CTranslate2 cannot convert {base_dir}: {error}") from error
     shutil.copy(base_dir / "generation_config.json", into)
+    if kept is not None:
+        (into / KEPT_TOKENS).write_text(json.dumps(list(kept)), encoding="utf-8")
     if artifact is not None:
-        _allow_empty_text(into)
+        _allow_empty_text(into, vocabulary.end if kept is None else kept.to_kept([vocabulary.end])[0])
+
+
+def kept_tokens(directory: Path) -> KeptTokens | None:
+    """Return the tokens that a converted model has; None where it has them all.
+
+    Raises:
+        ConversionError: The file that lists them is damaged.
+    """
+    path = directory / KEPT_TOKENS
+    try:
+        return KeptTokens(json.loads(path.read_bytes())) if path.exists() else None
+    except (OSError, ValueError, TypeError) as error:
+        raise ConversionError(f"{path} cannot be read: {error}") from error
 
 
 def merge(base_dir: Path, artifact: Artifact | None) -> WhisperForConditionalGeneration:
@@ -139,9 +191,13 @@ def merge(base_dir: Path, artifact: Artifact | None) -> WhisperForConditionalGen
     return model
 
 
-def record(base_dir: Path, artifact: Artifact | None, storage: Storage) -> dict[str, Any]:
+def record(
+    base_dir: Path, artifact: Artifact | None, storage: Storage, scripts: Sequence[str] | None = None
+) -> dict[str, Any]:
     """Return what a converted model is made of, as its record says it."""
-    adapter = {} if artifact is None else adapter_hashes(artifact)
+    adapter: dict[str, Any] = {} if artifact is None else adapter_hashes(artifact)
+    if scripts is not None:
+        adapter["scripts"] = sorted(scripts)
     return {
         "format": f"ct2-{storage}",
         "revision": REVISION,
@@ -188,14 +244,31 @@ def _directory_name(ingredients: dict[str, Any]) -> str:
     return f"{ingredients['format']}-{digest[:32]}"
 
 
-def _allow_empty_text(directory: Path) -> None:
+def _keep_tokens(model: WhisperForConditionalGeneration, kept: KeptTokens) -> None:
+    """Leave out of a model, in place, the embeddings and the rows of the output layer of all other tokens."""
+    import torch
+
+    decoder = model.model.decoder
+    fewer = torch.nn.Embedding(len(list(kept)), model.config.d_model)
+    fewer.weight.data = decoder.embed_tokens.weight.data[list(kept)].clone()
+    decoder.embed_tokens = fewer
+    model.proj_out = torch.nn.Linear(fewer.embedding_dim, fewer.num_embeddings, bias=False)
+    model.proj_out.weight = fewer.weight
+    model.config.vocab_size = fewer.num_embeddings
+    generation: Any = model.generation_config
+    for name in ("suppress_tokens", "begin_suppress_tokens"):
+        setattr(generation, name, kept.to_kept(getattr(generation, name, None) or []))
+    languages: dict[str, int] = getattr(generation, "lang_to_id", None) or {}
+    generation.lang_to_id = {name: kept.to_kept([token])[0] for name, token in languages.items()}
+
+
+def _allow_empty_text(directory: Path, end: int) -> None:
     """Let the model end before the first token: adapters are trained to answer noise with an empty text.
 
     The base model is not, and would stop at random; it keeps what its checkpoint forbids.
     """
     path = directory / "config.json"
     config = json.loads(path.read_bytes())
-    end = Vocabulary.read(directory).end
     config["suppress_ids_begin"] = [token for token in config["suppress_ids_begin"] or [] if token != end]
     path.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from transformers import BitsAndBytesConfig, WhisperForConditionalGeneration
 
 from serve.decoding import decode_until_believed, measured
 from serve.engine import DecodingOptions, Hypothesis, LogMel, Quantization
-from serve.engine.adapter_rows import transcribe_by_adapter
+from serve.engine.batch_rows import transcribe_rows
 from serve.engine.cached_decoder import CachedDecoder, detection_logits
 from serve.engine.int8_layers import keep_scales
 from serve.engine.quiet import quiet_libraries
@@ -143,7 +144,15 @@ class TransformersEngine:
         self, log_mels: Sequence[LogMel], options: Sequence[DecodingOptions]
     ) -> list[Hypothesis]:
         """Decode windows together; see `serve.engine.Engine`."""
-        return transcribe_by_adapter(log_mels, options, self.has_adapter, self._transcribe)
+        if not self._vocabulary.languages:
+            options = [replace(option, language="en") for option in options]
+        return transcribe_rows(
+            log_mels,
+            options,
+            has_adapter=self.has_adapter,
+            detect=self._detect,
+            transcribe=self._transcribe,
+        )
 
     def close(self) -> None:
         """Free the model."""
@@ -151,17 +160,25 @@ class TransformersEngine:
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
 
+    @property
+    def n_workers(self) -> int:
+        """One: torch shares every product out among its threads."""
+        return 1
+
     def _transcribe(
-        self, adapter: bool, log_mels: Sequence[LogMel], options: Sequence[DecodingOptions]
+        self,
+        adapter: bool,
+        log_mels: list[LogMel],
+        options: list[DecodingOptions],
+        encoded: Tensor | None,
     ) -> list[Hypothesis]:
         """Decode rows that are all for the adapter, or all for the base model alone."""
         with self._adapter(adapter), torch.inference_mode():
-            encoder_output = self._encode(log_mels)
-            languages = self._languages_of(encoder_output, options)
+            encoder_output = self._encode(log_mels) if encoded is None else encoded
 
             def decode(rows: list[int], tried: list[DecodingOptions]) -> list[Hypothesis]:
                 chosen = encoder_output if len(rows) == len(options) else encoder_output[rows]
-                return self._decode(chosen, tried, [languages[row] for row in rows], self._rules[adapter])
+                return self._decode(chosen, tried, self._rules[adapter])
 
             if self._fallback:
                 return decode_until_believed(options, decode, beams=False)
@@ -180,15 +197,11 @@ class TransformersEngine:
         self,
         encoder_output: Tensor,
         options: Sequence[DecodingOptions],
-        languages: Sequence[tuple[str, float | None]],
         rules: SearchRules,
     ) -> list[Hypothesis]:
         """Decode rows once, those with equally long prompts and the same forbidden texts together."""
         vocabulary = self._vocabulary
-        prompts = [
-            vocabulary.prompt_of(option, language)
-            for option, (language, _) in zip(options, languages, strict=True)
-        ]
+        prompts = [vocabulary.prompt_of(option, option.language) for option in options]
         groups: dict[tuple[int, tuple[str, ...]], list[int]] = defaultdict(list)
         for index, (option, prompt) in enumerate(zip(options, prompts, strict=True)):
             groups[len(prompt), option.suppress].append(index)
@@ -217,12 +230,11 @@ class TransformersEngine:
                 rules.without(vocabulary.suppressed_by(suppress)),
             )
             for index, row in zip(indices, rows, strict=True):
-                language, probability = languages[index]
                 hypotheses[index] = Hypothesis(
                     tokens=tuple(row.tokens),
                     text=vocabulary.text(row.tokens),
-                    language=language,
-                    language_prob=probability,
+                    language=options[index].language or "",
+                    language_prob=None,
                     avg_logprob=row.avg_logprob,
                     no_speech_prob=row.no_speech_prob,
                     truncated=row.truncated,
@@ -230,26 +242,18 @@ class TransformersEngine:
                 )
         return [hypotheses[index] for index in range(len(options))]
 
-    def _languages_of(
-        self, encoder_output: Tensor, options: Sequence[DecodingOptions]
-    ) -> list[tuple[str, float | None]]:
-        """Return each row's language, detected where the caller named none."""
+    def _detect(self, log_mels: list[LogMel]) -> tuple[Tensor, list[tuple[str, float]]]:
+        """Encode windows with the base model alone, and find the likeliest language of each."""
         vocabulary = self._vocabulary
-        if not vocabulary.languages:
-            return [("en", None)] * len(options)
-        languages: list[tuple[str, float | None]] = [(option.language or "", None) for option in options]
-        unnamed = [row for row, option in enumerate(options) if option.language is None]
-        if unnamed:
-            codes = list(vocabulary.languages)
-            state = self._decoder.begin(encoder_output[unnamed], max_tokens=1)
+        codes = list(vocabulary.languages)
+        with self._adapter(False), torch.inference_mode():
+            encoder_output = self._encode(log_mels)
+            state = self._decoder.begin(encoder_output, max_tokens=1)
             logits = detection_logits(self._decoder, state, vocabulary.start)
             probabilities = logits[:, list(vocabulary.languages.values())].float().softmax(dim=-1)
             best_probabilities, best = probabilities.max(dim=-1)
-            for row, index, probability in zip(
-                unnamed, best.tolist(), best_probabilities.tolist(), strict=True
-            ):
-                languages[row] = (codes[index], probability)
-        return languages
+        found = zip(best.tolist(), best_probabilities.tolist(), strict=True)
+        return encoder_output, [(codes[index], probability) for index, probability in found]
 
     @contextlib.contextmanager
     def _adapter(self, wanted: bool) -> Iterator[None]:

@@ -41,6 +41,8 @@ class Vocabulary:
     """Token numbers by their role."""
 
     tokenizer: Tokenizer
+    size: int
+    """Tokens, times included."""
     end: int
     start: int
     previous: int
@@ -88,9 +90,10 @@ class Vocabulary:
         multilingual = bool(generation.get("is_multilingual", bool(language_ids)))
         n_tokens = tokenizer.get_vocab_size(with_added_tokens=True)
         # The end token is the first special one; all numbers above it are languages, tasks and timestamps.
-        special = range(end + 1, max(n_tokens, no_timestamps + 1502))
+        size = max(n_tokens, no_timestamps + 1502)
         return cls(
             tokenizer=tokenizer,
+            size=size,
             end=end,
             start=start,
             previous=token("<|startofprev|>"),
@@ -100,7 +103,9 @@ class Vocabulary:
             if multilingual
             else {},
             languages={name[2:-2]: number for name, number in language_ids.items()} if multilingual else {},
-            suppressed=np.unique(np.array([*(generation.get("suppress_tokens") or []), *special], np.int64)),
+            suppressed=np.unique(
+                np.array([*(generation.get("suppress_tokens") or []), *range(end + 1, size)], np.int64)
+            ),
             suppressed_first=np.array(generation.get("begin_suppress_tokens") or [end], np.int64),
         )
 

@@ -23,6 +23,7 @@ class Parrot:
 
     languages = frozenset({"mr", "hi", "en"})
     has_adapter = True
+    n_workers = 1
 
     def __init__(self, **heard) -> None:
         self.batches: list[list] = []

@@ -15,6 +15,8 @@ from serve.scheduler import WINDOWS_AHEAD, BatchLimits, Queue, Scheduler
 class Recorder:
     """An engine that waits for `go`, notes its batches, answers with a window's label and fails on 'bad'."""
 
+    n_workers = 1
+
     def __init__(self) -> None:
         self.batches: list[list[str]] = []
         self.go = threading.Semaphore(0)
@@ -178,7 +180,6 @@ def test_windows_of_several_requests_share_a_batch(make, engine, pool):
     [
         (window("other", 600), "its length is another"),
         (window("other", adapter=False), "it wants the base model alone"),
-        (window("other", 310, language=None), "its language is to be detected, and padding changes that"),
     ],
 )
 def test_unlike_windows_do_not_share_a_batch(make, engine, pool, other, why):
@@ -343,3 +344,28 @@ def test_closing_refuses_newcomers_wakes_those_inside_and_frees_the_engine(engin
     engine.go.release(100)
     assert scheduler.close()
     assert engine.closed
+
+
+def test_several_workers_decode_batches_side_by_side_and_share_what_waits(engine):
+    engine.n_workers = 2
+    scheduler = Scheduler(engine, limits=BatchLimits(target_s=1e9))
+    try:
+        with scheduler.admit() as blocker, scheduler.admit() as ticket:
+            futures = [scheduler._enqueue(blocker, *window("first"))]
+            wait_until(lambda: len(engine.batches) == 1)
+            with scheduler._changed:  # all come at once
+                futures += [scheduler._enqueue(ticket, *window(str(number))) for number in range(4)]
+            wait_until(lambda: len(engine.batches) == 2)  # though the first batch still runs
+            assert engine.batches[0] == ["first"] and scheduler.queue().n_running == 5
+            engine.go.release(2)
+            assert [future.result(20).text for future in futures] == ["first", "0", "1", "2", "3"]
+            with scheduler._changed:
+                futures = [scheduler._enqueue(ticket, *window(str(number))) for number in range(4)]
+            wait_until(lambda: len(engine.batches) == 4)
+            assert engine.batches[2:] == [["0", "1"], ["2", "3"]]
+            assert scheduler.is_alive(20) and not scheduler.is_alive(0)
+            engine.go.release(2)
+            assert [future.result(20).text for future in futures] == ["0", "1", "2", "3"]
+    finally:
+        engine.go.release(10)
+        assert scheduler.close(20) and engine.closed

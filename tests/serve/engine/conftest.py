@@ -34,6 +34,14 @@ def shipped_int8(whisper_base_dir: Path, shipped: Artifact) -> CTranslate2Engine
 
 
 @pytest.fixture(scope="session")
+def english() -> np.ndarray:
+    """Eight words of English, from a LibriVox reading of Sense and Sensibility (public domain)."""
+    samples, sample_rate = soundfile.read(ROOT / "tests" / "data" / "sample-en.flac", dtype="float32")
+    assert sample_rate == 16_000
+    return samples
+
+
+@pytest.fixture(scope="session")
 def sample() -> np.ndarray:
     """A sentence of four seconds that training never met: seven words."""
     samples, sample_rate = soundfile.read(ROOT / "tests" / "data" / "sample-mr.flac", dtype="float32")

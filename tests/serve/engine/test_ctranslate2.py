@@ -1,5 +1,6 @@
 """The fast engine: on a random Whisper of two layers against the reference engine, and on the real one."""
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
@@ -8,7 +9,8 @@ import pytest
 from serve.artifact import load_artifact
 from serve.decoding import FALLBACK_TEMPERATURES
 from serve.engine import DecodingOptions
-from serve.engine.ctranslate2 import CTranslate2Engine, EncoderOutput
+from serve.engine.batch_rows import SURE_PROB
+from serve.engine.ctranslate2 import ADAPTED, BASE, FEW_TOKENS, CTranslate2Engine, Workers
 from serve.engine.transformers import TransformersEngine
 from serve.errors import ConversionError, EngineError
 from serve.features import FeatureExtractor, window_length_s
@@ -154,7 +156,7 @@ def test_a_base_that_cannot_be_converted_later_fails_the_request_in_one_sentence
 def test_a_damaged_model_is_named(tiny_base_dir, tmp_path, log_mels):
     (tmp_path / "model.bin").write_bytes(b"no model")
     with pytest.raises(ConversionError, match="cannot be loaded by CTranslate2"):
-        CTranslate2Engine({False: lambda: tmp_path}, vocabulary=None)
+        CTranslate2Engine({BASE: lambda: tmp_path}, vocabulary=None)
 
 
 def test_an_option_that_cannot_be_served_is_named_before_anything_is_decoded(adapted, reference):
@@ -170,10 +172,7 @@ def test_an_option_that_cannot_be_served_is_named_before_anything_is_decoded(ada
 
 
 def test_parts_of_an_encoder_output_are_its_rows(adapted, log_mels):
-    import ctranslate2
-
-    model = adapted._model(True)
-    encoded = EncoderOutput(model.encode(ctranslate2.StorageView.from_array(np.stack(log_mels))), 4)
+    encoded = adapted._model(ADAPTED).encode(np.stack(log_mels))
     whole = np.asarray(encoded.rows([0, 1, 2, 3]))
     np.testing.assert_array_equal(np.asarray(encoded.rows([2, 0])), whole[[2, 0]])
 
@@ -183,9 +182,9 @@ def counted(engine, monkeypatch):
     calls = []
     generate = engine._generate
 
-    def counting(model, encoder_output, prompts, option, limit):
+    def counting(variant, encoder_output, prompts, option, limit):
         calls.append((len(prompts), option.temperature, option.beam_size))
-        return generate(model, encoder_output, prompts, option, limit)
+        return generate(variant, encoder_output, prompts, option, limit)
 
     monkeypatch.setattr(engine, "_generate", counting)
     return calls
@@ -257,11 +256,68 @@ def test_the_real_model_writes_times_of_sentences_when_asked(shipped_int8, windo
     assert found.sentences[-1].end_s <= len(sample) / 16_000 + 0.1
 
 
-def test_the_real_model_detects_its_language(shipped_int8, windows):
-    named, detected = shipped_int8.transcribe_batch(windows[:2], [WHOLE, replace(WHOLE, language=None)])
+def test_a_language_nobody_named_is_the_adapters_unless_the_base_is_sure_of_another(
+    shipped_int8, whisper_base_dir, windows, english
+):
+    auto = replace(WHOLE, language=None, expected_language="mr")
+    log_mel = FeatureExtractor(whisper_base_dir).log_mel(english, window_length_s(len(english), 0.9))
+    named, marathi, other = shipped_int8.transcribe_batch([*windows[:2], log_mel], [WHOLE, auto, auto])
     assert (named.language, named.language_prob) == ("mr", None)
-    assert detected.language in shipped_int8.languages
-    assert 0.1 < detected.language_prob <= 1
+    assert (marathi.language, marathi.text) == ("mr", SAMPLE_TEXT) and 0 < marathi.language_prob < 1
+    assert other.language == "en" and other.language_prob >= SURE_PROB
+    assert "young man" in other.text.lower()
+
+
+def test_few_tokens_write_the_same_text_and_words_as_all_of_them(shipped_int8, shipped, windows):
+    timed = replace(WHOLE, word_timestamps=True)
+    few = shipped_int8.transcribe_batch(windows, [timed] * len(windows))
+    assert shipped_int8._variant(True, timed) == FEW_TOKENS
+    everything = CTranslate2Engine(
+        {variant: shipped_int8._directories[variant] for variant in (BASE, ADAPTED)},
+        shipped_int8._vocabulary,
+        language="mr",
+    )
+    full = everything.transcribe_batch(windows, [timed] * len(windows))
+    assert [found.tokens for found in few] == [found.tokens for found in full]
+    for one, other in zip(few, full, strict=True):
+        assert [(w.text, w.start_s, w.end_s) for w in one.words] == [
+            (w.text, w.start_s, w.end_s) for w in other.words
+        ]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"language": "hi"},
+        {"task": "translate"},
+        {"prompt": "WhatsApp वर पाठवा"},
+        {"hotwords": "Kubernetes"},
+    ],
+)
+def test_what_few_tokens_cannot_read_or_write_goes_to_the_model_with_all(shipped_int8, changes):
+    assert shipped_int8._variant(True, replace(WHOLE, prompt="कोकणात, २०२४")) == FEW_TOKENS
+    assert shipped_int8._variant(True, replace(WHOLE, **changes)) == ADAPTED
+    assert shipped_int8._variant(False, replace(WHOLE, **changes)) == BASE
+
+
+def test_workers_decode_batches_side_by_side_as_one_would_alone(whisper_base_dir, shipped, windows):
+    engine = CTranslate2Engine.load(whisper_base_dir, shipped, n_threads=3)
+    assert engine.n_workers == 3
+    batches = [windows[:1], windows[:3], windows] * 2
+    alone = [engine.transcribe_batch(batch, [WHOLE] * len(batch)) for batch in batches]
+    with ThreadPoolExecutor(engine.n_workers) as pool:
+        together = pool.map(lambda batch: engine.transcribe_batch(batch, [WHOLE] * len(batch)), batches)
+        assert [[found.text for found in batch] for batch in together] == [
+            [found.text for found in batch] for batch in alone
+        ]
+
+
+def test_large_models_share_a_batch_among_threads_and_gpus_take_one_at_a_time():
+    assert Workers.of(512, 2, "cpu") == Workers(count=2, threads=1)
+    assert Workers.of(1280, 16, "cpu") == Workers(count=4, threads=4)
+    assert Workers.of(1280, 2, "cpu") == Workers(count=1, threads=2)
+    assert Workers.of(512, 64, "cpu").count == 8
+    assert Workers.of(1280, 16, "cuda").count == 1
 
 
 def test_noise_is_answered_with_nothing_by_the_adapter_also_with_beams(shipped_int8, whisper_base_dir):

@@ -20,6 +20,7 @@ class PacedEngine:
 
     languages = frozenset({"mr", "hi", "en"})
     has_adapter = True
+    n_workers = 1
 
     def __init__(self) -> None:
         self.pace = threading.Event()
