@@ -148,7 +148,7 @@ def measure(directory: Path) -> dict[str, object]:
     outcome = Outcome(
         step=1, total_steps=1, trained_s=step_s, samples=N_CLIPS, skipped_batches=0, finished=True
     )
-    artifact_dir = export_artifact(model, base_dir, config, outcome)
+    artifact_dir = export_artifact(model, base_dir, config, outcome, ["नमस्कार"])
     check_reload(model, artifact_dir, base_dir)
     adapter = artifact_dir / "adapter" / "adapter_model.safetensors"
     return {

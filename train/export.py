@@ -14,6 +14,7 @@ import hashlib
 import os
 import platform
 import shutil
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
@@ -35,6 +36,7 @@ from serve.artifact import (
 )
 from serve.base_model import base_fingerprint
 from serve.errors import ArtifactError, ShrotaError
+from serve.scripts import scripts_of
 from train.config import ExportFormat, TrainConfig
 from train.directories import replace_directory
 from train.errors import ExportError
@@ -43,8 +45,17 @@ from train.loop import Outcome
 from train.merged import export_merged
 
 
-def export_artifact(model: PeftModel, base_dir: Path, config: TrainConfig, outcome: Outcome) -> Path:
+def export_artifact(
+    model: PeftModel, base_dir: Path, config: TrainConfig, outcome: Outcome, texts: Iterable[str]
+) -> Path:
     """Write `output_dir/artifact` and return it; an older one is replaced only once the new one is whole.
+
+    Args:
+        model: holds the adapter.
+        base_dir: checkpoint of its base model.
+        config: of the run.
+        outcome: of the run.
+        texts: all that the adapter was trained to write; the server keeps the tokens of their scripts.
 
     Raises:
         ExportError: the disk refuses, or what was written cannot be read back.
@@ -55,7 +66,7 @@ def export_artifact(model: PeftModel, base_dir: Path, config: TrainConfig, outco
         shutil.rmtree(building, ignore_errors=True)
         (building / ADAPTER_DIR).mkdir(parents=True)
         _write_adapter(model, config, building / ADAPTER_DIR)
-        write_manifest(building, _manifest(base_dir, config, outcome))
+        write_manifest(building, _manifest(base_dir, config, outcome, _scripts(config, texts)))
         load_artifact(building)
         replace_directory(building, target)
     except (OSError, ArtifactError) as error:
@@ -101,7 +112,20 @@ def _write_adapter(model: PeftModel, config: TrainConfig, into: Path) -> None:
     save_file(weights, into / ADAPTER_WEIGHTS, metadata={"format": "pt"})
 
 
-def _manifest(base_dir: Path, config: TrainConfig, outcome: Outcome) -> Manifest:
+def _scripts(config: TrainConfig, texts: Iterable[str]) -> tuple[str, ...] | None:
+    """Return the scripts of all training texts, those of an adapter that was trained further among them."""
+    found = scripts_of(texts)
+    before: tuple[str, ...] | None = ()
+    if config.continue_from is not None:
+        before = load_artifact(config.continue_from).manifest.scripts
+    if not found or before is None:
+        return None
+    return tuple(sorted({*found, *before}))
+
+
+def _manifest(
+    base_dir: Path, config: TrainConfig, outcome: Outcome, scripts: tuple[str, ...] | None
+) -> Manifest:
     return Manifest(
         schema_version=SCHEMA_VERSION,
         name=config.name,
@@ -114,6 +138,7 @@ def _manifest(base_dir: Path, config: TrainConfig, outcome: Outcome) -> Manifest
         else 0.0,
         max_window_s=config.max_window_s,
         timestamps=config.timestamp_probability > 0,
+        scripts=scripts,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         training={
             "steps": outcome.step,

@@ -102,7 +102,8 @@ def run(config: TrainConfig, processes: Processes) -> int:
         console.print(f"the adapter of step {outcome.best_step} was the best; it is the one exported")
     if config.lora_method == "adalora":
         model = as_lora(model)
-    artifact_dir = export_artifact(model, base_dir, config, outcome)
+    texts = (clip.text for clip in corpus.train)
+    artifact_dir = export_artifact(model, base_dir, config, outcome, texts)
     del model
     scores = evaluate_artifact(artifact_dir, config, corpus.tests, console)
     record_evaluation(artifact_dir, scores)

@@ -17,6 +17,7 @@ from train.loop import Outcome
 from train.model import continue_adapter
 
 OUTCOME = Outcome(step=6, total_steps=6, samples=40, skipped_batches=1, trained_s=12.4, finished=True)
+TEXTS = ("पाणी प्या", "दोन 2")
 
 
 @pytest.fixture
@@ -31,7 +32,7 @@ def model(tiny_config, tiny_model):
 
 @pytest.fixture
 def exported(model, tiny_config, tiny_base_dir):
-    return export_artifact(model, tiny_base_dir, tiny_config(), OUTCOME)
+    return export_artifact(model, tiny_base_dir, tiny_config(), OUTCOME, TEXTS)
 
 
 def test_the_artifact_holds_the_trained_weights_in_fp16_and_nothing_else(exported, model):
@@ -64,7 +65,7 @@ def test_what_is_exported_is_served(exported, speech):
 @pytest.mark.parametrize("quantization", ["none", "int8"])
 def test_a_dora_adapter_is_served(tiny_config, tiny_model, tiny_base_dir, speech, quantization):
     config = tiny_config(lora_method="dora")
-    artifact = export_artifact(tiny_model(config), tiny_base_dir, config, OUTCOME)
+    artifact = export_artifact(tiny_model(config), tiny_base_dir, config, OUTCOME, TEXTS)
     pipeline = load_pipeline(artifact, quantization=quantization)
     assert pipeline.transcribe_many([speech])[0].text
     pipeline.engine.close()
@@ -73,7 +74,7 @@ def test_a_dora_adapter_is_served(tiny_config, tiny_model, tiny_base_dir, speech
 def test_two_exports_of_the_same_weights_are_the_same_to_the_bit(exported, model, tiny_config, tiny_base_dir):
     files = [exported / "adapter" / name for name in ("adapter_config.json", "adapter_model.safetensors")]
     before = [file.read_bytes() for file in files]
-    export_artifact(model, tiny_base_dir, tiny_config(), OUTCOME)
+    export_artifact(model, tiny_base_dir, tiny_config(), OUTCOME, TEXTS)
     assert [file.read_bytes() for file in files] == before
 
 
@@ -83,7 +84,7 @@ def test_weights_that_fp16_cannot_hold_are_refused_and_the_old_artifact_stays(
 ):
     next(p for name, p in model.named_parameters() if "lora_B" in name).data[0, 0] = value
     with pytest.raises(ExportError, match="lower learning_rate"):
-        export_artifact(model, tiny_base_dir, tiny_config(), OUTCOME)
+        export_artifact(model, tiny_base_dir, tiny_config(), OUTCOME, TEXTS)
     load_artifact(exported)
 
 
@@ -91,7 +92,7 @@ def test_a_run_directory_that_cannot_be_written_is_named(model, tiny_config, tin
     (tmp_path / "file").write_text("in the way")
     config = tiny_config(output_dir=tmp_path / "file")
     with pytest.raises(ExportError, match="could not be written"):
-        export_artifact(model, tiny_base_dir, config, OUTCOME)
+        export_artifact(model, tiny_base_dir, config, OUTCOME, TEXTS)
 
 
 def test_publishing_replaces_what_was_there_as_a_whole(exported, tmp_path):
@@ -114,7 +115,7 @@ def test_training_further_starts_with_the_artifact_and_says_so(
         torch.testing.assert_close(tensor, kept[name].half().float(), msg=name)
         assert tensor.dtype == torch.float32
 
-    lineage = load_manifest(export_artifact(further, tiny_base_dir, config, OUTCOME)).training[
+    lineage = load_manifest(export_artifact(further, tiny_base_dir, config, OUTCOME, TEXTS)).training[
         "continued_from"
     ]
     assert lineage["name"] == "tiny" and lineage["training"]["steps"] == 6 and len(lineage["sha256"]) == 64
@@ -165,3 +166,16 @@ def test_scores_are_recorded_without_the_utterances(exported):
     assert manifest.evaluation["test"]["tuned"]["scores"]["marathi"]["wer"] == 0.2
     assert "गुपित" not in (exported / "manifest.json").read_text("utf-8")
     assert msgspec.structs.replace(manifest, evaluation={}).training["steps"] == 6
+
+
+def test_the_scripts_of_what_was_trained_are_recorded_and_grow_with_further_training(
+    exported, tiny_config, tiny_model, tiny_base_dir, tmp_path
+):
+    assert load_manifest(exported).scripts == ("Devanagari",)
+    further = tiny_config(continue_from=exported, output_dir=tmp_path / "further")
+    artifact = export_artifact(tiny_model(further), tiny_base_dir, further, OUTCOME, ["मी WhatsApp वापरतो"])
+    assert load_manifest(artifact).scripts == ("Devanagari", "Latin")
+    manifest = load_manifest(exported)
+    write_manifest(exported, msgspec.structs.replace(manifest, scripts=None))  # older: nobody knows
+    artifact = export_artifact(tiny_model(further), tiny_base_dir, further, OUTCOME, TEXTS)
+    assert load_manifest(artifact).scripts is None
