@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a file: packages lie beside `train/`
 
+from train.allocator import bound_shape_caches
 from train.config import TrainConfig, describe_keys, dump_config, load_config
 from train.errors import TrainConfigError
 from train.failure import FAILURE_VARIABLE, write_failure
@@ -137,6 +138,7 @@ def main(arguments: list[str]) -> int:
 
     try:
         config = load_config(Path(arguments[1]), arguments[2:])
+        bound_shape_caches()
         from train.distributed import join_processes  # torch: not for a look at --help
 
         with join_processes(os.environ) as processes:
