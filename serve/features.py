@@ -26,7 +26,9 @@ N_FFT = 400  # samples a frame is computed from: 25 ms
 FRAMES_PER_S = SAMPLE_RATE // HOP_LENGTH
 MAX_WINDOW_S = 30.0
 MIN_WINDOW_S = 1.0
-WINDOW_STEP_S = 0.1  # window lengths are multiples of this, so that windows of a batch often agree
+WINDOW_STEP_S = 1.0
+"""Window lengths are multiples of this. Only windows of one length are decoded together, since padding
+changes what is heard: so a text never depends on who else is served."""
 
 _SILENCE_LOG10 = -10.0
 """log10 of the least power that counts, 1e-10."""
@@ -36,9 +38,9 @@ _RANGE_DECADES = 8.0
 
 
 def window_length_s(n_samples: int, margin_s: float) -> float:
-    """Return the window for a stretch of speech: its length and a margin, in steps of 0.1 s, 1 to 30 s."""
-    steps = math.ceil((n_samples / SAMPLE_RATE + margin_s) / WINDOW_STEP_S - 1e-6)
-    return min(MAX_WINDOW_S, max(MIN_WINDOW_S, round(steps * WINDOW_STEP_S, 1)))
+    """Return the window for a stretch of speech: its length and about the margin, whole seconds, 1 to 30."""
+    least_s = n_samples / SAMPLE_RATE + max(0.0, margin_s - WINDOW_STEP_S / 2)
+    return min(MAX_WINDOW_S, max(MIN_WINDOW_S, WINDOW_STEP_S * math.ceil(least_s / WINDOW_STEP_S - 1e-6)))
 
 
 class FeatureExtractor:

@@ -137,7 +137,7 @@ class Pipeline:
         max_batch_windows: int = 16,
         max_batch_s: float = 120.0,
     ) -> list[Transcript]:
-        """Transcribe recordings offline, decoding windows of like length together.
+        """Transcribe recordings offline, decoding windows of one length together.
 
         Args:
             clips: Samples as in `transcribe`.
@@ -365,11 +365,13 @@ def _is_said(window: Window, hypothesis: Hypothesis) -> bool:
 
 
 def _batches(lengths_s: dict[Place, float], max_windows: int, max_s: float) -> list[list[Place]]:
-    """Group places by ascending length, the longest of a batch setting the length of all."""
+    """Group places whose windows are of one length, by ascending length."""
     batches: list[list[Place]] = []
     for place in sorted(lengths_s, key=lambda place: lengths_s[place]):
         last = batches[-1] if batches else None
-        if last is None or len(last) >= max_windows or (len(last) + 1) * lengths_s[place] > max_s:
+        length_s = lengths_s[place]
+        is_full = last is not None and (len(last) >= max_windows or (len(last) + 1) * length_s > max_s)
+        if last is None or is_full or lengths_s[last[0]] != length_s:
             batches.append(last := [])
         last.append(place)
     return batches

@@ -5,7 +5,7 @@
 
 Each of the engine's workers has a thread that decodes batch after batch. The request that has had least of
 their time comes next (start-time fair queueing: Goyal, Vin and Cheng, 1996), so a short clip waits for one
-batch of a long recording and no more; windows of like length from several requests are decoded together, as
+batch of a long recording and no more; windows of one length from several requests are decoded together, as
 long as that is not expected to take long.
 """
 
@@ -27,9 +27,6 @@ from serve.batch_cost import BatchCost
 from serve.engine import DecodingOptions, Engine, Hypothesis, LogMel
 from serve.errors import EngineError, NotReady, Overloaded, RequestTimeout, ServiceError
 from serve.features import FRAMES_PER_S
-
-LENGTH_RATIO = 1.25
-"""Windows share a batch when none grows by more than this: padding costs time, and changes the sound."""
 
 WINDOWS_AHEAD = 8
 """Windows of one request that exist at a time for each worker; their features take up to 1 MB each."""
@@ -330,7 +327,7 @@ class Scheduler:
             self._engine.close()
 
     def _next_batch(self) -> list[_Waiting]:
-        """Take a window of the request that has had least time, and add like windows while there is room.
+        """Take a window of the request that has had least time, and add like ones while there is room.
 
         Each request gives one window a round, those that have had less time first. What waits is shared out
         among the workers that have nothing to do.
@@ -360,16 +357,15 @@ class Scheduler:
 
     def _fits(self, candidate: _Waiting, batch: Sequence[_Waiting]) -> bool:
         together = [*batch, candidate]
-        lengths_s = [waiting.window_s for waiting in together]
         return (
             candidate.options.adapter == batch[0].options.adapter
-            and max(lengths_s) <= LENGTH_RATIO * min(lengths_s)
-            and max(lengths_s) * len(together) <= self._limits.max_batch_s
+            and candidate.window_s == batch[0].window_s
+            and _encoded_s(together) <= self._limits.max_batch_s
             and self._expected_s(together) <= self._limits.target_s
         )
 
     def _expected_s(self, batch: Sequence[_Waiting]) -> float:
-        return self._cost.expected_s(_padded_s(batch), _bound_tokens(batch))
+        return self._cost.expected_s(_encoded_s(batch), _bound_tokens(batch))
 
     def _decode(self, batch: Sequence[_Waiting]) -> None:
         """Decode a batch and hand out what was found; no error leaves this function."""
@@ -390,14 +386,14 @@ class Scheduler:
             return
         n_tokens = sum(len(hypothesis.tokens) for hypothesis in hypotheses)
         with self._changed:
-            self._cost.learn(_padded_s(batch), _bound_tokens(batch), n_tokens, time.monotonic() - started)
+            self._cost.learn(_encoded_s(batch), _bound_tokens(batch), n_tokens, time.monotonic() - started)
         for waiting, hypothesis in zip(batch, hypotheses, strict=True):
             self._settle(waiting, hypothesis)
 
 
-def _padded_s(batch: Sequence[_Waiting]) -> float:
-    """Return the seconds of window that are encoded, each padded to the longest."""
-    return len(batch) * max(waiting.window_s for waiting in batch)
+def _encoded_s(batch: Sequence[_Waiting]) -> float:
+    """Return the seconds of window that are encoded."""
+    return sum(waiting.window_s for waiting in batch)
 
 
 def _bound_tokens(batch: Sequence[_Waiting]) -> int:

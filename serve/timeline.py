@@ -62,7 +62,7 @@ def _segments_of(window: Window, hypothesis: Hypothesis, channel: int | None) ->
             no_speech_prob=hypothesis.no_speech_prob,
             language=hypothesis.language,
             language_prob=hypothesis.language_prob,
-            tokens=hypothesis.tokens if len(sentences) == 1 else (),
+            tokens=sentence.tokens or hypothesis.tokens,
             temperature=hypothesis.temperature,
             compression_ratio=hypothesis.compression_ratio,
             words=_placed_words(own, start_s, first_s, last_s, math.exp(hypothesis.avg_logprob)),

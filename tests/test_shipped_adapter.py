@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import base64
 import io
+import itertools
 import json
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -68,6 +70,23 @@ def test_a_form_and_a_json_body_give_the_same_text_as_the_bytes(client):
     ]
     wrapped = {"audio": base64.b64encode(body).decode(), "language": "mr"}
     assert plain == form == client.post("/invocations", json=wrapped).json()["text"]
+
+
+def test_a_text_does_not_depend_on_who_else_is_served(client):
+    sample, sample_rate = soundfile.read(SAMPLE, dtype="float32")
+    bodies = []
+    for gain, n_samples in itertools.product((1.0, 0.5, 0.2), (len(sample), int(2.8 * sample_rate))):
+        wav = io.BytesIO()
+        soundfile.write(wav, gain * sample[:n_samples], sample_rate, format="WAV")
+        bodies.append(wav.getvalue())
+
+    def text_of(body):
+        answer = client.post("/invocations", content=body, headers={"content-type": "audio/wav"})
+        return answer.raise_for_status().json()["text"]
+
+    alone = [text_of(body) for body in bodies]
+    with ThreadPoolExecutor(12) as clients:
+        assert list(clients.map(text_of, bodies * 4)) == alone * 4
 
 
 def test_the_streamed_text_is_the_whole_text(client):

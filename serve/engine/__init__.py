@@ -63,6 +63,8 @@ class TimedText:
     end_s: float
     probability: float | None = None
     """Mean probability of its tokens; None where it was not asked for."""
+    tokens: tuple[int, ...] = ()
+    """Of a sentence."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,9 +121,9 @@ class Engine(Protocol):
     ) -> list[Hypothesis]:
         """Decode windows together; the answer is in the order of the input.
 
-        Windows of different lengths are padded with silence to the longest, so keep lengths in a batch
-        similar. A window whose text is not believed (`serve.decoding`) is decoded again from the same encoder
-        output.
+        Windows of different lengths are padded with silence to the longest, which changes what is heard in
+        them: give windows of one length. A window whose text is not believed (`serve.decoding`) is decoded
+        again from the same encoder output.
 
         Raises:
             EngineError: The runtime failed.

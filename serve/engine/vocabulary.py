@@ -175,7 +175,11 @@ class Vocabulary:
 
         def close(end_s: float) -> None:
             if text := self.text(text_tokens):
-                found.append(TimedText(text=text, start_s=start_s, end_s=max(start_s, end_s)))
+                found.append(
+                    TimedText(
+                        text=text, start_s=start_s, end_s=max(start_s, end_s), tokens=tuple(text_tokens)
+                    )
+                )
 
         for token in tokens:
             if token <= self.no_timestamps:

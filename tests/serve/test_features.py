@@ -18,15 +18,17 @@ def features(tiny_base_dir) -> FeatureExtractor:
 @pytest.mark.parametrize(
     ("speech_s", "margin_s", "window_s"),
     [
-        (3.0, 0.9, 3.9),
-        (3.01, 0.9, 4.0),
+        (3.0, 0.9, 4.0),
+        (3.6, 0.9, 4.0),
+        (3.61, 0.9, 5.0),
         (0.2, 0.3, 1.0),
         (30.0, 0.9, 30.0),
-        (29.5, 0.2, 29.7),
+        (29.5, 0.2, 30.0),
         (2.0, 0.0, 2.0),
+        (2.01, 0.0, 3.0),
     ],
 )
-def test_a_window_holds_the_speech_and_its_margin_in_tenths(speech_s, margin_s, window_s):
+def test_a_window_holds_the_speech_and_about_its_margin_in_whole_seconds(speech_s, margin_s, window_s):
     assert window_length_s(round(speech_s * SAMPLE_RATE), margin_s) == window_s
 
 

@@ -104,7 +104,8 @@ def test_a_dynamic_adapter_reads_windows_of_the_speechs_own_length(speech):
     pipeline = pipeline_of()
     (segment,) = list(pipeline.transcribe(speech))[1:-1]
     n_frames = int(segment.text.split()[0])
-    assert 100 * (segment.end_s - segment.start_s + 1.0) == pytest.approx(n_frames, abs=10)
+    margin_s = n_frames / 100 - (segment.end_s - segment.start_s)
+    assert n_frames % 100 == 0 and 0.5 <= margin_s <= 1.5
     assert n_frames < 650
 
 

@@ -16,8 +16,10 @@ def window(start_s: float, end_s: float, channel: int = 0) -> Window:
     return Window(start, end, (Span(start, end),), channel)
 
 
-def timed(text: str, start_s: float, end_s: float, probability: float | None = 0.5) -> TimedText:
-    return TimedText(text=text, start_s=start_s, end_s=end_s, probability=probability)
+def timed(
+    text: str, start_s: float, end_s: float, probability: float | None = 0.5, tokens: tuple[int, ...] = ()
+) -> TimedText:
+    return TimedText(text=text, start_s=start_s, end_s=end_s, probability=probability, tokens=tokens)
 
 
 def heard(text: str, sentences: tuple[TimedText, ...] = (), words: tuple[TimedText, ...] = ()) -> Hypothesis:
@@ -47,11 +49,12 @@ def test_a_window_without_timed_sentences_is_one_segment_as_long_as_its_speech()
 
 
 def test_timed_sentences_are_a_segment_each() -> None:
-    sentences = (timed(" एक.", 0.2, 1.0), timed(" दोन.", 1.5, 3.0))
+    sentences = (timed(" एक.", 0.2, 1.0, tokens=(1,)), timed(" दोन.", 1.5, 3.0, tokens=(2,)))
     first, second = place((window(10, 14), heard("एक. दोन.", sentences)))
     assert (first.start_s, first.end_s, first.text) == (10.2, 11.0, "एक.")
     assert (second.start_s, second.end_s, second.text) == (11.5, 13.0, "दोन.")
     assert [first.id, second.id] == [0, 1]
+    assert [first.tokens, second.tokens] == [(1,), (2,)]
 
 
 def test_times_in_the_silence_behind_a_window_are_moved_into_it() -> None:
