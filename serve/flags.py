@@ -78,6 +78,31 @@ def read_value(text: str, hint: Any) -> Any:
     return hint(text)
 
 
+def add_flag(
+    parser: argparse._ActionsContainer,
+    name: str,
+    text: str,
+    *,
+    switch: bool = False,
+    bare: bool = False,
+    several: bool = False,
+) -> None:
+    """Add the flag of a field, with its help; values stay text, for whoever reads them to check.
+
+    Args:
+        parser: Or a group of one.
+        name: Of the field.
+        text: Its help.
+        switch: It is on without a value, and may have one.
+        bare: A switch has no value: for programs whose other arguments it might swallow.
+        several: It may be given several times.
+    """
+    more: dict[str, Any] = {"metavar": "VALUE", "action": "append" if several else "store"}
+    if switch:
+        more = {"action": "store_const", "const": "true"} if bare else {**more, "nargs": "?", "const": "true"}
+    parser.add_argument(flag_of(name), help=text.replace("%", "%%"), **more)
+
+
 def flag_of(name: str) -> str:
     """Return the flag of a field."""
     return "--" + name.replace("_", "-")
@@ -124,14 +149,7 @@ def _parser(cls: type, program: str, about: str, examples: str) -> argparse.Argu
         several = get_origin(hints[spec.name]) is tuple
         switch = hints[spec.name] is bool
         default = "required" if spec.default is dataclasses.MISSING else f"default {_shown(spec.default)}"
-        parser.add_argument(
-            flag_of(spec.name),
-            metavar="VALUE",
-            action="append" if several else "store",
-            nargs="?" if switch else None,
-            const="true" if switch else None,  # a switch without a value is on
-            help=f"{docs[spec.name]} [{default}]".replace("%", "%%"),
-        )
+        add_flag(parser, spec.name, f"{docs[spec.name]} [{default}]", switch=switch, several=several)
     return parser
 
 

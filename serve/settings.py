@@ -18,7 +18,7 @@ from sagemaker_inference import content_types, environment, parameters
 
 from serve.engine import EngineName, Quantization
 from serve.errors import ConfigError
-from serve.flags import field_docs, flag_of, read_value
+from serve.flags import add_flag, field_docs, flag_of, read_value
 
 ENV_PREFIX = "SHROTA_"
 TRAINING_PREFIX = "SHROTA_TRAIN_"
@@ -172,33 +172,19 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    add_flags(parser, [spec.name for spec in fields(Settings)])
+    add_setting_flags(parser, [spec.name for spec in fields(Settings)])
     return parser
 
 
-VALUED_SWITCH: Mapping[str, Any] = {"metavar": "VALUE", "nargs": "?", "const": "true"}
-"""Arguments of a flag that is on without a value, and may have one."""
-
-BARE_SWITCH: Mapping[str, Any] = {"action": "store_const", "const": "true"}
-"""Of one that has none, for programs whose other arguments it might swallow."""
-
-
-def add_flags(
-    parser: argparse._ActionsContainer, names: Iterable[str], switch: Mapping[str, Any] = VALUED_SWITCH
+def add_setting_flags(
+    parser: argparse._ActionsContainer, names: Iterable[str], *, bare_switches: bool = False
 ) -> None:
     """Add a flag for each of these fields of `Settings`; `Settings.from_flags` reads what was given."""
     defaults, docs = Settings(), field_docs(Settings)
     for name in names:
         default = getattr(defaults, name)
         text = f"{docs[name]} [{ENV_PREFIX}{name.upper()}, default {default}]"
-        add_flag(parser, name, text, switch if isinstance(default, bool) else None)
-
-
-def add_flag(
-    parser: argparse._ActionsContainer, name: str, text: str, switch: Mapping[str, Any] | None = None
-) -> None:
-    """Add the flag of a field, with its help; values stay text, for whoever reads them to check."""
-    parser.add_argument(flag_of(name), help=text.replace("%", "%%"), **(switch or {"metavar": "VALUE"}))
+        add_flag(parser, name, text, switch=isinstance(default, bool), bare=bare_switches)
 
 
 _EXAMPLES = """\

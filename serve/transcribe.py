@@ -22,13 +22,13 @@ from rich.console import Console
 from serve.audio import AudioLimits
 from serve.errors import ServiceError, ShrotaError
 from serve.files import Job, Problem, find_files, plan_jobs
-from serve.flags import field_docs
+from serve.flags import add_flag, field_docs
 from serve.formats import FORMATS, Format, named_format
 from serve.http.logs import configure_logs
 from serve.loading import load_pipeline
 from serve.options import TranscriptionOptions, parse_options
 from serve.progress import audio_bar
-from serve.settings import BARE_SWITCH, ENV_PREFIX, Settings, add_flag, add_flags
+from serve.settings import ENV_PREFIX, Settings, add_setting_flags
 from serve.transcriber import Measured, Transcriber, fault_of, measure, watched
 
 SHIPPED_ARTIFACT = Path(__file__).parents[1] / "model_artifacts" / "whisper-base-mr"
@@ -199,10 +199,10 @@ def _parser() -> argparse.ArgumentParser:
     options = parser.add_argument_group("what to hear", "the options of the service, with the same values")
     defaults, docs = TranscriptionOptions(), field_docs(TranscriptionOptions)
     for name in OPTION_FLAGS:
-        switch = BARE_SWITCH if isinstance(getattr(defaults, name), bool) else None
-        add_flag(options, name, docs[name], switch)
+        switch = isinstance(getattr(defaults, name), bool)
+        add_flag(options, name, docs[name], switch=switch, bare=True)
     model = parser.add_argument_group("model and machine")
-    add_flags(model, (*MODEL_FLAGS, *LIMIT_FLAGS), BARE_SWITCH)
+    add_setting_flags(model, (*MODEL_FLAGS, *LIMIT_FLAGS), bare_switches=True)
     return parser
 
 
