@@ -12,7 +12,8 @@ from litestar.types import ASGIApp
 from serve.formats import FORMATS
 from serve.http.context import RequestContext
 from serve.http.errors import EXCEPTION_HANDLERS
-from serve.http.sagemaker import invocations, ping
+from serve.http.metrics import Metrics, metrics
+from serve.http.sagemaker import execution_parameters, invocations, ping
 from serve.http.service import Service
 from serve.options import FORMAT_OPTIONS, OPTION_NAMES
 
@@ -31,15 +32,16 @@ def create_app(service: Service, on_failure: Callable[[], None]) -> ASGIApp:
         finally:
             service.close()
 
+    counted = Metrics(lambda: service.queue, lambda: service.totals)
     app = Litestar(
-        route_handlers=[index, ping, invocations],
+        route_handlers=[index, ping, invocations, execution_parameters, metrics],
         exception_handlers=EXCEPTION_HANDLERS,
         lifespan=[lifespan],
-        state=State({"service": service}),
+        state=State({"service": service, "metrics": counted}),
         openapi_config=None,
         logging_config=None,
     )
-    return RequestContext(app)
+    return RequestContext(app, counted)
 
 
 @get("/", summary="What is served here", sync_to_thread=False)
@@ -50,6 +52,8 @@ def index() -> dict[str, object]:
         "endpoints": {
             "GET /ping": "200 when the model answers, 503 before",
             "POST /invocations": "a recording in, its transcript out",
+            "GET /execution-parameters": "how a batch transform should send records",
+            "GET /metrics": "figures for Prometheus",
         },
         "options": sorted(OPTION_NAMES | {*FORMAT_OPTIONS}),
         "formats": {answer_format.name: answer_format.media_type for answer_format in FORMATS},
