@@ -114,6 +114,10 @@ class Service:
             seconds = round(time.monotonic() - started, 1)
             _log.info("model.ready", adapter=facts.adapter_name, language=facts.language, load_s=seconds)
 
+            from serve.audio import load_resampler
+
+            load_resampler()  # behind the ready sign: only recordings of other rates than 16 kHz wait for it
+
         threading.Thread(target=load, name="load", daemon=True).start()
 
     def check_ready(self) -> None:
@@ -258,7 +262,7 @@ def _warm_up(pipeline: Pipeline, scheduler: Scheduler) -> None:
     """Decode a window of noise: the first request finds everything loaded, and /ping speaks the truth."""
     import numpy as np
 
-    import serve.audio  # noqa: F401  # imports torchaudio, which takes seconds
+    import serve.audio  # noqa: F401  # the first request finds it imported
     from serve.engine import DecodingOptions
     from serve.features import MAX_WINDOW_S, SAMPLE_RATE, window_length_s
     from serve.segmentation import find_speech
