@@ -303,7 +303,7 @@ class Resampler:
 
     def _resample(self, samples: Samples, n_wanted: int) -> Samples:
         """Resample, and keep the answer to the `n_wanted` samples after the history."""
-        # Imported here: it takes seconds, and a service whose model is converted needs torch for nothing else.
+        # Imported here: it takes seconds, and a service may need torch for nothing else.
         import torch
         import torchaudio.functional
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -230,7 +231,7 @@ class Service:
         limits = BatchLimits(
             max_windows=settings.max_batch_windows,
             max_batch_s=settings.max_batch_s,
-            target_s=settings.batch_target_s,
+            target_s=math.inf if settings.batch else settings.batch_target_s,
         )
         return Scheduler(
             pipeline.engine,
