@@ -77,6 +77,10 @@ class Settings:
     """A body may not pause for longer than this."""
     max_audio_s: float = 14_400.0
     """Longest accepted recording."""
+    live_max_s: float = 1_800.0
+    """Longest live stream, by the clock and by its sound; SageMaker closes them after half an hour."""
+    live_idle_timeout_s: float = 60.0
+    """A live stream may not pause for longer than this."""
     n_audio_workers: int = 2
     """Recordings decoded to samples at a time, each in turns of a few seconds of sound."""
     engine_timeout_s: float = 300.0

@@ -10,6 +10,8 @@ from litestar.datastructures import State
 from litestar.types import ASGIApp
 
 from serve.formats import FORMATS
+from serve.http.bidirectional import PATH as LIVE_PATH
+from serve.http.bidirectional import live_stream
 from serve.http.context import RequestContext
 from serve.http.errors import EXCEPTION_HANDLERS
 from serve.http.sagemaker import invocations, ping
@@ -32,7 +34,7 @@ def create_app(service: Service, on_failure: Callable[[], None]) -> ASGIApp:
             service.close()
 
     app = Litestar(
-        route_handlers=[index, ping, invocations],
+        route_handlers=[index, ping, invocations, live_stream],
         exception_handlers=EXCEPTION_HANDLERS,
         lifespan=[lifespan],
         state=State({"service": service}),
@@ -50,6 +52,7 @@ def index() -> dict[str, object]:
         "endpoints": {
             "GET /ping": "200 when the model answers, 503 before",
             "POST /invocations": "a recording in, its transcript out",
+            f"WebSocket {LIVE_PATH}": "speech in and text out, while it is being spoken",
         },
         "options": sorted(OPTION_NAMES | {*FORMAT_OPTIONS}),
         "formats": {answer_format.name: answer_format.media_type for answer_format in FORMATS},

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable
-from typing import TypeVar
+from typing import Any, TypeVar
 from urllib.parse import parse_qsl
 
 import structlog
 from litestar import Response, get, post
+from litestar.connection import ASGIConnection
 from litestar.datastructures import State
 from litestar.response import Stream
 from litestar.types import Receive
@@ -40,7 +41,7 @@ def ping(state: State) -> Response[bytes]:
 async def invocations(request: AnyRequest, state: State) -> Response[bytes] | Stream:
     """Transcribe the recording in the body; an option or Accept chooses the answer's format."""
     service: Service = state.service
-    answer_format, options = _options_outside_body(request)
+    answer_format, options = options_outside_body(request)
     content_type = request.headers.get("content-type")
     kind = body_kind(content_type)
     accept = request.headers.get("accept") or service.settings.default_accept
@@ -134,7 +135,9 @@ def _limits(service: Service) -> BodyLimits:
     )
 
 
-def _options_outside_body(request: AnyRequest) -> tuple[Format | None, TranscriptionOptions]:
+def options_outside_body(
+    request: ASGIConnection[Any, Any, Any, State],
+) -> tuple[Format | None, TranscriptionOptions]:
     """Read options, and a format where one is named, from the query and over it from the custom attributes.
 
     Raises:
