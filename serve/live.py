@@ -15,19 +15,19 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from serve.engine import Hypothesis
 from serve.errors import AudioTooLong, ServiceError
 from serve.features import SAMPLE_RATE, Samples
 from serve.live_settings import LiveSettings
-from serve.pcm import PcmFormat, PcmStream
+from serve.pcm import PcmStream
 from serve.pipeline import EngineInput, Pipeline, is_said
 from serve.recording import Recording
 from serve.scheduler import Ticket
 from serve.segmentation import FRAME_SAMPLES, PAD_SAMPLES, Listener, Window, WindowLimits, iter_windows
 from serve.timeline import place_segments
-from serve.transcript import Segment, join_text
+from serve.transcript import LiveText, Segment, join_text
 
 RUN_SAMPLES = 8 * FRAME_SAMPLES  # heard at a time: a quarter of a second
 PARTIAL_EVERY_S = 1.0
@@ -38,15 +38,6 @@ WAITING_S = 20.0
 
 CHECK_EVERY_S = 1.0
 """How often a session that waits for sound looks whether there is any use in waiting."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class LiveText:
-    """What was said, or what it seems to be so far."""
-
-    segment: Segment
-    """Of a text that is not final, its number is that of the first final text that will replace it."""
-    is_final: bool
 
 
 class LiveSession:
@@ -87,7 +78,7 @@ class LiveSession:
         self._sound.on_room = call
 
     def end(self, error: ServiceError | None = None) -> None:
-        """Take no more sound. What has come is said to its end; then `run` raises the error, if there is one."""
+        """Take no more sound. What has come is said to its end, and then `run` raises the error."""
         self._sound.end(error)
 
     def abandon(self) -> None:
@@ -150,10 +141,8 @@ class LiveSession:
             return
         window, samples = found
         n_new = window.end - max(window.start, self._shown_until)
-        if (
-            n_new < PARTIAL_EVERY_S * SAMPLE_RATE
-            or self._sound.waiting_s(self._settings.pcm) > PARTIAL_EVERY_S
-        ):
+        waiting_s = self._sound.n_bytes / self._settings.pcm.bytes_per_s
+        if n_new < PARTIAL_EVERY_S * SAMPLE_RATE or waiting_s > PARTIAL_EVERY_S:
             return
         self._shown_until = window.end
         decoding = replace(self._decoding, beam_size=1, word_timestamps=False)
@@ -188,7 +177,8 @@ class _SoundQueue:
         """Why it ended, where that is a fault."""
         self._max_bytes = max_bytes
         self._pieces: deque[bytes] = deque()
-        self._n_bytes = 0
+        self.n_bytes = 0
+        """Waiting."""
         self._is_over = False
         self._changed = threading.Condition()
 
@@ -196,9 +186,9 @@ class _SoundQueue:
         with self._changed:
             if not self._is_over:
                 self._pieces.append(data)
-                self._n_bytes += len(data)
+                self.n_bytes += len(data)
                 self._changed.notify()
-            return self._n_bytes < self._max_bytes
+            return self.n_bytes < self._max_bytes
 
     def take(self, max_bytes: int, check: Callable[[], None]) -> bytes | None:
         """Wait for bytes; None at the end. `check` may raise now and then."""
@@ -211,14 +201,11 @@ class _SoundQueue:
             if data is not None and len(data) > max_bytes:
                 self._pieces.appendleft(data[max_bytes:])
                 data = data[:max_bytes]
-            self._n_bytes -= len(data or b"")
-            has_room = self._n_bytes < self._max_bytes
+            self.n_bytes -= len(data or b"")
+            has_room = self.n_bytes < self._max_bytes
         if has_room:
             self.on_room()
         return data
-
-    def waiting_s(self, pcm: PcmFormat) -> float:
-        return self._n_bytes / pcm.bytes_per_s
 
     def end(self, error: ServiceError | None) -> None:
         with self._changed:
@@ -230,5 +217,5 @@ class _SoundQueue:
         self.end(None)
         with self._changed:
             self._pieces.clear()
-            self._n_bytes = 0
+            self.n_bytes = 0
         self.on_room()

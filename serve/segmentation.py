@@ -95,7 +95,7 @@ def iter_windows(
     Args:
         blocks: float32 at 16 kHz, each (n_channels, n_samples); of any length.
         limits: How long windows may be.
-        run_samples: Heard at a time, a multiple of `FRAME_SAMPLES`: fewer cost more, and windows come earlier.
+        run_samples: Heard at a time, a multiple of `FRAME_SAMPLES`; fewer give windows earlier, and cost more.
         on_run: Told after each run, once its windows are handed out; for live speech.
 
     Yields:
@@ -185,7 +185,7 @@ class SpeechDetector:
 
     @property
     def open_spans(self) -> list[Span]:
-        """Speech that was heard, but not returned: the span that waits for what follows, and the unfinished."""
+        """Speech that was not returned yet: the span that waits for what follows, and the unfinished."""
         spans = []
         if self._held is not None:
             end = min(self._held.end + PAD_SAMPLES, self._n_heard)

@@ -12,7 +12,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 from contextlib import suppress
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import structlog
@@ -25,8 +25,11 @@ from serve.formats.live import encode_live, encode_stream_error
 from serve.http.errors import UNKNOWN_ERROR_MESSAGE, BodyTimeout, ClientGone
 from serve.http.sagemaker import options_outside_body
 from serve.http.service import Service
-from serve.live import LiveSession, LiveText
 from serve.live_settings import LiveSettings, parse_live_settings
+from serve.transcript import LiveText
+
+if TYPE_CHECKING:  # its imports take seconds, which the loading thread spends
+    from serve.live import LiveSession
 
 PATH = "/invocations-bidirectional-stream"
 
@@ -135,7 +138,12 @@ async def _listen(socket: AnySocket, service: Service, session: LiveSession) -> 
     """
     has_room = asyncio.Event()
     loop = asyncio.get_running_loop()
-    session.on_room(lambda: None if loop.is_closed() else loop.call_soon_threadsafe(has_room.set))
+
+    def make_room() -> None:
+        if not loop.is_closed():
+            loop.call_soon_threadsafe(has_room.set)
+
+    session.on_room(make_room)
     settings = service.settings
     try:
         async with asyncio.timeout(settings.live_max_s):
