@@ -15,7 +15,6 @@ import msgspec
 
 from serve.options import TranscriptionOptions, option_refusal, parse_options
 
-
 Encoding = Literal["pcm_s16le", "pcm_f32le", "mulaw", "alaw"]
 
 SAMPLE_BYTES: dict[Encoding, int] = {"pcm_s16le": 2, "pcm_f32le": 4, "mulaw": 1, "alaw": 1}

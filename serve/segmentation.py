@@ -95,7 +95,7 @@ def iter_windows(
     Args:
         blocks: float32 at 16 kHz, each (n_channels, n_samples); of any length.
         limits: How long windows may be.
-        run_samples: Heard at a time, a multiple of `FRAME_SAMPLES`; fewer give windows earlier, and cost more.
+        run_samples: Heard at a time, a multiple of `FRAME_SAMPLES`; fewer give windows earlier and cost more.
         on_run: Told after each run, once its windows are handed out; for live speech.
 
     Yields:
