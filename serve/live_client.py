@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -43,7 +44,7 @@ def speak(
     Raises:
         ClientError: the recording cannot be decoded, the service refuses, or breaks off.
     """
-    from websockets.exceptions import InvalidHandshake, WebSocketException
+    from websockets.exceptions import ConnectionClosed, InvalidHandshake, WebSocketException
     from websockets.sync.client import connect
 
     try:
@@ -56,7 +57,8 @@ def speak(
         # Pongs queue up behind the sound, so whoever sends faster than it is heard gets them late.
         with connect(address, ping_timeout=None) as connection:
             settings = {"sample_rate": SAMPLE_RATE, "encoding": "pcm_s16le", **options}
-            connection.send(json.dumps(settings))
+            with suppress(ConnectionClosed):  # whoever is refused before that reads why
+                connection.send(json.dumps(settings))
             threading.Thread(target=_send, args=(connection, pcm, pace), daemon=True).start()
             _print_texts(connection, timeout_s, out)
     except InvalidHandshake as error:

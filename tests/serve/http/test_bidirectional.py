@@ -5,12 +5,16 @@ import signal
 import subprocess
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import numpy as np
 import pytest
-from websockets.exceptions import ConnectionClosedError, ConnectionClosedOK
+from websockets.exceptions import ConnectionClosed, ConnectionClosedError, ConnectionClosedOK, InvalidStatus
 from websockets.sync.client import connect
+
+from serve.live import WAITING_S
 
 ROOT = Path(__file__).parents[3]
 PATH = "/invocations-bidirectional-stream"
@@ -23,18 +27,18 @@ def pcm(samples):
 
 @pytest.fixture
 def dial():
-    """Open streams: `dial(running, query="", **settings)`; what is None is not sent."""
-    opened = []
+    """Open streams: `dial(running, query="", **settings)`; they are closed in the end."""
+    with ExitStack() as opened:
 
-    def start(running, query="", **settings):
-        host, port = running.address
-        opened.append(connect(f"ws://{host}:{port}{PATH}{query}", ping_timeout=None))
-        opened[-1].send(json.dumps(settings))
-        return opened[-1]
+        def start(running, query="", **settings):
+            host, port = running.address
+            address = f"ws://{host}:{port}{PATH}{query}"
+            connection = opened.enter_context(connect(address, ping_timeout=None))
+            with suppress(ConnectionClosed):  # it may be refused before that
+                connection.send(json.dumps(settings))
+            return connection
 
-    yield start
-    for connection in opened:
-        connection.close()
+        yield start
 
 
 def hear_out(connection):
@@ -112,10 +116,8 @@ def test_a_frame_over_the_limit_closes_the_stream(shared, dial, wait_until):
 
 
 def test_another_path_is_no_stream(shared):
-    from websockets.exceptions import InvalidStatus
-
-    with pytest.raises(InvalidStatus):
-        connect("ws://{}:{}/other".format(*shared.address))
+    with pytest.raises(InvalidStatus), connect("ws://{}:{}/other".format(*shared.address)):
+        pass
 
 
 def test_one_stream_too_many_is_told_to_come_back(serve, dial):
@@ -158,26 +160,23 @@ def test_a_client_that_is_faster_than_the_engine_is_slowed_down(serve, dial, spe
     running = serve()
     running.engine.pace.clear()
     connection = dial(running)
-    n_sent = 0
-    data = pcm(np.tile(speech, 20))  # 100 s
-    done = threading.Event()
+    data = pcm(speech)
+    n_bytes = 64 << 20  # more than the buffers of both sockets
+    sent = threading.Event()
 
     def send():
-        nonlocal n_sent
-        for _ in range(60):
+        for _ in range(0, n_bytes, len(data)):
             connection.send(data)
-            n_sent += 1
-        connection.send(END)
-        done.set()
+        sent.set()
 
-    sender = threading.Thread(target=send)
-    sender.start()
-    assert not done.wait(timeout=3.0)
-    (session,) = running.service._live
-    assert session._sound.n_bytes < 2 * len(data)
-    running.service.settings  # noqa: B018
-    connection.close()
-    sender.join(timeout=60)
+    with ThreadPoolExecutor() as pool:
+        sending = pool.submit(send)
+        assert not sent.wait(timeout=2.0)
+        (session,) = running.service._live
+        assert session._sound.n_bytes < WAITING_S * 32_000 + len(data)
+        connection.close()
+        with pytest.raises(ConnectionClosed):
+            sending.result(timeout=60)
     running.engine.pace.set()
 
 
