@@ -8,11 +8,13 @@ ShrotaError
 │   │   ├── UnsupportedMediaType the body is in a format we do not read
 │   │   ├── NotAcceptable        no answer format the client accepts
 │   │   ├── PayloadTooLarge      the body is over the limit
+│   │   ├── UnknownSession       it was never started, or has ended
 │   │   └── AudioError           not usable speech
 │   │       ├── UndecodableAudio
 │   │       ├── EmptyAudio
 │   │       └── AudioTooLong
 │   ├── Overloaded               retry later
+│   │   └── TooManySessions
 │   ├── RequestTimeout           it took longer than any request may
 │   ├── NotReady                 loading or draining
 │   └── EngineError              ours
@@ -28,6 +30,7 @@ ShrotaError
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -79,6 +82,15 @@ class PayloadTooLarge(RequestError):
         super().__init__(f"the body is larger than the limit of {limit_bytes / 2**20:.0f} MiB")
 
 
+class UnknownSession(RequestError):
+    """The session is not open."""
+
+    code = "unknown_session"
+
+    def __init__(self) -> None:
+        super().__init__("there is no such session; it has expired, was closed, or was never started")
+
+
 class AudioError(RequestError):
     """The body is not usable speech."""
 
@@ -114,6 +126,16 @@ class Overloaded(ServiceError):
     def __init__(self, retry_after_s: int = 1) -> None:
         super().__init__(f"too many requests are waiting; retry in {retry_after_s} s")
         self.retry_after_s = retry_after_s
+
+
+class TooManySessions(Overloaded):
+    """As many sessions are open as may be."""
+
+    code = "too_many_sessions"
+
+    def __init__(self, limit: int, next_expires_s: float) -> None:
+        super().__init__(min(60, max(1, math.ceil(next_expires_s))))
+        self.args = (f"{limit} sessions are open, and no more may be; retry in {self.retry_after_s} s",)
 
 
 class RequestTimeout(ServiceError):

@@ -25,6 +25,8 @@ TRAINING_PREFIX = "SHROTA_TRAIN_"
 """Variables of the image's other command."""
 
 SAGEMAKER_VARIABLES = {
+    "stateful_sessions": "SAGEMAKER_ENABLE_STATEFUL_SESSIONS",
+    "session_lifetime_s": "SAGEMAKER_SESSIONS_EXPIRATION",
     "port": parameters.BIND_TO_PORT_ENV,
     "default_accept": parameters.DEFAULT_INVOCATIONS_ACCEPT_ENV,
 }
@@ -77,6 +79,12 @@ class Settings:
     """A body may not pause for longer than this."""
     max_audio_s: float = 14_400.0
     """Longest accepted recording."""
+    stateful_sessions: bool = False
+    """Whether recordings may belong to sessions."""
+    session_lifetime_s: float = 1_200.0
+    """A session ends so long after its start."""
+    max_sessions: int = 1_000
+    """Sessions open at a time."""
     live_max_s: float = 1_800.0
     """Longest live stream, by the clock and by its sound; SageMaker closes them after half an hour."""
     live_idle_timeout_s: float = 60.0

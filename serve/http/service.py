@@ -17,6 +17,7 @@ import structlog
 from serve.errors import NotReady, ServiceError, StartupError
 from serve.options import TranscriptionOptions
 from serve.scheduler import BatchLimits, Queue, Scheduler, Ticket
+from serve.sessions import Sessions
 from serve.settings import Settings
 from serve.transcript import Event
 
@@ -76,6 +77,9 @@ class Service:
         self.state: State = "loading"
         self.failure: StartupError | None = None
         """Why the model could not be loaded."""
+        self.sessions = Sessions(
+            max_sessions=settings.max_sessions, lifetime_s=settings.session_lifetime_s
+        )
         self._load = load
         self._pipeline: Pipeline | None = None
         self._scheduler: Scheduler | None = None
