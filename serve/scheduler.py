@@ -17,7 +17,7 @@ import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import TracebackType
 from typing import NoReturn, Self
 
@@ -57,6 +57,23 @@ class Queue:
     """Time that the engine is expected to need for them."""
     n_running: int = 0
     """Windows that the engine is at."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Totals:
+    """What the engine has done since it was loaded."""
+
+    n_batches: int = 0
+    n_windows: int = 0
+    window_s: float = 0.0
+    """Seconds of window encoded."""
+    n_tokens: int = 0
+    n_fallbacks: int = 0
+    """Windows whose text came from a later attempt than the first."""
+    n_failures: int = 0
+    """Batches on which the engine failed."""
+    busy_s: float = 0.0
+    """Time in batches, summed over workers."""
 
 
 @dataclass(frozen=True)
@@ -196,6 +213,7 @@ class Scheduler:
         self._turns: list[Ticket] = []  # those with waiting windows, in the order of their coming
         self._clock_s = 0.0  # what the request that was served last had had; newcomers begin with it
         self._cost = BatchCost()
+        self._totals = Totals()
         self._closing = False
         self._running: dict[int, _Running] = {}  # by worker
         self._n_workers = max(1, engine.n_workers)
@@ -222,6 +240,10 @@ class Scheduler:
                 waiting_s=sum(self._expected_s([each]) for each in waiting),
                 n_running=sum(running.n_windows for running in self._running.values()),
             )
+
+    def totals(self) -> Totals:
+        """Return what the engine has done."""
+        return self._totals
 
     def is_alive(self, stuck_after_s: float) -> bool:
         """Tell whether the engine's threads run, and none has been at one batch for too long."""
@@ -376,6 +398,8 @@ class Scheduler:
             )
         except Exception as error:
             _log.error("engine.failed", n_windows=len(batch), error=type(error).__name__, exc_info=True)
+            with self._changed:
+                self._totals = replace(self._totals, n_failures=self._totals.n_failures + 1)
             if len({waiting.ticket for waiting in batch}) > 1:
                 # Only the request whose window the engine chokes on shall fail.
                 for waiting in batch:
@@ -385,8 +409,23 @@ class Scheduler:
                 self._settle(waiting, EngineError("the engine failed on this recording"))
             return
         n_tokens = sum(len(hypothesis.tokens) for hypothesis in hypotheses)
+        busy_s = time.monotonic() - started
+        fallbacks = [
+            found.temperature != waiting.options.temperature
+            for waiting, found in zip(batch, hypotheses, strict=True)
+        ]
         with self._changed:
-            self._cost.learn(_encoded_s(batch), _bound_tokens(batch), n_tokens, time.monotonic() - started)
+            self._cost.learn(_encoded_s(batch), _bound_tokens(batch), n_tokens, busy_s)
+            before = self._totals
+            self._totals = Totals(
+                n_batches=before.n_batches + 1,
+                n_windows=before.n_windows + len(batch),
+                window_s=before.window_s + _encoded_s(batch),
+                n_tokens=before.n_tokens + n_tokens,
+                n_fallbacks=before.n_fallbacks + sum(fallbacks),
+                n_failures=before.n_failures,
+                busy_s=before.busy_s + busy_s,
+            )
         for waiting, hypothesis in zip(batch, hypotheses, strict=True):
             self._settle(waiting, hypothesis)
 

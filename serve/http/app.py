@@ -14,7 +14,8 @@ from serve.http.bidirectional import PATH as LIVE_PATH
 from serve.http.bidirectional import live_stream
 from serve.http.context import RequestContext
 from serve.http.errors import EXCEPTION_HANDLERS
-from serve.http.sagemaker import invocations, ping
+from serve.http.metrics import Metrics, metrics
+from serve.http.sagemaker import execution_parameters, invocations, ping
 from serve.http.service import Service
 from serve.options import FORMAT_OPTIONS, OPTION_NAMES
 
@@ -33,15 +34,16 @@ def create_app(service: Service, on_failure: Callable[[], None]) -> ASGIApp:
         finally:
             service.close()
 
+    counted = Metrics(lambda: service.queue, lambda: service.totals)
     app = Litestar(
-        route_handlers=[index, ping, invocations, live_stream],
+        route_handlers=[index, ping, invocations, live_stream, execution_parameters, metrics],
         exception_handlers=EXCEPTION_HANDLERS,
         lifespan=[lifespan],
-        state=State({"service": service}),
+        state=State({"service": service, "metrics": counted}),
         openapi_config=None,
         logging_config=None,
     )
-    return RequestContext(app)
+    return RequestContext(app, counted)
 
 
 @get("/", summary="What is served here", sync_to_thread=False)
@@ -53,6 +55,8 @@ def index() -> dict[str, object]:
             "GET /ping": "200 when the model answers, 503 before",
             "POST /invocations": "a recording in, its transcript out",
             f"WebSocket {LIVE_PATH}": "speech in and text out, while it is being spoken",
+            "GET /execution-parameters": "how a batch transform should send records",
+            "GET /metrics": "figures for Prometheus",
         },
         "options": sorted(OPTION_NAMES | {*FORMAT_OPTIONS}),
         "formats": {answer_format.name: answer_format.media_type for answer_format in FORMATS},

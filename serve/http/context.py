@@ -14,9 +14,13 @@ import structlog
 from litestar.enums import ScopeType
 from litestar.types import ASGIApp, Message, Receive, Scope, Send
 
+from serve.http.metrics import Metrics
+
 CUSTOM_ATTRIBUTES = "X-Amzn-SageMaker-Custom-Attributes"
 MAX_CUSTOM_ATTRIBUTES_CHARACTERS = 1_024
 REQUEST_ID = "X-Request-Id"
+QUIET_ROUTES = ("/ping", "/metrics")
+"""Asked every few seconds by machines."""
 
 _log = structlog.get_logger(__name__)
 
@@ -24,9 +28,10 @@ _log = structlog.get_logger(__name__)
 class RequestContext:
     """Wraps an application."""
 
-    def __init__(self, app: ASGIApp) -> None:
-        """Take the application to wrap."""
+    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+        """Take the application to wrap, and what counts its answers."""
         self._app = app
+        self._metrics = metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass everything through, adding headers to HTTP answers and a line to the log."""
@@ -53,14 +58,16 @@ class RequestContext:
             try:
                 await self._app(scope, receive, send_with_headers)
             finally:
-                log = _log.debug if scope["path"] == "/ping" else _log.info
+                seconds = time.monotonic() - started
+                self._metrics.answered(scope["path"], status, seconds)
+                log = _log.debug if scope["path"] in QUIET_ROUTES else _log.info
                 log(
                     "request",
                     method=scope["method"],
                     path=scope["path"][:200],
                     status=status,
                     response_bytes=n_bytes,
-                    request_s=round(time.monotonic() - started, 3),
+                    request_s=round(seconds, 3),
                 )
 
 

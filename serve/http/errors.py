@@ -60,6 +60,7 @@ def answer_service_error(request: AnyRequest, error: errors.ServiceError) -> Res
     headers = {}
     if isinstance(error, errors.Overloaded | errors.NotReady):
         headers["Retry-After"] = str(error.retry_after_s)
+    _count(request, error.code)
     return _answer(STATUSES[type(error)], error.code, str(error), headers)
 
 
@@ -76,11 +77,13 @@ def answer_http_error(request: AnyRequest, error: HTTPException) -> Response[byt
 def answer_unknown_error(request: AnyRequest, error: Exception) -> Response[bytes]:
     """Answer a fault of ours, telling the client nothing of it."""
     _log.error("request.failed", error=type(error).__name__, exc_info=error)
+    _count(request, "internal_error")
     return _answer(500, "internal_error", UNKNOWN_ERROR_MESSAGE, {})
 
 
 def answer_client_gone(request: AnyRequest, error: ClientGone) -> Response[bytes]:
     """Answer nobody."""
+    _count(request, "client_gone")
     return _answer(CLIENT_GONE_STATUS, "client_gone", "the client closed the connection", {})
 
 
@@ -90,6 +93,10 @@ EXCEPTION_HANDLERS: ExceptionHandlersMap = {
     HTTPException: answer_http_error,
     Exception: answer_unknown_error,
 }
+
+
+def _count(request: AnyRequest, code: str) -> None:
+    request.app.state.metrics.failed(code)
 
 
 def _answer(status: int, code: str, message: str, headers: dict[str, str]) -> Response[bytes]:

@@ -19,12 +19,19 @@ from serve.formats import Encoder, Format, negotiate_format, take_format
 from serve.http.body import BodyLimits, body_kind, parse_body, read_body
 from serve.http.context import CUSTOM_ATTRIBUTES
 from serve.http.errors import UNKNOWN_ERROR_MESSAGE, AnyRequest, ClientGone
+from serve.http.metrics import Metrics
 from serve.http.service import Service
 from serve.options import TranscriptionOptions, parse_options
 from serve.scheduler import Ticket
-from serve.transcript import Event, Failure
+from serve.transcript import End, Event, Failure
 
 T = TypeVar("T")
+
+MAX_TRANSFORM_PRODUCT = 100
+"""Concurrent transforms times megabytes of payload (CreateTransformJob)."""
+
+MAX_TRANSFORM_PAYLOAD_MIB = 25
+"""Leaves room for four recordings at a time; a job that needs longer ones says so itself."""
 
 _log = structlog.get_logger(__name__)
 
@@ -35,6 +42,22 @@ def ping(state: State) -> Response[bytes]:
     service: Service = state.service
     service.check_ready()
     return Response(b"")
+
+
+@get("/execution-parameters", summary="How a batch transform should send records", sync_to_thread=False)
+def execution_parameters(state: State) -> dict[str, object]:
+    """Answer how many recordings may be sent at a time and how long they may be, one to a request.
+
+    The product of the two is at most 100, as Batch Transform demands; long recordings come first.
+    """
+    settings = state.service.settings
+    payload_mib = max(1, min(settings.max_body_bytes >> 20, MAX_TRANSFORM_PAYLOAD_MIB))
+    concurrent = max(1, min(settings.max_requests, MAX_TRANSFORM_PRODUCT // payload_mib))
+    return {
+        "MaxConcurrentTransforms": concurrent,
+        "BatchStrategy": "SINGLE_RECORD",
+        "MaxPayloadInMB": payload_mib,
+    }
 
 
 @post("/invocations", summary="Transcribe a recording", status_code=200, request_max_body_size=None)
@@ -63,10 +86,11 @@ async def invocations(request: AnyRequest, state: State) -> Response[bytes] | St
     except BaseException:
         ticket.close()
         raise
+    events = _counted(events, state.metrics)
     encoder = answer_format.new_encoder()
     headers = {"Content-Type": answer_format.content_type}
     if answer_format.streams:
-        return Stream(_encode(encoder, first, events), headers=headers)
+        return Stream(_encode(encoder, first, events, state.metrics), headers=headers)
     answer = await _unless_client_leaves(request.receive, _collect(encoder, events))
     return Response(answer, headers=headers)
 
@@ -82,7 +106,17 @@ async def _events(
             yield event
 
 
-async def _encode(encoder: Encoder, first: Event, events: AsyncIterator[Event]) -> AsyncIterator[bytes]:
+async def _counted(events: AsyncIterator[Event], metrics: Metrics) -> AsyncIterator[Event]:
+    """Pass events on, and count the recording at its end."""
+    async for event in events:
+        if isinstance(event, End):
+            metrics.transcribed(event.transcript.duration_s, event.processing_s)
+        yield event
+
+
+async def _encode(
+    encoder: Encoder, first: Event, events: AsyncIterator[Event], metrics: Metrics
+) -> AsyncIterator[bytes]:
     """Encode a streamed answer. Its status is out already, so an error becomes its last event."""
     try:
         yield encoder.encode(first)
@@ -90,9 +124,11 @@ async def _encode(encoder: Encoder, first: Event, events: AsyncIterator[Event]) 
             if piece := encoder.encode(event):
                 yield piece
     except ServiceError as error:
+        metrics.failed(error.code)
         yield encoder.encode(Failure(code=error.code, message=str(error)))
     except Exception as error:
         _log.error("request.failed", error=type(error).__name__, exc_info=True)
+        metrics.failed("internal_error")
         yield encoder.encode(Failure(code="internal_error", message=UNKNOWN_ERROR_MESSAGE))
 
 

@@ -16,7 +16,7 @@ import structlog
 
 from serve.errors import NotReady, ServiceError, StartupError
 from serve.options import TranscriptionOptions
-from serve.scheduler import BatchLimits, Queue, Scheduler, Ticket
+from serve.scheduler import BatchLimits, Queue, Scheduler, Ticket, Totals
 from serve.sessions import Sessions
 from serve.settings import Settings
 from serve.transcript import Event
@@ -97,6 +97,11 @@ class Service:
     def queue(self) -> Queue:
         """Figures of the scheduler's queue; all zero while the model loads."""
         return self._scheduler.queue() if self._scheduler else Queue()
+
+    @property
+    def totals(self) -> Totals:
+        """What the engine has done."""
+        return self._scheduler.totals() if self._scheduler else Totals()
 
     def start(self, on_failure: Callable[[], None]) -> None:
         """Load the model in a thread, so that the port is bound and /ping answers meanwhile.

@@ -1,0 +1,216 @@
+"""Train with the smoke configuration from every kind of source: the same clips in each one's own form.
+
+Writes bench/sources.json.
+
+    python bench/sources.py                          # ten steps from each, about ten minutes
+    python bench/sources.py --max-minutes 10         # ten minutes from each, an hour and a half
+
+Corpora of the Hugging Face hub are stood in for by directories of Parquet files with their columns, read by
+the same `datasets`; the SageMaker channel is a read-only directory, as FastFile mounts it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+import pyarrow  # noqa: E402
+import pyarrow.parquet  # noqa: E402
+import soundfile  # noqa: E402
+import typer  # noqa: E402
+from rich.console import Console  # noqa: E402
+
+from serve.features import SAMPLE_RATE  # noqa: E402
+from train.data.manifest import Clip, load_samples, read_manifest  # noqa: E402
+
+CONFIG = "train/configs/smoke.yaml"
+MINUTES_BY_STEPS = 6.0
+"""Steps that the smoke configuration does in a minute on two cores, more or less: for --max-minutes."""
+
+
+def as_manifest(clips: list[Clip], scratch: Path) -> str:
+    """JSONL, as `make data` writes it."""
+    path = scratch / "manifest" / "train.jsonl"
+    path.parent.mkdir()
+    rows = [{"audio": str(clip.path), "text": clip.text, "voice": clip.voice} for clip in clips]
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    return str(path)
+
+
+def as_common_voice(clips: list[Clip], scratch: Path) -> str:
+    """A release as downloaded: MP3s at 32 kHz, a table for each split."""
+    release = scratch / "cv-corpus" / "mr"
+    (release / "clips").mkdir(parents=True)
+    lines: dict[str, list[str]] = {"train": [], "dev": []}
+    for number, clip in enumerate(clips):
+        name = f"common_voice_mr_{number}.mp3"
+        _encode(clip, release / "clips" / name, "-ar", "32000")
+        row = "\t".join([f"speaker-{clip.voice}", name, clip.text, "2", "0", "mr"])
+        lines["dev" if number % 5 == 4 else "train"].append(row)
+    head = "\t".join(["client_id", "path", "sentence", "up_votes", "down_votes", "locale"])
+    for split, rows in {**lines, "test": lines["dev"]}.items():
+        (release / f"{split}.tsv").write_text("\n".join([head, *rows]) + "\n", encoding="utf-8")
+    return f"commonvoice:{release}"
+
+
+def as_folder(clips: list[Clip], scratch: Path) -> str:
+    """Recordings with transcripts beside them: stereo WAV at 44.1 kHz."""
+    folder = scratch / "folder"
+    folder.mkdir()
+    for number, clip in enumerate(clips):
+        _encode(clip, folder / f"{number}.wav", "-ar", "44100", "-ac", "2")
+        (folder / f"{number}.txt").write_text(clip.text, encoding="utf-8")
+    return f"folder:{folder}"
+
+
+def as_hub(clips: list[Clip], scratch: Path) -> str:
+    """A dataset of the hub by its name and columns: Common Voice's, in Parquet."""
+    return f"hf:{_parquet(clips, scratch / 'hub', 'sentence', 'train')}:mr_in"
+
+
+def as_streamed_preset(clips: list[Clip], scratch: Path) -> str:
+    """FLEURS, streamed; a directory stands in for its repository."""
+    return f"fleurs?repo={_parquet(clips, scratch / 'fleurs', 'transcription', 'train')}&streaming=true"
+
+
+def as_shards(clips: list[Clip], scratch: Path) -> str:
+    """What `python -m train.prepare` makes of a manifest, in several shards."""
+    source = as_manifest(clips, scratch / "before")
+    command = [sys.executable, "-m", "train.prepare", source, "--output-dir", str(scratch / "shards")]
+    subprocess.run([*command, "--shard-mb", "2"], cwd=ROOT, check=True, capture_output=True)
+    return f"shards:{scratch / 'shards'}"
+
+
+def as_channel(clips: list[Clip], scratch: Path) -> str:
+    """An input channel of a training job that holds shards, mounted read-only."""
+    shards = as_shards(clips, scratch / "channel").removeprefix("shards:")
+    channel = scratch / "opt-ml" / "input" / "data" / "train"
+    shutil.copytree(shards, channel, ignore=shutil.ignore_patterns(".lock"))
+    for path in [*channel.iterdir(), channel]:
+        path.chmod(0o555 if path.is_dir() else 0o444)
+    return "channel:train"
+
+
+def as_synthesis(clips: list[Clip], scratch: Path) -> str:
+    """The synthetic builder itself, from text to manifest."""
+    command = [sys.executable, "-m", "train.data.build", "--output-dir", str(scratch / "synthetic")]
+    amounts = {"everyday": len(clips), "catalogue": 0, "exchanged": 0, "words": 0, "test": 10}
+    command += [part for name, amount in amounts.items() for part in (f"--{name}", str(amount))]
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+    return str(scratch / "synthetic" / "train.jsonl")
+
+
+FORMS: dict[str, Callable[[list[Clip], Path], str]] = {
+    "manifest": as_manifest,
+    "commonvoice": as_common_voice,
+    "folder": as_folder,
+    "hub": as_hub,
+    "hub preset, streamed": as_streamed_preset,
+    "shards": as_shards,
+    "sagemaker channel": as_channel,
+    "synthesis": as_synthesis,
+}
+
+
+def main(
+    manifest: Annotated[Path, typer.Option(help="Corpus to take clips from.")] = ROOT / "data/mr/train.jsonl",
+    clips: Annotated[int, typer.Option(help="Clips in each source.")] = 120,
+    max_minutes: Annotated[float, typer.Option(help="About how long each trains; 0: ten steps.")] = 0,
+    output: Annotated[Path, typer.Option(help="Where the figures go.")] = ROOT / "bench" / "sources.json",
+) -> None:
+    """Train a little from every kind of source, and say how it went."""
+    console = Console(width=150)
+    if not manifest.is_file():
+        raise SystemExit(f"{manifest} does not exist: `make data` builds the corpus")
+    chosen = read_manifest(manifest)[:clips]
+    steps = round(max_minutes * MINUTES_BY_STEPS) or 10
+    runs: dict[str, dict[str, Any]] = {}
+    with tempfile.TemporaryDirectory(prefix="shrota-sources-") as directory:
+        for name, write in FORMS.items():
+            scratch = Path(directory) / name.replace(" ", "-").replace(",", "")
+            for part in (scratch, scratch / "before", scratch / "channel", scratch / "channel" / "before"):
+                part.mkdir(parents=True, exist_ok=True)
+            source = write(chosen, scratch)
+            runs[name] = train(source, steps, scratch)
+            console.print(f"{name}: {runs[name]}", highlight=False)
+            for path in scratch.rglob("*"):
+                if path.is_dir():
+                    path.chmod(0o755)  # a read-only channel could not be removed
+    record = {
+        "command": " ".join(["python", "bench/sources.py", *sys.argv[1:]]),
+        "machine": {"cores": os.cpu_count()},
+        "steps": steps,
+        "runs": runs,
+    }
+    output.write_text(json.dumps(record, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+    console.print(f"written to {output}")
+
+
+def train(source: str, steps: int, scratch: Path) -> dict[str, Any]:
+    """Train on a source and return what the run says of itself."""
+    run = scratch / "run"
+    command = [sys.executable, "train/run.py", "--config", CONFIG, "--output_dir", str(run)]
+    command += ["--train_data", source, "--valid_data", "[]", "--test_data", "[]", "--max_steps", str(steps)]
+    started = time.monotonic()
+    done = subprocess.run(
+        command,
+        cwd=ROOT,
+        env={**os.environ, "SAGEMAKER_BASE_DIR": str(scratch / "opt-ml")},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        raise SystemExit(
+            f"training from {source} ended with status {done.returncode}:\n{done.stderr[-2000:]}"
+        )
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    losses = [row["loss"] for row in rows if "loss" in row]
+    found = re.search(r"(\d+) training clips, (\d+) left out", done.stderr)
+    assert found is not None, done.stderr
+    third = max(1, len(losses) // 3)
+    return {
+        "training_clips": int(found[1]),
+        "left_out": int(found[2]),
+        "steps": len(losses),
+        "loss_first_third": round(sum(losses[:third]) / third, 3),
+        "loss_last_third": round(sum(losses[-third:]) / third, 3),
+        "artifact": (run / "artifact" / "manifest.json").is_file(),
+        "seconds": round(time.monotonic() - started, 1),
+    }
+
+
+def _encode(clip: Clip, target: Path, *options: str) -> None:
+    command = ["ffmpeg", "-v", "error", "-i", str(clip.path), *options, str(target)]
+    subprocess.run(command, check=True)
+
+
+def _parquet(clips: list[Clip], directory: Path, text: str, split: str) -> Path:
+    """Write clips as the hub keeps them: the bytes of a FLAC file, and text, in a column each."""
+    part = directory / "mr_in" / split  # as the hub's own conversion lays files out
+    part.mkdir(parents=True)
+    audio = []
+    for number, clip in enumerate(clips):
+        flac = directory / f"{number}.flac"
+        soundfile.write(flac, load_samples(clip), SAMPLE_RATE)
+        audio.append({"bytes": flac.read_bytes(), "path": flac.name})
+        flac.unlink()
+    table = pyarrow.table({"audio": audio, text: [clip.text for clip in clips]})
+    pyarrow.parquet.write_table(table, part / "0000.parquet")
+    return directory
+
+
+if __name__ == "__main__":
+    typer.run(main)

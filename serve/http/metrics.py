@@ -1,0 +1,118 @@
+"""Figures of the service in Prometheus's text format: GET /metrics.
+
+No label holds what a client sent: routes and error codes are ours. Knows no routes' insides.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from litestar import Response, get
+from litestar.datastructures import State
+from prometheus_client import (
+    CONTENT_TYPE_LATEST,
+    CollectorRegistry,
+    Counter,
+    Histogram,
+    PlatformCollector,
+    ProcessCollector,
+    generate_latest,
+)
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+
+from serve.scheduler import Queue, Totals
+
+LATENCY_BUCKETS_S = (0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60, 300, 1_800)
+SPEED_BUCKETS = (0.5, 1, 2, 5, 10, 20, 50, 100, 200)
+"""Seconds of recording to one of work."""
+
+ROUTES = (
+    *("/", "/ping", "/invocations", "/execution-parameters", "/metrics", "/adapters", "/models"),
+    "/invocations-bidirectional-stream",
+)
+OTHER_ROUTE = "other"
+
+
+class Metrics:
+    """What the service counts about itself."""
+
+    def __init__(self, queue: Callable[[], Queue], totals: Callable[[], Totals]) -> None:
+        """Take what is asked for the scheduler's figures at each scrape."""
+        self._registry = CollectorRegistry()
+        self._requests = Counter(
+            "shrota_requests", "Requests answered.", ["route", "status"], registry=self._registry
+        )
+        self._latency_s = Histogram(
+            "shrota_request_seconds",
+            "From a request's first byte to its answer's last.",
+            ["route"],
+            buckets=LATENCY_BUCKETS_S,
+            registry=self._registry,
+        )
+        self._errors = Counter(
+            "shrota_errors", "Requests that ended with an error.", ["code"], registry=self._registry
+        )
+        self._audio_s = Counter("shrota_audio_seconds", "Recordings transcribed.", registry=self._registry)
+        self._speed = Histogram(
+            "shrota_times_real_time",
+            "Seconds of recording transcribed in a second, waiting included, by request.",
+            buckets=SPEED_BUCKETS,
+            registry=self._registry,
+        )
+        self._registry.register(_SchedulerCollector(queue, totals))
+        ProcessCollector(registry=self._registry)
+        PlatformCollector(registry=self._registry)
+
+    def answered(self, path: str, status: int, seconds: float) -> None:
+        """Count an answer; paths that are no route of ours count together."""
+        route = next((route for route in ROUTES[1:] if path == route or path.startswith(f"{route}/")), None)
+        route = route or ("/" if path == "/" else OTHER_ROUTE)
+        self._requests.labels(route, str(status)).inc()
+        self._latency_s.labels(route).observe(seconds)
+
+    def failed(self, code: str) -> None:
+        """Count a request that ended with an error, in its status or in its stream."""
+        self._errors.labels(code).inc()
+
+    def transcribed(self, audio_s: float, processing_s: float | None) -> None:
+        """Count a recording that was heard to its end."""
+        self._audio_s.inc(audio_s)
+        if processing_s:
+            self._speed.observe(audio_s / processing_s)
+
+    def page(self) -> bytes:
+        """Write all figures."""
+        return generate_latest(self._registry)
+
+
+@get("/metrics", summary="Figures for Prometheus", sync_to_thread=False)
+def metrics(state: State) -> Response[bytes]:
+    """Answer the figures of this process."""
+    return Response(state.metrics.page(), headers={"Content-Type": CONTENT_TYPE_LATEST})
+
+
+class _SchedulerCollector:
+    """Looks at the scheduler when somebody asks."""
+
+    def __init__(self, queue: Callable[[], Queue], totals: Callable[[], Totals]) -> None:
+        self._queue, self._totals = queue, totals
+
+    def collect(self) -> Iterator[Metric]:
+        queue, totals = self._queue(), self._totals()
+        yield GaugeMetricFamily("shrota_requests_admitted", "Requests worked on.", queue.n_admitted)
+        yield GaugeMetricFamily("shrota_windows_waiting", "Windows that wait.", queue.n_waiting)
+        yield GaugeMetricFamily(
+            "shrota_windows_waiting_seconds", "Time the engine needs for them.", queue.waiting_s
+        )
+        yield GaugeMetricFamily("shrota_windows_running", "Windows being decoded.", queue.n_running)
+        yield CounterMetricFamily("shrota_batches", "Batches decoded.", totals.n_batches)
+        yield CounterMetricFamily("shrota_windows", "Windows decoded.", totals.n_windows)
+        yield CounterMetricFamily("shrota_window_seconds", "Length of these windows.", totals.window_s)
+        yield CounterMetricFamily("shrota_tokens", "Tokens written.", totals.n_tokens)
+        yield CounterMetricFamily(
+            "shrota_fallback_windows", "Windows whose first text was not believed.", totals.n_fallbacks
+        )
+        yield CounterMetricFamily("shrota_engine_failures", "Batches that failed.", totals.n_failures)
+        yield CounterMetricFamily(
+            "shrota_engine_busy_seconds", "Time in batches, summed over workers.", totals.busy_s
+        )
