@@ -9,6 +9,7 @@ ShrotaError
 │   │   ├── NotAcceptable        no answer format the client accepts
 │   │   ├── PayloadTooLarge      the body is over the limit
 │   │   ├── UnknownSession       it was never started, or has ended
+│   │   ├── HookRefusal          a user's own code refuses the request
 │   │   └── AudioError           not usable speech
 │   │       ├── UndecodableAudio
 │   │       ├── EmptyAudio
@@ -17,6 +18,7 @@ ShrotaError
 │   │   └── TooManySessions
 │   ├── RequestTimeout           it took longer than any request may
 │   ├── NotReady                 loading or draining
+│   ├── HookError                a user's own code failed
 │   └── EngineError              ours
 ├── AwsError                     AWS refuses a request, or cannot be asked
 ├── ClientError                  a recording that the client could not have transcribed
@@ -91,6 +93,17 @@ class UnknownSession(RequestError):
         super().__init__("there is no such session; it has expired, was closed, or was never started")
 
 
+class HookRefusal(RequestError):
+    """A function of the artifact's own code refuses the request, in its own words."""
+
+    code = "refused"
+
+    def __init__(self, reason: str, status: int = 400) -> None:
+        super().__init__(reason)
+        self.status = status if 400 <= status < 600 else 500
+        """HTTP's, which that code may choose."""
+
+
 class AudioError(RequestError):
     """The body is not usable speech."""
 
@@ -155,6 +168,15 @@ class NotReady(ServiceError):
     def __init__(self, reason: str, retry_after_s: int = 2) -> None:
         super().__init__(reason)
         self.retry_after_s = retry_after_s
+
+
+class HookError(ServiceError):
+    """A function of the artifact's own code failed. The fault is its author's."""
+
+    code = "hook_failed"
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"{name} of the artifact's own code failed; the log has the reason")
 
 
 class EngineError(ServiceError):

@@ -64,6 +64,8 @@ class LiveSession:
         self._decoding = pipeline.resolve(settings.options)
         self._too_long: AudioTooLong | None = None
         self._sound = _SoundQueue(round(WAITING_S * settings.pcm.bytes_per_s))
+        self.heard_s = 0.0
+        """Sound that was listened to."""
         self._n_finals = 0
         self._shown: Segment | None = None  # text that is not final, and was not replaced
         self._shown_until = 0  # samples of the recording
@@ -118,6 +120,7 @@ class LiveSession:
                 self._too_long = AudioTooLong(self._max_audio_s, self._max_audio_s)
                 self._sound.abandon()
                 break
+            self.heard_s += len(samples) / SAMPLE_RATE
             yield samples[None]
         yield stream.flush()[None]
 

@@ -28,6 +28,7 @@ SAGEMAKER_VARIABLES = {
     "stateful_sessions": "SAGEMAKER_ENABLE_STATEFUL_SESSIONS",
     "session_lifetime_s": "SAGEMAKER_SESSIONS_EXPIRATION",
     "port": parameters.BIND_TO_PORT_ENV,
+    "user_program": parameters.USER_PROGRAM_ENV,
     "default_accept": parameters.DEFAULT_INVOCATIONS_ACCEPT_ENV,
 }
 """Field -> the platform's variable for it; ours wins."""
@@ -79,6 +80,10 @@ class Settings:
     """A body may not pause for longer than this."""
     max_audio_s: float = 14_400.0
     """Longest accepted recording."""
+    user_code: bool = True
+    """Whether code/ of the artifact is run, as SageMaker's own containers do: it may do all that we may."""
+    user_program: str = environment.DEFAULT_MODULE_NAME
+    """File of code/ that holds model_fn, input_fn, predict_fn, output_fn or transform_fn."""
     stateful_sessions: bool = False
     """Whether recordings may belong to sessions."""
     session_lifetime_s: float = 1_200.0

@@ -23,6 +23,7 @@ from litestar.exceptions import WebSocketException
 from serve import errors
 from serve.formats.live import encode_live, encode_stream_error
 from serve.http.errors import UNKNOWN_ERROR_MESSAGE, BodyTimeout, ClientGone
+from serve.http.metrics import Metrics
 from serve.http.sagemaker import options_outside_body
 from serve.http.service import Service
 from serve.live_settings import LiveSettings, parse_live_settings
@@ -48,26 +49,31 @@ _log = structlog.get_logger(__name__)
 async def live_stream(socket: AnySocket, state: State) -> None:
     """Transcribe speech while it is being spoken."""
     service: Service = state.service
-    started, outcome = time.monotonic(), "done"
+    metrics: Metrics = state.metrics
+    started, outcome, closing = time.monotonic(), "done", DONE
     await socket.accept()
     try:
         with suppress(OSError, WebSocketException):  # whoever has left need not be told anything
             try:
-                await _serve(socket, service)
+                await _serve(socket, service, metrics)
                 await socket.close(DONE)
             except ClientGone:
                 outcome = "client_gone"
             except errors.ServiceError as error:
-                outcome = error.code
-                await _break_off(socket, error.code, str(error), close_code(error))
+                outcome, closing = error.code, close_code(error)
+                await _break_off(socket, outcome, str(error), closing)
             except (OSError, WebSocketException):
                 outcome = "client_gone"
             except Exception as error:
-                outcome = "internal_error"
+                outcome, closing = "internal_error", OUR_FAULT
                 _log.error("stream.failed", error=type(error).__name__, exc_info=True)
-                await _break_off(socket, outcome, UNKNOWN_ERROR_MESSAGE, OUR_FAULT)
+                await _break_off(socket, outcome, UNKNOWN_ERROR_MESSAGE, closing)
     finally:
-        _log.info("stream", outcome=outcome, stream_s=round(time.monotonic() - started, 3))
+        stream_s = time.monotonic() - started
+        metrics.answered(PATH, closing, stream_s)
+        if outcome != "done":
+            metrics.failed(outcome)
+        _log.info("stream", outcome=outcome, stream_s=round(stream_s, 3))
 
 
 def close_code(error: errors.ServiceError) -> int:
@@ -87,7 +93,7 @@ async def _break_off(socket: AnySocket, code: str, message: str, closing: int) -
     await socket.close(closing, reason=code)
 
 
-async def _serve(socket: AnySocket, service: Service) -> None:
+async def _serve(socket: AnySocket, service: Service, metrics: Metrics) -> None:
     """Take the settings and hold the conversation; however this ends, the stream's place is free again.
 
     Raises:
@@ -106,6 +112,7 @@ async def _serve(socket: AnySocket, service: Service) -> None:
                 speaking.result()
             finally:
                 session.abandon()
+                metrics.transcribed(session.heard_s, None)
                 for task in (listening, speaking):
                     task.cancel()
                 await asyncio.gather(listening, speaking, return_exceptions=True)

@@ -12,14 +12,15 @@ from typing import Any
 
 import msgspec
 from litestar import Response
+from sagemaker_inference import content_types
 
 from serve.errors import RequestError
 from serve.formats.wire import encode_json
-from serve.http.body import BodyKind
 from serve.http.errors import AnyRequest
 from serve.http.service import Service
 from serve.options import TranscriptionOptions, parse_options
 from serve.sessions import Session
+from serve.transcript import End, Event
 
 SESSION_ID = "X-Amzn-SageMaker-Session-Id"
 NEW_SESSION_ID = "X-Amzn-SageMaker-New-Session-Id"
@@ -38,15 +39,16 @@ class _Answer(msgspec.Struct, kw_only=True, frozen=True):
     expires: str | msgspec.UnsetType = msgspec.UNSET
 
 
-def session_request(body: bytes, kind: BodyKind) -> dict[str, Any] | None:
+def session_request(body: bytes, content_type: str | None) -> dict[str, Any] | None:
     """Return the fields of a body that starts or ends a session; None where it is none."""
-    if kind != "json" or len(body) > MAX_SESSION_REQUEST_BYTES:
+    media_type = (content_type or "").partition(";")[0].strip().lower()
+    if media_type != content_types.JSON or len(body) > MAX_SESSION_REQUEST_BYTES:
         return None
     try:
         fields = msgspec.json.decode(body, type=dict[str, Any])
     except msgspec.DecodeError:
         return None  # whoever reads it for a recording says what is wrong
-    return fields if REQUEST_TYPE in fields else None
+    return fields if fields.get(REQUEST_TYPE) in (NEW_SESSION, CLOSE) else None
 
 
 def session_of(request: AnyRequest, service: Service) -> Session | None:
@@ -57,14 +59,25 @@ def session_of(request: AnyRequest, service: Service) -> Session | None:
         RequestError: There are no sessions here.
     """
     session_id = request.headers.get(SESSION_ID)
-    if session_id is None:
+    if session_id in (None, NEW_SESSION):  # the client's word for the session that its request starts
         return None
     _check_enabled(service)
     return service.sessions.find(session_id)
 
 
+def remember(session: Session | None, event: Event) -> None:
+    """Keep the text of a recording for the next one of its session."""
+    if session is not None and isinstance(event, End):
+        session.last_text = event.transcript.text
+
+
 def answer_session_request(
-    request: AnyRequest, service: Service, fields: Mapping[str, Any], base: TranscriptionOptions, *, streams: bool
+    request: AnyRequest,
+    service: Service,
+    fields: Mapping[str, Any],
+    base: TranscriptionOptions,
+    *,
+    streams: bool,
 ) -> Response[bytes]:
     """Start or end a session.
 
@@ -78,7 +91,7 @@ def answer_session_request(
     Raises:
         UnknownSession: It is not open.
         TooManySessions: As many as may be are open.
-        RequestError: It asks for something else, or there are no sessions here.
+        RequestError: It cannot be done so, or there are no sessions here.
     """
     _check_enabled(service)
     asked, rest = fields[REQUEST_TYPE], {k: v for k, v in fields.items() if k != REQUEST_TYPE}
@@ -88,8 +101,6 @@ def answer_session_request(
             raise RequestError(f"the header {SESSION_ID} names the session that is to end")
         service.sessions.close(session_id)
         return _answer(_Answer(session_id=session_id), {CLOSED_SESSION_ID: session_id})
-    if asked != NEW_SESSION:
-        raise RequestError(f"{REQUEST_TYPE} is {NEW_SESSION} or {CLOSE}, not '{str(asked)[:40]}'")
     if streams:
         raise RequestError("a session is started by a plain call, not by a streamed one")
     options = parse_options(rest, strict=True, base=base)
@@ -102,7 +113,7 @@ def answer_session_request(
 
 def _check_enabled(service: Service) -> None:
     if not service.settings.stateful_sessions:
-        raise RequestError("there are no sessions here; SAGEMAKER_ENABLE_STATEFUL_SESSIONS=true switches them on")
+        raise RequestError("sessions are off here; SAGEMAKER_ENABLE_STATEFUL_SESSIONS=true switches them on")
 
 
 def _answer(answer: _Answer, headers: dict[str, str]) -> Response[bytes]:
