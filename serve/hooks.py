@@ -7,9 +7,9 @@
     transform_fn(model, body, content_type, accept)       -> the same, in place of the last three
 
 Each may take a `HookContext` as one more argument. What is missing is done as without hooks. They run in
-threads, several at a time, as part of this process: whoever writes the artifact is trusted like us. Text of a
-`ValueError` goes to the client with status 400, errors of `sagemaker_inference` with theirs; of all others the
-client learns nothing. Knows no HTTP but these statuses, media types and header names.
+threads, several at a time, as part of this process: whoever writes the artifact is trusted like us. The words
+of a `ValueError` go to the client with status 400, those of `sagemaker_inference`'s errors with theirs; of
+other failures the client learns that there was one. Knows nothing more of HTTP.
 """
 
 from __future__ import annotations
@@ -148,6 +148,16 @@ class Hooks:
         """
         return self._call("input_fn", (_as_text(body, content_type), content_type), headers)
 
+    def read_recording(
+        self, body: bytes, content_type: str, headers: Mapping[str, str]
+    ) -> tuple[bytes | Samples, dict[str, Any]]:
+        """Call `input_fn`, and take the recording and the options out of what it gave.
+
+        Raises:
+            ServiceError: It failed or refused, or gave no recording.
+        """
+        return _recording_of(self.read(body, content_type, headers))
+
     def answer(
         self,
         body: bytes,
@@ -183,7 +193,7 @@ class Hooks:
             if "predict_fn" in self._functions:
                 prediction = self._call("predict_fn", (data, self._model), headers)
             else:
-                prediction = ServedModel()(data)
+                prediction = transcribe(*_recording_of(data))
             if "output_fn" in self._functions:
                 return _answer(self._call("output_fn", (prediction, accept), headers), accept)
             return _answer((prediction, content_types.JSON) if _is_json(prediction) else prediction, accept)
@@ -261,7 +271,8 @@ def read_recording(data: object) -> tuple[bytes | Samples, dict[str, Any]]:
             with one of these, or base64, as `audio`, and options by name.
 
     Raises:
-        RequestError: It is none of these.
+        RequestError: The base64 is none.
+        TypeError: It is none of these.
     """
     if isinstance(data, Mapping):
         options = {str(name): value for name, value in data.items() if name != "audio"}
@@ -280,9 +291,15 @@ def read_recording(data: object) -> tuple[bytes | Samples, dict[str, Any]]:
         if np.issubdtype(data.dtype, np.floating):
             samples = np.nan_to_num(data.astype(np.float32), nan=0.0, posinf=0.0, neginf=0.0)
             return samples / np.float32(max(1.0, float(np.abs(samples).max()))), {}
-    raise RequestError(
-        f"{type(data).__name__} is no recording: bytes, samples, or a mapping with 'audio' are"
-    )
+    raise TypeError(f"{type(data).__name__} is no recording: bytes, samples, or a mapping with 'audio' are")
+
+
+def _recording_of(data: object) -> tuple[bytes | Samples, dict[str, Any]]:
+    try:
+        return read_recording(data)
+    except TypeError as error:
+        _log.error("hook.failed", hook="input_fn", error=str(error))
+        raise HookError("input_fn") from error
 
 
 def _check(path: Path, functions: Mapping[str, Callable[..., Any]]) -> None:

@@ -1,4 +1,4 @@
-"""Recordings that belong together: the options given at the start, and the last text as the next one's prompt.
+"""Recordings that belong together share options, and the text of one is the prompt of the next.
 
     session = sessions.start(options)
     options = session.prompted_options        # of a recording of the session

@@ -10,7 +10,7 @@ import msgspec
 from litestar import Response
 
 from serve.formats.wire import verbose_body
-from serve.hooks import Hooks, read_recording
+from serve.hooks import Hooks
 from serve.http.body import ParsedBody, body_kind, parse_body
 from serve.http.errors import AnyRequest
 from serve.http.service import Service
@@ -38,7 +38,7 @@ def read_with_hooks(hooks: Hooks, body: bytes, content_type: str, headers: Mappi
     Raises:
         ServiceError: It failed, refused, or gave no recording.
     """
-    audio, options = read_recording(hooks.read(body, content_type, headers))
+    audio, options = hooks.read_recording(body, content_type, headers)
     return ParsedBody(audio=audio, options=options, typed=True)
 
 

@@ -82,7 +82,7 @@ async def invocations(request: AnyRequest, state: State) -> Response[bytes] | St
     ticket = service.admit()  # before the body: whoever will not be served need not send it
     try:
         body = await read_body(request.receive, request.headers.get("content-length"), _limits(service))
-        if (fields := session_request(body, content_type)) is not None:
+        if (fields := session_request(request, body)) is not None:
             streams = (answer_format or negotiate_format(accept)).streams
             with ticket:
                 return answer_session_request(request, service, fields, options, streams=streams)

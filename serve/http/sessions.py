@@ -1,12 +1,13 @@
 """Sessions as SageMaker words them: requests that start and end one, and the header that names it.
 
-A recording carries the header `X-Amzn-SageMaker-Session-Id`; a JSON body `{"requestType": "NEW_SESSION"}` with
-the options of all its recordings starts a session, and `{"requestType": "CLOSE"}` ends it.
+A JSON body `{"requestType": "NEW_SESSION"}` with the options of all its recordings starts a session, and
+`{"requestType": "CLOSE"}` ends it. Its recordings carry the header `X-Amzn-SageMaker-Session-Id`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
 
@@ -39,16 +40,22 @@ class _Answer(msgspec.Struct, kw_only=True, frozen=True):
     expires: str | msgspec.UnsetType = msgspec.UNSET
 
 
-def session_request(body: bytes, content_type: str | None) -> dict[str, Any] | None:
-    """Return the fields of a body that starts or ends a session; None where it is none."""
-    media_type = (content_type or "").partition(";")[0].strip().lower()
-    if media_type != content_types.JSON or len(body) > MAX_SESSION_REQUEST_BYTES:
-        return None
-    try:
-        fields = msgspec.json.decode(body, type=dict[str, Any])
-    except msgspec.DecodeError:
-        return None  # whoever reads it for a recording says what is wrong
-    return fields if fields.get(REQUEST_TYPE) in (NEW_SESSION, CLOSE) else None
+def session_request(request: AnyRequest, body: bytes) -> dict[str, Any] | None:
+    """Return the fields of a body that starts or ends a session; None where it is none.
+
+    Raises:
+        RequestError: The header announces a new session, but the body starts none.
+    """
+    fields = None
+    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if media_type == content_types.JSON and len(body) <= MAX_SESSION_REQUEST_BYTES:
+        with suppress(msgspec.DecodeError):  # whoever reads it for a recording says what is wrong
+            fields = msgspec.json.decode(body, type=dict[str, Any])
+    if fields is not None and fields.get(REQUEST_TYPE) in (NEW_SESSION, CLOSE):
+        return fields
+    if request.headers.get(SESSION_ID) == NEW_SESSION:
+        raise RequestError(f'a session is started by a JSON body {{"{REQUEST_TYPE}": "{NEW_SESSION}"}}')
+    return None
 
 
 def session_of(request: AnyRequest, service: Service) -> Session | None:
