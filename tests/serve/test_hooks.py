@@ -58,7 +58,7 @@ def output_fn(prediction, accept):
 """
     hooks = load_hooks(artifact(source, words="GREETING = 'नमस्ते'"), "inference.py")
     hooks.load_model()
-    body, content_type = answer(hooks, '{"a": 1}'.encode(), "application/json", "text/plain")
+    body, content_type = answer(hooks, b'{"a": 1}', "application/json", "text/plain")
     said = "['{\"a\": 1}', 'application/json', 'me', {'text': '4 bytes', 'language': 'hi'}]"
     assert (body.decode(), content_type) == (f"नमस्ते {said} text/plain", "text/x-greeting")
 
@@ -129,7 +129,7 @@ def test_text_that_is_no_utf8_is_the_clients_fault(artifact):
         ("def predict_fn(data): pass", "takes data, model"),
         ("def predict_fn(data, model, context, more): pass", "takes data, model"),
         (
-            "def transform_fn(model, body, content_type, accept): pass\ndef output_fn(prediction, accept): pass",
+            "def transform_fn(model, body, content_type, accept): ...\ndef output_fn(prediction, accept): ...",
             "in place of",
         ),
         ("def model_fn(model_dir): return {}['weights']", "model_fn failed: KeyError"),

@@ -2,6 +2,7 @@
 
 import json
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -11,6 +12,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from websockets.exceptions import ConnectionClosed, ConnectionClosedError, ConnectionClosedOK, InvalidStatus
 from websockets.sync.client import connect
 
@@ -201,6 +204,42 @@ def test_a_stream_over_its_time_gets_its_text_and_an_error(serve, dial, speech):
 
 def test_pings_are_answered(shared, dial):
     assert dial(shared).ping().wait(timeout=60)
+
+
+def test_a_client_that_answers_no_pings_is_closed(serve, monkeypatch, wait_until):
+    monkeypatch.setattr("serve.http.server.PING_EVERY_S", 0.1)
+    running = serve()
+    with socket.create_connection(running.address, timeout=60) as connection:
+        head = f"GET {PATH} HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+        key = "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
+        connection.sendall((head + key).encode())
+        received = b""
+        while data := connection.recv(4_096):
+            received += data
+    _, _, frames = received.partition(b"\r\n\r\n")
+    assert frames[:2] == b"\x89\x04"  # one ping of four bytes
+    assert frames[6:7] == b"\x88" and frames[8:10] == (1011).to_bytes(2, "big")
+    wait_until(lambda: running.service.n_admitted == 0)
+
+
+FRAMES = st.one_of(
+    st.binary(max_size=4_000),
+    st.text(max_size=40),
+    st.sampled_from([END, "{}", '{"type": "end", "x": 1}', '{"sample_rate": 48000, "channels": 2}']),
+)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(frames=st.lists(FRAMES, max_size=6))
+def test_whatever_comes_the_stream_ends_with_a_close_of_ours(shared, wait_until, frames):
+    with connect("ws://{}:{}".format(*shared.address) + PATH) as connection:
+        with suppress(ConnectionClosed):
+            for frame in [*frames, "{}", b""]:  # settings at the latest now, and then the end
+                connection.send(frame)
+        heard, code = hear_out(connection)
+    assert (code, "ModelStreamError" in (heard or [{}])[-1]) in ((1000, False), (1008, True))
+    wait_until(lambda: shared.service.n_admitted == 0)
+    assert shared.client.get("/ping").status_code == 200
 
 
 def test_shutdown_gives_open_streams_their_text_and_says_why(serve, dial, speech, wait_until):
