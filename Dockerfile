@@ -77,7 +77,8 @@ ENV PATH=/opt/venv/bin:$PATH \
 LABEL org.opencontainers.image.title="shrota" \
       org.opencontainers.image.version="0.1.0" \
       org.opencontainers.image.licenses="Apache-2.0" \
-      com.amazonaws.sagemaker.capabilities.accept-bind-to-port="true"
+      com.amazonaws.sagemaker.capabilities.accept-bind-to-port="true" \
+      com.amazonaws.sagemaker.capabilities.bidirectional-streaming="true"
 
 # There is no USER: SageMaker mounts its volumes for root and runs the image as root. Elsewhere any user will do
 # (`docker run --user 1000:1000 --read-only --tmpfs /tmp`): serving writes nothing outside /tmp.

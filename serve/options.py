@@ -96,7 +96,7 @@ def parse_options(
     try:
         wire = msgspec.convert(dict(values), _WireOptions, strict=strict)
     except msgspec.ValidationError as error:
-        raise _refusal(str(error)) from error
+        raise option_refusal(str(error)) from error
     given = {name: getattr(wire, name) for name in values}
     if wire.language is not None:
         given["language"] = _language(wire.language)
@@ -130,7 +130,7 @@ def _suppressed(value: str | list[str]) -> tuple[str, ...]:
     return named
 
 
-def _refusal(message: str) -> UnsupportedOption:
+def option_refusal(message: str) -> UnsupportedOption:
     """Turn msgspec's message, which ends in `$.name` or names an unknown field, into ours."""
     if unknown := re.search(r"unknown field `(.*)`", message):
         known = ", ".join(sorted(OPTION_NAMES | {*FORMAT_OPTIONS}))
