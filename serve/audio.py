@@ -22,8 +22,6 @@ from functools import cached_property
 
 import numpy as np
 import soundfile
-import torch
-import torchaudio.functional
 
 from serve.container import FLAC, MP3, OGG, WAV, Container, sniff_container
 from serve.errors import AudioTooLong, ConfigError, EmptyAudio, UndecodableAudio
@@ -305,6 +303,10 @@ class Resampler:
 
     def _resample(self, samples: Samples, n_wanted: int) -> Samples:
         """Resample, and keep the answer to the `n_wanted` samples after the history."""
+        # Imported here: it takes seconds, and a service may need torch for nothing else.
+        import torch
+        import torchaudio.functional
+
         resampled = torchaudio.functional.resample(
             torch.from_numpy(samples.copy()), self._step_in, self._step_out
         )
@@ -312,3 +314,8 @@ class Resampler:
         last = first + math.ceil(n_wanted * self._step_out / self._step_in)
         answer: Samples = resampled[first:last].numpy()
         return answer
+
+
+def load_resampler() -> None:
+    """Import what resampling needs, before somebody waits for it."""
+    import torchaudio.functional  # noqa: F401

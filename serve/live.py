@@ -72,7 +72,8 @@ class LiveSession:
         self._n_finals = 0
         self._shown: Segment | None = None  # text that is not final, and was not replaced
         self._shown_until = 0  # samples of the recording
-        self._tried: tuple[EngineInput, Hypothesis] | None = None  # of the phrase when it was last decoded
+        self._tried: tuple[EngineInput, Hypothesis] | None = None  # in the last pause that might end a phrase
+        self._tried_until = 0  # samples of the recording
         self._emit: Callable[[LiveText], None] = lambda text: None
 
     def hear(self, data: bytes) -> bool:
@@ -154,17 +155,17 @@ class LiveSession:
         window, samples = found
         n_new = window.end - max(window.start, self._shown_until)
         pause_s = (listener.n_heard - window.end) / SAMPLE_RATE
-        is_due = n_new >= PARTIAL_EVERY_S * SAMPLE_RATE or (
-            n_new > 0 and pause_s > self._settings.pause_s / 2
-        )
+        may_be_over = pause_s > self._settings.pause_s / 2 and window.end > self._tried_until
         waiting_s = self._sound.n_bytes / self._settings.pcm.bytes_per_s
+        is_due = may_be_over or n_new >= PARTIAL_EVERY_S * SAMPLE_RATE
         if not is_due or waiting_s > PARTIAL_EVERY_S:
             return
         self._shown_until = window.end
-        decoding = replace(self._decoding, beam_size=1, word_timestamps=False)
-        tried = self._pipeline.engine_input(window, samples, decoding)
+        quickly = replace(self._decoding, beam_size=1, word_timestamps=False)
+        tried = self._pipeline.engine_input(window, samples, self._decoding if may_be_over else quickly)
         (hypothesis,) = self._ticket.decode([tried])
-        self._tried = tried, hypothesis
+        if may_be_over:
+            self._tried, self._tried_until = (tried, hypothesis), window.end
         if not is_said(window, hypothesis):
             self._withdraw()
             return

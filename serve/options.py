@@ -48,8 +48,8 @@ class TranscriptionOptions:
     """Start of the random draws."""
     prompt: str = ""
     """Spelling hints, or the text that came before."""
-    beam_size: int = 1
-    """Texts kept side by side; 1 is greedy search."""
+    beam_size: int | None = None
+    """Texts kept side by side; 1 is greedy search, None takes 2 where the engine can."""
     hotwords: str = ""
     """Words that are likely to be said."""
     suppress: tuple[str, ...] = ()
@@ -69,7 +69,7 @@ class _WireOptions(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     temperature: Annotated[float, msgspec.Meta(ge=0.0, le=1.0)] = 0.0
     seed: Annotated[int, msgspec.Meta(ge=0, lt=2**32)] = 0
     prompt: Annotated[str, msgspec.Meta(max_length=MAX_PROMPT_CHARACTERS)] = ""
-    beam_size: Annotated[int, msgspec.Meta(ge=1, le=MAX_BEAM_SIZE)] = 1
+    beam_size: Annotated[int, msgspec.Meta(ge=1, le=MAX_BEAM_SIZE)] | None = None
     hotwords: Annotated[str, msgspec.Meta(max_length=MAX_PROMPT_CHARACTERS)] = ""
     suppress: str | list[str] = ""
     word_timestamps: bool = False

@@ -45,6 +45,9 @@ Place = tuple[int, int]
 MAX_CHANNELS = 4
 """Channels that are told apart: those of telephone switches and conference recorders."""
 
+USUAL_BEAM_SIZE = 2
+"""A tenth more time than greedy search takes, for up to a point of word errors fewer in echo and noise."""
+
 LANGUAGE_WINDOWS = 3
 """Windows that settle a language which nobody named: one alone may be a greeting, or too short to tell."""
 
@@ -215,12 +218,13 @@ class Pipeline:
         if language is not None and language not in self.engine.languages:
             raise UnsupportedOption("language", f"the base model does not know '{language}'")
         adapter = facts.adapter_name is not None and options.adapter != NO_ADAPTER
+        usual = 1 if options.temperature > 0 else USUAL_BEAM_SIZE
         decoding = DecodingOptions(
             language=language,
             expected_language=facts.language if adapter else None,
             task=options.task or facts.task,
             adapter=adapter,
-            beam_size=options.beam_size,
+            beam_size=options.beam_size or usual,
             temperature=options.temperature,
             seed=options.seed,
             prompt=options.prompt,
@@ -228,6 +232,8 @@ class Pipeline:
             suppress=options.suppress,
             word_timestamps=options.word_timestamps,
         )
+        if options.beam_size is None and self.engine.unsupported(decoding):
+            decoding = replace(decoding, beam_size=1)
         if (refused := self.engine.unsupported(decoding)) is not None:
             raise UnsupportedOption(*refused)
         # Nobody asks for the times of sentences: they are taken where model and engine give them.

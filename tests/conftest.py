@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -12,22 +14,77 @@ import wave
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import httpx
 import numpy as np
 import pytest
 
+from serve.base_model import default_cache_dir
+
 ROOT = Path(__file__).parents[1]
 SAMPLE_RATE = 16_000
+KEPT_CACHE = pytest.StashKey[Path]()
+OWN_CACHE = pytest.StashKey[TemporaryDirectory]()
 TINY_LANGUAGES = ("en", "hi", "mr")
 TINY_LETTERS = "अआइईउऊएऐओऔकखगघचछजझटठडढणतथदधनपफबभमयरलवशषसहळ"
 
 
+LARGE_MODEL_BYTES = 10 << 20
+"""More than any model that tests make up: converted real ones are worth keeping."""
+
+
 def pytest_configure(config: pytest.Config) -> None:
-    """Let pass what libraries say to each other: peft reads an attribute that transformers has renamed."""
+    """Let pass what libraries say to each other, and give the tests a cache of their own."""
+    # peft reads an attribute that transformers has renamed.
     config.addinivalue_line(
         "filterwarnings", "ignore:`is_gradient_checkpointing` is deprecated:FutureWarning:transformers"
     )
+    config.stash[KEPT_CACHE] = default_cache_dir()
+    own = TemporaryDirectory(prefix="shrota-tests-")
+    link_cache(config.stash[KEPT_CACHE], Path(own.name) / "shrota")
+    config.stash[OWN_CACHE] = own
+    os.environ["XDG_CACHE_HOME"] = own.name
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """Keep the real models that were converted, and nothing else."""
+    own = config.stash[OWN_CACHE]
+    keep_large_models(Path(own.name) / "shrota", config.stash[KEPT_CACHE])
+    own.cleanup()
+
+
+def link_cache(kept: Path, own: Path) -> None:
+    """Fill the cache of the tests with links: to base models, real converted ones, and what others keep."""
+    (kept / "base").mkdir(parents=True, exist_ok=True)
+    (own / "converted").mkdir(parents=True)
+    (own / "base").symlink_to(kept / "base")
+    for weights in large_weights(kept):
+        (own / "converted" / weights.parent.name).symlink_to(weights.parent)
+    for other in kept.parent.iterdir():
+        if other != kept:
+            (own.parent / other.name).symlink_to(other)
+
+
+def keep_large_models(own: Path, kept: Path) -> None:
+    """Move real models that were converted meanwhile to where they are kept."""
+    for weights in large_weights(own):
+        target = kept / "converted" / weights.parent.name
+        if not weights.parent.is_symlink() and not target.exists():
+            target.parent.mkdir(exist_ok=True)
+            # First beside it, under a name that nobody asks for: a copy takes its time.
+            moving = target.with_name(f".moving-{os.getpid()}-{target.name}")
+            shutil.move(weights.parent, moving)
+            try:
+                moving.rename(target)
+            except OSError:  # somebody else was faster
+                shutil.rmtree(moving)
+
+
+def large_weights(cache: Path) -> list[Path]:
+    """Return the weights of the real models among the converted ones of a cache."""
+    found = (cache / "converted").glob("[!.]*/model.bin")
+    return [weights for weights in found if weights.stat().st_size > LARGE_MODEL_BYTES]
 
 
 @pytest.fixture(scope="session")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -133,6 +134,10 @@ class Service:
             facts = pipeline.facts
             seconds = round(time.monotonic() - started, 1)
             _log.info("model.ready", adapter=facts.adapter_name, language=facts.language, load_s=seconds)
+
+            from serve.audio import load_resampler
+
+            load_resampler()  # behind the ready sign: only recordings of other rates than 16 kHz wait for it
 
         threading.Thread(target=load, name="load", daemon=True).start()
 
@@ -327,7 +332,7 @@ class Service:
         limits = BatchLimits(
             max_windows=settings.max_batch_windows,
             max_batch_s=settings.max_batch_s,
-            target_s=settings.batch_target_s,
+            target_s=math.inf if settings.batch else settings.batch_target_s,
         )
         return Scheduler(
             pipeline.engine,
@@ -359,7 +364,7 @@ def _warm_up(pipeline: Pipeline, scheduler: Scheduler) -> None:
     """Decode a window of noise: the first request finds everything loaded, and /ping speaks the truth."""
     import numpy as np
 
-    import serve.audio  # noqa: F401  # imports torchaudio, which takes seconds
+    import serve.audio  # noqa: F401  # the first request finds it imported
     from serve.engine import DecodingOptions
     from serve.features import MAX_WINDOW_S, SAMPLE_RATE, window_length_s
     from serve.segmentation import find_speech

@@ -129,7 +129,7 @@ def test_text_that_is_no_utf8_is_the_clients_fault(artifact):
         ("def predict_fn(data): pass", "takes data, model"),
         ("def predict_fn(data, model, context, more): pass", "takes data, model"),
         (
-            "def transform_fn(model, body, content_type, accept): ...\ndef input_fn(body, content_type): ...",
+            "def transform_fn(model, body, kind, accept): ...\ndef output_fn(prediction, accept): ...",
             "in place of",
         ),
         ("def model_fn(model_dir): return {}['weights']", "model_fn failed: KeyError"),
