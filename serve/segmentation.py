@@ -156,7 +156,8 @@ class SpeechDetector:
     """Finds speech in a stream, run by run."""
 
     def __init__(self) -> None:
-        self._n_heard = 0  # samples
+        self.n_heard = 0
+        """Samples listened to so far."""
         self._peak = 0.0
         self._context = np.zeros(CONTEXT_SAMPLES, np.float32)
         self._hidden = self._cell = np.zeros((1, 1, 128), np.float32)
@@ -170,14 +171,14 @@ class SpeechDetector:
         """Listen to (n_samples,), whole frames until the last; return the spans now complete."""
         spans: list[Span] = []
         for prob in self._speech_probs(samples):
-            self._n_heard += FRAME_SAMPLES
+            self.n_heard += FRAME_SAMPLES
             self._listen(prob)
             spans += self._release()
         if is_last:
-            n_samples = self._n_heard - -len(samples) % FRAME_SAMPLES
+            n_samples = self.n_heard - -len(samples) % FRAME_SAMPLES
             self._end_stretch()
             spans += self._release(n_samples)
-            self._n_heard = n_samples
+            self.n_heard = n_samples
         return spans
 
     @property
@@ -192,7 +193,7 @@ class SpeechDetector:
         """Speech that was not returned yet: the span that waits for what follows, and the unfinished."""
         spans = []
         if self._held is not None:
-            end = min(self._held.end + PAD_SAMPLES, self._n_heard)
+            end = min(self._held.end + PAD_SAMPLES, self.n_heard)
             if self._start is not None:
                 end = min(end, (self._held.end + self._start) // 2)
             spans.append(Span(self._widened(self._held.start), end, self._held.speech_prob))
@@ -206,7 +207,7 @@ class SpeechDetector:
         """No span that is still to come begins before this sample."""
         if self._held is not None:
             return self._widened(self._held.start)
-        return self._widened(self._n_heard if self._start is None else self._start)
+        return self._widened(self.n_heard if self._start is None else self._start)
 
     def _speech_probs(self, samples: Samples) -> list[float]:
         """Return the probability of speech in each 32 ms of (n_samples,), the last filled up with silence."""
@@ -230,12 +231,12 @@ class SpeechDetector:
         if self._start is None:
             if prob < SPEECH_PROB:
                 return
-            self._start, self._silent_from = self._n_heard - FRAME_SAMPLES, None
+            self._start, self._silent_from = self.n_heard - FRAME_SAMPLES, None
             self._sum_probs, self._n_probs = 0.0, 0
         if prob < SILENCE_PROB:
             if self._silent_from is None:
-                self._silent_from = self._n_heard - FRAME_SAMPLES
-            if self._n_heard - self._silent_from >= MIN_PAUSE_SAMPLES:
+                self._silent_from = self.n_heard - FRAME_SAMPLES
+            if self.n_heard - self._silent_from >= MIN_PAUSE_SAMPLES:
                 self._end_stretch()
             return
         self._silent_from = None
@@ -244,7 +245,7 @@ class SpeechDetector:
 
     @property
     def _spoken_until(self) -> int:
-        return self._n_heard if self._silent_from is None else self._silent_from
+        return self.n_heard if self._silent_from is None else self._silent_from
 
     def _is_certain(self) -> bool:
         """Tell whether the stretch that goes on is speech; as long as it is short it may be a click."""
@@ -264,7 +265,7 @@ class SpeechDetector:
         held = self._held
         if held is None:
             return []
-        nothing_before = self._n_heard if self._start is None else self._start
+        nothing_before = self.n_heard if self._start is None else self._start
         end = held.end + PAD_SAMPLES
         if self._start is not None and self._is_certain():
             middle = (held.end + self._start) // 2
@@ -327,6 +328,11 @@ class Listener:
     @property
     def _next_speech(self) -> int:
         return max(self._detector.settled, self._n_taken)
+
+    @property
+    def n_heard(self) -> int:
+        """Samples listened to so far."""
+        return self._detector.n_heard
 
     def open_window(self) -> tuple[Window, Samples] | None:
         """Return the window that is being gathered, with the speech that goes on; None while nobody speaks.
