@@ -21,9 +21,8 @@ from fractions import Fraction
 from functools import cached_property
 
 import numpy as np
+import scipy.signal
 import soundfile
-import torch
-import torchaudio.functional
 
 from serve.container import FLAC, MP3, OGG, WAV, Container, sniff_container
 from serve.errors import AudioTooLong, ConfigError, EmptyAudio, UndecodableAudio
@@ -38,6 +37,8 @@ HEAD_S = 30.0  # decoded before a recording is accepted, so that the faults of a
 SAMPLE_BYTES = 4  # float32
 MAX_DENOMINATOR = 1_000  # of a resampling ratio: exact for usual rates, within a millionth for odd ones
 FLAC_UNKNOWN_FRAMES = 1 << 36  # FLAC counts in 36 bits; libsndfile answers more where the total is unknown
+ZERO_CROSSINGS = 6  # of the resampling filter, on either side
+ROLLOFF = 0.99  # its cut-off, as a part of the lower Nyquist frequency
 LOUDEST = 32_768.0  # full scale of int16 data stored as float; nothing honest is louder
 
 
@@ -278,9 +279,25 @@ class Resampler:
     @cached_property
     def _margin(self) -> int:
         """Input samples that influence an output sample on either side, in whole steps."""
-        # torchaudio's default filter: 6 zero crossings, roll-off 0.99.
-        half_width = math.ceil(6 * self._step_in / (min(self._step_in, self._step_out) * 0.99))
+        half_width = math.ceil(ZERO_CROSSINGS * self._step_in / self._cutoff)
         return (half_width // self._step_in + 2) * self._step_in
+
+    @property
+    def _cutoff(self) -> float:
+        return min(self._step_in, self._step_out) * ROLLOFF
+
+    @cached_property
+    def _filter(self) -> Samples:
+        """A sinc under a Hann window, torchaudio's default, without the second it takes to import torch.
+
+        Its taps lie at the rate that is a multiple of both, `step_in * step_out`, centred.
+        """
+        taps_per_crossing = self._step_in * self._step_out / self._cutoff
+        n_taps = int(ZERO_CROSSINGS * taps_per_crossing)  # on either side
+        crossings = np.arange(-n_taps, n_taps + 1) / taps_per_crossing
+        hann = np.cos(np.pi * crossings / ZERO_CROSSINGS / 2) ** 2
+        taps: Samples = (np.sinc(crossings) * hann / taps_per_crossing).astype(np.float32)
+        return taps
 
     def push(self, samples: Samples) -> Samples:
         """Return the samples that can be told once these (n_samples,) have come."""
@@ -305,10 +322,8 @@ class Resampler:
 
     def _resample(self, samples: Samples, n_wanted: int) -> Samples:
         """Resample, and keep the answer to the `n_wanted` samples after the history."""
-        resampled = torchaudio.functional.resample(
-            torch.from_numpy(samples.copy()), self._step_in, self._step_out
-        )
+        resampled = scipy.signal.resample_poly(samples, self._step_out, self._step_in, window=self._filter)
         first = self._n_history * self._step_out // self._step_in
         last = first + math.ceil(n_wanted * self._step_out / self._step_in)
-        answer: Samples = resampled[first:last].numpy()
+        answer: Samples = resampled[first:last]
         return answer

@@ -20,7 +20,6 @@ RUNTIMES = {
     *("ctranslate2", "onnxruntime", "openvino", "silero_vad"),
 }
 RUNTIMES_OUTSIDE_THE_ENGINE = {
-    "serve.audio": {"torch", "torchaudio"},  # resampling
     "serve.segmentation": {"onnxruntime", "silero_vad"},  # the detector of speech
 }
 TRAIN_EXTRAS = ("train", "hub", "s3", "aws")

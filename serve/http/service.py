@@ -26,6 +26,9 @@ if TYPE_CHECKING:  # their imports take seconds, which the loading thread spends
 
 State = Literal["loading", "ready", "draining", "dead"]
 
+ENGINE_CLOSES_S = 1.0
+"""Time for a running batch to end once the service closes."""
+
 Load = Callable[[Settings], "Pipeline"]
 """Loads what is served; `load_from_settings` does it in earnest."""
 
@@ -217,7 +220,7 @@ class Service:
     def close(self) -> None:
         """Stop the engine, waiting for its running batch a little."""
         if self._scheduler is not None:
-            self._scheduler.close(timeout_s=1.0)
+            self._scheduler.close(timeout_s=ENGINE_CLOSES_S)
         self._workers.shutdown(wait=False, cancel_futures=True)
         self._audio_workers.shutdown(wait=False, cancel_futures=True)
 
@@ -258,7 +261,7 @@ def _warm_up(pipeline: Pipeline, scheduler: Scheduler) -> None:
     """Decode a window of noise: the first request finds everything loaded, and /ping speaks the truth."""
     import numpy as np
 
-    import serve.audio  # noqa: F401  # imports torchaudio, which takes seconds
+    import serve.audio  # noqa: F401  # imports scipy.signal, which takes half a second
     from serve.engine import DecodingOptions
     from serve.features import MAX_WINDOW_S, SAMPLE_RATE, window_length_s
     from serve.segmentation import find_speech

@@ -74,11 +74,13 @@ TRANSCRIBE = """
 import sys
 from pathlib import Path
 import numpy as np
+import serve.audio
+import serve.http.server
 from serve.loading import load_pipeline
 pipeline = load_pipeline(Path(sys.argv[1]), cache_dir=Path(sys.argv[2]))
 samples = np.load(sys.argv[3])
 print(pipeline.transcribe_many([samples])[0].text)
-print([name for name in ("torch", "transformers", "peft", "bitsandbytes") if name in sys.modules])
+print([name for name in ("torch", "torchaudio", "transformers", "peft") if name in sys.modules])
 """
 
 

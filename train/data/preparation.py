@@ -14,7 +14,7 @@ import shutil
 from collections import deque
 from collections.abc import Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing, contextmanager
+from contextlib import closing
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -22,7 +22,6 @@ from typing import Any, NamedTuple
 
 import msgspec
 import soundfile
-import torch
 from filelock import FileLock
 
 from serve.audio import AudioLimits, decode_audio
@@ -116,8 +115,7 @@ def prepare_source(preparation: Preparation, output_dir: Path) -> Header:
         _begin(progress, settings, output_dir)
         log = DropLog(strict=preparation.strict)
         writer = _PartWriter(output_dir, preparation.shard_bytes, _finished_parts(output_dir))
-        with _one_thread():
-            _write_clips(preparation, writer, log)
+        _write_clips(preparation, writer, log)
         _decode_file.cache_clear()
         return _finish(output_dir, settings, writer, log)
 
@@ -350,14 +348,3 @@ def _finish(output_dir: Path, settings: dict[str, Any], writer: _PartWriter, log
     write_whole(output_dir / HEADER, msgspec.json.format(msgspec.json.encode(header), indent=1) + b"\n")
     shutil.rmtree(output_dir / _PROGRESS)
     return header
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Let each worker resample in its own thread: torch must not spread over the same cores again."""
-    n_threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(n_threads)
