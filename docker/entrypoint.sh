@@ -8,6 +8,14 @@ case "${1:-}" in
         shift
         # Nothing outside answers an isolated endpoint: without these, each look at a hub waits for its time limit.
         export SHROTA_OFFLINE="${SHROTA_OFFLINE:-true}" HF_HUB_OFFLINE="${HF_HUB_OFFLINE:-1}"
+        # What is converted at start goes below /tmp, the one place that is always writable; the base model that is
+        # built into the image is linked there.
+        if [ -z "${SHROTA_CACHE_DIR:-}" ]; then
+            export SHROTA_CACHE_DIR="${TMPDIR:-/tmp}/shrota"
+            built_in="${XDG_CACHE_HOME:-/opt/cache}/shrota/base"
+            mkdir -p "$SHROTA_CACHE_DIR"
+            if [ -d "$built_in" ] && [ ! -e "$SHROTA_CACHE_DIR/base" ]; then ln -s "$built_in" "$SHROTA_CACHE_DIR/base"; fi
+        fi
         exec python -m serve "$@"
         ;;
     train)

@@ -11,14 +11,16 @@ import sys
 import time
 import wave
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
+from typing import Any, Self
 
 import httpx
 import numpy as np
 import pytest
 
 ROOT = Path(__file__).parents[1]
+HANG_S = 600  # what has not ended by then never will, however busy the machine
 SAMPLE_RATE = 16_000
 TINY_LANGUAGES = ("en", "hi", "mr")
 TINY_LETTERS = "अआइईउऊएऐओऔकखगघचछजझटठडढणतथदधनपफबभमयरलवशषसहळ"
@@ -71,6 +73,113 @@ def speech() -> np.ndarray:
     return np.concatenate([silence, 0.3 * voice / np.abs(voice).max(), silence]).astype(np.float32)
 
 
+class Child:
+    """A server in a child process, its log read line by line; leaving it as a context ends it."""
+
+    def __init__(self, *command: str | Path, **environ: str) -> None:
+        own = {
+            name: value
+            for name, value in os.environ.items()
+            if not name.startswith(("SHROTA_", "SAGEMAKER_"))
+        }
+        self.process = subprocess.Popen(
+            command,
+            cwd=ROOT,
+            env=own | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"} | environ,
+            stderr=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        self.log: list[dict[str, Any]] = []
+
+    def wait_for(self, event: str) -> dict[str, Any]:
+        """Read the log up to the next such event, and return it."""
+        assert self.process.stderr is not None
+        for line in self.process.stderr:
+            self.log.append(json.loads(line))
+            if self.log[-1]["event"] == event:
+                return self.log[-1]
+        raise AssertionError(f"the log ended without {event}: {self.log}")
+
+    def client(self) -> httpx.Client:
+        """Return a client of the address that the log names."""
+        address = self.wait_for("service.listening")["address"]
+        return httpx.Client(base_url=f"http://{address}", timeout=HANG_S)
+
+    def finish(self) -> int:
+        """Wait for its end, and return the exit status."""
+        _, rest = self.process.communicate(timeout=HANG_S)
+        self.log += [json.loads(line) for line in rest.splitlines()]
+        return self.process.returncode
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.process.kill()
+        self.process.communicate()
+
+
+@pytest.fixture(scope="session")
+def child() -> type[Child]:
+    """A server in a child process, started by making one."""
+    return Child
+
+
+@pytest.fixture
+def start(child: type[Child]) -> Iterator[Callable[..., Child]]:
+    """Return a function that starts such children; they end with the test."""
+    with ExitStack() as stack:
+        yield lambda *command, **environ: stack.enter_context(child(*command, **environ))
+
+
+WATCH = """
+import os, sys
+
+WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
+CHANGES = {{"os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.link", "os.symlink", "os.truncate"}}
+CALLS = {{"socket.connect", "socket.getaddrinfo", "socket.gethostbyname"}}
+
+def watch(event, arguments):
+    if event in CALLS:
+        host = arguments[1][0] if event == "socket.connect" else arguments[0]
+        stray = host not in ("127.0.0.1", "localhost", "0.0.0.0", None)
+    elif event in CHANGES or (event == "open" and arguments[2] and arguments[2] & WRITES):
+        path = "/dev/" if isinstance(arguments[0], int) else os.path.realpath(os.fsdecode(arguments[0]))
+        stray = not (path + "/").startswith({allowed!r})
+    else:
+        return
+    if stray:
+        with open({report!r}, "a") as report:
+            print(event, arguments, file=report)
+
+sys.addaudithook(watch)
+"""
+"""Loaded by a Python process before anything else: reports what it changes elsewhere, and whom it calls."""
+
+
+class Watched:
+    """What processes with these variables change outside some directories, and which hosts they call."""
+
+    def __init__(self, directory: Path, *allowed: Path) -> None:
+        directory.mkdir()
+        self._report = directory / "strays.txt"
+        places = tuple(f"{path.resolve()}/" for path in (directory, *allowed, Path("/dev")))
+        hook = WATCH.format(allowed=places, report=str(self._report))
+        (directory / "sitecustomize.py").write_text(hook)
+        self.environ = {"PYTHONPATH": str(directory), "PYTHONDONTWRITEBYTECODE": "1"}
+
+    def strays(self) -> list[str]:
+        """Return a line for each change and call."""
+        return self._report.read_text().splitlines() if self._report.exists() else []
+
+
+@pytest.fixture(scope="session")
+def watch() -> type[Watched]:
+    """Watches processes: `watch(a new directory, *where they may write)`."""
+    return Watched
+
+
 @contextmanager
 def _served(model_dir: Path) -> Iterator[httpx.Client]:
     with socket.socket() as probe:
@@ -119,6 +228,12 @@ def wav_bytes(samples: np.ndarray) -> bytes:
 def speech_wav(speech: np.ndarray) -> bytes:
     """The same as a WAV file."""
     return wav_bytes(speech)
+
+
+@pytest.fixture(scope="session")
+def several_windows(speech: np.ndarray) -> bytes:
+    """The same four times, with pauses of two seconds, as a WAV file."""
+    return wav_bytes(np.tile(np.concatenate([speech, np.zeros(2 * SAMPLE_RATE, np.float32)]), 4))
 
 
 @pytest.fixture(scope="session")

@@ -21,6 +21,7 @@ SAYS_HOW_IT_WAS_STARTED = """#!/bin/sh
 echo "$$"
 for argument in "$@"; do echo "$argument"; done
 echo "offline=${SHROTA_OFFLINE:-unset},${HF_HUB_OFFLINE:-unset}" >&2
+echo "cache=${SHROTA_CACHE_DIR:-unset}" >&2
 """
 DRAINS_ON_SIGTERM = """#!/bin/sh
 trap 'echo drained; exit 7' TERM
@@ -55,7 +56,12 @@ def start(
     }
     return subprocess.Popen(
         [ENTRYPOINT, *arguments],
-        env={**inherited, "PATH": f"{fake.parent}:{os.environ['PATH']}", **env},
+        env={
+            **inherited,
+            "PATH": f"{fake.parent}:{os.environ['PATH']}",
+            "TMPDIR": str(tmp_path / "tmp"),
+            **env,
+        },
         cwd=tmp_path,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -88,6 +94,23 @@ def test_serving_looks_at_no_hub_unless_told_to(tmp_path):
     told_to = {"SHROTA_OFFLINE": "false", "HF_HUB_OFFLINE": "0"}
     assert "offline=false,0\n" in run(tmp_path, "serve", **told_to).stderr
     assert "offline=unset,unset\n" in run(tmp_path, "train").stderr
+
+
+def test_serving_keeps_what_it_converts_below_tmp_beside_the_base_model_of_the_image(tmp_path):
+    built_in = tmp_path / "cache" / "shrota" / "base"
+    built_in.mkdir(parents=True)
+    for _ in range(2):  # a container that is started again finds its link
+        answer = run(tmp_path, "serve", XDG_CACHE_HOME=str(tmp_path / "cache"))
+        assert f"cache={tmp_path}/tmp/shrota\n" in answer.stderr
+    assert (tmp_path / "tmp" / "shrota" / "base").resolve() == built_in
+    assert list(built_in.iterdir()) == []
+    assert "cache=/kept\n" in run(tmp_path, "serve", SHROTA_CACHE_DIR="/kept").stderr
+    assert "cache=unset\n" in run(tmp_path, "train").stderr
+
+
+def test_an_image_without_a_base_model_serves_too(tmp_path):
+    answer = run(tmp_path, "serve", XDG_CACHE_HOME=str(tmp_path / "nothing"))
+    assert answer.returncode == 0 and not (tmp_path / "tmp" / "shrota" / "base").exists()
 
 
 def test_the_entry_point_works_when_started_through_a_link(tmp_path):
@@ -156,11 +179,48 @@ def test_the_entry_point_and_the_command_have_the_exec_form_and_exist():
     assert json.loads(*arguments_of("CMD")) == ["serve"]
 
 
-def test_sagemaker_may_choose_the_port():
-    assert 'com.amazonaws.sagemaker.capabilities.accept-bind-to-port="true"' in " ".join(
-        arguments_of("LABEL")
-    )
+@pytest.mark.parametrize("capability", ["accept-bind-to-port", "multi-models", "bidirectional-streaming"])
+def test_sagemaker_reads_what_the_image_can_do_off_its_labels(capability):
+    assert f'com.amazonaws.sagemaker.capabilities.{capability}="true"' in " ".join(arguments_of("LABEL"))
     assert arguments_of("EXPOSE") == ["8080"]
+
+
+def stages() -> dict[str, list[tuple[str, str]]]:
+    """Return the instructions of each stage by its name."""
+    found: dict[str, list[tuple[str, str]]] = {}
+    for keyword, arguments in instructions():
+        if keyword == "FROM":
+            name = arguments.split(" AS ")[1]
+            found[name] = []
+        elif found:
+            found[name].append((keyword, arguments))
+    return found
+
+
+def test_the_last_stage_installs_ffmpeg_and_nothing_that_builds():
+    name, last = list(stages().items())[-1]
+    assert name == "runtime"
+    runs = [arguments for keyword, arguments in last if keyword == "RUN"]
+    (install,) = [re.search(r"apt-get install ([^&]*)", line) for line in runs]
+    assert install is not None
+    assert [word for word in install[1].split() if not word.startswith("--")] == ["ffmpeg"]
+    assert not any("pip" in line for line in runs)
+
+
+def test_nobody_may_write_to_the_code():
+    assert any("chmod --recursive a-w /opt/shrota" in line for line in arguments_of("RUN"))
+    copied = [line for line in arguments_of("COPY") if "docker/" in line]
+    assert all("--chmod=0555" in line for line in copied) and copied
+
+
+@pytest.mark.parametrize("argument", ["TORCH_INDEX_URL", "EXTRAS", "BASE_MODEL", "PYTHON_IMAGE"])
+def test_every_choice_of_a_build_is_declared_before_it_is_used(argument):
+    lines = list(instructions())
+    declared = [
+        n for n, (keyword, text) in enumerate(lines) if keyword == "ARG" and text.startswith(argument)
+    ]
+    used = [n for n, (_, text) in enumerate(lines) if re.search(rf"\$\{{?{argument}\b", text)]
+    assert len(declared) == 1 and used and declared[0] < min(used)
 
 
 def test_nothing_of_the_image_lies_under_opt_ml():

@@ -8,13 +8,12 @@ import sys
 from pathlib import Path
 
 import httpx
-import pytest
 
 ROOT = Path(__file__).parents[2]
-HANG_S = 600  # what has not ended by then never will, however busy the machine
 
-SLOW_SERVICE = """
+GATED_SERVICE = """
 import sys, time
+from pathlib import Path
 import numpy as np
 from serve.__main__ import leave
 from serve.engine import Hypothesis
@@ -23,12 +22,16 @@ from serve.http.server import run
 from serve.pipeline import Pipeline, ServingFacts
 from serve.settings import Settings
 
-class Slow:
+class Gated:
+    "Hears x in the warm-up and the first window, and in others once the gate is there."
+    n_batches = 0
     languages = frozenset({"mr"})
     has_adapter = False
     n_workers = 1
     def transcribe_batch(self, log_mels, options):
-        time.sleep(float(sys.argv[1]))
+        self.n_batches += 1
+        while self.n_batches > 2 and not Path(sys.argv[1]).exists():
+            time.sleep(0.01)
         heard = dict(text="x", tokens=(1,), language_prob=None, avg_logprob=0.0, no_speech_prob=0.0)
         return [Hypothesis(language="mr", **heard) for _ in options]
     def unsupported(self, options): ...
@@ -39,66 +42,15 @@ class Frames:
         return np.zeros((80, 3000), np.float32)
 
 configure_logs("info")
-pipeline = Pipeline(Slow(), Frames(), ServingFacts(language="mr", max_first_window_s=1.0))
+pipeline = Pipeline(Gated(), Frames(), ServingFacts(language="mr", max_first_window_s=1.0))
 settings = Settings(host="127.0.0.1", port=0, drain_s=float(sys.argv[2]), max_batch_windows=1)
 leave(run(settings, lambda settings: pipeline))
 """
 
 
-class Child:
-    """A server in a child process, its log read line by line."""
-
-    def __init__(self, *command: str, **environ: str) -> None:
-        own = {
-            name: value
-            for name, value in os.environ.items()
-            if not name.startswith(("SHROTA_", "SAGEMAKER_"))
-        }
-        self.process = subprocess.Popen(
-            [sys.executable, *command],
-            cwd=ROOT,
-            env=own | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"} | environ,
-            stderr=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        self.log: list[dict] = []
-
-    def wait_for(self, event: str) -> dict:
-        assert self.process.stderr is not None
-        for line in self.process.stderr:
-            self.log.append(json.loads(line))
-            if self.log[-1]["event"] == event:
-                return self.log[-1]
-        raise AssertionError(f"the log ended without {event}: {self.log}")
-
-    def client(self) -> httpx.Client:
-        address = self.wait_for("service.listening")["address"]
-        return httpx.Client(base_url=f"http://{address}", timeout=60)
-
-    def finish(self) -> int:
-        _, rest = self.process.communicate(timeout=HANG_S)
-        self.log += [json.loads(line) for line in rest.splitlines()]
-        return self.process.returncode
-
-
-@pytest.fixture
-def start():
-    children = []
-
-    def start(*command, **environ):
-        children.append(Child(*command, **environ))
-        return children[-1]
-
-    yield start
-    for child in children:
-        child.process.kill()
-        child.process.communicate()
-
-
 def test_a_real_artifact_is_served_and_stops_at_sigterm_with_status_0(start, tiny_artifact_dir, speech_wav):
     child = start(
-        *("-m", "serve", "--model-dir", str(tiny_artifact_dir), "--quantization", "none"),
+        *(sys.executable, "-m", "serve", "--model-dir", str(tiny_artifact_dir), "--quantization", "none"),
         *("--n-threads", "1", "--host", "127.0.0.1", "--port", "0"),
     )
     with child.client() as client:
@@ -122,7 +74,7 @@ def test_a_real_artifact_is_served_and_stops_at_sigterm_with_status_0(start, tin
 
 
 def test_what_cannot_be_served_is_status_1_and_one_sentence(start, tmp_path):
-    child = start("-m", "serve", "--port", "0", SHROTA_MODEL_DIR=str(tmp_path))
+    child = start(sys.executable, "-m", "serve", "--port", "0", SHROTA_MODEL_DIR=str(tmp_path))
     assert child.finish() == 1
     (failure,) = [line for line in child.log if line["event"] == "model.failed"]
     assert "manifest.json" in failure["error"]
@@ -139,48 +91,40 @@ def test_settings_that_are_wrong_are_status_1_and_all_named():
     assert "Traceback" not in child.stderr
 
 
-def slow_stream(start, *, window_s: float, drain_s: float, wav: bytes):
-    """Start a slow service and a stream from it; stop it after the first segment; return what came."""
-    child = start("-c", SLOW_SERVICE, str(window_s), str(drain_s))
+NDJSON = {"accept": "application/x-ndjson"}
+
+
+def test_a_stream_in_progress_is_finished_after_sigterm_while_all_else_is_refused(
+    start, several_windows, tmp_path
+):
+    child = start(sys.executable, "-c", GATED_SERVICE, str(tmp_path / "gate"), "20")
     with child.client() as client:
         child.wait_for("model.ready")
-        with client.stream(
-            "POST", "/invocations", content=wav, headers={"accept": "application/x-ndjson"}
-        ) as response:
+        with client.stream("POST", "/invocations", content=several_windows, headers=NDJSON) as response:
             lines = response.iter_lines()
             events = [json.loads(next(lines)), json.loads(next(lines))]
             child.process.send_signal(signal.SIGTERM)
             child.wait_for("service.draining")
             ping = httpx.get(f"{client.base_url}/ping")
-            refused = httpx.post(f"{client.base_url}/invocations", content=wav)
+            refused = httpx.post(f"{client.base_url}/invocations", content=several_windows)
+            (tmp_path / "gate").touch()
             events += [json.loads(line) for line in lines]
         assert child.finish() == 0
-    assert [event["type"] for event in events[:2]] == ["start", "segment"]
     for answer in (ping, refused):
         assert (answer.status_code, answer.json()["error"]["code"]) == (503, "not_ready")
-    return events
-
-
-@pytest.fixture(scope="module")
-def several_windows(speech_wav):
-    import io
-    import wave
-
-    out = io.BytesIO()
-    with wave.open(io.BytesIO(speech_wav)) as source, wave.open(out, "wb") as target:
-        target.setparams(source.getparams())
-        clip = source.readframes(source.getnframes())
-        target.writeframes((clip + bytes(2 * 16_000 * 2)) * 4)  # with pauses of two seconds
-    return out.getvalue()
-
-
-def test_a_stream_in_progress_is_finished_after_sigterm(start, several_windows):
-    events = slow_stream(start, window_s=0.5, drain_s=20, wav=several_windows)
-    assert events[-1]["type"] == "end"
+    assert [event["type"] for event in events] == ["start", *["segment"] * 4, "end"]
     assert events[-1]["n_segments"] == 4
 
 
-def test_a_stream_that_cannot_be_finished_in_time_ends_with_an_error(start, several_windows):
-    events = slow_stream(start, window_s=2.0, drain_s=0.5, wav=several_windows)
-    assert events[-1]["type"] == "error"
+def test_a_stream_that_cannot_be_finished_in_time_ends_with_an_error(start, several_windows, tmp_path):
+    child = start(sys.executable, "-c", GATED_SERVICE, str(tmp_path / "no-gate"), "0.5")
+    with child.client() as client:
+        child.wait_for("model.ready")
+        with client.stream("POST", "/invocations", content=several_windows, headers=NDJSON) as response:
+            lines = response.iter_lines()
+            events = [json.loads(next(lines)), json.loads(next(lines))]
+            child.process.send_signal(signal.SIGTERM)
+            events += [json.loads(line) for line in lines]
+        assert child.finish() == 0
+    assert [event["type"] for event in events] == ["start", "segment", "error"]
     assert events[-1]["error"]["code"] == "not_ready"

@@ -159,12 +159,18 @@ def files_below(directory: Path) -> dict[str, int]:
     return {str(path): path.stat().st_mtime_ns for path in directory.rglob("*")}
 
 
-def test_a_job_completes_its_artifact_serves_and_its_log_feeds_every_metric(job, speech):
-    run = job(valid_clips="2", include_base="true")
-    before = files_below(run.base_dir / "input" / "data")  # FastFile: a read-only mount
+def test_a_job_completes_its_artifact_serves_and_its_log_feeds_every_metric(job, speech, watch, tmp_path):
+    own = [tmp_path / "ml" / name for name in ("model", "output", "checkpoints")]
+    (tmp_path / "tmp").mkdir()
+    watched = watch(tmp_path / "watch", *own, tmp_path / "tmp", Path(os.environ["XDG_CACHE_HOME"]))
+    env = {**watched.environ, "TMPDIR": str(tmp_path / "tmp")}
+    run = job(env=env, valid_clips="2", include_base="true")
+    before = files_below(run.base_dir / "input" / "data")
     log = run.finish()
     assert run.failure is None
+    # FastFile's mounts are read-only, and an isolated job reaches no host.
     assert files_below(run.base_dir / "input" / "data") == before
+    assert watched.strays() == []
 
     model_dir = run.base_dir / "model"
     assert load_artifact(model_dir).manifest.training["steps"] == 8
