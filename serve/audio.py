@@ -21,7 +21,6 @@ from fractions import Fraction
 from functools import cached_property
 
 import numpy as np
-import scipy.signal
 import soundfile
 
 from serve.container import FLAC, MP3, OGG, WAV, Container, sniff_container
@@ -322,8 +321,15 @@ class Resampler:
 
     def _resample(self, samples: Samples, n_wanted: int) -> Samples:
         """Resample, and keep the answer to the `n_wanted` samples after the history."""
+        import scipy.signal  # here, as it takes half a second, and many recordings need no resampling
+
         resampled = scipy.signal.resample_poly(samples, self._step_out, self._step_in, window=self._filter)
         first = self._n_history * self._step_out // self._step_in
         last = first + math.ceil(n_wanted * self._step_out / self._step_in)
         answer: Samples = resampled[first:last]
         return answer
+
+
+def load_resampler() -> None:
+    """Import what resampling needs, before somebody waits for it."""
+    import scipy.signal  # noqa: F401

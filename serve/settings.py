@@ -25,10 +25,20 @@ TRAINING_PREFIX = "SHROTA_TRAIN_"
 """Variables of the image's other command."""
 
 SAGEMAKER_VARIABLES = {
+    "model_dir": parameters.BASE_PATH_ENV,
+    "stateful_sessions": "SAGEMAKER_ENABLE_STATEFUL_SESSIONS",
+    "session_lifetime_s": "SAGEMAKER_SESSIONS_EXPIRATION",
     "port": parameters.BIND_TO_PORT_ENV,
+    "user_program": parameters.USER_PROGRAM_ENV,
     "default_accept": parameters.DEFAULT_INVOCATIONS_ACCEPT_ENV,
+    "batch": "SAGEMAKER_BATCH",
+    "max_requests": "SAGEMAKER_MAX_CONCURRENT_TRANSFORMS",
+    "max_body_bytes": parameters.MAX_REQUEST_SIZE,
 }
 """Field -> the platform's variable for it; ours wins."""
+
+MAX_PLATFORM_BODY_BYTES = 1 << 30
+"""What the platform may send where it sets itself no limit."""
 
 
 def _default_threads() -> int:
@@ -64,6 +74,9 @@ class Settings:
     """Most windows decoded together."""
     max_batch_s: float = 60.0
     """Most seconds of windows decoded together."""
+    batch: bool = False
+    """The recordings are a batch transform's: nobody waits for the next batch of windows, so those that fit
+    into one are decoded together however long that takes."""
     batch_target_s: float = 1.5
     """Windows are decoded together as long as that is expected to take no longer; a newcomer waits for about
     one batch."""
@@ -77,6 +90,20 @@ class Settings:
     """A body may not pause for longer than this."""
     max_audio_s: float = 14_400.0
     """Longest accepted recording."""
+    user_code: bool = True
+    """Whether code/ of the artifact is run, as SageMaker's own containers do: it may do all that we may."""
+    user_program: str = environment.DEFAULT_MODULE_NAME
+    """File of code/ that holds model_fn, input_fn, predict_fn, output_fn or transform_fn."""
+    stateful_sessions: bool = False
+    """Whether recordings may belong to sessions."""
+    session_lifetime_s: float = 1_200.0
+    """A session ends so long after its start."""
+    max_sessions: int = 1_000
+    """Sessions open at a time."""
+    live_max_s: float = 1_800.0
+    """Longest live stream, by the clock and by its sound; SageMaker closes them after half an hour."""
+    live_idle_timeout_s: float = 60.0
+    """A live stream may not pause for longer than this."""
     n_audio_workers: int = 2
     """Recordings decoded to samples at a time, each in turns of a few seconds of sound."""
     engine_timeout_s: float = 300.0
@@ -158,10 +185,27 @@ def _text(
     """Return what was given for a field, and where; flags win over our variables, ours over SageMaker's."""
     if (flag := flags.get(spec.name)) is not None:
         return flag, flag_of(spec.name)
-    for variable in (ENV_PREFIX + spec.name.upper(), SAGEMAKER_VARIABLES.get(spec.name, "")):
-        if value := environ.get(variable, "").strip():
-            return value, variable
+    variable = ENV_PREFIX + spec.name.upper()
+    if value := environ.get(variable, "").strip():
+        return value, variable
+    variable = SAGEMAKER_VARIABLES.get(spec.name, "")
+    if value := environ.get(variable, "").strip():
+        return _translated(spec, value), variable
     return None, ""
+
+
+def _translated(spec: Field[Any], value: str) -> str:
+    """Return what a variable of SageMaker means for our field, which may have another unit."""
+    if spec.name == "model_dir":
+        return str(Path(value) / "model")
+    if spec.name in ("max_requests", "max_body_bytes") and value.isdecimal():
+        # It says what will come, which is no reason to refuse more: a client that is gone may hold its place.
+        coming = int(value)
+        if spec.name == "max_body_bytes":
+            coming = coming << 20 or MAX_PLATFORM_BODY_BYTES
+        usual: int = getattr(Settings, spec.name)
+        return str(max(usual, coming))
+    return value
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import getpass
 import io
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import wave
 from collections.abc import Callable, Iterator
@@ -19,41 +22,72 @@ import httpx
 import numpy as np
 import pytest
 
+from serve.base_model import default_cache_dir
+
 ROOT = Path(__file__).parents[1]
 HANG_S = 600  # what has not ended by then never will, however busy the machine
 SAMPLE_RATE = 16_000
+KEPT_CACHE = pytest.StashKey[Path]()
+OWN_CACHE = pytest.StashKey[tempfile.TemporaryDirectory]()
 TINY_LANGUAGES = ("en", "hi", "mr")
 TINY_LETTERS = "अआइईउऊएऐओऔकखगघचछजझटठडढणतथदधनपफबभमयरलवशषसहळ"
 
 
+LARGE_MODEL_BYTES = 10 << 20
+"""More than any model that tests make up: converted real ones are worth keeping."""
+
+
 def pytest_configure(config: pytest.Config) -> None:
-    """Let pass what libraries say to each other: peft reads an attribute that transformers has renamed."""
+    """Let pass what libraries say to each other, and give the tests a cache of their own."""
+    # peft reads an attribute that transformers has renamed.
     config.addinivalue_line(
         "filterwarnings", "ignore:`is_gradient_checkpointing` is deprecated:FutureWarning:transformers"
     )
+    config.stash[KEPT_CACHE] = default_cache_dir()
+    own = tempfile.TemporaryDirectory(prefix="shrota-tests-")
+    link_cache(config.stash[KEPT_CACHE], Path(own.name) / "shrota")
+    config.stash[OWN_CACHE] = own
+    os.environ["XDG_CACHE_HOME"] = own.name
 
 
-@pytest.fixture(scope="session", autouse=True)
-def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Convert models into a cache of this run's own, for child processes too.
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """Keep the real models that were converted, and nothing else."""
+    own = config.stash[OWN_CACHE]
+    keep_large_models(Path(own.name) / "shrota", config.stash[KEPT_CACHE])
+    own.cleanup()
 
-    Everything else that programs keep in the real cache is linked from there, and so is what was converted
-    of the shipped adapter and its base model, which takes seconds.
-    """
-    real = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    own = tmp_path_factory.mktemp("cache")
-    (real / "shrota" / "base").mkdir(parents=True, exist_ok=True)
-    (own / "shrota" / "converted").mkdir(parents=True)
-    manifest = json.loads((ROOT / "model_artifacts" / "whisper-base-mr" / "manifest.json").read_bytes())
-    linked = [path for path in real.iterdir() if path.name != "shrota"]
-    for record in real.glob("shrota/converted/*/merged.json"):
-        if json.loads(record.read_bytes())["base_fingerprint"] == manifest["base_model"]["fingerprint"]:
-            linked.append(record.parent)
-    for path in [*linked, real / "shrota" / "base"]:
-        (own / path.relative_to(real)).symlink_to(path)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_CACHE_HOME", str(own))
-        yield
+
+def link_cache(kept: Path, own: Path) -> None:
+    """Fill the cache of the tests with links: to base models, real converted ones, and what others keep."""
+    (kept / "base").mkdir(parents=True, exist_ok=True)
+    (own / "converted").mkdir(parents=True)
+    (own / "base").symlink_to(kept / "base")
+    for weights in large_weights(kept):
+        (own / "converted" / weights.parent.name).symlink_to(weights.parent)
+    for other in kept.parent.iterdir():
+        if other != kept:
+            (own.parent / other.name).symlink_to(other)
+
+
+def keep_large_models(own: Path, kept: Path) -> None:
+    """Move real models that were converted meanwhile to where they are kept."""
+    for weights in large_weights(own):
+        target = kept / "converted" / weights.parent.name
+        if not weights.parent.is_symlink() and not target.exists():
+            target.parent.mkdir(exist_ok=True)
+            # First beside it, under a name that nobody asks for: a copy takes its time.
+            moving = target.with_name(f".moving-{os.getpid()}-{target.name}")
+            shutil.move(weights.parent, moving)
+            try:
+                moving.rename(target)
+            except OSError:  # somebody else was faster
+                shutil.rmtree(moving)
+
+
+def large_weights(cache: Path) -> list[Path]:
+    """Return the weights of the real models among the converted ones of a cache."""
+    found = (cache / "converted").glob("[!.]*/model.bin")
+    return [weights for weights in found if weights.stat().st_size > LARGE_MODEL_BYTES]
 
 
 @pytest.fixture(scope="session")
@@ -164,7 +198,10 @@ class Watched:
     def __init__(self, directory: Path, *allowed: Path) -> None:
         directory.mkdir()
         self._report = directory / "strays.txt"
-        places = tuple(f"{path.resolve()}/" for path in (directory, *allowed, Path("/dev")))
+        compiler = (
+            Path(tempfile.gettempdir()) / f"torchinductor_{getpass.getuser()}"
+        )  # torch's, in no use here
+        places = tuple(f"{path.resolve()}/" for path in (directory, *allowed, compiler, Path("/dev")))
         hook = WATCH.format(allowed=places, report=str(self._report))
         (directory / "sitecustomize.py").write_text(hook)
         self.environ = {"PYTHONPATH": str(directory), "PYTHONDONTWRITEBYTECODE": "1"}

@@ -10,9 +10,11 @@ it. torch, transformers and peft are imported only where something must be built
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import shutil
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -21,7 +23,7 @@ import ctranslate2
 import structlog
 
 from serve.artifact import ADAPTER_CONFIG, ADAPTER_WEIGHTS, Artifact
-from serve.base_model import base_fingerprint, default_cache_dir
+from serve.base_model import base_fingerprint, default_cache_dir, temporary_cache_dir
 from serve.build_once import build_once
 from serve.engine.kept_tokens import KeptTokens, tokens_of_scripts
 from serve.engine.vocabulary import Vocabulary
@@ -68,7 +70,8 @@ def converted_model(
         artifact: Holds the adapter; None converts the base model alone.
         storage: How weights are kept.
         scripts: Keep the tokens of these scripts alone; None keeps all.
-        cache_dir: Where converted models are kept; `default_cache_dir()` if None.
+        cache_dir: Where converted models are kept; `default_cache_dir()` if None, and where that cannot be
+            written, `temporary_cache_dir()`.
 
     Raises:
         ConversionError: It cannot be made or kept; one sentence says why.
@@ -76,23 +79,36 @@ def converted_model(
     wanted = record(base_dir, artifact, storage, scripts)
     if artifact is not None and _is_whole(own := artifact.path / f"merged-ct2-{storage}", wanted):
         return own
-    cache = (cache_dir or default_cache_dir()) / "converted"
-    target = cache / _directory_name(wanted)
 
-    def build(building: Path) -> None:
-        _log.info("converted_model.building", path=str(target))
-        convert(base_dir, artifact, storage, building, scripts)
-        write_record(building, wanted)
+    def kept_in(cache: Path) -> Path:
+        target = cache / "converted" / _directory_name(wanted)
 
-    try:
+        def build(building: Path) -> None:
+            _log.info("converted_model.building", path=str(target))
+            convert(base_dir, artifact, storage, building, scripts)
+            write_record(building, wanted)
+
         if not _is_whole(target, wanted):
             build_once(target, lambda: _is_whole(target, wanted), build, ConversionError)
+        return target
+
+    try:
+        return kept_in(cache_dir or default_cache_dir())
     except OSError as error:
-        raise ConversionError(
-            f"the converted model cannot be kept in {cache}: {error.strerror or error}; make room or name"
-            " another directory with --cache-dir"
-        ) from error
-    return target
+        if cache_dir is not None or error.errno == errno.ENOSPC:
+            raise _cannot_keep(cache_dir or default_cache_dir(), error) from error
+        _log.warning("converted_model.cache_read_only", path=str(default_cache_dir()), error=error.strerror)
+    try:
+        return kept_in(temporary_cache_dir())
+    except OSError as error:
+        raise _cannot_keep(Path(error.filename or tempfile.gettempdir()), error) from error
+
+
+def _cannot_keep(cache: Path, error: OSError) -> ConversionError:
+    return ConversionError(
+        f"the converted model cannot be kept in {cache}: {error.strerror or error}; make room or name"
+        " another directory with --cache-dir"
+    )
 
 
 def convert(

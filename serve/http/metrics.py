@@ -105,6 +105,8 @@ class _SchedulerCollector:
             "shrota_windows_waiting_seconds", "Time the engine needs for them.", queue.waiting_s
         )
         yield GaugeMetricFamily("shrota_windows_running", "Windows being decoded.", queue.n_running)
+        yield GaugeMetricFamily("shrota_engine_workers", "Batches decoded at a time.", queue.n_workers)
+        yield GaugeMetricFamily("shrota_engine_workers_busy", "Batches being decoded.", queue.n_busy_workers)
         yield CounterMetricFamily("shrota_batches", "Batches decoded.", totals.n_batches)
         yield CounterMetricFamily("shrota_windows", "Windows decoded.", totals.n_windows)
         yield CounterMetricFamily("shrota_window_seconds", "Length of these windows.", totals.window_s)

@@ -31,7 +31,7 @@ import soundfile
 from prometheus_client.parser import text_string_to_metric_families
 
 from serve.http.server import CONNECTIONS_CLOSE_S
-from serve.http.service import ENGINE_CLOSES_S
+from serve.http.service import ENGINE_CLOSES_S, LAST_WORDS_S
 from serve.settings import Settings
 
 ROOT = Path(__file__).parents[2]
@@ -257,7 +257,7 @@ def test_a_container_that_is_stopped_while_it_loads_ends_with_status_0(run_image
 
 
 def test_the_parts_of_a_stop_add_up_to_less_than_the_platform_grants():
-    assert Settings().drain_s + CONNECTIONS_CLOSE_S + ENGINE_CLOSES_S <= STOP_S
+    assert Settings().drain_s + LAST_WORDS_S + CONNECTIONS_CLOSE_S + ENGINE_CLOSES_S <= STOP_S
 
 
 def test_what_strays_is_seen(watch, tmp_path):

@@ -8,6 +8,7 @@ import sys
 import numpy as np
 import pytest
 
+from serve.audio import AudioLimits, decode_audio
 from serve.errors import ArtifactError, BaseModelError, ConfigError
 from serve.loading import find_served, load_pipeline
 from serve.options import TranscriptionOptions
@@ -73,22 +74,21 @@ def test_a_base_model_that_cannot_be_had_is_named(tiny_artifact_dir, tmp_path):
 TRANSCRIBE = """
 import sys
 from pathlib import Path
-import numpy as np
-import serve.audio
 import serve.http.server
+from serve.audio import AudioLimits, decode_audio
 from serve.loading import load_pipeline
 pipeline = load_pipeline(Path(sys.argv[1]), cache_dir=Path(sys.argv[2]))
-samples = np.load(sys.argv[3])
+samples = decode_audio(Path(sys.argv[3]).read_bytes(), AudioLimits())
 print(pipeline.transcribe_many([samples])[0].text)
 print([name for name in ("torch", "torchaudio", "transformers", "peft") if name in sys.modules])
 """
 
 
-def test_a_service_whose_model_is_converted_starts_without_torch(tiny_artifact_dir, speech, tmp_path):
+def test_a_service_whose_model_is_converted_starts_without_torch(tiny_artifact_dir, speech_wav, tmp_path):
     pipeline = load_pipeline(tiny_artifact_dir, cache_dir=tmp_path / "cache")
-    expected = pipeline.transcribe_many([speech])[0].text
-    np.save(tmp_path / "speech.npy", speech)
-    arguments = [str(each) for each in (tiny_artifact_dir, tmp_path / "cache", tmp_path / "speech.npy")]
+    expected = pipeline.transcribe_many([decode_audio(speech_wav, AudioLimits())])[0].text
+    (tmp_path / "speech.wav").write_bytes(speech_wav)
+    arguments = [str(each) for each in (tiny_artifact_dir, tmp_path / "cache", tmp_path / "speech.wav")]
     child = subprocess.run(
         [sys.executable, "-c", TRANSCRIBE, *arguments],
         capture_output=True,

@@ -23,6 +23,27 @@ def test_flags_win_over_our_variables_and_those_over_the_platforms():
     assert Settings.from_env(environ, ["--port", "3"]).port == 3
 
 
+@pytest.mark.parametrize("text", ["true", "TRUE", "True"])
+def test_a_batch_transform_says_so_in_any_case(text):
+    assert Settings.from_env({"SAGEMAKER_BATCH": text}).batch
+    assert not Settings.from_env({"SAGEMAKER_BATCH": "false"}).batch
+
+
+def test_what_a_batch_transform_will_send_is_let_in():
+    sends = {"SAGEMAKER_MAX_CONCURRENT_TRANSFORMS": "64", "SAGEMAKER_MAX_PAYLOAD_IN_MB": "200"}
+    settings = Settings.from_env(sends)
+    assert (settings.max_requests, settings.max_body_bytes) == (64, 200 << 20)
+    sends = {"SAGEMAKER_MAX_CONCURRENT_TRANSFORMS": "1", "SAGEMAKER_MAX_PAYLOAD_IN_MB": "6"}
+    assert Settings.from_env(sends) == Settings()  # which lets more in
+    assert Settings.from_env({"SAGEMAKER_MAX_PAYLOAD_IN_MB": "0"}).max_body_bytes == 1 << 30  # no limit
+    with pytest.raises(ConfigError, match="SAGEMAKER_MAX_PAYLOAD_IN_MB: 'many' is not a whole number"):
+        Settings.from_env({"SAGEMAKER_MAX_PAYLOAD_IN_MB": "many"})
+
+
+def test_the_platforms_root_may_lie_elsewhere():
+    assert Settings.from_env({"SAGEMAKER_BASE_DIR": "/elsewhere"}).model_dir == Path("/elsewhere/model")
+
+
 @pytest.mark.parametrize("spec", fields(Settings), ids=lambda spec: spec.name)
 def test_every_field_is_a_variable_and_a_flag(spec):
     value = {
@@ -30,6 +51,7 @@ def test_every_field_is_a_variable_and_a_flag(spec):
         "base_model": "openai/whisper-tiny",
         "cache_dir": "/c",
         "offline": "true",
+        "batch": "true",
         "engine": "transformers",
         "quantization": "int4",
         "host": "127.0.0.1",

@@ -124,6 +124,29 @@ def test_a_cache_that_cannot_be_written_is_named_in_one_sentence(tiny_base_dir, 
         converted_model(tiny_base_dir, None, "int8", cache_dir=tmp_path / "cache")
 
 
+def test_a_cache_of_the_image_that_cannot_be_written_gives_way_to_a_temporary_one(
+    tiny_base_dir, tmp_path, monkeypatch
+):
+    (tmp_path / "image").write_text("in the way")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "image"))
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    made = converted_model(tiny_base_dir, None, "int8")
+    (directory,) = tmp_path.glob("shrota-*")
+    assert made.is_relative_to(directory) and directory.stat().st_mode & 0o777 == 0o700
+    assert converted_model(tiny_base_dir, None, "int8") == made
+
+
+def test_a_temporary_cache_that_somebody_else_put_there_is_not_trusted(tiny_base_dir, tmp_path, monkeypatch):
+    (tmp_path / "image").write_text("in the way")
+    (tmp_path / "planted").mkdir()
+    (tmp_path / f"shrota-{os.getuid()}").symlink_to(tmp_path / "planted")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "image"))
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    with pytest.raises(ConversionError, match="somebody else's"):
+        converted_model(tiny_base_dir, None, "int8")
+    assert not list((tmp_path / "planted").iterdir())
+
+
 def test_a_disk_that_takes_no_more_leaves_nothing_behind(artifact_dir, tiny_base_dir, tmp_path):
     child = convert_elsewhere(artifact_dir, tiny_base_dir, tmp_path / "cache", file_limit_bytes=100_000)
     answer = child.communicate(timeout=300)[0].splitlines()[-1]

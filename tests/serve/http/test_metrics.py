@@ -68,6 +68,7 @@ def test_the_queue_and_the_engine_are_looked_at_when_somebody_asks(serve, wait_u
         wait_until(lambda: figures(running.client)["shrota_windows_running",] >= 1)
         now = figures(running.client)
         assert now["shrota_requests_admitted",] == 1
+        assert (now["shrota_engine_workers",], now["shrota_engine_workers_busy",]) == (1, 1)
         assert now["shrota_windows_total",] == done
         running.engine.pace.set()
     wait_until(lambda: figures(running.client)["shrota_windows_total",] > done)
