@@ -198,9 +198,7 @@ class Watched:
     def __init__(self, directory: Path, *allowed: Path) -> None:
         directory.mkdir()
         self._report = directory / "strays.txt"
-        compiler = (
-            Path(tempfile.gettempdir()) / f"torchinductor_{getpass.getuser()}"
-        )  # torch's, in no use here
+        compiler = Path(tempfile.gettempdir()) / f"torchinductor_{getpass.getuser()}"
         places = tuple(f"{path.resolve()}/" for path in (directory, *allowed, compiler, Path("/dev")))
         hook = WATCH.format(allowed=places, report=str(self._report))
         (directory / "sitecustomize.py").write_text(hook)
