@@ -3,8 +3,10 @@
 #   docker build -t shrota:0.1.0 .
 #   docker run --rm -p 8080:8080 -v "$PWD/model_artifacts/whisper-base-mr:/opt/ml/model:ro" shrota:0.1.0 serve
 #
-# PyPI's torch is a CUDA build, which also runs where there is no GPU. A smaller image for CPUs alone:
+# PyPI's torch is a CUDA build, which also runs where there is no GPU. A smaller image for CPUs alone, and one that
+# only serves:
 #   docker build --build-arg TORCH_INDEX_URL=https://download.pytorch.org/whl/cpu -t shrota:0.1.0-cpu .
+#   docker build --build-arg EXTRAS= -t shrota:0.1.0-serve .
 # Behind a package mirror, pip's configuration comes in as a secret and stays out of the layers:
 #   docker build --secret id=pip,src="$HOME/.config/pip/pip.conf" -t shrota:0.1.0 .
 
@@ -35,7 +37,7 @@ COPY serve serve
 COPY train train
 # What the default configuration trains further.
 COPY model_artifacts/whisper-base-mr model_artifacts/whisper-base-mr
-RUN python -m compileall -q serve train
+RUN python -m compileall -q serve train && chmod --recursive a-w /opt/shrota
 
 # The base model is built in, because an isolated endpoint reaches neither a hub nor a package index. Empty leaves
 # it out, for artifacts that bring their own.
@@ -49,6 +51,7 @@ RUN --mount=type=secret,id=pip,target=/etc/pip.conf \
         python -c 'import sys; from serve.base_model import resolve_base_model as r; print(r(sys.argv[1]))' "$BASE_MODEL"; \
     fi
 
+# Nothing is built here: every pinned package has a wheel, and the stages before stay behind.
 FROM ${PYTHON_IMAGE} AS runtime
 SHELL ["/bin/bash", "-o", "pipefail", "-c"]
 # Debian's ffmpeg is not pinned: the archive keeps only its newest security release, and that is the one to have
@@ -60,7 +63,7 @@ RUN apt-get update \
 COPY --from=builder /opt/venv /opt/venv
 COPY --from=builder /opt/shrota /opt/shrota
 COPY --from=base-model /opt/cache /opt/cache
-COPY --chmod=0755 docker/entrypoint.sh /opt/shrota/docker/entrypoint.sh
+COPY --chmod=0555 docker/entrypoint.sh /opt/shrota/docker/entrypoint.sh
 
 # Whatever a library caches at run time goes below /tmp, the one place that is always writable. The NVIDIA lines let
 # the container runtime hand a GPU to an image that is not built on NVIDIA's own.
@@ -78,6 +81,7 @@ LABEL org.opencontainers.image.title="shrota" \
       org.opencontainers.image.version="0.1.0" \
       org.opencontainers.image.licenses="Apache-2.0" \
       com.amazonaws.sagemaker.capabilities.accept-bind-to-port="true" \
+      com.amazonaws.sagemaker.capabilities.multi-models="true" \
       com.amazonaws.sagemaker.capabilities.bidirectional-streaming="true"
 
 # There is no USER: SageMaker mounts its volumes for root and runs the image as root. Elsewhere any user will do
