@@ -186,7 +186,7 @@ def _translated(spec: Field[Any], value: str) -> str:
         coming = int(value)
         if spec.name == "max_body_bytes":
             coming = coming << 20 or MAX_PLATFORM_BODY_BYTES
-        return str(max(spec.default, coming))
+        return str(max(getattr(Settings, spec.name), coming))
     return value
 
 
