@@ -52,7 +52,7 @@ COPY model_artifacts/whisper-base-mr model_artifacts/whisper-base-mr
 # A torchaudio that does not fit its torch fails here, not at the first request. Nothing of the code can be written.
 RUN python -m compileall -q serve train \
     && python -c "import bitsandbytes, ctranslate2, torchaudio, serve.http.server" \
-    && chmod -R a-w serve train model_artifacts
+    && chmod --recursive a-w /opt/shrota
 
 # The base model is built in, because an isolated endpoint reaches neither a hub nor a package index. Empty leaves
 # it out, for artifacts that bring their own.
@@ -66,6 +66,7 @@ RUN --mount=type=secret,id=pip,target=/etc/pip.conf \
         python -c 'import sys; from serve.base_model import resolve_base_model as r; print(r(sys.argv[1]))' "$BASE_MODEL"; \
     fi
 
+# Nothing is built here, and the compiler stays behind.
 FROM ${PYTHON_IMAGE} AS runtime
 SHELL ["/bin/bash", "-o", "pipefail", "-c"]
 # Debian's ffmpeg is not pinned: the archive keeps only its newest security release, and that is the one to have

@@ -28,6 +28,7 @@ sys.path.insert(0, str(ROOT))
 import typer  # noqa: E402
 from rich.console import Console  # noqa: E402
 
+from bench.serving.cuts import measure_cuts  # noqa: E402
 from bench.serving.figures import Figures  # noqa: E402
 from bench.serving.latency import measure_beside, measure_start, measure_upload  # noqa: E402
 from bench.serving.machine import machine_facts  # noqa: E402
@@ -57,6 +58,7 @@ SECTIONS: dict[str, Callable[[Setup], Figures]] = {
     "beside": measure_beside,
     "upload": measure_upload,
     "memory": measure_memory,
+    "cuts": measure_cuts,
     "no_speech": measure_no_speech,
 }
 

@@ -8,13 +8,17 @@ ShrotaError
 │   │   ├── UnsupportedMediaType the body is in a format we do not read
 │   │   ├── NotAcceptable        no answer format the client accepts
 │   │   ├── PayloadTooLarge      the body is over the limit
+│   │   ├── UnknownSession       it was never started, or has ended
+│   │   ├── HookRefusal          a user's own code refuses the request
 │   │   └── AudioError           not usable speech
 │   │       ├── UndecodableAudio
 │   │       ├── EmptyAudio
 │   │       └── AudioTooLong
 │   ├── Overloaded               retry later
+│   │   └── TooManySessions
 │   ├── RequestTimeout           it took longer than any request may
 │   ├── NotReady                 loading or draining
+│   ├── HookError                a user's own code failed
 │   └── EngineError              ours
 ├── AwsError                     AWS refuses a request, or cannot be asked
 ├── ClientError                  a recording that the client could not have transcribed
@@ -28,6 +32,7 @@ ShrotaError
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -79,6 +84,26 @@ class PayloadTooLarge(RequestError):
         super().__init__(f"the body is larger than the limit of {limit_bytes / 2**20:.0f} MiB")
 
 
+class UnknownSession(RequestError):
+    """The session is not open."""
+
+    code = "unknown_session"
+
+    def __init__(self) -> None:
+        super().__init__("there is no such session; it has expired, was closed, or was never started")
+
+
+class HookRefusal(RequestError):
+    """A function of the artifact's own code refuses the request, in its own words."""
+
+    code = "refused"
+
+    def __init__(self, reason: str, status: int = 400) -> None:
+        super().__init__(reason)
+        self.status = status if 400 <= status < 600 else 500
+        """HTTP's, which that code may choose."""
+
+
 class AudioError(RequestError):
     """The body is not usable speech."""
 
@@ -116,6 +141,16 @@ class Overloaded(ServiceError):
         self.retry_after_s = retry_after_s
 
 
+class TooManySessions(Overloaded):
+    """As many sessions are open as may be."""
+
+    code = "too_many_sessions"
+
+    def __init__(self, limit: int, next_expires_s: float) -> None:
+        super().__init__(min(60, max(1, math.ceil(next_expires_s))))
+        self.args = (f"{limit} sessions are open, and no more may be; retry in {self.retry_after_s} s",)
+
+
 class RequestTimeout(ServiceError):
     """The request was not done within the time that any request has."""
 
@@ -133,6 +168,15 @@ class NotReady(ServiceError):
     def __init__(self, reason: str, retry_after_s: int = 2) -> None:
         super().__init__(reason)
         self.retry_after_s = retry_after_s
+
+
+class HookError(ServiceError):
+    """A function of the artifact's own code failed. The fault is its author's."""
+
+    code = "hook_failed"
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"{name} of the artifact's own code failed; the log has the reason")
 
 
 class EngineError(ServiceError):

@@ -2,6 +2,7 @@
 
 The protocol of `/invocations-bidirectional-stream`: a text frame of settings, binary frames of 16-bit PCM, a
 text frame `{"type": "end"}`; text frames `{"text", "is_final"}` come back, errors as `{"ModelStreamError"}`.
+Text that is not final yet is shown on terminals only, on the line that its final text will take.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import json
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -29,7 +31,7 @@ _LONGEST_S = 1_800.0  # SageMaker closes the stream after half an hour
 def speak(
     recording: Path, url: str, options: dict[str, str], pace: float, timeout_s: float, out: TextIO
 ) -> None:
-    """Send the recording and print each final text as it comes.
+    """Send the recording and print what is said as it comes.
 
     Args:
         recording: any file that can be decoded.
@@ -42,7 +44,7 @@ def speak(
     Raises:
         ClientError: the recording cannot be decoded, the service refuses, or breaks off.
     """
-    from websockets.exceptions import InvalidHandshake, WebSocketException
+    from websockets.exceptions import ConnectionClosed, InvalidHandshake, WebSocketException
     from websockets.sync.client import connect
 
     try:
@@ -52,9 +54,11 @@ def speak(
     pcm = (np.clip(samples, -1, 1) * 32_767).astype("<i2").tobytes()
     address = f"ws{url.removeprefix('http').rstrip('/')}{PATH}"
     try:
-        with connect(address) as connection:
+        # Pongs queue up behind the sound, so whoever sends faster than it is heard gets them late.
+        with connect(address, ping_timeout=None) as connection:
             settings = {"sample_rate": SAMPLE_RATE, "encoding": "pcm_s16le", **options}
-            connection.send(json.dumps(settings))
+            with suppress(ConnectionClosed):  # whoever is refused before that reads why
+                connection.send(json.dumps(settings))
             threading.Thread(target=_send, args=(connection, pcm, pace), daemon=True).start()
             _print_texts(connection, timeout_s, out)
     except InvalidHandshake as error:
@@ -95,5 +99,8 @@ def _print_texts(connection: ClientConnection, timeout_s: float, out: TextIO) ->
 def _print_text(frame: dict[str, Any], out: TextIO) -> None:
     if failure := frame.get("ModelStreamError"):
         raise ClientError(f"{failure.get('ErrorCode')}: {failure.get('Message')}")
+    line_start = "\r\x1b[K" if out.isatty() else ""
     if frame.get("is_final"):
-        print(frame["text"], file=out, flush=True)
+        print(f"{line_start}{frame['text']}", file=out, flush=True)
+    elif line_start:
+        print(f"{line_start}{frame['text']}", end="", file=out, flush=True)

@@ -48,8 +48,8 @@ class TranscriptionOptions:
     """Start of the random draws."""
     prompt: str = ""
     """Spelling hints, or the text that came before."""
-    beam_size: int = 1
-    """Texts kept side by side; 1 is greedy search."""
+    beam_size: int | None = None
+    """Texts kept side by side; 1 is greedy search, None takes 2 where the engine can."""
     hotwords: str = ""
     """Words that are likely to be said."""
     suppress: tuple[str, ...] = ()
@@ -69,7 +69,7 @@ class _WireOptions(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     temperature: Annotated[float, msgspec.Meta(ge=0.0, le=1.0)] = 0.0
     seed: Annotated[int, msgspec.Meta(ge=0, lt=2**32)] = 0
     prompt: Annotated[str, msgspec.Meta(max_length=MAX_PROMPT_CHARACTERS)] = ""
-    beam_size: Annotated[int, msgspec.Meta(ge=1, le=MAX_BEAM_SIZE)] = 1
+    beam_size: Annotated[int, msgspec.Meta(ge=1, le=MAX_BEAM_SIZE)] | None = None
     hotwords: Annotated[str, msgspec.Meta(max_length=MAX_PROMPT_CHARACTERS)] = ""
     suppress: str | list[str] = ""
     word_timestamps: bool = False
@@ -96,7 +96,7 @@ def parse_options(
     try:
         wire = msgspec.convert(dict(values), _WireOptions, strict=strict)
     except msgspec.ValidationError as error:
-        raise _refusal(str(error)) from error
+        raise option_refusal(str(error)) from error
     given = {name: getattr(wire, name) for name in values}
     if wire.language is not None:
         given["language"] = _language(wire.language)
@@ -130,7 +130,7 @@ def _suppressed(value: str | list[str]) -> tuple[str, ...]:
     return named
 
 
-def _refusal(message: str) -> UnsupportedOption:
+def option_refusal(message: str) -> UnsupportedOption:
     """Turn msgspec's message, which ends in `$.name` or names an unknown field, into ours."""
     if unknown := re.search(r"unknown field `(.*)`", message):
         known = ", ".join(sorted(OPTION_NAMES | {*FORMAT_OPTIONS}))

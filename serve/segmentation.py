@@ -12,8 +12,8 @@ from __future__ import annotations
 import heapq
 import math
 import os
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -87,27 +87,37 @@ class WindowLimits:
     """A longer pause always ends a window."""
 
 
-def iter_windows(blocks: Iterable[Samples], limits: WindowLimits) -> Iterator[tuple[Window, Samples]]:
+def iter_windows(
+    blocks: Iterable[Samples],
+    limits: WindowLimits,
+    *,
+    run_samples: int = RUN_SAMPLES,
+    on_run: Callable[[Sequence[Listener]], None] | None = None,
+) -> Iterator[tuple[Window, Samples]]:
     """Find the speech in a recording and pack it into windows.
 
     Args:
         blocks: float32 at 16 kHz, each (n_channels, n_samples); of any length.
         limits: How long windows may be.
+        run_samples: Heard at a time, a multiple of `FRAME_SAMPLES`; fewer give windows earlier and cost more.
+        on_run: Told after each run, once its windows are handed out; for live speech.
 
     Yields:
         Windows in order of their start, and the samples (n_samples,) of each. Those of a channel do not
         overlap, and together hold every sample of its speech.
     """
-    listeners: list[_Listener] = []
+    listeners: list[Listener] = []
     found: list[tuple[int, int, Window, Samples]] = []  # a heap; start and channel never tie
-    for run, is_last in _runs(blocks):
-        listeners = listeners or [_Listener(channel, limits) for channel in range(len(run))]
+    for run, is_last in _runs(blocks, run_samples):
+        listeners = listeners or [Listener(channel, limits) for channel in range(len(run))]
         for listener, samples in zip(listeners, run, strict=True):
             for window, heard in listener.push(samples, is_last=is_last):
                 heapq.heappush(found, (window.start, window.channel, window, heard))
         settled = min(listener.settled for listener in listeners)
         while found and found[0][0] <= settled:
             yield heapq.heappop(found)[2:]
+        if on_run is not None:
+            on_run(listeners)
 
 
 def find_speech(samples: Samples) -> list[Span]:
@@ -123,19 +133,19 @@ def find_speech(samples: Samples) -> list[Span]:
     ]
 
 
-def _runs(blocks: Iterable[Samples]) -> Iterator[tuple[Samples, bool]]:
-    """Cut blocks anew, into (n_channels, RUN_SAMPLES) and a shorter last one; say which is the last."""
+def _runs(blocks: Iterable[Samples], run_samples: int = RUN_SAMPLES) -> Iterator[tuple[Samples, bool]]:
+    """Cut blocks anew, into (n_channels, run_samples) and a shorter last one; say which is the last."""
     pending: list[Samples] = []
     n_pending = 0
     for block in blocks:
         pending.append(block)
         n_pending += block.shape[1]
-        if n_pending > RUN_SAMPLES:  # equal, it might be the last
+        if n_pending > run_samples:  # equal, it might be the last
             joined = np.concatenate(pending, axis=1) if len(pending) > 1 else block
             first = 0
-            while joined.shape[1] - first > RUN_SAMPLES:
-                yield joined[:, first : first + RUN_SAMPLES], False
-                first += RUN_SAMPLES
+            while joined.shape[1] - first > run_samples:
+                yield joined[:, first : first + run_samples], False
+                first += run_samples
             pending = [joined[:, first:]]
             n_pending = pending[0].shape[1]
     if n_pending:
@@ -146,7 +156,8 @@ class SpeechDetector:
     """Finds speech in a stream, run by run."""
 
     def __init__(self) -> None:
-        self._n_heard = 0  # samples
+        self.n_heard = 0
+        """Samples listened to so far."""
         self._peak = 0.0
         self._context = np.zeros(CONTEXT_SAMPLES, np.float32)
         self._hidden = self._cell = np.zeros((1, 1, 128), np.float32)
@@ -157,17 +168,17 @@ class SpeechDetector:
         self._sum_probs, self._n_probs = 0.0, 0  # of its frames that are speech
 
     def push(self, samples: Samples, *, is_last: bool) -> list[Span]:
-        """Listen to (n_samples,), `RUN_SAMPLES` or, at last, fewer; return the spans now complete."""
+        """Listen to (n_samples,), whole frames until the last; return the spans now complete."""
         spans: list[Span] = []
         for prob in self._speech_probs(samples):
-            self._n_heard += FRAME_SAMPLES
+            self.n_heard += FRAME_SAMPLES
             self._listen(prob)
             spans += self._release()
         if is_last:
-            n_samples = self._n_heard - -len(samples) % FRAME_SAMPLES
+            n_samples = self.n_heard - -len(samples) % FRAME_SAMPLES
             self._end_stretch()
             spans += self._release(n_samples)
-            self._n_heard = n_samples
+            self.n_heard = n_samples
         return spans
 
     @property
@@ -178,11 +189,25 @@ class SpeechDetector:
         return self._span(self._widened(self._start), self._spoken_until)
 
     @property
+    def open_spans(self) -> list[Span]:
+        """Speech that was not returned yet: the span that waits for what follows, and the unfinished."""
+        spans = []
+        if self._held is not None:
+            end = min(self._held.end + PAD_SAMPLES, self.n_heard)
+            if self._start is not None:
+                end = min(end, (self._held.end + self._start) // 2)
+            spans.append(Span(self._widened(self._held.start), end, self._held.speech_prob))
+        if (unfinished := self.unfinished) is not None:
+            start = max(unfinished.start, spans[0].end) if spans else unfinished.start
+            spans.append(replace(unfinished, start=start))
+        return spans
+
+    @property
     def settled(self) -> int:
         """No span that is still to come begins before this sample."""
         if self._held is not None:
             return self._widened(self._held.start)
-        return self._widened(self._n_heard if self._start is None else self._start)
+        return self._widened(self.n_heard if self._start is None else self._start)
 
     def _speech_probs(self, samples: Samples) -> list[float]:
         """Return the probability of speech in each 32 ms of (n_samples,), the last filled up with silence."""
@@ -206,12 +231,12 @@ class SpeechDetector:
         if self._start is None:
             if prob < SPEECH_PROB:
                 return
-            self._start, self._silent_from = self._n_heard - FRAME_SAMPLES, None
+            self._start, self._silent_from = self.n_heard - FRAME_SAMPLES, None
             self._sum_probs, self._n_probs = 0.0, 0
         if prob < SILENCE_PROB:
             if self._silent_from is None:
-                self._silent_from = self._n_heard - FRAME_SAMPLES
-            if self._n_heard - self._silent_from >= MIN_PAUSE_SAMPLES:
+                self._silent_from = self.n_heard - FRAME_SAMPLES
+            if self.n_heard - self._silent_from >= MIN_PAUSE_SAMPLES:
                 self._end_stretch()
             return
         self._silent_from = None
@@ -220,7 +245,7 @@ class SpeechDetector:
 
     @property
     def _spoken_until(self) -> int:
-        return self._n_heard if self._silent_from is None else self._silent_from
+        return self.n_heard if self._silent_from is None else self._silent_from
 
     def _is_certain(self) -> bool:
         """Tell whether the stretch that goes on is speech; as long as it is short it may be a click."""
@@ -240,7 +265,7 @@ class SpeechDetector:
         held = self._held
         if held is None:
             return []
-        nothing_before = self._n_heard if self._start is None else self._start
+        nothing_before = self.n_heard if self._start is None else self._start
         end = held.end + PAD_SAMPLES
         if self._start is not None and self._is_certain():
             middle = (held.end + self._start) // 2
@@ -262,7 +287,7 @@ class SpeechDetector:
         return Span(start, end, self._sum_probs / self._n_probs)
 
 
-class _Listener:
+class Listener:
     """What is done with one channel: speech is found, cut, packed, and what was heard is forgotten."""
 
     def __init__(self, channel: int, limits: WindowLimits) -> None:
@@ -304,6 +329,25 @@ class _Listener:
     def _next_speech(self) -> int:
         return max(self._detector.settled, self._n_taken)
 
+    @property
+    def n_heard(self) -> int:
+        """Samples listened to so far."""
+        return self._detector.n_heard
+
+    def open_window(self) -> tuple[Window, Samples] | None:
+        """Return the window that is being gathered, with the speech that goes on; None while nobody speaks.
+
+        It may yet be cut elsewhere. What would not fit into a window is left out.
+        """
+        heard = [replace(span, start=max(span.start, self._n_taken)) for span in self._detector.open_spans]
+        spans = [*self._packer.gathered, *(span for span in heard if span.start < span.end)]
+        if not spans:
+            return None
+        latest = spans[0].start + self._max_samples
+        kept = tuple(replace(span, end=min(span.end, latest)) for span in spans if span.start < latest)
+        window = Window(kept[0].start, kept[-1].end, kept, self._channel)
+        return window, self._tape.between(window.start, window.end)
+
     def _cut(self, span: Span, *, is_whole: bool) -> Iterator[Span]:
         """Cut what is longer than a window at quiet points in the second half of each piece.
 
@@ -332,33 +376,34 @@ class WindowPacker:
         self.max_samples = max(1, int(limits.max_window_s * SAMPLE_RATE))
         self._max_gap_samples = int(limits.max_gap_s * SAMPLE_RATE)
         self._limit = min(self.max_samples, int(limits.max_first_window_s * SAMPLE_RATE))
-        self._gathered: list[Span] = []
+        self.gathered: list[Span] = []
+        """Spans of the window to come."""
 
     @property
     def first_sample(self) -> int | None:
         """Where the window that is being gathered begins; None where there is none."""
-        return self._gathered[0].start if self._gathered else None
+        return self.gathered[0].start if self.gathered else None
 
     def push(self, span: Span) -> Iterator[Window]:
         """Take the next span, of at most `max_samples`; yield the windows that are complete by that."""
         yield from self.pause(span.start)
-        while self._gathered and span.end - self._gathered[0].start > self._limit:
-            yield self._window(_longest_pause([*self._gathered, span], self._limit))
-        self._gathered.append(span)
+        while self.gathered and span.end - self.gathered[0].start > self._limit:
+            yield self._window(_longest_pause([*self.gathered, span], self._limit))
+        self.gathered.append(span)
 
     def pause(self, until: int) -> Iterator[Window]:
         """Learn that no span to come begins before the sample `until`."""
-        if self._gathered and until - self._gathered[-1].end > self._max_gap_samples:
+        if self.gathered and until - self.gathered[-1].end > self._max_gap_samples:
             yield from self.flush()
 
     def flush(self) -> Iterator[Window]:
         """Yield what was gathered as the last window."""
-        if self._gathered:
-            yield self._window(len(self._gathered))
+        if self.gathered:
+            yield self._window(len(self.gathered))
 
     def _window(self, n_spans: int) -> Window:
-        spans = tuple(self._gathered[:n_spans])
-        del self._gathered[:n_spans]
+        spans = tuple(self.gathered[:n_spans])
+        del self.gathered[:n_spans]
         self._limit = self.max_samples
         return Window(spans[0].start, spans[-1].end, spans)
 
@@ -404,7 +449,7 @@ def _quietest_point(samples: Samples) -> int:
 @cache
 def _detector() -> onnxruntime.InferenceSession:
     """Load the variant of Silero VAD that takes many steps at once: four times faster than step by step."""
-    # Otherwise it tells its maker of every process and session (on Linux since 1.29). Read on its import.
+    # Otherwise it tells its maker of every process and session (since 1.29); read once, at its start.
     os.environ["ORT_DISABLE_TELEMETRY"] = "1"
     import onnxruntime
 

@@ -26,7 +26,10 @@ TRAINING_PREFIX = "SHROTA_TRAIN_"
 
 SAGEMAKER_VARIABLES = {
     "model_dir": parameters.BASE_PATH_ENV,
+    "stateful_sessions": "SAGEMAKER_ENABLE_STATEFUL_SESSIONS",
+    "session_lifetime_s": "SAGEMAKER_SESSIONS_EXPIRATION",
     "port": parameters.BIND_TO_PORT_ENV,
+    "user_program": parameters.USER_PROGRAM_ENV,
     "default_accept": parameters.DEFAULT_INVOCATIONS_ACCEPT_ENV,
     "batch": "SAGEMAKER_BATCH",
     "max_requests": "SAGEMAKER_MAX_CONCURRENT_TRANSFORMS",
@@ -87,6 +90,20 @@ class Settings:
     """A body may not pause for longer than this."""
     max_audio_s: float = 14_400.0
     """Longest accepted recording."""
+    user_code: bool = True
+    """Whether code/ of the artifact is run, as SageMaker's own containers do: it may do all that we may."""
+    user_program: str = environment.DEFAULT_MODULE_NAME
+    """File of code/ that holds model_fn, input_fn, predict_fn, output_fn or transform_fn."""
+    stateful_sessions: bool = False
+    """Whether recordings may belong to sessions."""
+    session_lifetime_s: float = 1_200.0
+    """A session ends so long after its start."""
+    max_sessions: int = 1_000
+    """Sessions open at a time."""
+    live_max_s: float = 1_800.0
+    """Longest live stream, by the clock and by its sound; SageMaker closes them after half an hour."""
+    live_idle_timeout_s: float = 60.0
+    """A live stream may not pause for longer than this."""
     n_audio_workers: int = 2
     """Recordings decoded to samples at a time, each in turns of a few seconds of sound."""
     engine_timeout_s: float = 300.0
@@ -186,7 +203,8 @@ def _translated(spec: Field[Any], value: str) -> str:
         coming = int(value)
         if spec.name == "max_body_bytes":
             coming = coming << 20 or MAX_PLATFORM_BODY_BYTES
-        return str(max(getattr(Settings, spec.name), coming))
+        usual: int = getattr(Settings, spec.name)
+        return str(max(usual, coming))
     return value
 
 

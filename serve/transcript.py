@@ -96,6 +96,15 @@ class Failure:
     """One sentence for people."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class LiveText:
+    """What was said in a live stream, or what it seems to be so far."""
+
+    segment: Segment
+    """Where it is not final, its number is that of the first final one that will replace it."""
+    is_final: bool
+
+
 Event = Start | Segment | End | Failure
 """One `Start`, any number of `Segment`, then one `End` or `Failure`."""
 

@@ -223,7 +223,7 @@ def test_any_user_can_run_the_image_and_none_can_write_its_code():
     for name in ("HOME", "MPLCONFIGDIR", "TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR"):
         assert env[name].startswith("/tmp"), name
     assert env["PYTHONDONTWRITEBYTECODE"] == "1"
-    assert any("chmod -R a-w serve train model_artifacts" in line for line in arguments_of("RUN"))
+    assert any("chmod --recursive a-w /opt/shrota" in line for line in arguments_of("RUN"))
     assert any("--chmod=0555 docker/entrypoint.sh" in line for line in arguments_of("COPY"))
 
 

@@ -100,6 +100,9 @@ _HEADLINES: dict[str, Callable[[Figures], Iterable[tuple[str, Any]]]] = {
         (f"peak_gib_{name.replace(' ', '_')}", found["peak_gib"]) for name, found in figures.items()
     ],
     "start": lambda figures: [("start_to_ready_s", figures["ready_s"])],
+    "cuts": lambda figures: [
+        (name, figures[name]) for name in ("times_out_of_order_or_outside", "streamed_text_differs")
+    ],
     "no_speech": lambda figures: [
         (f"empty_share_{name}", found["empty_share"]) for name, found in figures["peers"].items()
     ],
@@ -114,7 +117,17 @@ def tables(sections: Figures) -> Iterator[Table]:
         if name in sections:
             yield _peer_table(title, sections[name]["peers"])
     rest = Table("figure", "value", title="the service", box=box.SIMPLE_HEAD)
-    for name in ("drift", "streaming", "beside", "upload", "memory", "start", "no_speech", "bad_input"):
+    for name in (
+        "drift",
+        "streaming",
+        "beside",
+        "upload",
+        "memory",
+        "start",
+        "cuts",
+        "no_speech",
+        "bad_input",
+    ):
         for label, value in _flat(sections.get(name, {}), name):
             rest.add_row(label, str(value))
     if rest.row_count:

@@ -44,7 +44,9 @@ class Plan:
     """Memory is watched for this long at most; how far the recording got is reported."""
     starts: int = 3
     """How often the service is started."""
-    no_speech_clips: int = 32
+    cuts: int = 1_000
+    """Pieces cut at random out of a long recording."""
+    no_speech_clips: int = 100
     """Of silence, noise, tones and music, evenly."""
 
 
@@ -62,6 +64,7 @@ QUICK = Plan(
     memory_s=(20.0, 60.0),
     memory_limit_s=10.0,
     starts=1,
+    cuts=8,
     no_speech_clips=4,
 )
 """Shows in a few minutes that everything works; its figures mean nothing."""

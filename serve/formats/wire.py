@@ -140,7 +140,7 @@ def wire_event(event: Event) -> WireEvent:
             known_s = None if duration_s is None else _rounded(duration_s)
             return StartEvent(duration_s=known_s, language=language)
         case Segment():
-            return _segment_body(SegmentEvent, event)
+            return segment_body(SegmentEvent, event)
         case End(transcript=transcript, processing_s=processing_s):
             return EndEvent(
                 text=transcript.text,
@@ -161,7 +161,7 @@ def transcript_body(transcript: Transcript, processing_s: float | None) -> Trans
         language=transcript.language,
         language_probability=_probability(transcript.language_prob),
         duration_s=_rounded(transcript.duration_s),
-        segments=[_segment_body(SegmentBody, segment) for segment in transcript.segments],
+        segments=[segment_body(SegmentBody, segment) for segment in transcript.segments],
         processing_s=None if processing_s is None else _rounded(processing_s),
     )
 
@@ -197,7 +197,7 @@ def encode_error(code: str, message: str) -> bytes:
     return encode_json(ErrorAnswer(error=ErrorBody(code=code, message=message))) + b"\n"
 
 
-def _segment_body(wire_type: type[SegmentT], segment: Segment) -> SegmentT:
+def segment_body(wire_type: type[SegmentT], segment: Segment) -> SegmentT:
     return wire_type(
         id=segment.id,
         start=_rounded(segment.start_s),

@@ -10,6 +10,8 @@ from litestar.datastructures import State
 from litestar.types import ASGIApp
 
 from serve.formats import FORMATS
+from serve.http.bidirectional import PATH as LIVE_PATH
+from serve.http.bidirectional import live_stream
 from serve.http.context import RequestContext
 from serve.http.errors import EXCEPTION_HANDLERS
 from serve.http.metrics import Metrics, metrics
@@ -34,7 +36,7 @@ def create_app(service: Service, on_failure: Callable[[], None]) -> ASGIApp:
 
     counted = Metrics(lambda: service.queue, lambda: service.totals)
     app = Litestar(
-        route_handlers=[index, ping, invocations, execution_parameters, metrics],
+        route_handlers=[index, ping, invocations, live_stream, execution_parameters, metrics],
         exception_handlers=EXCEPTION_HANDLERS,
         lifespan=[lifespan],
         state=State({"service": service, "metrics": counted}),
@@ -52,6 +54,7 @@ def index() -> dict[str, object]:
         "endpoints": {
             "GET /ping": "200 when the model answers, 503 before",
             "POST /invocations": "a recording in, its transcript out",
+            f"WebSocket {LIVE_PATH}": "speech in and text out, while it is being spoken",
             "GET /execution-parameters": "how a batch transform should send records",
             "GET /metrics": "figures for Prometheus",
         },

@@ -15,6 +15,7 @@ from multipart import MultipartError, MultipartParser, parse_options_header
 from sagemaker_inference import content_types
 
 from serve.errors import PayloadTooLarge, RequestError, UnsupportedMediaType
+from serve.features import Samples
 from serve.http.errors import BodyTimeout, ClientGone
 
 AUDIO_FIELD = "audio"
@@ -42,7 +43,7 @@ class BodyLimits:
 class ParsedBody:
     """What a body holds."""
 
-    audio: bytes
+    audio: bytes | Samples
     options: Mapping[str, Any]
     typed: bool
     """Whether option values have JSON's types; otherwise they are text."""

@@ -40,13 +40,17 @@ STATUSES: dict[type[errors.ServiceError], int] = {
     errors.NotAcceptable: 406,
     errors.PayloadTooLarge: 413,
     BodyTimeout: 408,
+    errors.UnknownSession: 400,
+    errors.HookRefusal: 400,
     errors.AudioError: 422,
     errors.UndecodableAudio: 415,
     errors.EmptyAudio: 422,
     errors.AudioTooLong: 413,
     errors.Overloaded: 429,
+    errors.TooManySessions: 429,
     errors.NotReady: 503,
     errors.RequestTimeout: 504,
+    errors.HookError: 500,
     errors.EngineError: 500,
 }
 
@@ -55,11 +59,12 @@ UNKNOWN_ERROR_MESSAGE = "the service failed on this request; the log has the rea
 
 def answer_service_error(request: AnyRequest, error: errors.ServiceError) -> Response[bytes]:
     """Answer an error raised on purpose."""
+    status = error.status if isinstance(error, errors.HookRefusal) else STATUSES[type(error)]
     headers = {}
     if isinstance(error, errors.Overloaded | errors.NotReady):
         headers["Retry-After"] = str(error.retry_after_s)
     _count(request, error.code)
-    return _answer(STATUSES[type(error)], error.code, str(error), headers)
+    return _answer(status, error.code, str(error), headers)
 
 
 def answer_http_error(request: AnyRequest, error: HTTPException) -> Response[bytes]:

@@ -41,3 +41,5 @@ def configure_logs(level: str) -> None:
     logging.captureWarnings(True)
     for chatty in ("httpx", "httpcore", "urllib3", "filelock", "transformers", "huggingface_hub", "peft"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
+    # Of WebSockets it writes the query, and at debug every frame.
+    logging.getLogger("uvicorn.error").setLevel(logging.WARNING)

@@ -4,24 +4,31 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable
-from typing import TypeVar
+from functools import partial
+from typing import Any, TypeVar
 from urllib.parse import parse_qsl
 
 import structlog
 from litestar import Response, get, post
+from litestar.connection import ASGIConnection
 from litestar.datastructures import State
 from litestar.response import Stream
 from litestar.types import Receive
+from sagemaker_inference import content_types
 
 from serve.errors import RequestError, ServiceError
+from serve.features import Samples
 from serve.formats import Encoder, Format, negotiate_format, take_format
-from serve.http.body import BodyLimits, body_kind, parse_body, read_body
+from serve.http.body import BodyKind, BodyLimits, body_kind, parse_body, read_body
 from serve.http.context import CUSTOM_ATTRIBUTES
 from serve.http.errors import UNKNOWN_ERROR_MESSAGE, AnyRequest, ClientGone
+from serve.http.hooked import answer_with_hooks, headers_of, read_with_hooks
 from serve.http.metrics import Metrics
 from serve.http.service import Service
+from serve.http.sessions import answer_session_request, remember, session_of, session_request
 from serve.options import TranscriptionOptions, parse_options
 from serve.scheduler import Ticket
+from serve.sessions import Session
 from serve.transcript import End, Event, Failure
 
 T = TypeVar("T")
@@ -63,17 +70,32 @@ def execution_parameters(state: State) -> dict[str, object]:
 async def invocations(request: AnyRequest, state: State) -> Response[bytes] | Stream:
     """Transcribe the recording in the body; an option or Accept chooses the answer's format."""
     service: Service = state.service
-    answer_format, options = _options_outside_body(request)
+    hooks = service.hooks
+    session = session_of(request, service)
+    answer_format, options = options_outside_body(request, session.prompted_options if session else None)
     content_type = request.headers.get("content-type")
-    kind = body_kind(content_type)
+    kind: BodyKind = "raw" if hooks is not None and hooks.takes_any_body else body_kind(content_type)
     accept = request.headers.get("accept") or service.settings.default_accept
-    if answer_format is None and kind == "raw":  # the other kinds of body may name one
+    if answer_format is None and kind == "raw" and hooks is None:  # the other kinds of body may name one
         answer_format = negotiate_format(accept)
 
     ticket = service.admit()  # before the body: whoever will not be served need not send it
     try:
         body = await read_body(request.receive, request.headers.get("content-length"), _limits(service))
-        parsed = await service.in_worker(parse_body, body, kind, content_type)
+        if (fields := session_request(request, body)) is not None:
+            streams = (answer_format or negotiate_format(accept)).streams
+            with ticket:
+                return answer_session_request(request, service, fields, options, streams=streams)
+        if hooks is not None and hooks.writes_answer:
+            answering = answer_with_hooks(hooks, service, ticket, request, body, accept, options, session)
+            with ticket:
+                return await _unless_client_leaves(request.receive, answering)
+        if hooks is not None and hooks.reads_body:
+            media_type = content_type or content_types.OCTET_STREAM
+            reading = partial(read_with_hooks, hooks, body, media_type, headers_of(request))
+            parsed = await service.in_request_thread(reading)
+        else:
+            parsed = await service.in_worker(parse_body, body, kind, content_type)
         named, rest = take_format(parsed.options)
         answer_format = named or answer_format or negotiate_format(accept)
         options = parse_options(rest, strict=parsed.typed, base=options)
@@ -85,7 +107,7 @@ async def invocations(request: AnyRequest, state: State) -> Response[bytes] | St
     except BaseException:
         ticket.close()
         raise
-    events = _counted(events, state.metrics)
+    events = _counted(events, state.metrics, session)
     encoder = answer_format.new_encoder()
     headers = {"Content-Type": answer_format.content_type}
     if answer_format.streams:
@@ -95,7 +117,7 @@ async def invocations(request: AnyRequest, state: State) -> Response[bytes] | St
 
 
 async def _events(
-    service: Service, audio: bytes, options: TranscriptionOptions, ticket: Ticket
+    service: Service, audio: bytes | Samples, options: TranscriptionOptions, ticket: Ticket
 ) -> AsyncIterator[Event]:
     """Decode and transcribe; however this ends, the request's place is free again."""
     with ticket:
@@ -105,10 +127,13 @@ async def _events(
             yield event
 
 
-async def _counted(events: AsyncIterator[Event], metrics: Metrics) -> AsyncIterator[Event]:
-    """Pass events on, and count the recording at its end."""
+async def _counted(
+    events: AsyncIterator[Event], metrics: Metrics, session: Session | None
+) -> AsyncIterator[Event]:
+    """Pass events on; at its end count the recording, and keep its text for the next one of its session."""
     async for event in events:
         if isinstance(event, End):
+            remember(session, event)
             metrics.transcribed(event.transcript.duration_s, event.processing_s)
         yield event
 
@@ -170,8 +195,14 @@ def _limits(service: Service) -> BodyLimits:
     )
 
 
-def _options_outside_body(request: AnyRequest) -> tuple[Format | None, TranscriptionOptions]:
+def options_outside_body(
+    request: ASGIConnection[Any, Any, Any, State], base: TranscriptionOptions | None = None
+) -> tuple[Format | None, TranscriptionOptions]:
     """Read options, and a format where one is named, from the query and over it from the custom attributes.
+
+    Args:
+        request: Of HTTP, or the first one of a WebSocket.
+        base: Options that hold where neither says anything.
 
     Raises:
         UnsupportedOption: One is unknown or wrong.
@@ -181,7 +212,7 @@ def _options_outside_body(request: AnyRequest) -> tuple[Format | None, Transcrip
     except ValueError as error:
         raise RequestError("the query cannot be read") from error
     query_format, rest = take_format(dict(query))
-    options = parse_options(rest)
+    options = parse_options(rest, base=base)
     attributes = request.headers.get(CUSTOM_ATTRIBUTES, "")
     # Parts without '=' are left alone: platforms send their trace numbers here.
     pairs = (part.partition("=") for part in attributes.split(";") if "=" in part)

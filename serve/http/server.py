@@ -21,6 +21,13 @@ from serve.settings import Settings
 CONNECTIONS_CLOSE_S = 2
 """Time for the last bytes to leave after draining."""
 
+MAX_FRAME_BYTES = 1 << 20
+"""Of a WebSocket: half a minute of sound, or settings."""
+
+PING_EVERY_S = 20.0
+MISSED_PONGS = 5
+"""A WebSocket whose ping is not answered for as long as so many take is closed."""
+
 KEEP_ALIVE_S = 75
 """Longer than the idle time-out of the usual load balancers, which otherwise meet closed connections."""
 
@@ -78,7 +85,11 @@ def make_server(settings: Settings, load: Load = load_from_settings) -> Draining
         port=settings.port,
         http="httptools",
         loop="uvloop",
-        ws="none",
+        ws="websockets-sansio",
+        ws_max_size=MAX_FRAME_BYTES,
+        ws_ping_interval=PING_EVERY_S,
+        ws_ping_timeout=MISSED_PONGS * PING_EVERY_S,
+        ws_per_message_deflate=False,  # sound does not get smaller by it
         lifespan="on",
         log_config=None,
         access_log=False,

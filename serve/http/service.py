@@ -8,22 +8,30 @@ import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Literal, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Generic, Literal, ParamSpec, TypeVar
 
 import structlog
 
-from serve.errors import NotReady, ServiceError, StartupError
+from serve.errors import AudioTooLong, NotReady, ServiceError, StartupError
 from serve.options import TranscriptionOptions
 from serve.scheduler import BatchLimits, Queue, Scheduler, Ticket, Totals
+from serve.sessions import Sessions
 from serve.settings import Settings
 from serve.transcript import Event
 
 if TYPE_CHECKING:  # their imports take seconds, which the loading thread spends while /ping already answers
     from serve.features import Samples
+    from serve.hooks import Hooks
+    from serve.live import LiveSession
+    from serve.live_settings import LiveSettings
     from serve.pipeline import Pipeline
     from serve.recording import Recording
+
+LAST_WORDS_S = 1.0
+"""Time that broken off requests have to tell their clients why."""
 
 State = Literal["loading", "ready", "draining", "dead"]
 
@@ -55,6 +63,13 @@ def load_from_settings(settings: Settings) -> Pipeline:
     )
 
 
+@dataclass(frozen=True)
+class _Arrived(Generic[T]):
+    """Something that came out of a thread."""
+
+    value: T
+
+
 class Service:
     """One loaded model and everyone who waits for it."""
 
@@ -64,11 +79,15 @@ class Service:
         self.state: State = "loading"
         self.failure: StartupError | None = None
         """Why the model could not be loaded."""
+        self.sessions = Sessions(max_sessions=settings.max_sessions, lifetime_s=settings.session_lifetime_s)
+        self.hooks: Hooks | None = None
+        """The functions of the artifact's own code, once it is loaded."""
         self._load = load
         self._pipeline: Pipeline | None = None
         self._scheduler: Scheduler | None = None
         self._workers = ThreadPoolExecutor(settings.max_requests, thread_name_prefix="request")
         self._audio_workers = ThreadPoolExecutor(settings.n_audio_workers, thread_name_prefix="audio")
+        self._live: set[LiveSession] = set()
         self._audio_turns = threading.BoundedSemaphore(settings.n_audio_workers)
 
     @property
@@ -96,6 +115,7 @@ class Service:
             started = time.monotonic()
             try:
                 pipeline = self._load(self.settings)
+                hooks = self._load_hooks()
                 scheduler = self._scheduler_of(pipeline)
                 _warm_up(pipeline, scheduler)
             except Exception as error:
@@ -108,7 +128,7 @@ class Service:
                 )
                 on_failure()
                 return
-            self._pipeline, self._scheduler = pipeline, scheduler
+            self._pipeline, self._scheduler, self.hooks = pipeline, scheduler, hooks
             if self.state == "loading":
                 self.state = "ready"
             facts = pipeline.facts
@@ -166,7 +186,7 @@ class Service:
         return await loop.run_in_executor(self._audio_workers, partial(work, *args, **kwargs))
 
     async def transcribe(
-        self, audio: bytes, options: TranscriptionOptions, ticket: Ticket
+        self, audio: bytes | Samples, options: TranscriptionOptions, ticket: Ticket
     ) -> AsyncIterator[Event]:
         """Decode a recording and yield the pipeline's events as they come.
 
@@ -176,48 +196,119 @@ class Service:
         Raises:
             ServiceError: The recording is not usable, or the transcription broke off.
         """
-        from serve.audio import AudioLimits, open_audio
-
-        assert self._pipeline is not None
-        pipeline, loop = self._pipeline, asyncio.get_running_loop()
-        arrived: asyncio.Queue[Event | BaseException | None] = asyncio.Queue()
-        limits = AudioLimits(max_audio_s=self.settings.max_audio_s)
-        opening = open_audio(audio, limits, split=options.channels == "split")
+        events = self.events_of(audio, options, ticket)
         del audio  # the decoder alone holds it, and only for as long as it needs it
 
-        def hand_over(item: Event | BaseException | None) -> None:
+        def work(emit: Callable[[Event], None]) -> None:
+            for event in events:
+                emit(event)
+
+        async for event in self.in_thread(work):
+            yield event
+
+    def events_of(
+        self, audio: bytes | Samples, options: TranscriptionOptions, ticket: Ticket
+    ) -> Iterator[Event]:
+        """Return the events of a recording, for one of the request threads to pull.
+
+        Raises:
+            AudioTooLong: Samples last longer than recordings may.
+        """
+        from serve.audio import AudioLimits, open_audio
+        from serve.recording import Recording
+
+        assert self._pipeline is not None
+        opening: AbstractContextManager[Recording]
+        if isinstance(audio, bytes):
+            limits = AudioLimits(max_audio_s=self.settings.max_audio_s)
+            opening = open_audio(audio, limits, split=options.channels == "split")
+        else:
+            recording = Recording.of(audio)
+            assert recording.duration_s is not None, "it is in memory"
+            if recording.duration_s > self.settings.max_audio_s:
+                raise AudioTooLong(recording.duration_s, self.settings.max_audio_s)
+            opening = nullcontext(recording)
+        return self._pull(self._pipeline, opening, options, ticket)
+
+    def _pull(
+        self,
+        pipeline: Pipeline,
+        opening: AbstractContextManager[Recording],
+        options: TranscriptionOptions,
+        ticket: Ticket,
+    ) -> Iterator[Event]:
+        with ExitStack() as stack:
+            with self._audio_turns:
+                recording = stack.enter_context(opening)
+            recording = _in_turn(recording, self._audio_turns, ticket)
+            yield from pipeline.transcribe(recording, options, ticket.decode)
+
+    @contextmanager
+    def live_session(self, settings: LiveSettings, ticket: Ticket) -> Iterator[LiveSession]:
+        """Open a live stream, which is ended in time when the service drains.
+
+        Raises:
+            UnsupportedOption: The served model cannot do what is asked.
+        """
+        from serve.live import LiveSession
+
+        assert self._pipeline is not None
+        session = LiveSession(self._pipeline, settings, ticket, max_audio_s=self.settings.live_max_s)
+        self._live.add(session)
+        try:
+            yield session
+        finally:
+            self._live.remove(session)
+
+    async def in_request_thread(self, work: Callable[[], T]) -> T:
+        """Run what may take as long as its request; there is a thread for each that is admitted."""
+        return await asyncio.get_running_loop().run_in_executor(self._workers, work)
+
+    async def in_thread(self, work: Callable[[Callable[[T], None]], None]) -> AsyncIterator[T]:
+        """Do work in a thread of its own, and yield what it emits, as it comes.
+
+        Raises:
+            Exception: What the work raises.
+        """
+        loop = asyncio.get_running_loop()
+        arrived: asyncio.Queue[_Arrived[T] | BaseException | None] = asyncio.Queue()
+
+        def hand_over(item: _Arrived[T] | BaseException | None) -> None:
             if not loop.is_closed():
                 loop.call_soon_threadsafe(arrived.put_nowait, item)
 
-        def work() -> None:
+        def run() -> None:
             try:
-                with ExitStack() as stack:
-                    with self._audio_turns:
-                        recording = stack.enter_context(opening)
-                    recording = _in_turn(recording, self._audio_turns, ticket)
-                    for event in pipeline.transcribe(recording, options, ticket.decode):
-                        hand_over(event)
+                work(lambda item: hand_over(_Arrived(item)))
             except BaseException as error:
                 hand_over(error)
             else:
                 hand_over(None)
 
-        self._workers.submit(work)
+        self._workers.submit(run)
         while (item := await arrived.get()) is not None:
             if isinstance(item, BaseException):
                 raise item
-            yield item
+            yield item.value
 
     async def drain(self) -> None:
         """Refuse new requests, and give running ones their time before breaking them off."""
         self.state = "draining"
         _log.info("service.draining", n_requests=self.n_admitted)
-        deadline = time.monotonic() + self.settings.drain_s
-        while self.n_admitted and time.monotonic() < deadline:
-            await asyncio.sleep(0.05)
+        reason = NotReady("the service is shutting down")
+        await self._wait_for_requests(self.settings.drain_s / 2)
+        for session in self._live:  # what was said so far is still transcribed
+            session.end(reason)
+        await self._wait_for_requests(self.settings.drain_s / 2)
         if self._scheduler is not None and self.n_admitted:
             _log.warning("service.broke_off", n_requests=self.n_admitted)
-            self._scheduler.cancel_all(NotReady("the service is shutting down"))
+            self._scheduler.cancel_all(reason)
+            await self._wait_for_requests(LAST_WORDS_S)
+
+    async def _wait_for_requests(self, timeout_s: float) -> None:
+        deadline = time.monotonic() + timeout_s
+        while self.n_admitted and time.monotonic() < deadline:
+            await asyncio.sleep(0.05)
 
     def close(self) -> None:
         """Stop the engine, waiting for its running batch a little."""
@@ -225,6 +316,16 @@ class Service:
             self._scheduler.close(timeout_s=1.0)
         self._workers.shutdown(wait=False, cancel_futures=True)
         self._audio_workers.shutdown(wait=False, cancel_futures=True)
+
+    def _load_hooks(self) -> Hooks | None:
+        if not self.settings.user_code:
+            return None
+        from serve.hooks import load_hooks
+
+        hooks = load_hooks(self.settings.model_dir, self.settings.user_program)
+        if hooks is not None:
+            hooks.load_model()
+        return hooks
 
     def _scheduler_of(self, pipeline: Pipeline) -> Scheduler:
         settings = self.settings

@@ -101,12 +101,14 @@ def test_a_service_is_called_without_boto3_and_shows_the_same_text_plain_and_str
         streamed = call(url, "--mode", "stream", "--option", "language=mr")
         refused = call(url, "--option", "colour=red")
         subtitles = call(url, "--accept", "text/vtt")
-        live = call(url, "--mode", "bidirectional")
+        live = call(url, "--mode", "bidirectional", "--pace", "0")
+        wrong = call(url, "--mode", "bidirectional", "--option", "colour=red")
     assert plain.returncode == 0 and plain.stdout.strip(), plain.stderr
     assert streamed.stdout.split() == plain.stdout.split()
     assert subtitles.stdout.startswith("WEBVTT")
     assert refused.returncode == 1 and "status 400" in refused.stderr and "colour" in refused.stderr
-    assert live.returncode == 1 and "opens no bidirectional stream" in live.stderr
+    assert live.returncode == 0 and live.stdout.strip(), live.stderr
+    assert wrong.returncode == 1 and "unsupported_option" in wrong.stderr and "colour" in wrong.stderr
 
 
 def test_nobody_at_the_address_is_said_in_one_sentence(recording, capsys):

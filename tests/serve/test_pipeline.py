@@ -317,3 +317,16 @@ def test_batches_of_many_clips_are_bounded_in_seconds(speech):
 
 def test_no_clips_give_no_transcripts():
     assert pipeline_of().transcribe_many([]) == []
+
+
+def test_two_texts_are_kept_side_by_side_where_nobody_says_otherwise_and_the_engine_can():
+    pipeline = pipeline_of()
+
+    def beams(**options) -> int:
+        return pipeline.resolve(TranscriptionOptions(**options)).beam_size
+
+    assert (beams(), beams(beam_size=1), beams(beam_size=4), beams(temperature=0.5)) == (2, 1, 4, 1)
+    pipeline.engine.unsupported = lambda options: ("beam_size", "cannot") if options.beam_size > 1 else None
+    assert beams() == 1
+    with pytest.raises(UnsupportedOption, match="beam_size"):
+        beams(beam_size=2)

@@ -1,0 +1,127 @@
+"""Sessions as SageMaker words them: requests that start and end one, and the header that names it.
+
+A JSON body `{"requestType": "NEW_SESSION"}` with the options of all its recordings starts a session, and
+`{"requestType": "CLOSE"}` ends it. Its recordings carry the header `X-Amzn-SageMaker-Session-Id`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import suppress
+from datetime import UTC, datetime
+from typing import Any
+
+import msgspec
+from litestar import Response
+from sagemaker_inference import content_types
+
+from serve.errors import RequestError
+from serve.formats.wire import encode_json
+from serve.http.errors import AnyRequest
+from serve.http.service import Service
+from serve.options import TranscriptionOptions, parse_options
+from serve.sessions import Session
+from serve.transcript import End, Event
+
+SESSION_ID = "X-Amzn-SageMaker-Session-Id"
+NEW_SESSION_ID = "X-Amzn-SageMaker-New-Session-Id"
+CLOSED_SESSION_ID = "X-Amzn-SageMaker-Closed-Session-Id"
+
+REQUEST_TYPE = "requestType"
+NEW_SESSION = "NEW_SESSION"
+CLOSE = "CLOSE"
+
+MAX_SESSION_REQUEST_BYTES = 64 * 1024
+"""Longer bodies hold recordings."""
+
+
+class _Answer(msgspec.Struct, kw_only=True, frozen=True):
+    session_id: str
+    expires: str | msgspec.UnsetType = msgspec.UNSET
+
+
+def session_request(request: AnyRequest, body: bytes) -> dict[str, Any] | None:
+    """Return the fields of a body that starts or ends a session; None where it is none.
+
+    Raises:
+        RequestError: The header announces a new session, but the body starts none.
+    """
+    fields = None
+    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if media_type == content_types.JSON and len(body) <= MAX_SESSION_REQUEST_BYTES:
+        with suppress(msgspec.DecodeError):  # whoever reads it for a recording says what is wrong
+            fields = msgspec.json.decode(body, type=dict[str, Any])
+    if fields is not None and fields.get(REQUEST_TYPE) in (NEW_SESSION, CLOSE):
+        return fields
+    if request.headers.get(SESSION_ID) == NEW_SESSION:
+        raise RequestError(f'a session is started by a JSON body {{"{REQUEST_TYPE}": "{NEW_SESSION}"}}')
+    return None
+
+
+def session_of(request: AnyRequest, service: Service) -> Session | None:
+    """Return the session that a request belongs to; None where it names none.
+
+    Raises:
+        UnknownSession: It names one that is not open.
+        RequestError: There are no sessions here.
+    """
+    session_id = request.headers.get(SESSION_ID)
+    if session_id in (None, NEW_SESSION):  # the client's word for the session that its request starts
+        return None
+    _check_enabled(service)
+    return service.sessions.find(session_id)
+
+
+def remember(session: Session | None, event: Event) -> None:
+    """Keep the text of a recording for the next one of its session."""
+    if session is not None and isinstance(event, End):
+        session.last_text = event.transcript.text
+
+
+def answer_session_request(
+    request: AnyRequest,
+    service: Service,
+    fields: Mapping[str, Any],
+    base: TranscriptionOptions,
+    *,
+    streams: bool,
+) -> Response[bytes]:
+    """Start or end a session.
+
+    Args:
+        request: Names the session that is to end.
+        service: Holds them.
+        fields: Of the body.
+        base: Options that hold where the body says nothing.
+        streams: Whether a streamed answer is asked for, which cannot start a session.
+
+    Raises:
+        UnknownSession: It is not open.
+        TooManySessions: As many as may be are open.
+        RequestError: It cannot be done so, or there are no sessions here.
+    """
+    _check_enabled(service)
+    asked, rest = fields[REQUEST_TYPE], {k: v for k, v in fields.items() if k != REQUEST_TYPE}
+    if asked == CLOSE:
+        session_id = request.headers.get(SESSION_ID)
+        if session_id is None:
+            raise RequestError(f"the header {SESSION_ID} names the session that is to end")
+        service.sessions.close(session_id)
+        return _answer(_Answer(session_id=session_id), {CLOSED_SESSION_ID: session_id})
+    if streams:
+        raise RequestError("a session is started by a plain call, not by a streamed one")
+    options = parse_options(rest, strict=True, base=base)
+    service.check_options(options)
+    session = service.sessions.start(options)
+    expires = datetime.fromtimestamp(session.expires, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    answer = _Answer(session_id=session.id, expires=expires)
+    return _answer(answer, {NEW_SESSION_ID: f"{session.id}; Expires={expires}"})
+
+
+def _check_enabled(service: Service) -> None:
+    if not service.settings.stateful_sessions:
+        raise RequestError("sessions are off here; SAGEMAKER_ENABLE_STATEFUL_SESSIONS=true switches them on")
+
+
+def _answer(answer: _Answer, headers: dict[str, str]) -> Response[bytes]:
+    return Response(encode_json(answer) + b"\n", headers={"Content-Type": "application/json", **headers})
