@@ -47,7 +47,7 @@ def opt_ml(tiny_base_dir: Path, tiny_artifact_dir: Path, tmp_path_factory: pytes
     return base_dir
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def start_container(
     start_child: Callable[..., Any], opt_ml: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Callable[..., Container]]:
@@ -57,7 +57,6 @@ def start_container(
     def start(**environ: str) -> Container:
         home, scratch = tmp_path_factory.mktemp("home"), tmp_path_factory.mktemp("scratch")
         outside = socket.create_server(("127.0.0.1", 0))
-        outside.setblocking(False)
         proxy = f"http://127.0.0.1:{outside.getsockname()[1]}"
         port = free_port()
         isolated = {
@@ -95,6 +94,8 @@ def start_container(
     for container in started:
         container.client.close()
         container.outside.close()
+        container.process.process.terminate()
+        container.process.finish()
 
 
 def free_port() -> int:
@@ -103,13 +104,13 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def endpoint(start_container: Callable[..., Container]) -> Container:
     """A real-time endpoint with the settings that it has when nobody chooses any."""
     return start_container()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def transform(start_container: Callable[..., Container]) -> Container:
     """The container of a batch transform whose job names its own figures."""
     return start_container(

@@ -1,6 +1,6 @@
-"""A service whose engine waits, from its second window of speech on, for a file to appear.
+"""A service whose engine waits for a file to appear, after so many windows that do not.
 
-python tests/contracts/paced_service.py FILE [--flag value ...]
+python tests/contracts/paced_service.py FILE WINDOWS [--flag value ...]
 """
 
 import os
@@ -20,7 +20,7 @@ from serve.settings import Settings
 
 
 class PacedEngine:
-    """Hears "x" in every window, N_CLIENTS of them and the warm-up at once."""
+    """Hears "x" in every window; the first `n_free` do not wait."""
 
     languages = frozenset({"mr"})
     has_adapter = False

@@ -9,9 +9,9 @@ from __future__ import annotations
 import io
 import json
 import socket
-import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from select import select
 
 import numpy as np
 import pytest
@@ -82,8 +82,8 @@ def test_nothing_is_written_but_below_tmp(endpoint, speech_wav):
 
 def test_an_isolated_endpoint_asks_nothing_of_the_world(endpoint, speech_wav):
     assert endpoint.client.post(INVOCATIONS, content=speech_wav).status_code == 200
-    with pytest.raises(BlockingIOError):
-        endpoint.outside.accept()
+    asked, _, _ = select([endpoint.outside], [], [], 0)
+    assert not asked, endpoint.outside.accept()[0].recv(4_096)
 
 
 def test_invocations_answers_200_with_its_content_type(endpoint, speech_wav):
@@ -183,11 +183,3 @@ def test_as_many_records_at_a_time_as_the_transform_announced_are_all_transcribe
         answers = [each.result() for each in sent]
     assert {answer.status_code for answer in answers} == {200}
     assert len({answer.json()["text"] for answer in answers}) == 1
-
-
-def test_sigterm_ends_an_idle_container_with_status_0(start_container):
-    container = start_container()
-    container.process.process.terminate()
-    started = time.monotonic()
-    assert container.process.finish() == 0
-    assert time.monotonic() - started < 25  # SIGKILL comes at 30

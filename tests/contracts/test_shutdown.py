@@ -96,6 +96,13 @@ def test_a_client_that_is_still_sending_at_sigterm_is_served_too(start_child, tm
     assert child.process.wait(timeout=25) == 0
 
 
+def test_an_idle_service_ends_with_status_0(start_child, tmp_path):
+    child = start_child(sys.executable, SERVICE, tmp_path / "never", "0")
+    child.wait_for("model.ready")
+    child.process.send_signal(signal.SIGTERM)
+    assert child.finish() == 0
+
+
 def test_ping_is_503_while_the_engine_does_not_answer(start_child, tmp_path, several_windows):
     go_on = tmp_path / "go-on"
     child = start_child(sys.executable, SERVICE, go_on, "0", "--engine-timeout-s", "0.2")
