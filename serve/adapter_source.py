@@ -58,20 +58,33 @@ def read_adapter(path: Path, roots: Iterable[Path], base_dir: Path, fingerprint:
         BadAdapter: A file is missing, damaged, elsewhere, or does not fit the base model.
     """
     roots = list(roots)
-    for name in TRUSTED_FILES:
-        file = (path / name).resolve()
-        if file.exists() and not _is_below(file, roots):
-            raise BadAdapter(f"{name}: leads out of the directories that adapters may be loaded from")
+    for file in TRUSTED_FILES:
+        if (path / file).exists() and not _is_below((path / file).resolve(), roots):
+            raise BadAdapter(f"{file}: leads out of the directories that adapters may be loaded from")
     try:
         artifact = load_artifact(path)
     except ArtifactError as error:
         raise BadAdapter(_relative(error, path)) from error
     if artifact.manifest.base_model.fingerprint != fingerprint:
-        name = artifact.manifest.base_model.name
-        raise BadAdapter(f"{MANIFEST}: the adapter was trained on another base model, {name[:100]}")
+        other = artifact.manifest.base_model.name[:100]
+        raise BadAdapter(f"{MANIFEST}: the adapter was trained on another base model, {other}")
     _check_config(artifact.adapter_dir / ADAPTER_CONFIG)
     _check_tensors(artifact.adapter_dir / ADAPTER_WEIGHTS, base_dir)
     return artifact
+
+
+def check_links(path: Path, roots: Iterable[Path]) -> None:
+    """Refuse a directory of which anything leads elsewhere.
+
+    Raises:
+        BadAdapter: Names it.
+    """
+    roots = list(roots)
+    for file in path.rglob("*"):
+        if file.is_symlink() and not _is_below(file.resolve(), roots):
+            raise BadAdapter(
+                f"{file.relative_to(path)}: leads out of the directories that models may be loaded from"
+            )
 
 
 def base_of(base_dir: Path) -> str:

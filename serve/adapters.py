@@ -1,4 +1,4 @@
-"""The adapters of one base model: added, held by requests, evicted for want of memory, removed. Knows no HTTP.
+"""The adapters of one base model: added, held by requests, evicted, removed. Knows no HTTP.
 
     adapters = Adapters(pipeline, roots=[Path("/opt/ml")], budget=MemoryBudget(2**30))
     adapters.add("hindi", "/opt/ml/adapters/hindi")                 # in a thread of its own: it may take long
@@ -16,7 +16,7 @@ import itertools
 import re
 import threading
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
@@ -93,7 +93,7 @@ class _Entry:
 
 
 class Held:
-    """A hold on an adapter, and the pipeline that follows its manifest. A context manager: leaving lets go."""
+    """A hold on an adapter, and the pipeline that follows its manifest. A context manager."""
 
     def __init__(self, pipeline: Pipeline, let_go: Callable[[], None]) -> None:
         """Only `Adapters.hold` makes these."""
@@ -134,6 +134,7 @@ class Adapters:
         self._changed = threading.Condition()
         self._loading = threading.Lock()  # held while the engine loads or frees: one at a time
         self._entries: dict[str, _Entry] = {}
+        self._resident: set[_Entry] = set()  # in memory, those included that are removed but held
         self._names: dict[str, str] = {}  # names and aliases, those included that are being added
         self._clock = itertools.count(1)
         self._keys = itertools.count(1)
@@ -170,8 +171,8 @@ class Adapters:
         for each in names:
             if not NAME.fullmatch(each) or each == NO_ADAPTER:
                 raise RequestError(
-                    "the name of an adapter has up to 200 letters, digits, dots, colons, dashes and underlines,"
-                    f" and is not '{NO_ADAPTER}'"
+                    "the name of an adapter has up to 200 letters, digits, dots, colons, dashes and"
+                    f" underlines, and is not '{NO_ADAPTER}'"
                 )
         with self._changed:
             for each in names:
@@ -250,7 +251,7 @@ class Adapters:
             UnsupportedOption: There is none of that name.
         """
         served = self._served.facts.adapter_name
-        if name is None or name == NO_ADAPTER or name == served:
+        if name in (None, NO_ADAPTER, served):
             return Held(self._pipeline(self._served.facts, self._make_ready), lambda: None)
         with self._changed:
             try:
@@ -270,7 +271,8 @@ class Adapters:
                 raise EngineError(f"adapter '{name}' cannot be loaded: {_sentence(error)}") from error
             self._make_ready(decoding)
 
-        return Held(self._pipeline(entry.facts, prepare), lambda: self._let_go(entry))
+        facts = replace(entry.facts, adapter_name=name)  # an alias may be the name it is asked for by
+        return Held(self._pipeline(facts, prepare), lambda: self._let_go(entry))
 
     def _pipeline(self, facts: ServingFacts, prepare: Callable[[DecodingOptions], None]) -> Pipeline:
         return Pipeline(
@@ -314,13 +316,15 @@ class Adapters:
                     try:
                         engine.load_adapter(entry.facts.adapter_key, entry.artifact)
                     except BaseException:
+                        engine.unload_adapter(entry.facts.adapter_key)  # what there is of it
                         self._budget.give_back(n_bytes)
                         raise
                     with self._changed:
                         entry.is_loaded, entry.n_bytes = True, n_bytes
+                        self._resident.add(entry)
                     return
                 with self._changed:
-                    in_use_bytes = sum(each.n_bytes for each in self._entries.values() if not each.pin)
+                    in_use_bytes = sum(each.n_bytes for each in self._resident if not each.pin)
             if check is None or not self._budget.fits(n_bytes, in_use_bytes):
                 raise NoMemory(n_bytes, self._budget.limit_bytes, self._budget.taken_bytes)
             check()
@@ -330,11 +334,7 @@ class Adapters:
     def _make_room(self, n_bytes: int) -> bool:
         """Take memory, freeing for it what was used longest ago; say whether that was enough."""
         with self._changed:
-            idle = [
-                entry
-                for entry in self._entries.values()
-                if entry.is_loaded and not entry.pin and not entry.n_holders
-            ]
+            idle = [entry for entry in self._resident if not entry.pin and not entry.n_holders]
             idle.sort(key=lambda entry: entry.used)
             if not self._budget.fits(n_bytes, sum(entry.n_bytes for entry in idle)):
                 return False
@@ -350,6 +350,7 @@ class Adapters:
             if not entry.is_loaded or entry.n_holders:
                 return
             n_bytes, entry.is_loaded, entry.n_bytes = entry.n_bytes, False, 0
+            self._resident.remove(entry)
         self._served.engine.unload_adapter(entry.facts.adapter_key)
         self._budget.give_back(n_bytes)
         _log.info("adapter.unloaded", adapter=entry.name, memory_bytes=n_bytes)

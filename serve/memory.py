@@ -1,4 +1,4 @@
-"""How much memory loaded models may take: a limit that is set, or what the machine or its container has left."""
+"""How much memory loaded models may take: a limit that is set, or what the machine has left."""
 
 from __future__ import annotations
 
@@ -43,10 +43,10 @@ class MemoryBudget:
             return self._taken_bytes - freed_bytes + n_bytes <= self.limit_bytes
         return not self._measured or n_bytes <= free_memory_bytes() - RESERVE_BYTES + freed_bytes
 
-    def take(self, n_bytes: int) -> bool:
-        """Take so much, if it fits; say whether it does."""
+    def take(self, n_bytes: int, *, force: bool = False) -> bool:
+        """Take so much, if it fits or is taken already; say whether it is."""
         with self._lock:
-            if not self.fits(n_bytes):
+            if not force and not self.fits(n_bytes):
                 return False
             self._taken_bytes += n_bytes
             return True

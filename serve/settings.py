@@ -95,11 +95,12 @@ class Settings:
     """Directories that adapters and models may be loaded from, between colons; by default the one that holds
     model_dir, and /opt/ml."""
     adapter_memory_mib: float | None = None
-    """Memory of the adapters that are added; those that were used longest ago give way. None sets no limit."""
+    """Memory of the adapters that are added; those used longest ago give way. None sets no limit."""
     multi_model: bool = False
     """Start without a model, and take models by POST /models."""
     model_memory_mib: float | None = None
-    """Memory of all models of a multi-model service; None takes what the machine or its container has left."""
+    """Memory of all models of a multi-model service; None takes what the machine or its container has
+    left."""
     user_code: bool = True
     """Whether code/ of the artifact is run, as SageMaker's own containers do: it may do all that we may."""
     user_program: str = environment.DEFAULT_MODULE_NAME

@@ -103,7 +103,7 @@ class Hypothesis:
 
 
 class Engine(Protocol):
-    """A loaded model. At most `n_workers` threads may transcribe at a time; any may load and unload meanwhile.
+    """A loaded model. At most `n_workers` threads may transcribe at a time; any may load meanwhile.
 
     Besides the adapter that it was loaded with it holds others, each by a key that whoever loads it chooses
     and never uses for another.
@@ -135,6 +135,9 @@ class Engine(Protocol):
         Raises:
             StartupError: It does not fit the base model, or cannot be converted.
         """
+
+    def base_bytes(self) -> int:
+        """Return what the base model alone takes in memory now."""
 
     def load_adapter(self, key: str, artifact: Artifact) -> None:
         """Load an adapter beside those that are there; windows are decoded meanwhile.

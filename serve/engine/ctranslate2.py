@@ -224,6 +224,10 @@ class CTranslate2Engine:
         assert self._convert is not None
         return _weights_bytes(self._convert(artifact, _writes_few_tokens(artifact))())
 
+    def base_bytes(self) -> int:
+        """Return what it takes once it is loaded; see `serve.engine.Engine`."""
+        return self.adapter_bytes(None) if BASE in self._models else 0
+
     def load_adapter(self, key: str, artifact: Artifact) -> None:
         """Load the model of a further adapter; see `serve.engine.Engine`."""
         assert self._convert is not None

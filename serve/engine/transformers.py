@@ -149,11 +149,16 @@ class TransformersEngine:
     def adapter_bytes(self, artifact: Artifact | None) -> int:
         """Return the size of its parameters as they are computed with; see `serve.engine.Engine`."""
         if artifact is None:
-            return int(self._model.get_memory_footprint())  # type: ignore[no-untyped-call]
+            return self.base_bytes()
         with safe_open(artifact.adapter_dir / ADAPTER_WEIGHTS, framework="np") as weights:
             shapes = [weights.get_slice(name).get_shape() for name in weights.keys()]  # noqa: SIM118
         n_parameters: int = sum(math.prod(shape) for shape in shapes)
         return n_parameters * torch.float32.itemsize
+
+    def base_bytes(self) -> int:
+        """Return the size of all parameters but those of adapters; see `serve.engine.Engine`."""
+        parameters = [each for name, each in self._model.named_parameters() if "lora_" not in name]
+        return sum(each.numel() * each.element_size() for each in parameters)
 
     def load_adapter(self, key: str, artifact: Artifact) -> None:
         """Attach a further adapter; see `serve.engine.Engine`."""
@@ -178,6 +183,8 @@ class TransformersEngine:
             if (name := self._names.pop(key, None)) is not None:
                 self._unmerge()
                 assert self._adapted is not None
+                if self._names and self._adapted.active_adapter == name:  # peft would choose, and warn
+                    self._adapted.set_adapter(next(iter(self._names.values())), inference_mode=True)
                 self._adapted.delete_adapter(name)
 
     def make_ready(self, options: DecodingOptions) -> None:

@@ -259,9 +259,7 @@ class Service:
 
     async def in_loader(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run what loads or frees a model off the event loop, and off the threads of requests."""
-        return await asyncio.get_running_loop().run_in_executor(
-            self._loaders, partial(work, *args, **kwargs)
-        )
+        return await asyncio.get_running_loop().run_in_executor(self._loaders, partial(work, *args, **kwargs))
 
     async def in_worker(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run what takes long off the event loop; at most `n_audio_workers` at a time."""
@@ -406,9 +404,14 @@ class Service:
 
     def _start_models(self) -> None:
         """Get ready to take models."""
-        import serve.audio  # noqa: F401  # the first request finds it imported
-        from serve.models import Models
+        import numpy as np
 
+        import serve.audio  # noqa: F401  # the first request finds it imported
+        from serve.features import SAMPLE_RATE
+        from serve.models import Models
+        from serve.segmentation import find_speech
+
+        find_speech(np.zeros(SAMPLE_RATE, np.float32))
         self.models = Models(self.settings, self._scheduler_of, _budget(self.settings.model_memory_mib, True))
         if self.state == "loading":
             self.state = "ready"

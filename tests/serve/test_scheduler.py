@@ -39,7 +39,7 @@ def heard(text: str) -> Hypothesis:
     )
 
 
-def window(label: str, n_frames: int = 300, adapter: str | None = SERVED_ADAPTER, language: str | None = "mr"):
+def window(label: str, n_frames=300, adapter: str | None = SERVED_ADAPTER, language: str | None = "mr"):
     options = DecodingOptions(language=language, prompt=label, adapter=adapter)
     return np.zeros((80, n_frames), np.float32), options
 
