@@ -3,8 +3,10 @@
 #   docker build -t shrota:0.1.0 .
 #   docker run --rm -p 8080:8080 -v "$PWD/model_artifacts/whisper-base-mr:/opt/ml/model:ro" shrota:0.1.0 serve
 #
-# PyPI's torch is a CUDA build, which also runs where there is no GPU. A smaller image for CPUs alone:
-#   docker build --build-arg TORCH_INDEX_URL=https://download.pytorch.org/whl/cpu -t shrota:0.1.0-cpu .
+# PyPI's torch is a CUDA build, which also runs where there is no GPU. An image for CPUs alone is a third as large:
+#   docker build --build-arg VARIANT=cpu -t shrota:0.1.0-cpu .
+# One that only serves, with the base model in the artifact:
+#   docker build --build-arg VARIANT=cpu --build-arg EXTRAS= --build-arg BASE_MODEL= -t shrota:0.1.0-serve .
 # Behind a package mirror, pip's configuration comes in as a secret and stays out of the layers:
 #   docker build --secret id=pip,src="$HOME/.config/pip/pip.conf" -t shrota:0.1.0 .
 
@@ -17,25 +19,40 @@ ENV PATH=/opt/venv/bin:$PATH \
     PIP_DISABLE_PIP_VERSION_CHECK=1
 RUN python -m venv /opt/venv
 
-# An index of torch wheels to take instead of PyPI's; empty takes PyPI's.
-ARG TORCH_INDEX_URL=""
+# For what has no wheel on some platform (pyroomacoustics on ARM); no compiler comes into the image that is shipped.
+# hadolint ignore=DL3008
+RUN apt-get update \
+    && apt-get install --yes --no-install-recommends g++ \
+    && rm -rf /var/lib/apt/lists/*
+
+# "cuda", or "cpu" for torch without CUDA.
+ARG VARIANT="cuda"
+# Where torch without CUDA comes from.
+ARG TORCH_INDEX_URL="https://download.pytorch.org/whl/cpu"
 # "train" for an image that also trains; empty for one that only serves.
 ARG EXTRAS="train"
 COPY pyproject.toml constraints.txt LICENSE ./
 # The packages and the README are empty here, so that what they depend on is a layer of its own, which a change of
-# our sources leaves alone.
+# our sources leaves alone. The ffmpeg inside a wheel gives way to Debian's below.
 RUN --mount=type=cache,target=/root/.cache/pip \
     --mount=type=secret,id=pip,target=/etc/pip.conf \
     mkdir serve train && touch README.md serve/__init__.py train/__init__.py \
-    && if [ -n "$TORCH_INDEX_URL" ]; then \
-        pip install --constraint constraints.txt --no-deps --index-url "$TORCH_INDEX_URL" torch torchaudio; \
-    fi \
-    && pip install --constraint constraints.txt --editable ".${EXTRAS:+[$EXTRAS]}"
+    && case "$VARIANT" in \
+        cuda) extras="gpu${EXTRAS:+,$EXTRAS}" ;; \
+        cpu) extras="$EXTRAS" \
+            && pip install --constraint constraints.txt --no-deps --index-url "$TORCH_INDEX_URL" torch torchaudio ;; \
+        *) echo "VARIANT is cuda or cpu, not '$VARIANT'" >&2 && exit 1 ;; \
+    esac \
+    && pip install --constraint constraints.txt --editable ".${extras:+[$extras]}" \
+    && rm -f /opt/venv/lib/python3.*/site-packages/imageio_ffmpeg/binaries/ffmpeg-*
 COPY serve serve
 COPY train train
 # What the default configuration trains further.
 COPY model_artifacts/whisper-base-mr model_artifacts/whisper-base-mr
-RUN python -m compileall -q serve train
+# A torchaudio that does not fit its torch fails here, not at the first request. Nothing of the code can be written.
+RUN python -m compileall -q serve train \
+    && python -c "import bitsandbytes, ctranslate2, torchaudio, serve.http.server" \
+    && chmod --recursive a-w /opt/shrota
 
 # The base model is built in, because an isolated endpoint reaches neither a hub nor a package index. Empty leaves
 # it out, for artifacts that bring their own.
@@ -49,6 +66,7 @@ RUN --mount=type=secret,id=pip,target=/etc/pip.conf \
         python -c 'import sys; from serve.base_model import resolve_base_model as r; print(r(sys.argv[1]))' "$BASE_MODEL"; \
     fi
 
+# Nothing is built here, and the compiler stays behind.
 FROM ${PYTHON_IMAGE} AS runtime
 SHELL ["/bin/bash", "-o", "pipefail", "-c"]
 # Debian's ffmpeg is not pinned: the archive keeps only its newest security release, and that is the one to have
@@ -60,17 +78,23 @@ RUN apt-get update \
 COPY --from=builder /opt/venv /opt/venv
 COPY --from=builder /opt/shrota /opt/shrota
 COPY --from=base-model /opt/cache /opt/cache
-COPY --chmod=0755 docker/entrypoint.sh /opt/shrota/docker/entrypoint.sh
+COPY --chmod=0555 docker/entrypoint.sh /opt/shrota/docker/entrypoint.sh
 
-# Whatever a library caches at run time goes below /tmp, the one place that is always writable. The NVIDIA lines let
-# the container runtime hand a GPU to an image that is not built on NVIDIA's own.
+# Whatever a library caches at run time goes below /tmp, the one place that is always writable; nothing reports its
+# use to its maker. CTranslate2 wants the cuBLAS of CUDA 12, beside torch's of CUDA 13. The NVIDIA lines let the
+# container runtime hand a GPU to an image that is not built on NVIDIA's own.
 ENV PATH=/opt/venv/bin:$PATH \
+    HOME=/tmp \
     PYTHONUNBUFFERED=1 \
     PYTHONDONTWRITEBYTECODE=1 \
     XDG_CACHE_HOME=/opt/cache \
     HF_HOME=/opt/cache/huggingface \
     MPLCONFIGDIR=/tmp/matplotlib \
+    TORCHINDUCTOR_CACHE_DIR=/tmp/inductor \
     TRITON_CACHE_DIR=/tmp/triton \
+    HF_HUB_DISABLE_TELEMETRY=1 \
+    ORT_DISABLE_TELEMETRY=1 \
+    LD_LIBRARY_PATH=/opt/venv/lib/python3.11/site-packages/nvidia/cublas/lib \
     NVIDIA_VISIBLE_DEVICES=all \
     NVIDIA_DRIVER_CAPABILITIES=compute,utility
 
@@ -78,6 +102,7 @@ LABEL org.opencontainers.image.title="shrota" \
       org.opencontainers.image.version="0.1.0" \
       org.opencontainers.image.licenses="Apache-2.0" \
       com.amazonaws.sagemaker.capabilities.accept-bind-to-port="true" \
+      com.amazonaws.sagemaker.capabilities.multi-models="true" \
       com.amazonaws.sagemaker.capabilities.bidirectional-streaming="true"
 
 # There is no USER: SageMaker mounts its volumes for root and runs the image as root. Elsewhere any user will do

@@ -6,8 +6,9 @@
     session.end()
 
 A phrase ends with a pause, or where no more fits into a window. Its final text is that of the pipeline, once
-and in order. Until then the phrase so far is decoded anew about every second, as long as the engine keeps up:
-a speaker who is ahead of it gets final text only.
+and in order. Until then the phrase so far is decoded anew about every second, and in the middle of a pause
+that may end it, so that its final text is there when it does; but only as long as the engine keeps up: a
+speaker who is ahead of it gets final text alone.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
+
+import numpy as np
 
 from serve.engine import Hypothesis
 from serve.errors import AudioTooLong, ServiceError
@@ -69,6 +72,8 @@ class LiveSession:
         self._n_finals = 0
         self._shown: Segment | None = None  # text that is not final, and was not replaced
         self._shown_until = 0  # samples of the recording
+        self._tried: tuple[EngineInput, Hypothesis] | None = None  # in the last pause that might end a phrase
+        self._tried_until = 0  # samples of the recording
         self._emit: Callable[[LiveText], None] = lambda text: None
 
     def hear(self, data: bytes) -> bool:
@@ -131,9 +136,14 @@ class LiveSession:
         return iter_windows(blocks, limits, run_samples=RUN_SAMPLES, on_run=self._show)
 
     def _decode(self, inputs: Iterable[EngineInput]) -> Iterator[Hypothesis]:
-        """Decode windows one by one: the next may be minutes away."""
-        for each in inputs:
-            yield from self._ticket.decode([each])
+        """Decode windows one by one, for the next may be minutes away, unless that is done already."""
+        for log_mel, options in inputs:
+            if self._tried is not None and options == self._tried[0][1]:
+                (tried, _), hypothesis = self._tried
+                if np.array_equal(log_mel, tried):
+                    yield hypothesis
+                    continue
+            yield from self._ticket.decode([(log_mel, options)])
 
     def _show(self, listeners: Sequence[Listener]) -> None:
         """Say what the open phrase seems to be so far, if that is worth it and nothing waits to be heard."""
@@ -144,12 +154,18 @@ class LiveSession:
             return
         window, samples = found
         n_new = window.end - max(window.start, self._shown_until)
+        pause_s = (listener.n_heard - window.end) / SAMPLE_RATE
+        may_be_over = pause_s > self._settings.pause_s / 2 and window.end > self._tried_until
         waiting_s = self._sound.n_bytes / self._settings.pcm.bytes_per_s
-        if n_new < PARTIAL_EVERY_S * SAMPLE_RATE or waiting_s > PARTIAL_EVERY_S:
+        is_due = may_be_over or n_new >= PARTIAL_EVERY_S * SAMPLE_RATE
+        if not is_due or waiting_s > PARTIAL_EVERY_S:
             return
         self._shown_until = window.end
-        decoding = replace(self._decoding, beam_size=1, word_timestamps=False)
-        (hypothesis,) = self._ticket.decode([self._pipeline.engine_input(window, samples, decoding)])
+        quickly = replace(self._decoding, beam_size=1, word_timestamps=False)
+        tried = self._pipeline.engine_input(window, samples, self._decoding if may_be_over else quickly)
+        (hypothesis,) = self._ticket.decode([tried])
+        if may_be_over:
+            self._tried, self._tried_until = (tried, hypothesis), window.end
         if not is_said(window, hypothesis):
             self._withdraw()
             return

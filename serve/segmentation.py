@@ -11,16 +11,20 @@ from __future__ import annotations
 
 import heapq
 import math
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import onnxruntime
 
 from serve.features import SAMPLE_RATE, Samples
+
+if TYPE_CHECKING:
+    import onnxruntime
 
 FRAME_SAMPLES = 512  # Silero's step at 16 kHz: 32 ms
 CONTEXT_SAMPLES = 64  # what Silero sees of the step before
@@ -152,7 +156,8 @@ class SpeechDetector:
     """Finds speech in a stream, run by run."""
 
     def __init__(self) -> None:
-        self._n_heard = 0  # samples
+        self.n_heard = 0
+        """Samples listened to so far."""
         self._peak = 0.0
         self._context = np.zeros(CONTEXT_SAMPLES, np.float32)
         self._hidden = self._cell = np.zeros((1, 1, 128), np.float32)
@@ -166,14 +171,14 @@ class SpeechDetector:
         """Listen to (n_samples,), whole frames until the last; return the spans now complete."""
         spans: list[Span] = []
         for prob in self._speech_probs(samples):
-            self._n_heard += FRAME_SAMPLES
+            self.n_heard += FRAME_SAMPLES
             self._listen(prob)
             spans += self._release()
         if is_last:
-            n_samples = self._n_heard - -len(samples) % FRAME_SAMPLES
+            n_samples = self.n_heard - -len(samples) % FRAME_SAMPLES
             self._end_stretch()
             spans += self._release(n_samples)
-            self._n_heard = n_samples
+            self.n_heard = n_samples
         return spans
 
     @property
@@ -188,7 +193,7 @@ class SpeechDetector:
         """Speech that was not returned yet: the span that waits for what follows, and the unfinished."""
         spans = []
         if self._held is not None:
-            end = min(self._held.end + PAD_SAMPLES, self._n_heard)
+            end = min(self._held.end + PAD_SAMPLES, self.n_heard)
             if self._start is not None:
                 end = min(end, (self._held.end + self._start) // 2)
             spans.append(Span(self._widened(self._held.start), end, self._held.speech_prob))
@@ -202,7 +207,7 @@ class SpeechDetector:
         """No span that is still to come begins before this sample."""
         if self._held is not None:
             return self._widened(self._held.start)
-        return self._widened(self._n_heard if self._start is None else self._start)
+        return self._widened(self.n_heard if self._start is None else self._start)
 
     def _speech_probs(self, samples: Samples) -> list[float]:
         """Return the probability of speech in each 32 ms of (n_samples,), the last filled up with silence."""
@@ -226,12 +231,12 @@ class SpeechDetector:
         if self._start is None:
             if prob < SPEECH_PROB:
                 return
-            self._start, self._silent_from = self._n_heard - FRAME_SAMPLES, None
+            self._start, self._silent_from = self.n_heard - FRAME_SAMPLES, None
             self._sum_probs, self._n_probs = 0.0, 0
         if prob < SILENCE_PROB:
             if self._silent_from is None:
-                self._silent_from = self._n_heard - FRAME_SAMPLES
-            if self._n_heard - self._silent_from >= MIN_PAUSE_SAMPLES:
+                self._silent_from = self.n_heard - FRAME_SAMPLES
+            if self.n_heard - self._silent_from >= MIN_PAUSE_SAMPLES:
                 self._end_stretch()
             return
         self._silent_from = None
@@ -240,7 +245,7 @@ class SpeechDetector:
 
     @property
     def _spoken_until(self) -> int:
-        return self._n_heard if self._silent_from is None else self._silent_from
+        return self.n_heard if self._silent_from is None else self._silent_from
 
     def _is_certain(self) -> bool:
         """Tell whether the stretch that goes on is speech; as long as it is short it may be a click."""
@@ -260,7 +265,7 @@ class SpeechDetector:
         held = self._held
         if held is None:
             return []
-        nothing_before = self._n_heard if self._start is None else self._start
+        nothing_before = self.n_heard if self._start is None else self._start
         end = held.end + PAD_SAMPLES
         if self._start is not None and self._is_certain():
             middle = (held.end + self._start) // 2
@@ -323,6 +328,11 @@ class Listener:
     @property
     def _next_speech(self) -> int:
         return max(self._detector.settled, self._n_taken)
+
+    @property
+    def n_heard(self) -> int:
+        """Samples listened to so far."""
+        return self._detector.n_heard
 
     def open_window(self) -> tuple[Window, Samples] | None:
         """Return the window that is being gathered, with the speech that goes on; None while nobody speaks.
@@ -439,6 +449,10 @@ def _quietest_point(samples: Samples) -> int:
 @cache
 def _detector() -> onnxruntime.InferenceSession:
     """Load the variant of Silero VAD that takes many steps at once: four times faster than step by step."""
+    # Otherwise it tells its maker of every process and session (since 1.29); read once, at its start.
+    os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+    import onnxruntime
+
     # Found, not imported: importing silero_vad sets torch to one thread for the whole process.
     package = find_spec("silero_vad")
     assert package is not None and package.origin is not None, "silero-vad is a dependency"

@@ -9,6 +9,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import threading
 import time
 import wave
 from collections.abc import Callable, Iterator
@@ -129,6 +130,69 @@ def _is_ready(client: httpx.Client) -> bool:
         return client.get("/ping").status_code == 200
     except httpx.TransportError:
         return False
+
+
+class Child:
+    """A server in a child process; its log is read as it is written."""
+
+    def __init__(self, *command: str | Path, **environ: str) -> None:
+        own = {
+            name: value
+            for name, value in os.environ.items()
+            if not name.startswith(("SHROTA_", "SAGEMAKER_"))
+        }
+        self.process = subprocess.Popen(
+            command,
+            cwd=ROOT,
+            env=own | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"} | environ,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        self.log: list[dict] = []
+        self._reader = threading.Thread(target=self._read)
+        self._reader.start()
+
+    def wait_for(self, event: str) -> dict:
+        """Return the first line of the log that tells of this event, once it is there."""
+        while True:
+            ended = self.process.poll() is not None
+            for line in list(self.log):
+                if line.get("event") == event:
+                    return line
+            assert not ended, f"the log ended without {event}: {self.log}"
+            time.sleep(0.02)
+
+    def client(self) -> httpx.Client:
+        """Return a client of it, once it listens."""
+        port = self.wait_for("service.listening")["address"].rpartition(":")[2]
+        return httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60)
+
+    def finish(self) -> int:
+        """Return the exit status, once it has ended and its log is whole."""
+        status = self.process.wait(timeout=40)
+        self._reader.join(timeout=40)
+        return status
+
+    def _read(self) -> None:
+        assert self.process.stderr is not None
+        with self.process.stderr:
+            for line in self.process.stderr:
+                self.log.append(json.loads(line) if line.startswith("{") else {"event": line})
+
+
+@pytest.fixture(scope="session")
+def start_child() -> Iterator[Callable[..., Child]]:
+    """Start servers: `start_child(*command, **environ)`; what still runs at the end is killed."""
+    children = []
+
+    def start(*command: str | Path, **environ: str) -> Child:
+        children.append(Child(*command, **environ))
+        return children[-1]
+
+    yield start
+    for child in children:
+        child.process.kill()
+        child.finish()
 
 
 @pytest.fixture(scope="session")

@@ -7,6 +7,7 @@ import os
 import re
 import signal
 import subprocess
+import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -156,10 +157,9 @@ def test_the_entry_point_and_the_command_have_the_exec_form_and_exist():
     assert json.loads(*arguments_of("CMD")) == ["serve"]
 
 
-def test_sagemaker_may_choose_the_port():
-    assert 'com.amazonaws.sagemaker.capabilities.accept-bind-to-port="true"' in " ".join(
-        arguments_of("LABEL")
-    )
+@pytest.mark.parametrize("capability", ["accept-bind-to-port", "multi-models", "bidirectional-streaming"])
+def test_the_image_says_what_sagemaker_may_ask_of_it(capability):
+    assert f'com.amazonaws.sagemaker.capabilities.{capability}="true"' in " ".join(arguments_of("LABEL"))
     assert arguments_of("EXPOSE") == ["8080"]
 
 
@@ -174,6 +174,68 @@ def test_output_is_not_buffered_so_that_logs_arrive_as_they_are_written():
 def test_a_failure_within_a_pipe_fails_the_build():
     for line in arguments_of("SHELL"):
         assert "pipefail" in json.loads(line)
+
+
+def shipped() -> list[tuple[str, str]]:
+    """Return the instructions of the last stage, which is what is shipped."""
+    stages = list(instructions())
+    last = max(index for index, (keyword, _) in enumerate(stages) if keyword == "FROM")
+    return stages[last:]
+
+
+def settings_of_the_image() -> dict[str, str]:
+    """Return the environment of the image that is shipped."""
+    (env,) = [arguments for keyword, arguments in shipped() if keyword == "ENV"]
+    return dict(pair.split("=", 1) for pair in env.split())
+
+
+def test_no_compiler_comes_into_the_image():
+    assert shipped()[0][1].startswith("${PYTHON_IMAGE}")
+    commands = " ".join(arguments for keyword, arguments in shipped() if keyword == "RUN")
+    assert not re.search(r"g\+\+|gcc|build-essential|\bmake\b|pip install", commands)
+
+
+def test_the_image_comes_with_cuda_or_without():
+    defaults = dict(argument.split("=", 1) for argument in arguments_of("ARG"))
+    assert defaults["VARIANT"] == '"cuda"'
+    (install,) = [line for line in arguments_of("RUN") if "$VARIANT" in line]
+    assert "cuda)" in install and "cpu)" in install and "exit 1" in install
+    assert '--index-url "$TORCH_INDEX_URL" torch torchaudio' in install
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    assert {"gpu", "train"} <= set(extras)
+
+
+def test_the_base_model_is_baked_in_unless_a_build_leaves_it_out():
+    assert 'BASE_MODEL="openai/whisper-base"' in arguments_of("ARG")
+    assert any('[ -n "$BASE_MODEL" ]' in line for line in arguments_of("RUN"))
+    assert ("COPY", "--from=base-model /opt/cache /opt/cache") in shipped()
+
+
+def test_the_libraries_of_cuda_lie_where_the_loader_looks():
+    (python,) = [line for line in arguments_of("ARG") if line.startswith("PYTHON_IMAGE=")]
+    (version,) = re.findall(r"python:(3\.\d+)\.", python)
+    assert f"/lib/python{version}/site-packages/nvidia/" in settings_of_the_image()["LD_LIBRARY_PATH"]
+
+
+def test_any_user_can_run_the_image_and_none_can_write_its_code():
+    env = settings_of_the_image()
+    assert "USER" not in {keyword for keyword, _ in shipped()}  # SageMaker's volumes belong to root
+    for name in ("HOME", "MPLCONFIGDIR", "TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR"):
+        assert env[name].startswith("/tmp"), name
+    assert env["PYTHONDONTWRITEBYTECODE"] == "1"
+    assert any("chmod --recursive a-w /opt/shrota" in line for line in arguments_of("RUN"))
+    assert any("--chmod=0555 docker/entrypoint.sh" in line for line in arguments_of("COPY"))
+
+
+def test_no_library_of_the_image_reports_its_use():
+    env = settings_of_the_image()
+    assert env["ORT_DISABLE_TELEMETRY"] == env["HF_HUB_DISABLE_TELEMETRY"] == "1"
+
+
+@pytest.mark.parametrize("left_out", ["data", "runs", ".venv", ".git", "tests", "bench", "docs"])
+def test_the_build_sees_neither_recordings_nor_environments(left_out):
+    first, *rest = [line for line in (ROOT / ".dockerignore").read_text().splitlines() if line[:1] != "#"]
+    assert first == "*" and f"!{left_out}" not in rest
 
 
 def test_debian_packages_bring_no_recommendations_and_leave_no_lists():

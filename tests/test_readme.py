@@ -121,6 +121,22 @@ def test_every_path_of_the_tree_exists(document):
                 assert (ROOT / word.removeprefix("@")).exists(), text
 
 
+def test_the_map_names_every_module():
+    (the_map,) = [section for section in sections(README) if section.startswith("## Map")]
+    named = re.findall(r"`([\w./*-]+)`", the_map)
+    folders = [name for name in named if name.endswith("/")]
+    modules = [
+        path.relative_to(ROOT) for folder in ("serve", "train") for path in (ROOT / folder).rglob("*.py")
+    ]
+    missing = [
+        str(module)
+        for module in modules
+        if not module.name.startswith("__") and not any(module.match(name) for name in named)
+        if not any(str(module).startswith(folder) for folder in folders)
+    ]
+    assert missing == []
+
+
 @every_document
 def test_every_link_and_picture_of_the_tree_exists(document):
     prose = FENCE.sub("", document.read_text("utf-8"))

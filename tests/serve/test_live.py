@@ -1,6 +1,7 @@
 """A live session without a socket: text that grows, then stays; and the same windows as for a whole file."""
 
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -24,13 +25,16 @@ class CountingEngine:
 
     def __init__(self):
         self.is_noise = False
+        self.counts_calls = False
+        self.n_calls = 0
 
     def unsupported(self, options):
         return None
 
     def transcribe_batch(self, log_mels, options):
+        self.n_calls += 1
         probs = {"language_prob": None, "avg_logprob": -0.1, "no_speech_prob": 0.0, "tokens": (1,)}
-        text = "" if self.is_noise else "{}"
+        text = "" if self.is_noise else f"call {self.n_calls}" if self.counts_calls else "{}"
         return [
             Hypothesis(text=text.format(log_mel.shape[1] // 10), language="mr", **probs)
             for log_mel in log_mels
@@ -95,6 +99,12 @@ class Listening:
         with self.said:
             assert self.said.wait_for(lambda: any(condition(text) for text in self.texts), timeout=60)
 
+    def wait_until_heard(self, n_samples):
+        deadline = time.monotonic() + 60
+        while self.session.heard_s * SAMPLE_RATE <= n_samples or self.session._sound.n_bytes:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+
     def finish(self):
         self.thread.join(timeout=60)
         assert not self.thread.is_alive()
@@ -120,6 +130,19 @@ def test_a_phrase_is_said_while_it_is_spoken_and_then_once_for_good(open_session
     first, last = texts[0].segment, texts[-1].segment
     assert first.id == last.id == 0 and first.start_s == last.start_s and first.end_s < last.end_s
     assert listening.error is None
+
+
+def test_what_was_decoded_in_the_pause_need_not_be_decoded_at_its_end(open_session, pipeline, speech):
+    pipeline.engine.counts_calls = True
+    listening = Listening(open_session())
+    spoken = np.concatenate([speech, np.zeros(2 * SAMPLE_RATE, np.float32)])
+    for first in range(0, len(spoken), SAMPLE_RATE // 2):  # no faster than it is heard
+        listening.session.hear(pcm(spoken[first : first + SAMPLE_RATE // 2]))
+        listening.wait_until_heard(first)
+    listening.session.end()
+    *_, shown, final = listening.finish()
+    assert (shown.is_final, final.is_final) == (False, True)
+    assert shown.segment.text == final.segment.text
 
 
 def test_whoever_sends_all_at_once_gets_the_final_text_of_the_file(open_session, pipeline, speech):

@@ -219,7 +219,8 @@ def test_a_batch_is_bounded_by_the_time_it_is_expected_to_take(make, engine, poo
 
 def test_the_queue_tells_what_waits_and_what_runs(make, engine, pool):
     scheduler = make(max_windows=1)
-    assert scheduler.queue() == Queue()
+    idle = Queue(n_workers=1)
+    assert scheduler.queue() == idle
     occupy(scheduler, engine, pool)
     done = pool.submit(texts, scheduler.admit(), [window(str(n)) for n in range(3)])
     wait_until(lambda: queued(scheduler) == 3)
@@ -228,7 +229,7 @@ def test_the_queue_tells_what_waits_and_what_runs(make, engine, pool):
     assert queue.waiting_s > 0
     engine.go.release(100)
     assert done.result()
-    wait_until(lambda: scheduler.queue() == Queue())
+    wait_until(lambda: scheduler.queue() == idle)
 
 
 def test_a_request_whose_time_is_over_ends_although_the_engine_is_busy(make, engine, pool):

@@ -50,14 +50,12 @@ def test_every_field_is_a_variable_and_a_flag(spec):
         "model_dir": "/m",
         "base_model": "openai/whisper-tiny",
         "cache_dir": "/c",
-        "offline": "true",
-        "batch": "true",
         "engine": "transformers",
         "quantization": "int4",
         "host": "127.0.0.1",
         "default_accept": "text/plain",
         "log_level": "error",
-    }.get(spec.name, "7")
+    }.get(spec.name, "true" if spec.type == "bool" else "7")
     from_variable = Settings.from_env({f"SHROTA_{spec.name.upper()}": value})
     from_flag = Settings.from_env({}, [f"--{spec.name.replace('_', '-')}", value])
     assert from_variable == from_flag

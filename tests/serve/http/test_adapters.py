@@ -14,7 +14,7 @@ IDENTIFIER, ALIAS = "X-Amzn-SageMaker-Adapter-Identifier", "X-Amzn-SageMaker-Ada
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory, tiny_artifact_dir, write_tiny_artifact):
-    """A directory with the served artifact and two more, one of them for windows of 30 s and another language."""
+    """A directory with the served artifact and two more, one for windows of 30 s of another language."""
     root = tmp_path_factory.mktemp("root")
     shutil.copytree(tiny_artifact_dir, root / "served")
     write_tiny_artifact(root / "hindi", seed=2, name="tiny-hi", language="hi", encoder_context="fixed")

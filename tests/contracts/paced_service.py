@@ -1,0 +1,63 @@
+"""A service whose engine waits for a file to appear, after so many windows that do not.
+
+python tests/contracts/paced_service.py FILE WINDOWS [--flag value ...]
+"""
+
+import os
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
+
+from serve.engine import Hypothesis
+from serve.http.logs import configure_logs
+from serve.http.server import run
+from serve.pipeline import Pipeline, ServingFacts
+from serve.settings import Settings
+
+
+class PacedEngine:
+    """Hears "x" in every window; the first `n_free` do not wait."""
+
+    languages = frozenset({"mr"})
+    has_adapter = False
+    n_workers = 1
+
+    def __init__(self, go_on: Path, n_free: int) -> None:
+        self._go_on, self._n_free = go_on, n_free
+
+    def transcribe_batch(self, log_mels, options):
+        while self._n_free == 0 and not self._go_on.exists():
+            time.sleep(0.02)
+        self._n_free = max(0, self._n_free - 1)
+        heard = {
+            "text": "x",
+            "tokens": (1,),
+            "language_prob": None,
+            "avg_logprob": 0.0,
+            "no_speech_prob": 0.0,
+        }
+        return [Hypothesis(language="mr", **heard) for _ in options]
+
+    def unsupported(self, options): ...
+
+    def make_ready(self, options): ...
+
+    def close(self): ...
+
+
+class Frames:
+    def log_mel(self, samples, window_s):
+        return np.zeros((80, 3000), np.float32)
+
+
+if __name__ == "__main__":
+    go_on, n_free, *flags = sys.argv[1:]
+    configure_logs("info")
+    engine = PacedEngine(Path(go_on), 1 + int(n_free))  # the warm-up is a window as well
+    pipeline = Pipeline(engine, Frames(), ServingFacts(language="mr", max_first_window_s=1.0))
+    settings = Settings.from_env({"SHROTA_HOST": "127.0.0.1", "SHROTA_PORT": "0"}, flags)
+    os._exit(run(settings, lambda settings: pipeline))
