@@ -9,6 +9,11 @@ ShrotaError
 │   │   ├── NotAcceptable        no answer format the client accepts
 │   │   ├── PayloadTooLarge      the body is over the limit
 │   │   ├── UnknownSession       it was never started, or has ended
+│   │   ├── UnknownAdapter       none is registered under that name; likewise UnknownModel
+│   │   ├── AdapterExists        one is; likewise ModelExists
+│   │   ├── UnknownPath          nothing there that may be loaded
+│   │   ├── BadAdapter           files that are damaged, or do not fit the base model
+│   │   ├── NotRemovable         it is part of what was started
 │   │   ├── HookRefusal          a user's own code refuses the request
 │   │   └── AudioError           not usable speech
 │   │       ├── UndecodableAudio
@@ -18,6 +23,7 @@ ShrotaError
 │   │   └── TooManySessions
 │   ├── RequestTimeout           it took longer than any request may
 │   ├── NotReady                 loading or draining
+│   ├── NoMemory                 what is to be loaded does not fit
 │   ├── HookError                a user's own code failed
 │   └── EngineError              ours
 ├── AwsError                     AWS refuses a request, or cannot be asked
@@ -91,6 +97,64 @@ class UnknownSession(RequestError):
 
     def __init__(self) -> None:
         super().__init__("there is no such session; it has expired, was closed, or was never started")
+
+
+class UnknownAdapter(RequestError):
+    """No adapter is registered under that name."""
+
+    code = "unknown_adapter"
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"there is no adapter '{name[:60]}'")
+
+
+class AdapterExists(RequestError):
+    """An adapter is registered under that name."""
+
+    code = "adapter_exists"
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"there is an adapter '{name[:60]}' already; delete it first")
+
+
+class UnknownModel(RequestError):
+    """No model is loaded under that name."""
+
+    code = "unknown_model"
+
+    def __init__(self, name: str) -> None:
+        super().__init__(
+            f"there is no model '{name[:60]}'"
+            if name
+            else "there are several models here; POST to /models/<name>/invoke"
+        )
+
+
+class ModelExists(RequestError):
+    """A model is loaded under that name."""
+
+    code = "model_exists"
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"there is a model '{name[:60]}' already; delete it first")
+
+
+class UnknownPath(RequestError):
+    """The path names nothing that may be loaded."""
+
+    code = "unknown_path"
+
+
+class BadAdapter(RequestError):
+    """The files of an adapter or a model are damaged, or do not fit the base model."""
+
+    code = "bad_adapter"
+
+
+class NotRemovable(RequestError):
+    """It is part of what the service was started with."""
+
+    code = "not_removable"
 
 
 class HookRefusal(RequestError):
@@ -168,6 +232,20 @@ class NotReady(ServiceError):
     def __init__(self, reason: str, retry_after_s: int = 2) -> None:
         super().__init__(reason)
         self.retry_after_s = retry_after_s
+
+
+class NoMemory(ServiceError):
+    """What is to be loaded does not fit beside what is loaded and must stay."""
+
+    code = "no_memory"
+
+    def __init__(self, n_bytes: int, limit_bytes: int | None, taken_bytes: int) -> None:
+        rest = (
+            "more than this machine has left"
+            if limit_bytes is None
+            else f"of a limit of {limit_bytes / 2**20:.0f} MiB {taken_bytes / 2**20:.0f} MiB are taken"
+        )
+        super().__init__(f"it takes {n_bytes / 2**20:.0f} MiB of memory; {rest}")
 
 
 class HookError(ServiceError):

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from serve.artifact import MANIFEST, Artifact, load_artifact
 from serve.base_model import base_fingerprint, resolve_base_model
-from serve.engine import Engine, EngineName, Quantization
+from serve.engine import SERVED_ADAPTER, Engine, EngineName, Quantization
 from serve.errors import ArtifactError, ConfigError
 from serve.features import FeatureExtractor
 from serve.pipeline import Pipeline, ServingFacts
@@ -65,13 +65,22 @@ def find_served(
     return Served(base_dir=base_dir, artifact=artifact)
 
 
-def serving_facts(artifact: Artifact | None) -> ServingFacts:
-    """Say what the pipeline has to know about an artifact, or about a base model alone."""
+def serving_facts(
+    artifact: Artifact | None, *, name: str | None = None, key: str = SERVED_ADAPTER
+) -> ServingFacts:
+    """Say what the pipeline has to know about an artifact, or about a base model alone.
+
+    Args:
+        artifact: None for the base model alone.
+        name: Under which it is asked for; the manifest's by default.
+        key: Under which the engine holds it.
+    """
     if artifact is None:
         return ServingFacts()
     manifest = artifact.manifest
     return ServingFacts(
-        adapter_name=manifest.name,
+        adapter_name=name or manifest.name,
+        adapter_key=key,
         language=manifest.language,
         task=manifest.task,
         dynamic=manifest.encoder_context == "dynamic",
@@ -106,11 +115,39 @@ def load_pipeline(
         ArtifactError, BaseModelError, ConversionError: It cannot be served; one sentence says why.
         ConfigError: The engine does not know the quantization.
     """
+    served = find_served(model_dir, base_model, cache_dir=cache_dir, offline=offline)
+    return load_served(
+        served, engine=engine, quantization=quantization, n_threads=n_threads, cache_dir=cache_dir
+    )
+
+
+def load_served(
+    served: Served,
+    *,
+    engine: EngineName = "auto",
+    quantization: Quantization = "int8",
+    n_threads: int = 1,
+    cache_dir: Path | None = None,
+    preload: bool = True,
+) -> Pipeline:
+    """Load what was found; see `load_pipeline`.
+
+    Args:
+        served: What was found.
+        engine: Runtime.
+        quantization: How linear layers are kept.
+        n_threads: CPU threads of the engine.
+        cache_dir: Where converted models are kept.
+        preload: False lets an engine that loads adapters apart from their base wait for the first one.
+
+    Raises:
+        ArtifactError, BaseModelError, ConversionError: It cannot be served; one sentence says why.
+        ConfigError: The engine does not know the quantization.
+    """
     if engine == "auto":
         engine = "transformers" if quantization == "int4" else "ctranslate2"
     if engine == "ctranslate2" and quantization == "int4":
         raise ConfigError(["quantization int4 needs the engine transformers"])
-    served = find_served(model_dir, base_model, cache_dir=cache_dir, offline=offline)
     facts = serving_facts(served.artifact)
     loaded: Engine
 
@@ -124,6 +161,7 @@ def load_pipeline(
             quantization=quantization,
             n_threads=n_threads,
             cache_dir=cache_dir,
+            preload=preload,
         )
     else:
         from serve.engine.transformers import TransformersEngine
@@ -135,4 +173,4 @@ def load_pipeline(
             n_threads=n_threads,
             dynamic=facts.dynamic,
         )
-    return Pipeline(loaded, FeatureExtractor(served.base_dir), facts)
+    return Pipeline(loaded, FeatureExtractor(served.base_dir), facts, base_dir=served.base_dir)

@@ -19,9 +19,10 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import islice
+from pathlib import Path
 
 from serve.decoding import NO_SPEECH_PROB, is_no_speech
-from serve.engine import DecodingOptions, Engine, Hypothesis, LogMel, Task
+from serve.engine import SERVED_ADAPTER, DecodingOptions, Engine, Hypothesis, LogMel, Task
 from serve.errors import UnsupportedOption
 from serve.features import MAX_WINDOW_S, SAMPLE_RATE, FeatureExtractor, Samples, window_length_s
 from serve.options import DETECT, NO_ADAPTER, TranscriptionOptions
@@ -70,6 +71,8 @@ class ServingFacts:
 
     adapter_name: str | None = None
     """Name under which the loaded adapter is asked for; None where there is none."""
+    adapter_key: str = SERVED_ADAPTER
+    """Under which the engine holds it."""
     language: str | None = None
     """Language of requests that name none; None detects it."""
     task: Task = "transcribe"
@@ -90,11 +93,29 @@ class ServingFacts:
 class Pipeline:
     """Everything between decoded samples and a transcript."""
 
-    def __init__(self, engine: Engine, features: FeatureExtractor, facts: ServingFacts | None = None) -> None:
-        """Take a loaded engine, the features of its base model, and what is served."""
+    def __init__(
+        self,
+        engine: Engine,
+        features: FeatureExtractor,
+        facts: ServingFacts | None = None,
+        *,
+        base_dir: Path | None = None,
+        prepare: Callable[[DecodingOptions], None] = lambda decoding: None,
+    ) -> None:
+        """Take a loaded engine.
+
+        Args:
+            engine: What decodes.
+            features: Of its base model.
+            facts: What is served.
+            base_dir: Checkpoint of the base model, for adapters that come later.
+            prepare: Called before the first event of a recording: loads what its options need.
+        """
         self.engine = engine
         self.features = features
         self.facts = facts or ServingFacts()
+        self.base_dir = base_dir
+        self._prepare = prepare
 
     def transcribe(
         self,
@@ -123,6 +144,7 @@ class Pipeline:
         options = options or TranscriptionOptions()
         decoding = self.resolve(options)
         recording = _channels(recording, options)
+        self._prepare(decoding)
         yield Start(duration_s=recording.duration_s, language=decoding.language)
 
         windows = cut(recording.blocks(), self._limits(decoding))
@@ -217,13 +239,13 @@ class Pipeline:
             language = None
         if language is not None and language not in self.engine.languages:
             raise UnsupportedOption("language", f"the base model does not know '{language}'")
-        adapter = facts.adapter_name is not None and options.adapter != NO_ADAPTER
+        tuned = facts.adapter_name is not None and options.adapter != NO_ADAPTER
         usual = 1 if options.temperature > 0 else USUAL_BEAM_SIZE
         decoding = DecodingOptions(
             language=language,
-            expected_language=facts.language if adapter else None,
+            expected_language=facts.language if tuned else None,
             task=options.task or facts.task,
-            adapter=adapter,
+            adapter=facts.adapter_key if tuned else None,
             beam_size=options.beam_size or usual,
             temperature=options.temperature,
             seed=options.seed,
@@ -237,7 +259,7 @@ class Pipeline:
         if (refused := self.engine.unsupported(decoding)) is not None:
             raise UnsupportedOption(*refused)
         # Nobody asks for the times of sentences: they are taken where model and engine give them.
-        timed = replace(decoding, timestamps=adapter and facts.timestamps)
+        timed = replace(decoding, timestamps=tuned and facts.timestamps)
         return decoding if self.engine.unsupported(timed) else timed
 
     def _limits(self, decoding: DecodingOptions) -> WindowLimits:
@@ -289,7 +311,7 @@ class Pipeline:
         return window_length_s(window.end - window.start, self.facts.margin_s)
 
     def _reads_short_windows(self, decoding: DecodingOptions) -> bool:
-        return self.facts.dynamic and decoding.adapter  # the base model alone loops on them
+        return self.facts.dynamic and decoding.adapter is not None  # the base model alone loops on them
 
     def _decode_directly(self, inputs: Iterable[EngineInput]) -> Iterator[Hypothesis]:
         for log_mel, options in inputs:
@@ -331,7 +353,7 @@ def _settle_language(heard: Sequence[Heard]) -> tuple[str, float | None]:
 def _with_language(decoding: DecodingOptions, language: str) -> DecodingOptions:
     """Name the language that was settled; where it is not the adapter's own, the base model hears better."""
     own = decoding.expected_language
-    return replace(decoding, language=language, adapter=decoding.adapter and own in (None, language))
+    return replace(decoding, language=language, adapter=decoding.adapter if own in (None, language) else None)
 
 
 def _with_language_prob(hypothesis: Hypothesis, language_prob: float | None) -> Hypothesis:

@@ -61,6 +61,10 @@ class Queue:
     """Batches that the engine can be at."""
     n_busy_workers: int = 0
 
+    def __add__(self, other: Queue) -> Queue:
+        """Add up what waits for two engines."""
+        return Queue(**{name: value + getattr(other, name) for name, value in vars(self).items()})
+
 
 @dataclass(frozen=True, kw_only=True)
 class Totals:
@@ -77,6 +81,10 @@ class Totals:
     """Batches on which the engine failed."""
     busy_s: float = 0.0
     """Time in batches, summed over workers."""
+
+    def __add__(self, other: Totals) -> Totals:
+        """Add up what two engines have done."""
+        return Totals(**{name: value + getattr(other, name) for name, value in vars(self).items()})
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,7 @@ TRAINING_PREFIX = "SHROTA_TRAIN_"
 
 SAGEMAKER_VARIABLES = {
     "model_dir": parameters.BASE_PATH_ENV,
+    "multi_model": "SAGEMAKER_MULTI_MODEL",
     "stateful_sessions": "SAGEMAKER_ENABLE_STATEFUL_SESSIONS",
     "session_lifetime_s": "SAGEMAKER_SESSIONS_EXPIRATION",
     "port": parameters.BIND_TO_PORT_ENV,
@@ -90,6 +91,16 @@ class Settings:
     """A body may not pause for longer than this."""
     max_audio_s: float = 14_400.0
     """Longest accepted recording."""
+    adapter_roots: str = ""
+    """Directories that adapters and models may be loaded from, between colons; by default the one that holds
+    model_dir, and /opt/ml."""
+    adapter_memory_mib: float | None = None
+    """Memory of the adapters that are added; those used longest ago give way. None sets no limit."""
+    multi_model: bool = False
+    """Start without a model, and take models by POST /models."""
+    model_memory_mib: float | None = None
+    """Memory of all models of a multi-model service; None takes what the machine or its container has
+    left."""
     user_code: bool = True
     """Whether code/ of the artifact is run, as SageMaker's own containers do: it may do all that we may."""
     user_program: str = environment.DEFAULT_MODULE_NAME
@@ -114,6 +125,16 @@ class Settings:
     """Answer format for requests without an Accept header."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """Least severe log line written."""
+
+    @property
+    def loading_roots(self) -> tuple[Path, ...]:
+        """Directories that adapters and models may be loaded from."""
+        if self.adapter_roots:
+            return tuple(Path(each) for each in self.adapter_roots.split(os.pathsep) if each)
+        # Resolved first: of a link to an artifact, the directory that holds it is meant.
+        model_dir = self.model_dir.resolve()
+        beside = model_dir.parent if len(model_dir.parts) > 2 else model_dir  # never all of the machine
+        return (beside, Path(environment.SAGEMAKER_BASE_PATH))
 
     def __post_init__(self) -> None:
         """Refuse values that cannot work.

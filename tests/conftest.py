@@ -285,6 +285,24 @@ def _write_tokenizer(directory: Path, numbers: dict[str, int], special: list[str
 @pytest.fixture(scope="session")
 def tiny_artifact_dir(tiny_base_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An artifact named `tiny-mr`: a random adapter for the tiny base, with short windows."""
+    directory = tmp_path_factory.mktemp("tiny-artifact")
+    _write_tiny_artifact(tiny_base_dir, directory)
+    return directory
+
+
+@pytest.fixture(scope="session")
+def write_tiny_artifact(tiny_base_dir: Path) -> Callable[..., Path]:
+    """A function that writes another: `write_tiny_artifact(directory, seed=2, name=..., language=...)`."""
+
+    def write(directory: Path, *, seed: int = 2, **facts: object) -> Path:
+        directory.mkdir(parents=True)
+        _write_tiny_artifact(tiny_base_dir, directory, seed, **facts)
+        return directory
+
+    return write
+
+
+def _write_tiny_artifact(tiny_base_dir: Path, directory: Path, seed: int = 1, **facts: object) -> None:
     import torch
     from peft import LoraConfig, get_peft_model
     from transformers import WhisperForConditionalGeneration as Whisper
@@ -292,22 +310,13 @@ def tiny_artifact_dir(tiny_base_dir: Path, tmp_path_factory: pytest.TempPathFact
     from serve.artifact import SCHEMA_VERSION, BaseModel, Manifest, write_manifest
     from serve.base_model import base_fingerprint
 
-    directory = tmp_path_factory.mktemp("tiny-artifact")
     model = Whisper.from_pretrained(tiny_base_dir)
     adapted = get_peft_model(model, LoraConfig(r=4, target_modules=["q_proj", "v_proj", "fc1"]))
-    torch.manual_seed(1)
+    torch.manual_seed(seed)
     for name, parameter in adapted.named_parameters():
         if "lora_" in name:  # lora_B begins as zeros, with which the adapter would change nothing
             torch.nn.init.normal_(parameter, std=0.3)
     adapted.save_pretrained(directory / "adapter")
     base = BaseModel(name=str(tiny_base_dir), fingerprint=base_fingerprint(tiny_base_dir))
-    manifest = Manifest(
-        schema_version=SCHEMA_VERSION,
-        name="tiny-mr",
-        base_model=base,
-        language="mr",
-        encoder_context="dynamic",
-        max_window_s=12.0,
-    )
-    write_manifest(directory, manifest)
-    return directory
+    usual = {"name": "tiny-mr", "language": "mr", "encoder_context": "dynamic", "max_window_s": 12.0}
+    write_manifest(directory, Manifest(schema_version=SCHEMA_VERSION, base_model=base, **{**usual, **facts}))

@@ -179,6 +179,7 @@ _Rate = tuple[float, float, float, float]  # place, rate, lower and upper end of
 
 def _draw_rates(axes: Axes, rates: Mapping[str, Sequence[_Rate]], palette: Palette, *, upright: bool) -> None:
     """Draw points with intervals; models stand side by side, and far apart rates on a log scale."""
+    rates = {model: found for model, found in rates.items() if found}
     for number, (model, found) in enumerate(rates.items()):
         shift = 0.14 * (2 * number - len(rates) + 1)
         places = [place + shift for place, *_ in found]
@@ -214,7 +215,8 @@ def _draw_rates(axes: Axes, rates: Mapping[str, Sequence[_Rate]], palette: Palet
         axes.set_xlim(left=0)
     axis.set_label_text(name)
     axis.grid(color=palette.grid, lw=0.6)
-    axes.legend(labelcolor=palette.ink, facecolor=palette.paper)
+    if rates:
+        axes.legend(labelcolor=palette.ink, facecolor=palette.paper)
 
 
 def _plain_log_ticks(axis: Axis) -> None:

@@ -24,7 +24,7 @@ class Plan:
     """Of each test set, through the base model alone."""
     short_clips: int = 16
     """Of 2 to 8 s, one at a time through every peer."""
-    drift_clips: int = 80
+    drift_clips: int = 200
     """Of 2 to 8 s, through our own engine in fp32 with 30 s windows."""
     concurrent_clips: int = 48
     """Sent by eight clients at once."""
@@ -40,7 +40,7 @@ class Plan:
     """Length of the recording whose first segment is waited for."""
     memory_s: tuple[float, ...] = (600.0, 10_800.0)
     """Lengths of the recordings during which memory is watched."""
-    memory_limit_s: float = 180.0
+    memory_limit_s: float = 300.0
     """Memory is watched for this long at most; how far the recording got is reported."""
     starts: int = 3
     """How often the service is started."""

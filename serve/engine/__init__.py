@@ -8,14 +8,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
+if TYPE_CHECKING:
+    from serve.artifact import Artifact
+
 Task = Literal["transcribe", "translate"]
 Quantization = Literal["int8", "int4", "none"]
 EngineName = Literal["auto", "ctranslate2", "transformers"]
+
+SERVED_ADAPTER = "served"
+"""Key of the adapter that an engine is loaded with."""
 
 LogMel = npt.NDArray[np.float32]
 """Log-mel spectrogram of a window, (n_mels, n_frames); 100 frames a second, an even number, at most 3,000."""
@@ -30,8 +36,9 @@ class DecodingOptions:
     expected_language: str | None = None
     """The adapter's own: where none is named, it is taken unless the base model is sure of another."""
     task: Task = "transcribe"
-    adapter: bool = True
-    """False decodes with the base model alone."""
+    adapter: str | None = SERVED_ADAPTER
+    """Key of an adapter that the engine holds; None decodes with the base model alone, and so does
+    `SERVED_ADAPTER` where there is none."""
     max_new_tokens: int = 224
     """Most text tokens emitted; the context of 448 tokens, prompt included, bounds it as well."""
     beam_size: int = 1
@@ -96,7 +103,11 @@ class Hypothesis:
 
 
 class Engine(Protocol):
-    """A loaded model. At most `n_workers` threads may call it at a time."""
+    """A loaded model. At most `n_workers` threads may transcribe at a time; any may load meanwhile.
+
+    Besides the adapter that it was loaded with it holds others, each by a key that whoever loads it chooses
+    and never uses for another.
+    """
 
     @property
     def n_workers(self) -> int:
@@ -108,12 +119,41 @@ class Engine(Protocol):
 
     @property
     def has_adapter(self) -> bool:
-        """Whether an adapter is loaded on top of the base model."""
+        """Whether it was loaded with an adapter on top of the base model."""
 
     def unsupported(self, options: DecodingOptions) -> tuple[str, str] | None:
         """Name an option that this engine cannot serve, and why not; None where it can serve them all.
 
         To be asked before `transcribe_batch`, which takes for granted that it can.
+        """
+
+    def adapter_bytes(self, artifact: Artifact | None) -> int:
+        """Return what an adapter will take in memory, or None's the base model alone.
+
+        What has to be converted is converted first, in the calling thread, and kept on disk.
+
+        Raises:
+            StartupError: It does not fit the base model, or cannot be converted.
+        """
+
+    def base_bytes(self) -> int:
+        """Return what the base model alone takes in memory now."""
+
+    def load_adapter(self, key: str, artifact: Artifact) -> None:
+        """Load an adapter beside those that are there; windows are decoded meanwhile.
+
+        Raises:
+            StartupError: It does not fit the base model.
+        """
+
+    def unload_adapter(self, key: str) -> None:
+        """Free an adapter once no batch is at it; nobody may ask for it any more."""
+
+    def make_ready(self, options: DecodingOptions) -> None:
+        """Load what these options need besides, so that no batch has to wait for it; in the calling thread.
+
+        Raises:
+            StartupError: It cannot be had.
         """
 
     def transcribe_batch(

@@ -1,4 +1,4 @@
-"""Settle the language of each row of a batch, and part rows for the adapter from rows for the base alone.
+"""Settle the language of each row of a batch, and part rows by adapter, those for the base alone among them.
 
 The base model detects languages, in windows of 30 s: an adapter that was trained on one language no longer
 tells them apart. Knows no runtime.
@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TypeVar
 
-from serve.engine import DecodingOptions, Hypothesis, LogMel
+from serve.engine import SERVED_ADAPTER, DecodingOptions, Hypothesis, LogMel
 from serve.features import FRAMES_PER_S, MAX_WINDOW_S, pad_with_silence
 
 SURE_PROB = 0.9
@@ -24,8 +24,8 @@ Encoded = TypeVar("Encoded")
 Detect = Callable[[list[LogMel]], tuple[Encoded, list[tuple[str, float]]]]
 """Encodes windows of 30 s with the base model alone; finds each row's likeliest language and how likely."""
 
-Transcribe = Callable[[bool, list[LogMel], list[DecodingOptions], Encoded | None], list[Hypothesis]]
-"""Decodes windows whose language is known, all for the adapter (True) or all for the base model alone; what
+Transcribe = Callable[[str | None, list[LogMel], list[DecodingOptions], Encoded | None], list[Hypothesis]]
+"""Decodes windows whose language is known, all for one adapter or all for the base model alone (None); what
 the base has encoded of them already is given."""
 
 
@@ -39,7 +39,8 @@ def transcribe_rows(
 ) -> list[Hypothesis]:
     """Decode windows of all kinds; the answer is in the order of the input."""
     assert len(log_mels) == len(options)
-    windows, settled = list(log_mels), list(options)
+    windows = list(log_mels)
+    settled = list(options) if has_adapter else [_without_served(option) for option in options]
     probs: list[float | None] = [None] * len(options)
     unnamed = [row for row, option in enumerate(options) if option.language is None]
     encoded: Encoded | None = None
@@ -48,23 +49,27 @@ def transcribe_rows(
             windows[row] = pad_with_silence(log_mels[row], int(MAX_WINDOW_S * FRAMES_PER_S))
         encoded, detected = detect([windows[row] for row in unnamed])
         for row, found in zip(unnamed, detected, strict=True):
-            settled[row], probs[row] = _settled(options[row], *found)
-            if settled[row].adapter and has_adapter:
+            settled[row], probs[row] = _settled(settled[row], *found)
+            if settled[row].adapter is not None:
                 windows[row] = log_mels[row]
 
-    by_adapter: dict[bool, list[int]] = {}
+    by_adapter: dict[str | None, list[int]] = {}
     for row, option in enumerate(settled):
-        by_adapter.setdefault(option.adapter and has_adapter, []).append(row)
+        by_adapter.setdefault(option.adapter, []).append(row)
     hypotheses: dict[int, Hypothesis] = {}
     for adapter, rows in by_adapter.items():
         found_texts = transcribe(
             adapter,
             [windows[row] for row in rows],
             [settled[row] for row in rows],
-            encoded if rows == unnamed and not adapter else None,
+            encoded if rows == unnamed and adapter is None else None,
         )
         hypotheses.update(zip(rows, found_texts, strict=True))
     return [replace(hypotheses[row], language_prob=probs[row]) for row in range(len(options))]
+
+
+def _without_served(option: DecodingOptions) -> DecodingOptions:
+    return replace(option, adapter=None) if option.adapter == SERVED_ADAPTER else option
 
 
 def _settled(
@@ -75,5 +80,5 @@ def _settled(
     if own is None or language == own:
         return replace(option, language=language), probability
     if probability >= SURE_PROB:
-        return replace(option, language=language, adapter=False), probability
+        return replace(option, language=language, adapter=None), probability
     return replace(option, language=own), 1 - probability

@@ -5,16 +5,17 @@
 
 Up to three converted models serve an adapter: one with the tokens of its scripts alone, for windows in its
 own language; one with all tokens, for what the first cannot read or write; and the base model alone. Each is
-made and loaded when it is first asked for. torch, transformers and peft are not imported unless a model has
-to be converted.
+made and loaded when it is first asked for. Further adapters have models of their own beside these, loaded and
+freed while others decode. torch, transformers and peft are not imported unless a model has to be converted.
 """
 
 from __future__ import annotations
 
 import json
 import threading
-from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -24,10 +25,10 @@ import numpy as np
 
 from serve.artifact import Artifact
 from serve.decoding import decode_until_believed, measured
-from serve.engine import DecodingOptions, Hypothesis, LogMel, Quantization
+from serve.engine import SERVED_ADAPTER, DecodingOptions, Hypothesis, LogMel, Quantization
 from serve.engine.batch_rows import transcribe_rows
 from serve.engine.ct2_model import CT2Model, EncoderOutput, Generated
-from serve.engine.merging import Storage, converted_model
+from serve.engine.merging import WEIGHTS, Storage, converted_model
 from serve.engine.repetition import RepetitionWatch
 from serve.engine.vocabulary import MAX_CONTEXT_TOKENS, Vocabulary
 from serve.engine.words import heard_frames, word_times
@@ -61,11 +62,19 @@ _LAYOUT: dict[tuple[Quantization, str], tuple[Storage, Compute]] = {
 class Variant:
     """One of the converted models."""
 
-    adapter: bool
+    adapter: str | None
+    """Key; None of the base model alone."""
     few_tokens: bool = False
 
 
-BASE, ADAPTED, FEW_TOKENS = Variant(False), Variant(True), Variant(True, few_tokens=True)
+BASE = Variant(None)
+ADAPTED, FEW_TOKENS = Variant(SERVED_ADAPTER), Variant(SERVED_ADAPTER, few_tokens=True)
+
+Find = Callable[[], Path]
+"""Returns the directory of a converted model, first making it where there is none."""
+
+Convert = Callable[[Artifact, bool], Find]
+"""Says how to find the model of an adapter; with the tokens of its scripts alone, or with all."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,10 +99,12 @@ class CTranslate2Engine:
 
     def __init__(
         self,
-        directories: dict[Variant, Callable[[], Path]],
+        directories: dict[Variant, Find],
         vocabulary: Vocabulary,
         *,
         language: str | None = None,
+        convert: Convert | None = None,
+        preload: bool = True,
         device: str = "cpu",
         compute: Compute = "int8",
         workers: Workers | None = None,
@@ -106,6 +117,8 @@ class CTranslate2Engine:
                 are known.
             vocabulary: Of the base model.
             language: The adapter's own, in which it writes with few tokens.
+            convert: How to find the models of further adapters; None takes none.
+            preload: False loads nothing yet.
             device: `cpu` or `cuda`.
             compute: What is computed with.
             workers: How many batches are decoded side by side.
@@ -116,15 +129,19 @@ class CTranslate2Engine:
         """
         self._directories = directories
         self._vocabulary = vocabulary
-        self._language = language
+        self._languages: dict[str, str | None] = {SERVED_ADAPTER: language}
+        self._convert = convert
         self._device = device
         self._compute = compute
         self._workers = workers or Workers()
         self._fallback = fallback
         self._models: dict[Variant, CT2Model] = {}
-        self._loading = threading.Lock()
+        self._loading: dict[Variant, threading.Lock] = defaultdict(threading.Lock)
         self._drawing = threading.Lock()
-        self._model(next(each for each in (FEW_TOKENS, ADAPTED, BASE) if each in directories))
+        self._running: Counter[str | None] = Counter()  # batches by adapter
+        self._changed = threading.Condition()
+        if preload:
+            self._model(self._usual(SERVED_ADAPTER if self.has_adapter else None))
 
     @classmethod
     def load(
@@ -136,6 +153,7 @@ class CTranslate2Engine:
         n_threads: int = 1,
         cache_dir: Path | None = None,
         fallback: bool = True,
+        preload: bool = True,
     ) -> CTranslate2Engine:
         """Load what the cache holds of a base model and an artifact's adapter, first making what it lacks.
 
@@ -146,6 +164,7 @@ class CTranslate2Engine:
             n_threads: CPU threads of all batches together.
             cache_dir: Where converted models are kept.
             fallback: Whether a window whose text is not believed is decoded again.
+            preload: False loads nothing yet.
 
         Raises:
             ConversionError: A converted model can neither be found nor made.
@@ -155,20 +174,21 @@ class CTranslate2Engine:
         storage, compute = _LAYOUT[quantization, device]
         d_model = json.loads((base_dir / "config.json").read_bytes()).get("d_model", 0)
 
-        def find(adapted: Artifact | None, scripts: Sequence[str] | None = None) -> Callable[[], Path]:
+        def find(adapted: Artifact | None, scripts: Sequence[str] | None = None) -> Find:
             return lambda: converted_model(base_dir, adapted, storage, scripts=scripts, cache_dir=cache_dir)
 
+        def convert(adapted: Artifact, few_tokens: bool) -> Find:
+            return find(adapted, adapted.manifest.scripts if few_tokens else None)
+
         directories = {BASE: find(None)}
-        language = None
         if artifact is not None:
-            language = artifact.manifest.language
-            directories[ADAPTED] = find(artifact)
-            if language is not None and artifact.manifest.scripts is not None:
-                directories[FEW_TOKENS] = find(artifact, artifact.manifest.scripts)
+            directories |= _directories(SERVED_ADAPTER, artifact, convert)
         return cls(
             directories,
             Vocabulary.read(base_dir),
-            language=language,
+            language=artifact.manifest.language if artifact is not None else None,
+            convert=convert,
+            preload=preload,
             device=device,
             compute=compute,
             workers=Workers.of(d_model, n_threads, device),
@@ -197,10 +217,65 @@ class CTranslate2Engine:
             return "language", "this model's vocabulary is too small for detection: name a language"
         return self._vocabulary.unsupported(options)
 
+    def adapter_bytes(self, artifact: Artifact | None) -> int:
+        """Return the size of its model's weights; see `serve.engine.Engine`."""
+        if artifact is None:
+            return _weights_bytes(self._directories[BASE]())
+        assert self._convert is not None
+        return _weights_bytes(self._convert(artifact, _writes_few_tokens(artifact))())
+
+    def base_bytes(self) -> int:
+        """Return what it takes once it is loaded; see `serve.engine.Engine`."""
+        return self.adapter_bytes(None) if BASE in self._models else 0
+
+    def load_adapter(self, key: str, artifact: Artifact) -> None:
+        """Load the model of a further adapter; see `serve.engine.Engine`."""
+        assert self._convert is not None
+        self._languages[key] = artifact.manifest.language
+        self._directories |= _directories(key, artifact, self._convert)
+        self._model(self._usual(key))
+
+    def unload_adapter(self, key: str) -> None:
+        """Free the models of an adapter; see `serve.engine.Engine`."""
+        with self._changed:
+            self._changed.wait_for(lambda: not self._running[key])
+        for variant in (Variant(key), Variant(key, few_tokens=True)):
+            self._models.pop(variant, None)
+            self._directories.pop(variant, None)
+            self._loading.pop(variant, None)
+        self._languages.pop(key, None)
+        self._running.pop(key, None)
+
+    def make_ready(self, options: DecodingOptions) -> None:
+        """Load every model that the options may need; see `serve.engine.Engine`."""
+        adapter = None if options.adapter == SERVED_ADAPTER and not self.has_adapter else options.adapter
+        if adapter is None or options.language is None:
+            self._model(BASE)
+        if adapter is not None:
+            language = options.language or options.expected_language
+            self._model(self._variant(adapter, replace(options, language=language)))
+
     def transcribe_batch(
         self, log_mels: Sequence[LogMel], options: Sequence[DecodingOptions]
     ) -> list[Hypothesis]:
         """Decode windows together; see `serve.engine.Engine`."""
+        with self._at_work({option.adapter for option in options}):
+            return self._transcribe_batch(log_mels, options)
+
+    @contextmanager
+    def _at_work(self, adapters: set[str | None]) -> Iterator[None]:
+        with self._changed:
+            self._running.update(adapters)
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._running.subtract(adapters)
+                self._changed.notify_all()
+
+    def _transcribe_batch(
+        self, log_mels: Sequence[LogMel], options: Sequence[DecodingOptions]
+    ) -> list[Hypothesis]:
         if not self._vocabulary.languages:
             options = [replace(option, language="en") for option in options]
         try:
@@ -222,10 +297,19 @@ class CTranslate2Engine:
 
     def _model(self, variant: Variant) -> CT2Model:
         """Return a model, loading it when it is first asked for."""
-        with self._loading:
+        if (model := self._models.get(variant)) is not None:
+            return model
+        with self._changed:
+            loading = self._loading[variant]  # one that takes long holds up nobody who wants another
+        with loading:
             if variant not in self._models:
                 self._models[variant] = self._loaded(variant, self._workers)
             return self._models[variant]
+
+    def _usual(self, adapter: str | None) -> Variant:
+        """Return the model that is asked for most."""
+        few_tokens = Variant(adapter, few_tokens=True)
+        return few_tokens if few_tokens in self._directories else Variant(adapter)
 
     def _loaded(self, variant: Variant, workers: Workers) -> CT2Model:
         return CT2Model(
@@ -243,7 +327,7 @@ class CTranslate2Engine:
 
     def _transcribe(
         self,
-        adapter: bool,
+        adapter: str | None,
         log_mels: list[LogMel],
         options: list[DecodingOptions],
         encoded: EncoderOutput | None,
@@ -268,14 +352,15 @@ class CTranslate2Engine:
             ]
         return self._with_words(variants, encoded, hypotheses, options, log_mels)
 
-    def _variant(self, adapter: bool, option: DecodingOptions) -> Variant:
+    def _variant(self, adapter: str | None, option: DecodingOptions) -> Variant:
         """Choose the model for a window: that with few tokens where it can read and write all it needs."""
-        if not adapter:
-            return BASE
-        if FEW_TOKENS not in self._directories or option.language != self._language:
-            return ADAPTED
-        readable = self._model(FEW_TOKENS).can_read(self._vocabulary.prompt_of(option, option.language))
-        return FEW_TOKENS if readable and option.task == "transcribe" else ADAPTED
+        usual = self._usual(adapter)
+        if adapter is None or not usual.few_tokens:
+            return usual
+        if option.language != self._languages[adapter] or option.task != "transcribe":
+            return Variant(adapter)
+        readable = self._model(usual).can_read(self._vocabulary.prompt_of(option, option.language))
+        return usual if readable else Variant(adapter)
 
     def _decode(
         self,
@@ -422,6 +507,21 @@ class CTranslate2Engine:
                 )
                 timed[row] = replace(hypotheses[row], words=words)
         return timed
+
+
+def _directories(key: str, artifact: Artifact, convert: Convert) -> dict[Variant, Find]:
+    found = {Variant(key): convert(artifact, False)}
+    if _writes_few_tokens(artifact):
+        found[Variant(key, few_tokens=True)] = convert(artifact, True)
+    return found
+
+
+def _writes_few_tokens(artifact: Artifact) -> bool:
+    return artifact.manifest.language is not None and artifact.manifest.scripts is not None
+
+
+def _weights_bytes(directory: Path) -> int:
+    return (directory / WEIGHTS).stat().st_size
 
 
 def _before_loop(tokens: list[int], vocabulary: Vocabulary) -> tuple[list[int], bool]:

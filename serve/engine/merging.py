@@ -47,7 +47,8 @@ REVISION = 1
 COPIED_FILES = ("tokenizer.json", "preprocessor_config.json")
 """Read by faster-whisper; `preprocessor_config.json` says how many mel bands the model takes."""
 
-_WEIGHTS = "model.bin"
+WEIGHTS = "model.bin"
+"""File of a converted model that is read into memory whole."""
 
 _log = structlog.get_logger(__name__)
 
@@ -247,7 +248,7 @@ def _is_whole(directory: Path, wanted: dict[str, Any]) -> bool:
         sizes: dict[str, int] = found["sizes_bytes"]
         return (
             all(found.get(name) == value for name, value in wanted.items())
-            and _WEIGHTS in sizes
+            and WEIGHTS in sizes
             and all((directory / name).stat().st_size == n_bytes for name, n_bytes in sizes.items())
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError):  # no record, or none of ours

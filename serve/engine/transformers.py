@@ -3,14 +3,16 @@
     engine = TransformersEngine.load(base_dir, adapter_dir, quantization="int8", n_threads=2, dynamic=True)
     hypotheses = engine.transcribe_batch([log_mel], [DecodingOptions(language="mr")])
 
-The adapter stays beside a quantised base (merging into int8 weights changes the output). Beside an
-unquantised base it is merged into fp32 weights, where that saves two small products a layer and step, and
-taken out again for requests to the base alone.
+Adapters stay beside a quantised base (merging into int8 weights changes the output). Beside an unquantised
+base the one in use is merged into fp32 weights, where that saves two small products a layer and step, and
+taken out again for requests to another or to the base alone. All share the base.
 """
 
 from __future__ import annotations
 
 import contextlib
+import math
+import threading
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -20,11 +22,13 @@ from typing import Any
 import numpy as np
 import torch
 from peft import PeftModel
+from safetensors import safe_open
 from torch import Tensor
 from transformers import BitsAndBytesConfig, WhisperForConditionalGeneration
 
+from serve.artifact import ADAPTER_WEIGHTS, Artifact
 from serve.decoding import decode_until_believed, measured
-from serve.engine import DecodingOptions, Hypothesis, LogMel, Quantization
+from serve.engine import SERVED_ADAPTER, DecodingOptions, Hypothesis, LogMel, Quantization
 from serve.engine.batch_rows import transcribe_rows
 from serve.engine.cached_decoder import CachedDecoder, detection_logits
 from serve.engine.int8_layers import keep_scales
@@ -62,8 +66,11 @@ class TransformersEngine:
         self._decoder = CachedDecoder(whisper)
         self._merges = merge
         self._fallback = fallback
-        self._merged = False
-        self._rules = {adapter: self._search_rules(adapter) for adapter in (True, False)}
+        self._merged: str | None = None
+        self._names = {SERVED_ADAPTER: model.active_adapter} if isinstance(model, PeftModel) else {}
+        self._n_named = 0
+        self._turn = threading.RLock()  # adapters come and go between batches: they are parts of the model
+        self._rules = {tuned: self._search_rules(tuned) for tuned in (True, False)}
 
     @classmethod
     def load(
@@ -115,11 +122,10 @@ class TransformersEngine:
 
             enable_dynamic_context(model)
         model.eval()  # type: ignore[no-untyped-call]
-        if adapter_dir is None:
-            return cls(model, vocabulary, merge=False, fallback=fallback)
-        adapted = _attach_adapter(model, adapter_dir)
         merge = quantization == "none" and dtype == torch.float32
-        return cls(adapted, vocabulary, merge=merge, fallback=fallback)
+        if adapter_dir is None:
+            return cls(model, vocabulary, merge=merge, fallback=fallback)
+        return cls(_attach_adapter(model, adapter_dir), vocabulary, merge=merge, fallback=fallback)
 
     @property
     def languages(self) -> frozenset[str]:
@@ -128,8 +134,8 @@ class TransformersEngine:
 
     @property
     def has_adapter(self) -> bool:
-        """Whether an adapter is loaded on top of the base model."""
-        return self._adapted is not None
+        """Whether it was loaded with an adapter on top of the base model."""
+        return SERVED_ADAPTER in self._names
 
     def unsupported(self, options: DecodingOptions) -> tuple[str, str] | None:
         """Name the option that cannot be served, and why; see `serve.engine.Engine`."""
@@ -140,10 +146,60 @@ class TransformersEngine:
                 return name, "not supported by the transformers engine"
         return self._vocabulary.unsupported(options)
 
+    def adapter_bytes(self, artifact: Artifact | None) -> int:
+        """Return the size of its parameters as they are computed with; see `serve.engine.Engine`."""
+        if artifact is None:
+            return self.base_bytes()
+        with safe_open(artifact.adapter_dir / ADAPTER_WEIGHTS, framework="np") as weights:
+            shapes = [weights.get_slice(name).get_shape() for name in weights.keys()]  # noqa: SIM118
+        n_parameters: int = sum(math.prod(shape) for shape in shapes)
+        return n_parameters * torch.float32.itemsize
+
+    def base_bytes(self) -> int:
+        """Return the size of all parameters but those of adapters; see `serve.engine.Engine`."""
+        parameters = [each for name, each in self._model.named_parameters() if "lora_" not in name]
+        return sum(each.numel() * each.element_size() for each in parameters)
+
+    def load_adapter(self, key: str, artifact: Artifact) -> None:
+        """Attach a further adapter; see `serve.engine.Engine`."""
+        with self._turn:
+            self._n_named += 1
+            name = f"adapter{self._n_named}"
+            self._unmerge()
+            if artifact.manifest.encoder_context == "dynamic":
+                from serve.engine.encoder_context import enable_dynamic_context
+
+                enable_dynamic_context(self._model)
+            if self._adapted is None:
+                self._adapted = _attach_adapter(self._model, artifact.adapter_dir, name)
+            else:
+                _attach_adapter(self._adapted, artifact.adapter_dir, name)
+            self._names[key] = name
+            self._decoder = CachedDecoder(self._model)  # layers may have been replaced
+
+    def unload_adapter(self, key: str) -> None:
+        """Detach an adapter; see `serve.engine.Engine`."""
+        with self._turn:
+            if (name := self._names.pop(key, None)) is not None:
+                self._unmerge()
+                assert self._adapted is not None
+                if self._names and self._adapted.active_adapter == name:  # peft would choose, and warn
+                    self._adapted.set_adapter(next(iter(self._names.values())), inference_mode=True)
+                self._adapted.delete_adapter(name)
+
+    def make_ready(self, options: DecodingOptions) -> None:
+        """Do nothing: base and adapters are all there is; see `serve.engine.Engine`."""
+
     def transcribe_batch(
         self, log_mels: Sequence[LogMel], options: Sequence[DecodingOptions]
     ) -> list[Hypothesis]:
         """Decode windows together; see `serve.engine.Engine`."""
+        with self._turn:
+            return self._transcribe_batch(log_mels, options)
+
+    def _transcribe_batch(
+        self, log_mels: Sequence[LogMel], options: Sequence[DecodingOptions]
+    ) -> list[Hypothesis]:
         if not self._vocabulary.languages:
             options = [replace(option, language="en") for option in options]
         return transcribe_rows(
@@ -167,7 +223,7 @@ class TransformersEngine:
 
     def _transcribe(
         self,
-        adapter: bool,
+        adapter: str | None,
         log_mels: list[LogMel],
         options: list[DecodingOptions],
         encoded: Tensor | None,
@@ -178,7 +234,7 @@ class TransformersEngine:
 
             def decode(rows: list[int], tried: list[DecodingOptions]) -> list[Hypothesis]:
                 chosen = encoder_output if len(rows) == len(options) else encoder_output[rows]
-                return self._decode(chosen, tried, self._rules[adapter])
+                return self._decode(chosen, tried, self._rules[adapter is not None])
 
             if self._fallback:
                 return decode_until_believed(options, decode, beams=False)
@@ -246,7 +302,7 @@ class TransformersEngine:
         """Encode windows with the base model alone, and find the likeliest language of each."""
         vocabulary = self._vocabulary
         codes = list(vocabulary.languages)
-        with self._adapter(False), torch.inference_mode():
+        with self._adapter(None), torch.inference_mode():
             encoder_output = self._encode(log_mels)
             state = self._decoder.begin(encoder_output, max_tokens=1)
             logits = detection_logits(self._decoder, state, vocabulary.start)
@@ -256,31 +312,43 @@ class TransformersEngine:
         return encoder_output, [(codes[index], probability) for index, probability in found]
 
     @contextlib.contextmanager
-    def _adapter(self, wanted: bool) -> Iterator[None]:
-        """Run with the adapter, or with the base model alone."""
+    def _adapter(self, key: str | None) -> Iterator[None]:
+        """Run with an adapter, or with the base model alone."""
         if self._adapted is None:
             yield
-        elif self._merges:
-            if wanted != self._merged:
-                # In fp32 a round trip moves a weight by one rounding (1e-7 of it), so switching stays
-                # harmless.
-                switch = self._adapted.merge_adapter if wanted else self._adapted.unmerge_adapter
+            return
+        if key is None:
+            self._unmerge()
+            with self._adapted.disable_adapter():
+                yield
+            return
+        name = self._names[key]
+        if self._merged != name:
+            self._unmerge()
+            if self._adapted.active_adapter != name:
+                self._adapted.set_adapter(name, inference_mode=True)
+            if self._merges:
                 with torch.no_grad():
-                    switch()  # forwarded by peft to its tuner
-                self._merged = wanted
-            with contextlib.nullcontext() if wanted else self._adapted.disable_adapter():
-                yield
-        else:
-            with contextlib.nullcontext() if wanted else self._adapted.disable_adapter():
-                yield
+                    self._adapted.merge_adapter([name])  # forwarded by peft to its tuner
+                self._merged = name
+        yield
 
-    def _search_rules(self, adapter: bool) -> SearchRules:
+    def _unmerge(self) -> None:
+        """Take the adapter out of the weights that is in them."""
+        if self._merged is not None:
+            # In fp32 a round trip moves a weight by one rounding (1e-7 of it), so switching stays harmless.
+            assert self._adapted is not None
+            with torch.no_grad():
+                self._adapted.unmerge_adapter()
+            self._merged = None
+
+    def _search_rules(self, tuned: bool) -> SearchRules:
         vocabulary = self._vocabulary
         n_vocabulary = int(self._model.config.vocab_size)
         mask, first_mask = torch.zeros(n_vocabulary), torch.zeros(n_vocabulary)
         mask[torch.from_numpy(vocabulary.suppressed[vocabulary.suppressed < n_vocabulary])] = -torch.inf
         first_mask[torch.from_numpy(vocabulary.suppressed_first)] = -torch.inf
-        if adapter:
+        if tuned:
             # An adapter is trained to answer noise with an empty text; the base is not, and would stop at
             # random.
             first_mask[vocabulary.end] = 0.0
@@ -302,13 +370,19 @@ def _bitsandbytes_config(quantization: Quantization, dtype: torch.dtype) -> Bits
     return BitsAndBytesConfig(**options[quantization])  # type: ignore[no-untyped-call]
 
 
-def _attach_adapter(model: WhisperForConditionalGeneration, adapter_dir: Path) -> PeftModel:
-    weights = adapter_dir / "adapter_model.safetensors"
+def _attach_adapter(
+    model: WhisperForConditionalGeneration | PeftModel, adapter_dir: Path, name: str = "default"
+) -> PeftModel:
+    weights = adapter_dir / ADAPTER_WEIGHTS
     if not weights.is_file():
         # peft would otherwise look for a pickle, or for a repository of that name on a hub.
         raise ArtifactError(weights, "is missing")
     try:
-        adapted: PeftModel = PeftModel.from_pretrained(model, str(adapter_dir), is_trainable=False)
+        if isinstance(model, PeftModel):
+            model.load_adapter(str(adapter_dir), name, torch_device=str(model.device))
+            adapted: PeftModel = model
+        else:
+            adapted = PeftModel.from_pretrained(model, str(adapter_dir), name, is_trainable=False)
     except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
         raise ArtifactError(adapter_dir, f"cannot be attached to this base model: {error}") from error
     adapted.eval()

@@ -7,17 +7,29 @@ from contextlib import asynccontextmanager
 
 from litestar import Litestar, get
 from litestar.datastructures import State
-from litestar.types import ASGIApp
+from litestar.types import ASGIApp, ControllerRouterHandler
 
 from serve.formats import FORMATS
+from serve.http.adapters import add_adapter, get_adapter, list_adapters, remove_adapter
 from serve.http.bidirectional import PATH as LIVE_PATH
 from serve.http.bidirectional import live_stream
 from serve.http.context import RequestContext
 from serve.http.errors import EXCEPTION_HANDLERS
 from serve.http.metrics import Metrics, metrics
+from serve.http.models import add_model, get_model, invoke_model, list_models, remove_model
 from serve.http.sagemaker import execution_parameters, invocations, ping
 from serve.http.service import Service
 from serve.options import FORMAT_OPTIONS, OPTION_NAMES
+
+SINGLE_ROUTES = {
+    "POST /invocations": "a recording in, its transcript out",
+    f"WebSocket {LIVE_PATH}": "speech in and text out, while it is being spoken",
+    "POST, GET, DELETE /adapters": "adapters beside the served one",
+}
+MODEL_ROUTES = {
+    "POST /models/NAME/invoke": "a recording in, its transcript out",
+    "POST, GET, DELETE /models": "the models",
+}
 
 
 def create_app(service: Service, on_failure: Callable[[], None]) -> ASGIApp:
@@ -36,7 +48,7 @@ def create_app(service: Service, on_failure: Callable[[], None]) -> ASGIApp:
 
     counted = Metrics(lambda: service.queue, lambda: service.totals)
     app = Litestar(
-        route_handlers=[index, ping, invocations, live_stream, execution_parameters, metrics],
+        route_handlers=[index, ping, execution_parameters, metrics, *_routes(service)],
         exception_handlers=EXCEPTION_HANDLERS,
         lifespan=[lifespan],
         state=State({"service": service, "metrics": counted}),
@@ -46,15 +58,22 @@ def create_app(service: Service, on_failure: Callable[[], None]) -> ASGIApp:
     return RequestContext(app, counted)
 
 
+def _routes(service: Service) -> list[ControllerRouterHandler]:
+    """Return the routes of what is served: one model with its adapters, or many models."""
+    if service.settings.multi_model:
+        return [add_model, list_models, get_model, remove_model, invoke_model]
+    return [invocations, live_stream, add_adapter, list_adapters, get_adapter, remove_adapter]
+
+
 @get("/", summary="What is served here", sync_to_thread=False)
-def index() -> dict[str, object]:
+def index(state: State) -> dict[str, object]:
     """Name the endpoints, for whoever opens the address to see what it is."""
+    many = state.service.settings.multi_model
     return {
         "service": "shrota",
         "endpoints": {
             "GET /ping": "200 when the model answers, 503 before",
-            "POST /invocations": "a recording in, its transcript out",
-            f"WebSocket {LIVE_PATH}": "speech in and text out, while it is being spoken",
+            **(MODEL_ROUTES if many else SINGLE_ROUTES),
             "GET /execution-parameters": "how a batch transform should send records",
             "GET /metrics": "figures for Prometheus",
         },

@@ -100,9 +100,9 @@ async def _serve(socket: AnySocket, service: Service, metrics: Metrics) -> None:
         ServiceError: The stream broke off, or was refused.
         ClientGone: The client left.
     """
-    with service.admit() as ticket:  # before the settings: whoever will not be served need not send them
+    with service.admit() as place:  # before the settings: whoever will not be served need not send them
         settings = await _read_settings(socket, service)
-        with service.live_session(settings, ticket) as session:
+        with service.live_session(settings, place) as session:
             listening = asyncio.ensure_future(_listen(socket, service, session))
             speaking = asyncio.ensure_future(_speak(socket, service.in_thread(session.run)))
             try:

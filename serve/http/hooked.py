@@ -13,10 +13,9 @@ from serve.formats.wire import verbose_body
 from serve.hooks import Hooks
 from serve.http.body import ParsedBody, body_kind, parse_body
 from serve.http.errors import AnyRequest
-from serve.http.service import Service
+from serve.http.service import Place, Service
 from serve.http.sessions import remember
 from serve.options import TranscriptionOptions, parse_options
-from serve.scheduler import Ticket
 from serve.transcript import End
 
 if TYPE_CHECKING:
@@ -45,7 +44,7 @@ def read_with_hooks(hooks: Hooks, body: bytes, content_type: str, headers: Mappi
 async def answer_with_hooks(
     hooks: Hooks,
     service: Service,
-    ticket: Ticket,
+    place: Place,
     request: AnyRequest,
     body: bytes,
     accept: str,
@@ -61,8 +60,8 @@ async def answer_with_hooks(
 
     def transcribe(audio: bytes | Samples, named: Mapping[str, Any]) -> dict[str, Any]:
         wanted = parse_options(named, base=options)
-        service.check_options(wanted)
-        for event in service.events_of(audio, wanted, ticket):
+        place.choose(wanted)
+        for event in service.events_of(audio, wanted, place):
             if isinstance(event, End):
                 remember(session, event)
                 answer: dict[str, Any] = msgspec.to_builtins(verbose_body(event.transcript))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable
+from dataclasses import replace
 from functools import partial
 from typing import Any, TypeVar
 from urllib.parse import parse_qsl
@@ -19,15 +20,15 @@ from sagemaker_inference import content_types
 from serve.errors import RequestError, ServiceError
 from serve.features import Samples
 from serve.formats import Encoder, Format, negotiate_format, take_format
+from serve.http.adapters import named_adapter
 from serve.http.body import BodyKind, BodyLimits, body_kind, parse_body, read_body
 from serve.http.context import CUSTOM_ATTRIBUTES
 from serve.http.errors import UNKNOWN_ERROR_MESSAGE, AnyRequest, ClientGone
 from serve.http.hooked import answer_with_hooks, headers_of, read_with_hooks
 from serve.http.metrics import Metrics
-from serve.http.service import Service
+from serve.http.service import Place, Service
 from serve.http.sessions import answer_session_request, remember, session_of, session_request
 from serve.options import TranscriptionOptions, parse_options
-from serve.scheduler import Ticket
 from serve.sessions import Session
 from serve.transcript import End, Event, Failure
 
@@ -69,6 +70,19 @@ def execution_parameters(state: State) -> dict[str, object]:
 @post("/invocations", summary="Transcribe a recording", status_code=200, request_max_body_size=None)
 async def invocations(request: AnyRequest, state: State) -> Response[bytes] | Stream:
     """Transcribe the recording in the body; an option or Accept chooses the answer's format."""
+    return await transcribe_body(request, state)
+
+
+async def transcribe_body(
+    request: AnyRequest, state: State, model: str | None = None
+) -> Response[bytes] | Stream:
+    """Answer a request whose body holds a recording.
+
+    Args:
+        request: Its body is not read yet.
+        state: Of the application.
+        model: Of a multi-model service.
+    """
     service: Service = state.service
     hooks = service.hooks
     session = session_of(request, service)
@@ -79,16 +93,16 @@ async def invocations(request: AnyRequest, state: State) -> Response[bytes] | St
     if answer_format is None and kind == "raw" and hooks is None:  # the other kinds of body may name one
         answer_format = negotiate_format(accept)
 
-    ticket = service.admit()  # before the body: whoever will not be served need not send it
+    place = service.admit(model)  # before the body: whoever will not be served need not send it
     try:
         body = await read_body(request.receive, request.headers.get("content-length"), _limits(service))
         if (fields := session_request(request, body)) is not None:
             streams = (answer_format or negotiate_format(accept)).streams
-            with ticket:
-                return answer_session_request(request, service, fields, options, streams=streams)
+            with place:
+                return answer_session_request(request, service, fields, options, place, streams=streams)
         if hooks is not None and hooks.writes_answer:
-            answering = answer_with_hooks(hooks, service, ticket, request, body, accept, options, session)
-            with ticket:
+            answering = answer_with_hooks(hooks, service, place, request, body, accept, options, session)
+            with place:
                 return await _unless_client_leaves(request.receive, answering)
         if hooks is not None and hooks.reads_body:
             media_type = content_type or content_types.OCTET_STREAM
@@ -99,13 +113,13 @@ async def invocations(request: AnyRequest, state: State) -> Response[bytes] | St
         named, rest = take_format(parsed.options)
         answer_format = named or answer_format or negotiate_format(accept)
         options = parse_options(rest, strict=parsed.typed, base=options)
-        service.check_options(options)
-        events = _events(service, parsed.audio, options, ticket)
+        place.choose(options)
+        events = _events(service, parsed.audio, options, place)
         del body, parsed  # the decoder alone holds the recording from here on
         # The first event comes once the recording is accepted: until then errors have a status of their own.
         first = await _unless_client_leaves(request.receive, anext(events))
     except BaseException:
-        ticket.close()
+        place.close()
         raise
     events = _counted(events, state.metrics, session)
     encoder = answer_format.new_encoder()
@@ -117,11 +131,11 @@ async def invocations(request: AnyRequest, state: State) -> Response[bytes] | St
 
 
 async def _events(
-    service: Service, audio: bytes | Samples, options: TranscriptionOptions, ticket: Ticket
+    service: Service, audio: bytes | Samples, options: TranscriptionOptions, place: Place
 ) -> AsyncIterator[Event]:
     """Decode and transcribe; however this ends, the request's place is free again."""
-    with ticket:
-        events = service.transcribe(audio, options, ticket)
+    with place:
+        events = service.transcribe(audio, options, place)
         del audio
         async for event in events:
             yield event
@@ -198,7 +212,9 @@ def _limits(service: Service) -> BodyLimits:
 def options_outside_body(
     request: ASGIConnection[Any, Any, Any, State], base: TranscriptionOptions | None = None
 ) -> tuple[Format | None, TranscriptionOptions]:
-    """Read options, and a format where one is named, from the query and over it from the custom attributes.
+    """Read options, and a format where one is named, from headers, the query and the custom attributes.
+
+    The headers name an adapter; the query wins over them, and the custom attributes over the query.
 
     Args:
         request: Of HTTP, or the first one of a WebSocket.
@@ -212,6 +228,8 @@ def options_outside_body(
     except ValueError as error:
         raise RequestError("the query cannot be read") from error
     query_format, rest = take_format(dict(query))
+    if (adapter := named_adapter(request)) is not None:
+        base = replace(base or TranscriptionOptions(), adapter=adapter)
     options = parse_options(rest, base=base)
     attributes = request.headers.get(CUSTOM_ATTRIBUTES, "")
     # Parts without '=' are left alone: platforms send their trace numbers here.

@@ -11,11 +11,13 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Generic, Literal, ParamSpec, TypeVar
+from types import TracebackType
+from typing import TYPE_CHECKING, Generic, Literal, ParamSpec, Self, TypeVar
 
 import structlog
 
-from serve.errors import AudioTooLong, NotReady, ServiceError, StartupError
+from serve.errors import AudioTooLong, NotReady, ServiceError, StartupError, UnknownModel
+from serve.memory import MemoryBudget
 from serve.options import TranscriptionOptions
 from serve.scheduler import BatchLimits, Queue, Scheduler, Ticket, Totals
 from serve.sessions import Sessions
@@ -23,12 +25,17 @@ from serve.settings import Settings
 from serve.transcript import Event
 
 if TYPE_CHECKING:  # their imports take seconds, which the loading thread spends while /ping already answers
+    from serve.adapters import Adapters, Held
     from serve.features import Samples
     from serve.hooks import Hooks
     from serve.live import LiveSession
     from serve.live_settings import LiveSettings
+    from serve.models import Models
     from serve.pipeline import Pipeline
     from serve.recording import Recording
+
+N_LOADERS = 2
+"""Adapters or models that are loaded at a time."""
 
 LAST_WORDS_S = 1.0
 """Time that broken off requests have to tell their clients why."""
@@ -63,6 +70,54 @@ def load_from_settings(settings: Settings) -> Pipeline:
     )
 
 
+class Place:
+    """An admitted request: its ticket, and the adapter it holds. A context manager: leaving frees both."""
+
+    def __init__(self, ticket: Ticket, adapters: Adapters, held: Held, *, model: str | None = None) -> None:
+        """Only `Service.admit` makes places.
+
+        Args:
+            ticket: Of the scheduler.
+            adapters: Of the base model that decodes.
+            held: What serves a request that names no adapter.
+            model: Name of the model of a multi-model service, whose adapter is the only one.
+        """
+        self.ticket = ticket
+        self._adapters = adapters
+        self._held = held
+        self._model = model
+
+    @property
+    def pipeline(self) -> Pipeline:
+        """Of the chosen adapter."""
+        return self._held.pipeline
+
+    def choose(self, options: TranscriptionOptions) -> None:
+        """Hold the adapter that options name, and refuse what it cannot do.
+
+        Raises:
+            UnsupportedOption: Names the option.
+        """
+        if self._model is None:
+            held = self._adapters.hold(options.adapter, self.ticket.check)
+            self._held.close()
+            self._held = held
+        self.pipeline.resolve(options)
+
+    def close(self) -> None:
+        """Free everything; any number of times."""
+        self.ticket.close()
+        self._held.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
 @dataclass(frozen=True)
 class _Arrived(Generic[T]):
     """Something that came out of a thread."""
@@ -82,27 +137,37 @@ class Service:
         self.sessions = Sessions(max_sessions=settings.max_sessions, lifetime_s=settings.session_lifetime_s)
         self.hooks: Hooks | None = None
         """The functions of the artifact's own code, once it is loaded."""
+        self.adapters: Adapters | None = None
+        """Beside the served one; None while it loads, and of a multi-model service."""
+        self.models: Models | None = None
+        """Of a multi-model service."""
         self._load = load
-        self._pipeline: Pipeline | None = None
         self._scheduler: Scheduler | None = None
         self._workers = ThreadPoolExecutor(settings.max_requests, thread_name_prefix="request")
         self._audio_workers = ThreadPoolExecutor(settings.n_audio_workers, thread_name_prefix="audio")
+        self._loaders = ThreadPoolExecutor(N_LOADERS, thread_name_prefix="loader")
         self._live: set[LiveSession] = set()
         self._audio_turns = threading.BoundedSemaphore(settings.n_audio_workers)
 
     @property
     def n_admitted(self) -> int:
         """Requests being worked on."""
+        if self.models is not None:
+            return sum(scheduler.n_admitted for scheduler in self.models.schedulers)
         return self._scheduler.n_admitted if self._scheduler else 0
 
     @property
     def queue(self) -> Queue:
         """Figures of the scheduler's queue; all zero while the model loads."""
+        if self.models is not None:
+            return sum((scheduler.queue() for scheduler in self.models.schedulers), Queue())
         return self._scheduler.queue() if self._scheduler else Queue()
 
     @property
     def totals(self) -> Totals:
         """What the engine has done."""
+        if self.models is not None:
+            return self.models.totals
         return self._scheduler.totals() if self._scheduler else Totals()
 
     def start(self, on_failure: Callable[[], None]) -> None:
@@ -113,6 +178,9 @@ class Service:
 
         def load() -> None:
             started = time.monotonic()
+            if self.settings.multi_model:
+                self._start_models()
+                return
             try:
                 pipeline = self._load(self.settings)
                 hooks = self._load_hooks()
@@ -128,7 +196,12 @@ class Service:
                 )
                 on_failure()
                 return
-            self._pipeline, self._scheduler, self.hooks = pipeline, scheduler, hooks
+            from serve.adapters import Adapters
+
+            self.adapters = Adapters(
+                pipeline, roots=self.settings.loading_roots, budget=_budget(self.settings.adapter_memory_mib)
+            )
+            self._scheduler, self.hooks = scheduler, hooks
             if self.state == "loading":
                 self.state = "ready"
             facts = pipeline.facts
@@ -147,10 +220,10 @@ class Service:
         Raises:
             NotReady: The model is loading, the service is draining, or the engine no longer answers.
         """
-        if (
-            self.state == "ready"
-            and self._scheduler
-            and self._scheduler.is_alive(self.settings.engine_timeout_s)
+        schedulers = self.models.schedulers if self.models is not None else [self._scheduler]
+        if self.state == "ready" and all(
+            scheduler is not None and scheduler.is_alive(self.settings.engine_timeout_s)
+            for scheduler in schedulers
         ):
             return
         reasons = {
@@ -161,24 +234,32 @@ class Service:
         }
         raise NotReady(reasons[self.state])
 
-    def admit(self) -> Ticket:
+    def admit(self, model: str | None = None) -> Place:
         """Give a request its place, before any work is done for it.
+
+        Args:
+            model: Of a multi-model service.
 
         Raises:
             NotReady, Overloaded: There is none.
+            UnknownModel: No such model is loaded, or none is named where there are several.
         """
         self.check_ready()
-        assert self._scheduler is not None
-        return self._scheduler.admit()
+        if self.models is not None:
+            if model is None:
+                raise UnknownModel("")
+            adapters, scheduler, held = self.models.hold(model)
+            try:
+                return Place(scheduler.admit(), adapters, held, model=model)
+            except BaseException:
+                held.close()
+                raise
+        assert self._scheduler is not None and self.adapters is not None
+        return Place(self._scheduler.admit(), self.adapters, self.adapters.hold(None))
 
-    def check_options(self, options: TranscriptionOptions) -> None:
-        """Refuse what the served model cannot do.
-
-        Raises:
-            UnsupportedOption: Names the option.
-        """
-        assert self._pipeline is not None
-        self._pipeline.resolve(options)
+    async def in_loader(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run what loads or frees a model off the event loop, and off the threads of requests."""
+        return await asyncio.get_running_loop().run_in_executor(self._loaders, partial(work, *args, **kwargs))
 
     async def in_worker(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run what takes long off the event loop; at most `n_audio_workers` at a time."""
@@ -186,7 +267,7 @@ class Service:
         return await loop.run_in_executor(self._audio_workers, partial(work, *args, **kwargs))
 
     async def transcribe(
-        self, audio: bytes | Samples, options: TranscriptionOptions, ticket: Ticket
+        self, audio: bytes | Samples, options: TranscriptionOptions, place: Place
     ) -> AsyncIterator[Event]:
         """Decode a recording and yield the pipeline's events as they come.
 
@@ -196,7 +277,7 @@ class Service:
         Raises:
             ServiceError: The recording is not usable, or the transcription broke off.
         """
-        events = self.events_of(audio, options, ticket)
+        events = self.events_of(audio, options, place)
         del audio  # the decoder alone holds it, and only for as long as it needs it
 
         def work(emit: Callable[[Event], None]) -> None:
@@ -207,7 +288,7 @@ class Service:
             yield event
 
     def events_of(
-        self, audio: bytes | Samples, options: TranscriptionOptions, ticket: Ticket
+        self, audio: bytes | Samples, options: TranscriptionOptions, place: Place
     ) -> Iterator[Event]:
         """Return the events of a recording, for one of the request threads to pull.
 
@@ -217,7 +298,6 @@ class Service:
         from serve.audio import AudioLimits, open_audio
         from serve.recording import Recording
 
-        assert self._pipeline is not None
         opening: AbstractContextManager[Recording]
         if isinstance(audio, bytes):
             limits = AudioLimits(max_audio_s=self.settings.max_audio_s)
@@ -228,23 +308,20 @@ class Service:
             if recording.duration_s > self.settings.max_audio_s:
                 raise AudioTooLong(recording.duration_s, self.settings.max_audio_s)
             opening = nullcontext(recording)
-        return self._pull(self._pipeline, opening, options, ticket)
+        return self._pull(place, opening, options)
 
     def _pull(
-        self,
-        pipeline: Pipeline,
-        opening: AbstractContextManager[Recording],
-        options: TranscriptionOptions,
-        ticket: Ticket,
+        self, place: Place, opening: AbstractContextManager[Recording], options: TranscriptionOptions
     ) -> Iterator[Event]:
+        ticket = place.ticket
         with ExitStack() as stack:
             with self._audio_turns:
                 recording = stack.enter_context(opening)
             recording = _in_turn(recording, self._audio_turns, ticket)
-            yield from pipeline.transcribe(recording, options, ticket.decode)
+            yield from place.pipeline.transcribe(recording, options, ticket.decode)
 
     @contextmanager
-    def live_session(self, settings: LiveSettings, ticket: Ticket) -> Iterator[LiveSession]:
+    def live_session(self, settings: LiveSettings, place: Place) -> Iterator[LiveSession]:
         """Open a live stream, which is ended in time when the service drains.
 
         Raises:
@@ -252,8 +329,8 @@ class Service:
         """
         from serve.live import LiveSession
 
-        assert self._pipeline is not None
-        session = LiveSession(self._pipeline, settings, ticket, max_audio_s=self.settings.live_max_s)
+        place.choose(settings.options)
+        session = LiveSession(place.pipeline, settings, place.ticket, max_audio_s=self.settings.live_max_s)
         self._live.add(session)
         try:
             yield session
@@ -300,9 +377,10 @@ class Service:
         for session in self._live:  # what was said so far is still transcribed
             session.end(reason)
         await self._wait_for_requests(self.settings.drain_s / 2)
-        if self._scheduler is not None and self.n_admitted:
+        if self.n_admitted:
             _log.warning("service.broke_off", n_requests=self.n_admitted)
-            self._scheduler.cancel_all(reason)
+            for scheduler in self._schedulers:
+                scheduler.cancel_all(reason)
             await self._wait_for_requests(LAST_WORDS_S)
 
     async def _wait_for_requests(self, timeout_s: float) -> None:
@@ -312,10 +390,32 @@ class Service:
 
     def close(self) -> None:
         """Stop the engine, waiting for its running batch a little."""
-        if self._scheduler is not None:
-            self._scheduler.close(timeout_s=1.0)
+        for scheduler in self._schedulers:
+            scheduler.close(timeout_s=1.0)
+        self._loaders.shutdown(wait=False, cancel_futures=True)
         self._workers.shutdown(wait=False, cancel_futures=True)
         self._audio_workers.shutdown(wait=False, cancel_futures=True)
+
+    @property
+    def _schedulers(self) -> list[Scheduler]:
+        if self.models is not None:
+            return self.models.schedulers
+        return [self._scheduler] if self._scheduler else []
+
+    def _start_models(self) -> None:
+        """Get ready to take models."""
+        import numpy as np
+
+        import serve.audio  # noqa: F401  # the first request finds it imported
+        from serve.features import SAMPLE_RATE
+        from serve.models import Models
+        from serve.segmentation import find_speech
+
+        find_speech(np.zeros(SAMPLE_RATE, np.float32))
+        self.models = Models(self.settings, self._scheduler_of, _budget(self.settings.model_memory_mib, True))
+        if self.state == "loading":
+            self.state = "ready"
+        _log.info("models.ready")
 
     def _load_hooks(self) -> Hooks | None:
         if not self.settings.user_code:
@@ -340,6 +440,10 @@ class Service:
             request_timeout_s=settings.request_timeout_s,
             limits=limits,
         )
+
+
+def _budget(limit_mib: float | None, measured: bool = False) -> MemoryBudget:
+    return MemoryBudget(None if limit_mib is None else int(limit_mib * 2**20), measured=measured)
 
 
 def _in_turn(recording: Recording, turns: AbstractContextManager[object], ticket: Ticket) -> Recording:
@@ -374,7 +478,9 @@ def _warm_up(pipeline: Pipeline, scheduler: Scheduler) -> None:
     facts = pipeline.facts
     window_s = window_length_s(len(noise), facts.margin_s) if facts.dynamic else MAX_WINDOW_S
     decoding = DecodingOptions(
-        language=facts.language, adapter=facts.adapter_name is not None, max_new_tokens=4
+        language=facts.language,
+        adapter=None if facts.adapter_name is None else facts.adapter_key,
+        max_new_tokens=4,
     )
     with scheduler.admit() as ticket:
         try:

@@ -18,7 +18,7 @@ from sagemaker_inference import content_types
 from serve.errors import RequestError
 from serve.formats.wire import encode_json
 from serve.http.errors import AnyRequest
-from serve.http.service import Service
+from serve.http.service import Place, Service
 from serve.options import TranscriptionOptions, parse_options
 from serve.sessions import Session
 from serve.transcript import End, Event
@@ -83,6 +83,7 @@ def answer_session_request(
     service: Service,
     fields: Mapping[str, Any],
     base: TranscriptionOptions,
+    place: Place,
     *,
     streams: bool,
 ) -> Response[bytes]:
@@ -93,6 +94,7 @@ def answer_session_request(
         service: Holds them.
         fields: Of the body.
         base: Options that hold where the body says nothing.
+        place: Of the request.
         streams: Whether a streamed answer is asked for, which cannot start a session.
 
     Raises:
@@ -111,7 +113,7 @@ def answer_session_request(
     if streams:
         raise RequestError("a session is started by a plain call, not by a streamed one")
     options = parse_options(rest, strict=True, base=base)
-    service.check_options(options)
+    place.choose(options)
     session = service.sessions.start(options)
     expires = datetime.fromtimestamp(session.expires, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     answer = _Answer(session_id=session.id, expires=expires)

@@ -118,7 +118,7 @@ def test_every_other_model_reads_windows_of_30_s(speech, facts, adapter):
     segments = list(pipeline.transcribe(speech, TranscriptionOptions(adapter=adapter)))[1:-1]
     assert [segment.text for segment in segments] == ["3000 frames"]
     ((decoding,),) = pipeline.engine.batches
-    assert decoding.adapter == (adapter is None and facts.adapter_name is not None)
+    assert (decoding.adapter is not None) == (adapter is None and facts.adapter_name is not None)
 
 
 AUTO = TranscriptionOptions(language="auto")

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from serve.engine import DecodingOptions, Hypothesis
+from serve.engine import SERVED_ADAPTER, DecodingOptions, Hypothesis
 from serve.errors import EngineError, NotReady, Overloaded, RequestTimeout
 from serve.scheduler import WINDOWS_AHEAD, BatchLimits, Queue, Scheduler
 
@@ -39,7 +39,7 @@ def heard(text: str) -> Hypothesis:
     )
 
 
-def window(label: str, n_frames: int = 300, adapter: bool = True, language: str | None = "mr"):
+def window(label: str, n_frames=300, adapter: str | None = SERVED_ADAPTER, language: str | None = "mr"):
     options = DecodingOptions(language=language, prompt=label, adapter=adapter)
     return np.zeros((80, n_frames), np.float32), options
 
@@ -179,7 +179,7 @@ def test_windows_of_several_requests_share_a_batch(make, engine, pool):
     ("other", "why"),
     [
         (window("other", 600), "its length is another"),
-        (window("other", adapter=False), "it wants the base model alone"),
+        (window("other", adapter=None), "it wants the base model alone"),
     ],
 )
 def test_unlike_windows_do_not_share_a_batch(make, engine, pool, other, why):

@@ -8,7 +8,7 @@ import pytest
 
 from serve.artifact import load_artifact
 from serve.decoding import FALLBACK_TEMPERATURES
-from serve.engine import DecodingOptions
+from serve.engine import SERVED_ADAPTER, DecodingOptions
 from serve.engine.batch_rows import SURE_PROB
 from serve.engine.ctranslate2 import ADAPTED, BASE, FEW_TOKENS, CTranslate2Engine, Workers
 from serve.engine.transformers import TransformersEngine
@@ -61,7 +61,7 @@ def windows(whisper_base_dir, sample):
 
 
 def test_both_engines_write_the_same_with_the_adapter_and_without(adapted, reference, log_mels):
-    for adapter in (True, False):
+    for adapter in (SERVED_ADAPTER, None):
         options = [replace(MARATHI, adapter=adapter)] * len(log_mels)
         for fast, slow in zip(
             adapted.transcribe_batch(log_mels, options),
@@ -135,7 +135,7 @@ def test_the_base_alone_is_converted_when_it_is_first_asked_for(
         return [path for path in (tmp_path / "converted").iterdir() if path.is_dir()]
 
     assert len(models()) == 1
-    options = [MARATHI, replace(MARATHI, adapter=False)]
+    options = [MARATHI, replace(MARATHI, adapter=None)]
     with_adapter, without = engine.transcribe_batch(log_mels[:1] * 2, options)
     assert len(models()) == 2
     assert with_adapter.tokens != without.tokens
@@ -149,7 +149,7 @@ def test_a_base_that_cannot_be_converted_later_fails_the_request_in_one_sentence
     (tmp_path / "converted").rename(tmp_path / "away")
     (tmp_path / "converted").write_text("in the way")
     with pytest.raises(EngineError, match="cannot be kept"):
-        engine.transcribe_batch(log_mels[:1], [replace(MARATHI, adapter=False)])
+        engine.transcribe_batch(log_mels[:1], [replace(MARATHI, adapter=None)])
     assert engine.transcribe_batch(log_mels[:1], [MARATHI])[0].tokens
 
 

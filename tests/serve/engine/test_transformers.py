@@ -115,7 +115,7 @@ def test_drawn_text_depends_on_the_seed_and_on_nothing_else(base, log_mels):
 
 
 def test_the_adapter_is_heard_and_can_be_left_out(base, adapted, log_mels):
-    alone = replace(MARATHI, adapter=False)
+    alone = replace(MARATHI, adapter=None)
     base_tokens = [found.tokens for found in base.transcribe_batch(log_mels, [MARATHI] * 4)]
     adapted_tokens = [found.tokens for found in adapted.transcribe_batch(log_mels, [MARATHI] * 4)]
     assert adapted_tokens != base_tokens
@@ -128,8 +128,8 @@ def test_the_adapter_is_heard_and_can_be_left_out(base, adapted, log_mels):
 
 def test_a_merged_adapter_gives_what_an_unmerged_one_gives(adapted, log_mels):
     merged = adapted.transcribe_batch(log_mels, [MARATHI] * 4)
-    adapted._adapted.unmerge_adapter()
-    adapted._merged, adapted._merges = False, False
+    adapted._unmerge()
+    adapted._merges = False
     try:
         unmerged = adapted.transcribe_batch(log_mels, [MARATHI] * 4)
     finally:
@@ -146,7 +146,7 @@ def test_a_quantised_base_decodes_on_a_cpu_with_its_adapter_beside_it(
     engine = TransformersEngine.load(tiny_base_dir, adapter_dir, quantization=quantization, dynamic=True)
     query = engine._model.model.encoder.layers[0].self_attn.q_proj
     assert isinstance(query.base_layer, linear)
-    with_adapter, without = engine.transcribe_batch(log_mels[:2], [MARATHI, replace(MARATHI, adapter=False)])
+    with_adapter, without = engine.transcribe_batch(log_mels[:2], [MARATHI, replace(MARATHI, adapter=None)])
     assert with_adapter.tokens and without.tokens
     assert not query.merged
 

@@ -45,6 +45,8 @@ class PacedEngine:
         }
         return [Hypothesis(language=option.language or "hi", **heard) for option in options]
 
+    def make_ready(self, options): ...
+
     def close(self) -> None: ...
 
 

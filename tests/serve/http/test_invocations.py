@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 import soundfile
 
+from serve.engine import SERVED_ADAPTER
+
 INVOCATIONS = "/invocations"
 
 
@@ -84,7 +86,7 @@ def test_options_in_the_body_win_over_custom_attributes_and_those_over_the_query
 
 
 def test_the_base_model_alone_is_asked_for_by_name(client, shared, speech_wav):
-    for adapter, used in (("none", False), ("tiny-mr", True)):
+    for adapter, used in (("none", None), ("tiny-mr", SERVED_ADAPTER)):
         assert client.post(f"{INVOCATIONS}?adapter={adapter}", content=speech_wav).status_code == 200
         assert shared.engine.options[-1].adapter is used
 

@@ -113,7 +113,7 @@ def test_a_fault_after_the_start_is_the_last_event_of_the_stream(serve, speech_w
 
 def test_a_fault_of_ours_is_500_without_a_traceback(serve, speech_wav):
     running = serve()
-    running.service.check_options = None  # calling it raises TypeError
+    running.service.transcribe = None  # calling it raises TypeError
     response = running.client.post(INVOCATIONS, content=speech_wav)
     assert (response.status_code, response.json()["error"]["code"]) == (500, "internal_error")
     assert "NoneType" not in response.text

@@ -1,0 +1,95 @@
+"""The models of a multi-model service, as SageMaker's platform calls for them: /models and below."""
+
+from __future__ import annotations
+
+import bisect
+from typing import TYPE_CHECKING
+
+import msgspec
+from litestar import Response, delete, get, post
+from litestar.datastructures import State
+from litestar.params import FromPath, FromQuery
+from litestar.response import Stream
+
+from serve.errors import NotReady
+from serve.http.adapters import json_response, read_json
+from serve.http.errors import AnyRequest
+from serve.http.sagemaker import transcribe_body
+from serve.http.service import Service
+
+if TYPE_CHECKING:  # its imports take seconds, which the loading thread spends
+    from serve.models import Model, Models
+
+PAGE_MODELS = 100
+
+
+class _NewModel(msgspec.Struct, kw_only=True):
+    model_name: str
+    url: str
+
+
+class _Model(msgspec.Struct, kw_only=True, frozen=True, rename="camel"):
+    model_name: str
+    model_url: str
+
+
+class _Page(msgspec.Struct, kw_only=True, frozen=True, rename="camel", omit_defaults=True):
+    models: list[_Model]
+    next_page_token: str | None = None
+
+
+@post("/models", summary="Load a model", status_code=200, request_max_body_size=None)
+async def add_model(request: AnyRequest, state: State) -> Response[bytes]:
+    """Load the model of a directory under a name."""
+    service: Service = state.service
+    models = _models(service)
+    new = await read_json(request, service, _NewModel)
+    return json_response(_wire(await service.in_loader(models.add, new.model_name, new.url)))
+
+
+@get("/models", summary="The models", sync_to_thread=False)
+def list_models(state: State, next_page_token: FromQuery[str | None] = None) -> Response[bytes]:
+    """Answer a page of models; its token asks for the next one."""
+    models = _models(state.service).all()
+    start = bisect.bisect_right([model.name for model in models], next_page_token or "")
+    page = models[start : start + PAGE_MODELS]
+    token = page[-1].name if start + PAGE_MODELS < len(models) else None
+    return json_response(_Page(models=[_wire(model) for model in page], next_page_token=token))
+
+
+@get("/models/{name:str}", summary="A model", sync_to_thread=False)
+def get_model(name: FromPath[str], state: State) -> Response[bytes]:
+    """Answer where a model came from."""
+    return json_response(_wire(_models(state.service).get(name)))
+
+
+@delete("/models/{name:str}", summary="Unload a model", status_code=200)
+async def remove_model(name: FromPath[str], state: State) -> Response[bytes]:
+    """Take a model away from requests to come; those that hold it are served to their end."""
+    service: Service = state.service
+    models = _models(service)
+    model = models.get(name)
+    await service.in_loader(models.remove, name)
+    return json_response(_wire(model))
+
+
+@post(
+    "/models/{name:str}/invoke",
+    summary="Transcribe a recording",
+    status_code=200,
+    request_max_body_size=None,
+)
+async def invoke_model(request: AnyRequest, name: FromPath[str], state: State) -> Response[bytes] | Stream:
+    """Transcribe the recording in the body, as POST /invocations does."""
+    return await transcribe_body(request, state, model=name)
+
+
+def _models(service: Service) -> Models:
+    service.check_ready()
+    if service.models is None:
+        raise NotReady("the service is starting")
+    return service.models
+
+
+def _wire(model: Model) -> _Model:
+    return _Model(model_name=model.name, model_url=model.url)

@@ -1,0 +1,134 @@
+"""Adapters beside the one that an engine was loaded with, on both runtimes."""
+
+import threading
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from serve.artifact import load_artifact
+from serve.engine import DecodingOptions
+from serve.engine.ctranslate2 import CTranslate2Engine
+from serve.engine.transformers import TransformersEngine
+from serve.errors import StartupError
+from serve.features import FeatureExtractor, window_length_s
+
+MARATHI = DecodingOptions(language="mr", max_new_tokens=12)
+
+
+@pytest.fixture(scope="module")
+def log_mels(tiny_base_dir):
+    features = FeatureExtractor(tiny_base_dir)
+    rng = np.random.default_rng(0)
+    return [features.log_mel(rng.normal(0, 0.1, 16_000).astype(np.float32), 2.0) for _ in range(4)]
+
+
+@pytest.fixture(scope="module")
+def artifacts(tmp_path_factory, tiny_artifact_dir, write_tiny_artifact):
+    directory = tmp_path_factory.mktemp("artifacts")
+    others = [write_tiny_artifact(directory / f"{seed}", seed=seed) for seed in (2, 3)]
+    return [load_artifact(path) for path in (tiny_artifact_dir, *others)]
+
+
+@pytest.fixture(scope="module", params=["ctranslate2", "int8", "none"])
+def load(request, tiny_base_dir, tmp_path_factory):
+    """Load an engine: CTranslate2, or transformers with an adapter beside int8 weights, or merged."""
+    cache_dir = tmp_path_factory.mktemp("cache")
+
+    def load(artifact=None):
+        if request.param == "ctranslate2":
+            return CTranslate2Engine.load(
+                tiny_base_dir, artifact, quantization="none", cache_dir=cache_dir, fallback=False
+            )
+        adapter_dir = artifact.adapter_dir if artifact else None
+        return TransformersEngine.load(
+            tiny_base_dir, adapter_dir, quantization=request.param, dynamic=True, fallback=False
+        )
+
+    return load
+
+
+def tokens(engine, log_mels, adapters):
+    options = [replace(MARATHI, adapter=adapter) for adapter in adapters]
+    return [found.tokens for found in engine.transcribe_batch(log_mels, options)]
+
+
+def test_adapters_in_one_batch_write_what_each_writes_alone(load, artifacts, log_mels):
+    expected = []
+    for artifact in artifacts:
+        alone = load(artifact)
+        expected.append(tokens(alone, log_mels, [MARATHI.adapter] * 4))
+        alone.close()
+    engine = load(artifacts[0])
+    for key, artifact in (("a", artifacts[1]), ("b", artifacts[2])):
+        assert engine.adapter_bytes(artifact) > 0
+        engine.load_adapter(key, artifact)
+    mixed = tokens(engine, log_mels, ["b", MARATHI.adapter, "a", None])
+    assert mixed[:3] == [expected[2][0], expected[0][1], expected[1][2]]
+    assert tokens(engine, log_mels, ["a"] * 4) == expected[1]
+    engine.unload_adapter("a")
+    assert tokens(engine, log_mels, ["b"] * 4) == expected[2]
+    engine.unload_adapter("b")
+    engine.load_adapter("again", artifacts[1])
+    assert tokens(engine, log_mels, ["again"] * 4) == expected[1]
+    assert tokens(engine, log_mels, [MARATHI.adapter] * 4) == expected[0]
+    assert tokens(engine, log_mels, [None] * 4)[3] == mixed[3]
+    engine.close()
+
+
+def test_a_base_that_was_loaded_alone_takes_adapters_and_is_itself_again(load, artifacts, log_mels):
+    engine, alone = load(), load(artifacts[1])
+    base = tokens(engine, log_mels, [None] * 4)
+    for key in ("a", "b"):
+        engine.load_adapter(key, artifacts[1])
+        assert tokens(engine, log_mels, [key] * 4) == tokens(alone, log_mels, [MARATHI.adapter] * 4) != base
+        engine.unload_adapter(key)
+        assert tokens(engine, log_mels, [None] * 4) == base
+
+
+def test_adapters_come_and_go_while_others_are_at_work(load, artifacts, log_mels):
+    engine = load(artifacts[0])
+    expected = tokens(engine, log_mels, [MARATHI.adapter] * 4)
+    found, going = [], threading.Event()
+
+    def work():
+        while not going.is_set():
+            found.append(tokens(engine, log_mels, [MARATHI.adapter] * 4))
+
+    worker = threading.Thread(target=work)
+    worker.start()
+    for number in range(5):
+        engine.load_adapter(f"a{number}", artifacts[1 + number % 2])
+        engine.unload_adapter(f"a{number}")
+    going.set()
+    worker.join(60)
+    assert found and all(each == expected for each in found)
+
+
+def test_an_adapter_that_does_not_fit_is_refused_and_the_engine_goes_on(
+    load, artifacts, log_mels, tmp_path, write_tiny_artifact
+):
+    engine = load(artifacts[0])
+    expected = tokens(engine, log_mels, [MARATHI.adapter] * 4)
+    broken = write_tiny_artifact(tmp_path / "broken", seed=4)
+    (broken / "adapter" / "adapter_config.json").write_text("{}")
+    artifact = load_artifact(broken)
+    with pytest.raises(StartupError):
+        engine.adapter_bytes(artifact)
+        engine.load_adapter("broken", artifact)
+    engine.unload_adapter("broken")
+    assert tokens(engine, log_mels, [MARATHI.adapter] * 4) == expected
+
+
+def test_the_shipped_adapter_writes_the_same_words_whether_it_came_first_or_later(
+    whisper_base_dir, shipped, shipped_int8, sample
+):
+    log_mel = FeatureExtractor(whisper_base_dir).log_mel(sample, window_length_s(len(sample), 0.9))
+    option = DecodingOptions(language="mr")
+    (first,) = shipped_int8.transcribe_batch([log_mel], [option])
+    engine = CTranslate2Engine.load(whisper_base_dir, quantization="int8", preload=False)
+    assert engine.adapter_bytes(shipped) > 10 * 2**20
+    engine.load_adapter("later", shipped)
+    (later,) = engine.transcribe_batch([log_mel], [replace(option, adapter="later")])
+    assert later.text == first.text and len(first.text.split()) == 7
+    assert set(engine._models) == {engine._usual("later")}, "the base alone is not loaded for it"
