@@ -183,7 +183,12 @@ class TransformersEngine:
             if (name := self._names.pop(key, None)) is not None:
                 self._unmerge()
                 assert self._adapted is not None
-                if self._names and self._adapted.active_adapter == name:  # peft would choose, and warn
+                if not self._names:  # peft cannot be without an adapter
+                    self._adapted.unload()
+                    self._adapted = None
+                    self._decoder = CachedDecoder(self._model)
+                    return
+                if self._adapted.active_adapter == name:  # peft would choose, and warn
                     self._adapted.set_adapter(next(iter(self._names.values())), inference_mode=True)
                 self._adapted.delete_adapter(name)
 

@@ -271,7 +271,7 @@ def test_a_language_nobody_named_is_the_adapters_unless_the_base_is_sure_of_anot
 def test_few_tokens_write_the_same_text_and_words_as_all_of_them(shipped_int8, shipped, windows):
     timed = replace(WHOLE, word_timestamps=True)
     few = shipped_int8.transcribe_batch(windows, [timed] * len(windows))
-    assert shipped_int8._variant(True, timed) == FEW_TOKENS
+    assert shipped_int8._variant(SERVED_ADAPTER, timed) == FEW_TOKENS
     everything = CTranslate2Engine(
         {variant: shipped_int8._directories[variant] for variant in (BASE, ADAPTED)},
         shipped_int8._vocabulary,
@@ -295,9 +295,9 @@ def test_few_tokens_write_the_same_text_and_words_as_all_of_them(shipped_int8, s
     ],
 )
 def test_what_few_tokens_cannot_read_or_write_goes_to_the_model_with_all(shipped_int8, changes):
-    assert shipped_int8._variant(True, replace(WHOLE, prompt="कोकणात, २०२४")) == FEW_TOKENS
-    assert shipped_int8._variant(True, replace(WHOLE, **changes)) == ADAPTED
-    assert shipped_int8._variant(False, replace(WHOLE, **changes)) == BASE
+    assert shipped_int8._variant(SERVED_ADAPTER, replace(WHOLE, prompt="कोकणात, २०२४")) == FEW_TOKENS
+    assert shipped_int8._variant(SERVED_ADAPTER, replace(WHOLE, **changes)) == ADAPTED
+    assert shipped_int8._variant(None, replace(WHOLE, **changes)) == BASE
 
 
 def test_workers_decode_batches_side_by_side_as_one_would_alone(whisper_base_dir, shipped, windows):

@@ -54,17 +54,18 @@ def tokens(engine, log_mels, adapters):
 
 
 def test_adapters_in_one_batch_write_what_each_writes_alone(load, artifacts, log_mels):
-    expected = []
+    expected, singly = [], []  # bitsandbytes rounds a row by what else is in its batch
     for artifact in artifacts:
         alone = load(artifact)
         expected.append(tokens(alone, log_mels, [MARATHI.adapter] * 4))
+        singly.append([tokens(alone, [log_mel], [MARATHI.adapter])[0] for log_mel in log_mels])
         alone.close()
     engine = load(artifacts[0])
     for key, artifact in (("a", artifacts[1]), ("b", artifacts[2])):
         assert engine.adapter_bytes(artifact) > 0
         engine.load_adapter(key, artifact)
     mixed = tokens(engine, log_mels, ["b", MARATHI.adapter, "a", None])
-    assert mixed[:3] == [expected[2][0], expected[0][1], expected[1][2]]
+    assert mixed[:3] == [singly[2][0], singly[0][1], singly[1][2]]
     assert tokens(engine, log_mels, ["a"] * 4) == expected[1]
     engine.unload_adapter("a")
     assert tokens(engine, log_mels, ["b"] * 4) == expected[2]
@@ -72,7 +73,7 @@ def test_adapters_in_one_batch_write_what_each_writes_alone(load, artifacts, log
     engine.load_adapter("again", artifacts[1])
     assert tokens(engine, log_mels, ["again"] * 4) == expected[1]
     assert tokens(engine, log_mels, [MARATHI.adapter] * 4) == expected[0]
-    assert tokens(engine, log_mels, [None] * 4)[3] == mixed[3]
+    assert tokens(engine, log_mels[3:], [None]) == mixed[3:]
     engine.close()
 
 

@@ -56,7 +56,7 @@ def test_adapters_come_are_named_and_go(running, root, speech_wav):
     assert added.status_code == 200
     assert added.json()["loaded"] and added.json()["memory_bytes"] > 0 and added.json()["language"] == "hi"
     hindi = heard(running, speech_wav, "&adapter=hindi")
-    assert hindi[0] == "hi" and hindi[1] != served[1]
+    assert hindi[0] == "hindi" and hindi[1] != served[1]
     for headers in ({IDENTIFIER: "hindi"}, {ALIAS: "hi-alias"}, {ALIAS: "hindi"}):
         assert heard(running, speech_wav, headers=headers) == hindi
     # The option wins over the header.

@@ -49,7 +49,7 @@ def test_models_are_loaded_invoked_listed_and_unloaded(start, root, speech_wav, 
     for name in ("marathi", "hindi", "base"):
         assert load(running, name, root / name).status_code == 200
     texts = {}
-    for name, language in (("marathi", "mr"), ("hindi", "hi"), ("base", "mr")):
+    for name, language in (("marathi", "marathi"), ("hindi", "hindi"), ("base", "marathi")):
         answer = invoke(running, name, speech_wav, "&language=mr" if name == "base" else "")
         assert (answer.status_code, answer.json()["language"]) == (200, language)
         texts[name] = answer.json()["text"]
