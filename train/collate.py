@@ -6,6 +6,7 @@ Features come from `serve.features`: training sees exactly what the server will 
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -13,7 +14,7 @@ import numpy as np
 import torch
 from transformers import WhisperTokenizer
 
-from serve.features import MAX_WINDOW_S, SAMPLE_RATE, FeatureExtractor, Samples, window_length_s
+from serve.features import MAX_WINDOW_S, MIN_WINDOW_S, SAMPLE_RATE, FeatureExtractor, Samples, window_length_s
 from train.augment import Augmenter
 from train.batches import JOIN_PAUSE_S, ExamplePlan
 from train.config import TrainConfig
@@ -22,6 +23,9 @@ from train.data.manifest import Clip, load_samples
 from train.errors import DataError
 from train.no_speech import no_speech
 from train.targets import Sentence, Target, TargetBuilder
+
+_JITTER_STEP_S = 0.1
+"""Windows of training are as long as chance has it; those that are served are whole seconds."""
 
 LEAD_IN_S = (0.0, 0.4)
 """Silence before the speech: the server's windows begin a little before the first word."""
@@ -146,8 +150,11 @@ class Collator:
     def _window_s(self, n_samples: int, rng: np.random.Generator) -> float:
         if self.config.encoder_context == "fixed":
             return MAX_WINDOW_S
-        margin_s = rng.uniform(*self.config.window_margin_s) if self.augmented else 1.0
-        return window_length_s(n_samples, margin_s)
+        if not self.augmented:
+            return window_length_s(n_samples, 1.0)  # as it is served
+        length_s = n_samples / SAMPLE_RATE + rng.uniform(*self.config.window_margin_s)
+        steps = math.ceil(length_s / _JITTER_STEP_S)
+        return min(MAX_WINDOW_S, max(MIN_WINDOW_S, round(steps * _JITTER_STEP_S, 1)))
 
     def _target(
         self, example: ExamplePlan, sentences: Sequence[Sentence], rng: np.random.Generator
