@@ -16,6 +16,7 @@ FROM ${PYTHON_IMAGE} AS builder
 SHELL ["/bin/bash", "-o", "pipefail", "-c"]
 WORKDIR /opt/shrota
 ENV PATH=/opt/venv/bin:$PATH \
+    PIP_CACHE_DIR=/var/cache/pip \
     PIP_DISABLE_PIP_VERSION_CHECK=1
 RUN python -m venv /opt/venv
 
@@ -34,7 +35,7 @@ ARG EXTRAS="train"
 COPY pyproject.toml constraints.txt LICENSE ./
 # The packages and the README are empty here, so that what they depend on is a layer of its own, which a change of
 # our sources leaves alone. The ffmpeg inside a wheel gives way to Debian's below.
-RUN --mount=type=cache,target=/root/.cache/pip \
+RUN --mount=type=cache,target=/var/cache/pip \
     --mount=type=secret,id=pip,target=/etc/pip.conf \
     mkdir serve train && touch README.md serve/__init__.py train/__init__.py \
     && case "$VARIANT" in \

@@ -36,8 +36,8 @@ from serve.features import SAMPLE_RATE  # noqa: E402
 from train.data.manifest import Clip, load_samples, read_manifest  # noqa: E402
 
 CONFIG = "train/configs/smoke.yaml"
-MINUTES_BY_STEPS = 6.0
-"""Steps that the smoke configuration does in a minute on two cores, more or less: for --max-minutes."""
+STEPS_A_MINUTE = 6.0
+"""Of the smoke configuration on two cores, more or less: for --max-minutes."""
 
 
 def as_manifest(clips: list[Clip], scratch: Path) -> str:
@@ -135,7 +135,7 @@ def main(
     if not manifest.is_file():
         raise SystemExit(f"{manifest} does not exist: `make data` builds the corpus")
     chosen = read_manifest(manifest)[:clips]
-    steps = round(max_minutes * MINUTES_BY_STEPS) or 10
+    steps = round(max_minutes * STEPS_A_MINUTE) or 10
     runs: dict[str, dict[str, Any]] = {}
     with tempfile.TemporaryDirectory(prefix="shrota-sources-") as directory:
         for name, write in FORMS.items():

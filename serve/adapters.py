@@ -19,13 +19,12 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 import structlog
 
 from serve.adapter_source import base_of, find_source, read_adapter
 from serve.artifact import Artifact
+from serve.closing import Closing
 from serve.engine import DecodingOptions
 from serve.errors import (
     AdapterExists,
@@ -92,7 +91,7 @@ class _Entry:
     """Counts up with every use of any."""
 
 
-class Held:
+class Held(Closing):
     """A hold on an adapter, and the pipeline that follows its manifest. A context manager."""
 
     def __init__(self, pipeline: Pipeline, let_go: Callable[[], None]) -> None:
@@ -105,14 +104,6 @@ class Held:
         let_go, self._let_go = self._let_go, None
         if let_go is not None:
             let_go()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 class Adapters:

@@ -17,13 +17,13 @@ import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field, replace
-from types import TracebackType
+from dataclasses import dataclass, field
 from typing import NoReturn, Self
 
 import structlog
 
 from serve.batch_cost import BatchCost
+from serve.closing import Closing
 from serve.engine import DecodingOptions, Engine, Hypothesis, LogMel
 from serve.errors import EngineError, NotReady, Overloaded, RequestTimeout, ServiceError
 from serve.features import FRAMES_PER_S
@@ -45,8 +45,16 @@ class BatchLimits:
     """Seconds that a batch of several windows may be expected to take: so long a newcomer waits for it."""
 
 
+class _Figures:
+    """A dataclass of numbers, which those of another engine can be added to."""
+
+    def __add__(self, other: Self) -> Self:
+        """Add up, figure by figure."""
+        return type(self)(**{name: value + getattr(other, name) for name, value in vars(self).items()})
+
+
 @dataclass(frozen=True, kw_only=True)
-class Queue:
+class Queue(_Figures):
     """What waits for the engine at a moment."""
 
     n_admitted: int = 0
@@ -61,13 +69,9 @@ class Queue:
     """Batches that the engine can be at."""
     n_busy_workers: int = 0
 
-    def __add__(self, other: Queue) -> Queue:
-        """Add up what waits for two engines."""
-        return Queue(**{name: value + getattr(other, name) for name, value in vars(self).items()})
-
 
 @dataclass(frozen=True, kw_only=True)
-class Totals:
+class Totals(_Figures):
     """What the engine has done since it was loaded."""
 
     n_batches: int = 0
@@ -76,15 +80,11 @@ class Totals:
     """Seconds of window encoded."""
     n_tokens: int = 0
     n_fallbacks: int = 0
-    """Windows whose text came from a later attempt than the first."""
+    """Windows whose text was drawn at random, since no likelier one was believed."""
     n_failures: int = 0
     """Batches on which the engine failed."""
     busy_s: float = 0.0
     """Time in batches, summed over workers."""
-
-    def __add__(self, other: Totals) -> Totals:
-        """Add up what two engines have done."""
-        return Totals(**{name: value + getattr(other, name) for name, value in vars(self).items()})
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,7 @@ class _Waiting:
         return int(self.log_mel.shape[1]) / FRAMES_PER_S
 
 
-class Ticket:
+class Ticket(Closing):
     """One admitted request. A context manager: leaving it frees its place and drops its waiting windows."""
 
     def __init__(self, scheduler: Scheduler, timeout_s: float) -> None:
@@ -186,14 +186,6 @@ class Ticket:
         """Free the place of this request."""
         self.cancel()
         self._scheduler._release(self)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 class Scheduler:
@@ -412,7 +404,7 @@ class Scheduler:
         except Exception as error:
             _log.error("engine.failed", n_windows=len(batch), error=type(error).__name__, exc_info=True)
             with self._changed:
-                self._totals = replace(self._totals, n_failures=self._totals.n_failures + 1)
+                self._totals += Totals(n_failures=1)
             if len({waiting.ticket for waiting in batch}) > 1:
                 # Only the request whose window the engine chokes on shall fail.
                 for waiting in batch:
@@ -429,15 +421,13 @@ class Scheduler:
         ]
         with self._changed:
             self._cost.learn(_encoded_s(batch), _bound_tokens(batch), n_tokens, busy_s)
-            before = self._totals
-            self._totals = Totals(
-                n_batches=before.n_batches + 1,
-                n_windows=before.n_windows + len(batch),
-                window_s=before.window_s + _encoded_s(batch),
-                n_tokens=before.n_tokens + n_tokens,
-                n_fallbacks=before.n_fallbacks + sum(fallbacks),
-                n_failures=before.n_failures,
-                busy_s=before.busy_s + busy_s,
+            self._totals += Totals(
+                n_batches=1,
+                n_windows=len(batch),
+                window_s=_encoded_s(batch),
+                n_tokens=n_tokens,
+                n_fallbacks=sum(fallbacks),
+                busy_s=busy_s,
             )
         for waiting, hypothesis in zip(batch, hypotheses, strict=True):
             self._settle(waiting, hypothesis)

@@ -34,11 +34,23 @@ def transcribe_rows(
     options: Sequence[DecodingOptions],
     *,
     has_adapter: bool,
+    only_language: str | None,
     detect: Detect[Encoded],
     transcribe: Transcribe[Encoded],
 ) -> list[Hypothesis]:
-    """Decode windows of all kinds; the answer is in the order of the input."""
+    """Decode windows of all kinds; the answer is in the order of the input.
+
+    Args:
+        log_mels: The windows.
+        options: Of each.
+        has_adapter: Whether the engine was loaded with an adapter.
+        only_language: Of a checkpoint that knows no other, whatever the options say.
+        detect: The engine's.
+        transcribe: The engine's.
+    """
     assert len(log_mels) == len(options)
+    if only_language is not None:
+        options = [replace(option, language=only_language) for option in options]
     windows = list(log_mels)
     settled = list(options) if has_adapter else [_without_served(option) for option in options]
     probs: list[float | None] = [None] * len(options)

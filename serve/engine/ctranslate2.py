@@ -276,13 +276,12 @@ class CTranslate2Engine:
     def _transcribe_batch(
         self, log_mels: Sequence[LogMel], options: Sequence[DecodingOptions]
     ) -> list[Hypothesis]:
-        if not self._vocabulary.languages:
-            options = [replace(option, language="en") for option in options]
         try:
             return transcribe_rows(
                 log_mels,
                 options,
                 has_adapter=self.has_adapter,
+                only_language=self._vocabulary.only_language,
                 detect=self._detect,
                 transcribe=self._transcribe,
             )

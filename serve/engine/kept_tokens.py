@@ -29,6 +29,10 @@ class KeptTokens:
         """Tell whether a token of the full vocabulary is kept."""
         return token in self._place
 
+    def __len__(self) -> int:
+        """Return how many tokens are kept."""
+        return len(self._place)
+
     def __iter__(self) -> Iterator[int]:
         """Yield the kept tokens' numbers in the full vocabulary."""
         return iter(self._place)

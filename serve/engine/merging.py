@@ -266,7 +266,7 @@ def _keep_tokens(model: WhisperForConditionalGeneration, kept: KeptTokens) -> No
     import torch
 
     decoder = model.model.decoder
-    fewer = torch.nn.Embedding(len(list(kept)), model.config.d_model)
+    fewer = torch.nn.Embedding(len(kept), model.config.d_model)
     fewer.weight.data = decoder.embed_tokens.weight.data[list(kept)].clone()
     decoder.embed_tokens = fewer
     model.proj_out = torch.nn.Linear(fewer.embedding_dim, fewer.num_embeddings, bias=False)

@@ -15,7 +15,6 @@ import math
 import threading
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -205,12 +204,11 @@ class TransformersEngine:
     def _transcribe_batch(
         self, log_mels: Sequence[LogMel], options: Sequence[DecodingOptions]
     ) -> list[Hypothesis]:
-        if not self._vocabulary.languages:
-            options = [replace(option, language="en") for option in options]
         return transcribe_rows(
             log_mels,
             options,
             has_adapter=self.has_adapter,
+            only_language=self._vocabulary.only_language,
             detect=self._detect,
             transcribe=self._transcribe,
         )

@@ -109,6 +109,11 @@ class Vocabulary:
             suppressed_first=np.array(generation.get("begin_suppress_tokens") or [end], np.int64),
         )
 
+    @property
+    def only_language(self) -> str | None:
+        """Language of a checkpoint that knows no other; None where it must be named or detected."""
+        return None if self.languages else "en"
+
     def prompt(
         self,
         language: str | None,

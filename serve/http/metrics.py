@@ -112,7 +112,7 @@ class _SchedulerCollector:
         yield CounterMetricFamily("shrota_window_seconds", "Length of these windows.", totals.window_s)
         yield CounterMetricFamily("shrota_tokens", "Tokens written.", totals.n_tokens)
         yield CounterMetricFamily(
-            "shrota_fallback_windows", "Windows whose first text was not believed.", totals.n_fallbacks
+            "shrota_fallback_windows", "Windows whose likeliest texts were not believed.", totals.n_fallbacks
         )
         yield CounterMetricFamily("shrota_engine_failures", "Batches that failed.", totals.n_failures)
         yield CounterMetricFamily(

@@ -11,11 +11,11 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
-from types import TracebackType
-from typing import TYPE_CHECKING, Generic, Literal, ParamSpec, Self, TypeVar
+from typing import TYPE_CHECKING, Generic, Literal, ParamSpec, TypeVar
 
 import structlog
 
+from serve.closing import Closing
 from serve.errors import AudioTooLong, NotReady, ServiceError, StartupError, UnknownModel
 from serve.memory import MemoryBudget
 from serve.options import TranscriptionOptions
@@ -70,7 +70,7 @@ def load_from_settings(settings: Settings) -> Pipeline:
     )
 
 
-class Place:
+class Place(Closing):
     """An admitted request: its ticket, and the adapter it holds. A context manager: leaving frees both."""
 
     def __init__(self, ticket: Ticket, adapters: Adapters, held: Held, *, model: str | None = None) -> None:
@@ -109,14 +109,6 @@ class Place:
         self.ticket.close()
         self._held.close()
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
 
 @dataclass(frozen=True)
 class _Arrived(Generic[T]):
@@ -152,16 +144,12 @@ class Service:
     @property
     def n_admitted(self) -> int:
         """Requests being worked on."""
-        if self.models is not None:
-            return sum(scheduler.n_admitted for scheduler in self.models.schedulers)
-        return self._scheduler.n_admitted if self._scheduler else 0
+        return sum(scheduler.n_admitted for scheduler in self._schedulers)
 
     @property
     def queue(self) -> Queue:
         """Figures of the scheduler's queue; all zero while the model loads."""
-        if self.models is not None:
-            return sum((scheduler.queue() for scheduler in self.models.schedulers), Queue())
-        return self._scheduler.queue() if self._scheduler else Queue()
+        return sum((scheduler.queue() for scheduler in self._schedulers), Queue())
 
     @property
     def totals(self) -> Totals:
@@ -220,10 +208,8 @@ class Service:
         Raises:
             NotReady: The model is loading, the service is draining, or the engine no longer answers.
         """
-        schedulers = self.models.schedulers if self.models is not None else [self._scheduler]
         if self.state == "ready" and all(
-            scheduler is not None and scheduler.is_alive(self.settings.engine_timeout_s)
-            for scheduler in schedulers
+            scheduler.is_alive(self.settings.engine_timeout_s) for scheduler in self._schedulers
         ):
             return
         reasons = {
