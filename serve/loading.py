@@ -14,6 +14,7 @@ from pathlib import Path
 from serve.artifact import MANIFEST, Artifact, load_artifact
 from serve.base_model import base_fingerprint, resolve_base_model
 from serve.engine import SERVED_ADAPTER, Engine, EngineName, Quantization
+from serve.engine.instruction_set import choose_instruction_set
 from serve.errors import ArtifactError, ConfigError
 from serve.features import FeatureExtractor
 from serve.pipeline import Pipeline, ServingFacts
@@ -153,6 +154,7 @@ def load_served(
 
     # Imported here: a model runtime takes seconds to import, and whoever only looks at artifacts needs none.
     if engine == "ctranslate2":
+        choose_instruction_set()
         from serve.engine.ctranslate2 import CTranslate2Engine
 
         loaded = CTranslate2Engine.load(

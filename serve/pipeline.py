@@ -22,7 +22,7 @@ from itertools import islice
 from pathlib import Path
 
 from serve.decoding import NO_SPEECH_PROB, is_no_speech
-from serve.engine import SERVED_ADAPTER, DecodingOptions, Engine, Hypothesis, LogMel, Task
+from serve.engine import SERVED_ADAPTER, BatchSize, DecodingOptions, Engine, Hypothesis, LogMel, Task
 from serve.errors import UnsupportedOption
 from serve.features import MAX_WINDOW_S, SAMPLE_RATE, FeatureExtractor, Samples, window_length_s
 from serve.options import DETECT, NO_ADAPTER, TranscriptionOptions
@@ -82,6 +82,9 @@ class ServingFacts:
     """Silence behind the speech of a dynamic window."""
     max_window_s: float = MAX_WINDOW_S
     """Longest stretch of speech in a window."""
+    max_packed_s: float = 8.0
+    """Longest dynamic window of several stretches. Every token looks at the whole window, and in the encoder
+    every frame does: ten minutes in windows of up to 14 s take a third longer than in those of 8 s."""
     max_first_window_s: float = 10.0
     """Longest first window, so that the first text comes early."""
     max_gap_s: float = 1.5
@@ -164,54 +167,68 @@ class Pipeline:
         clips: Sequence[Samples],
         options: TranscriptionOptions | Sequence[TranscriptionOptions] | None = None,
         *,
-        max_batch_windows: int = 16,
-        max_batch_s: float = 120.0,
+        max_batch_windows: int | None = None,
+        max_batch_s: float | None = None,
     ) -> list[Transcript]:
         """Transcribe recordings offline, decoding windows of one length together.
+
+        Speech is looked for while what was found is decoded.
 
         Args:
             clips: Samples as in `transcribe`.
             options: For all clips, or one each.
-            max_batch_windows: Most windows decoded together.
-            max_batch_s: Most seconds of windows decoded together, padding included.
+            max_batch_windows: Most windows decoded together; as many as suit the engine by default.
+            max_batch_s: Most seconds of windows decoded together, padding included; likewise.
         """
         if options is None or isinstance(options, TranscriptionOptions):
             options = [options or TranscriptionOptions()] * len(clips)
         decodings = [self.resolve(option) for option in options]
         recordings = [_channels(clip, option) for clip, option in zip(clips, options, strict=True)]
-        cut = [
-            list(iter_windows(recording.blocks(), self._limits(decoding)))
-            for recording, decoding in zip(recordings, decodings, strict=True)
-        ]
+        usual = self.engine.usual_batch
+        most = BatchSize(max_batch_windows or usual.windows, max_batch_s or usual.window_s)
+        cut: list[list[tuple[Window, Samples]]] = [[] for _ in clips]
         hypotheses: list[dict[int, Hypothesis]] = [{} for _ in clips]
 
-        # As in `transcribe`, a clip's first windows settle the language of the rest.
-        places = [(clip, index) for clip, windows in enumerate(cut) for index in range(len(windows))]
-        detected = [
-            (clip, i) for clip, i in places if decodings[clip].language is None and i < LANGUAGE_WINDOWS
-        ]
-        settled = decodings
-        probs: list[float | None] = [None] * len(clips)
-        for these in (detected, [place for place in places if place not in set(detected)]):
-            lengths_s = {(clip, i): self._window_s(cut[clip][i][0], settled[clip]) for clip, i in these}
-            share = max(1, min(max_batch_windows, math.ceil(len(these) / self.engine.n_workers)))
-            batches = _batches(lengths_s, share, max_batch_s)
+        def places() -> Iterator[Place]:
+            for clip, (recording, decoding) in enumerate(zip(recordings, decodings, strict=True)):
+                for window in iter_windows(recording.blocks(), self._limits(decoding)):
+                    cut[clip].append(window)
+                    yield clip, len(cut[clip]) - 1
 
-            def decode(batch: list[Place], settled: list[DecodingOptions] = settled) -> list[Hypothesis]:
+        def decode_all(these: Iterable[Place], settled: Sequence[DecodingOptions]) -> None:
+            def decode(batch: list[Place]) -> list[Hypothesis]:
                 inputs = [self.engine_input(*cut[clip][i], settled[clip]) for clip, i in batch]
                 log_mels, each = zip(*inputs, strict=True)
                 return self.engine.transcribe_batch(log_mels, each)
 
+            lengths_s = (
+                (place, self._window_s(cut[place[0]][place[1]][0], settled[place[0]])) for place in these
+            )
             with ThreadPoolExecutor(self.engine.n_workers) as workers:
-                for batch, found in zip(batches, workers.map(decode, batches), strict=True):
-                    for (clip, i), hypothesis in zip(batch, found, strict=True):
+                begun = [
+                    (batch, workers.submit(decode, batch))
+                    for batch in _batches(lengths_s, most, self.engine.n_workers)
+                ]
+                for batch, future in begun:
+                    for (clip, i), hypothesis in zip(batch, future.result(), strict=True):
                         hypotheses[clip][i] = _with_language_prob(hypothesis, probs[clip])
-            if these is detected:
-                settled = list(decodings)
-                for clip in {clip for clip, _ in detected}:
-                    heard = [(cut[clip][i][0], hypotheses[clip][i]) for i in sorted(hypotheses[clip])]
-                    language, probs[clip] = _settle_language(heard)
-                    settled[clip] = _with_language(decodings[clip], language)
+
+        # As in `transcribe`, a clip's first windows settle the language of the rest.
+        probs: list[float | None] = [None] * len(clips)
+        found: Iterable[Place] = places()
+        settled = list(decodings)
+        if any(decoding.language is None for decoding in decodings):
+            found = list(found)
+            first = [
+                (clip, i) for clip, i in found if decodings[clip].language is None and i < LANGUAGE_WINDOWS
+            ]
+            decode_all(first, decodings)
+            for clip in {clip for clip, _ in first}:
+                heard = [(cut[clip][i][0], hypotheses[clip][i]) for i in sorted(hypotheses[clip])]
+                language, probs[clip] = _settle_language(heard)
+                settled[clip] = _with_language(decodings[clip], language)
+            found = [place for place in found if place not in set(first)]
+        decode_all(found, settled)
 
         transcripts = []
         for clip, recording in enumerate(recordings):
@@ -269,7 +286,8 @@ class Pipeline:
         longest_s = min(facts.max_window_s, MAX_WINDOW_S - facts.margin_s) if dynamic else MAX_WINDOW_S
         return WindowLimits(
             max_window_s=longest_s,
-            max_first_window_s=min(longest_s, facts.max_first_window_s),
+            max_packed_s=facts.max_packed_s if dynamic else longest_s,
+            max_first_window_s=facts.max_first_window_s,
             max_gap_s=facts.max_gap_s,
         )
 
@@ -397,14 +415,24 @@ def is_said(window: Window, hypothesis: Hypothesis) -> bool:
     return bool(hypothesis.text) and not is_noise
 
 
-def _batches(lengths_s: dict[Place, float], max_windows: int, max_s: float) -> list[list[Place]]:
-    """Group places whose windows are of one length, by ascending length."""
-    batches: list[list[Place]] = []
-    for place in sorted(lengths_s, key=lambda place: lengths_s[place]):
-        last = batches[-1] if batches else None
-        length_s = lengths_s[place]
-        is_full = last is not None and (len(last) >= max_windows or (len(last) + 1) * length_s > max_s)
-        if last is None or is_full or lengths_s[last[0]] != length_s:
-            batches.append(last := [])
-        last.append(place)
-    return batches
+def _batches(
+    lengths_s: Iterable[tuple[Place, float]], most: BatchSize, n_workers: int
+) -> Iterator[list[Place]]:
+    """Group places whose windows are of one length: full batches as they come, and at the end the rest.
+
+    The rest is shared out, so that no worker is left without any; the longest windows go first.
+    """
+    waiting: dict[float, list[Place]] = {}
+
+    def room(length_s: float) -> int:
+        return max(1, min(most.windows, int(most.window_s / length_s)))
+
+    for place, length_s in lengths_s:
+        gathered = waiting.setdefault(length_s, [])
+        gathered.append(place)
+        if len(gathered) == room(length_s):
+            yield waiting.pop(length_s)
+    share = math.ceil(sum(map(len, waiting.values())) / n_workers)
+    for length_s in sorted(waiting, reverse=True):
+        rest, n_together = waiting[length_s], min(share, room(length_s))
+        yield from (rest[start : start + n_together] for start in range(0, len(rest), n_together))

@@ -38,9 +38,10 @@ _log = structlog.get_logger(__name__)
 class BatchLimits:
     """How much is decoded at once."""
 
-    max_windows: int = 8
-    max_batch_s: float = 60.0
-    """Seconds of windows, padding included."""
+    max_windows: int | None = None
+    """The engine's usual number, if None."""
+    max_batch_s: float | None = None
+    """Seconds of windows, padding included; the engine's usual ones, if None."""
     target_s: float = 1.5
     """Seconds that a batch of several windows may be expected to take: so long a newcomer waits for it."""
 
@@ -210,7 +211,11 @@ class Scheduler:
         self._engine = engine
         self._max_requests = max_requests
         self._request_timeout_s = request_timeout_s
-        self._limits = limits or BatchLimits()
+        limits = limits or BatchLimits()
+        usual = engine.usual_batch
+        self._max_windows = usual.windows if limits.max_windows is None else limits.max_windows
+        self._max_batch_s = usual.window_s if limits.max_batch_s is None else limits.max_batch_s
+        self._target_s = limits.target_s
         self._changed = threading.Condition()
         self._admitted: set[Ticket] = set()
         self._turns: list[Ticket] = []  # those with waiting windows, in the order of their coming
@@ -361,7 +366,7 @@ class Scheduler:
         """
         n_waiting = sum(len(ticket.waiting) for ticket in self._turns)
         n_idle = max(1, self._n_workers - len(self._running))
-        room = min(self._limits.max_windows, math.ceil(n_waiting / n_idle))
+        room = min(self._max_windows, math.ceil(n_waiting / n_idle))
         first = min(self._turns, key=lambda ticket: ticket.served_s)
         self._clock_s = first.served_s
         batch = [self._take(first)]
@@ -387,8 +392,8 @@ class Scheduler:
         return (
             candidate.options.adapter == batch[0].options.adapter
             and candidate.window_s == batch[0].window_s
-            and _encoded_s(together) <= self._limits.max_batch_s
-            and self._expected_s(together) <= self._limits.target_s
+            and _encoded_s(together) <= self._max_batch_s
+            and self._expected_s(together) <= self._target_s
         )
 
     def _expected_s(self, batch: Sequence[_Waiting]) -> float:

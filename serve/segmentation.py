@@ -79,10 +79,12 @@ class WindowLimits:
     """How long windows may be."""
 
     max_window_s: float
-    """Longest window."""
+    """Longest window: a span that is longer is cut."""
+    max_packed_s: float
+    """Longest window of several spans. A span that is longer stays whole all the same, for a word cut in two
+    is worse than a slower window."""
     max_first_window_s: float
-    """Longest first window of a channel, so that the first text comes early. A first span that is longer
-    stays whole all the same, for a word cut in two is worse than a later one."""
+    """The same for the first window of a channel, so that the first text comes early."""
     max_gap_s: float
     """A longer pause always ends a window."""
 
@@ -374,8 +376,9 @@ class WindowPacker:
 
     def __init__(self, limits: WindowLimits) -> None:
         self.max_samples = max(1, int(limits.max_window_s * SAMPLE_RATE))
+        self._max_packed_samples = min(self.max_samples, int(limits.max_packed_s * SAMPLE_RATE))
         self._max_gap_samples = int(limits.max_gap_s * SAMPLE_RATE)
-        self._limit = min(self.max_samples, int(limits.max_first_window_s * SAMPLE_RATE))
+        self._limit = min(self._max_packed_samples, int(limits.max_first_window_s * SAMPLE_RATE))
         self.gathered: list[Span] = []
         """Spans of the window to come."""
 
@@ -404,7 +407,7 @@ class WindowPacker:
     def _window(self, n_spans: int) -> Window:
         spans = tuple(self.gathered[:n_spans])
         del self.gathered[:n_spans]
-        self._limit = self.max_samples
+        self._limit = self._max_packed_samples
         return Window(spans[0].start, spans[-1].end, spans)
 
 

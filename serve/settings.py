@@ -71,10 +71,10 @@ class Settings:
     """Port to listen on; 0 takes a free one."""
     max_requests: int = 16
     """Requests worked on at a time; more are answered 429."""
-    max_batch_windows: int = 8
-    """Most windows decoded together."""
-    max_batch_s: float = 60.0
-    """Most seconds of windows decoded together."""
+    max_batch_windows: int | None = None
+    """Most windows decoded together; 8 on a CPU and 32 on a GPU by default."""
+    max_batch_s: float | None = None
+    """Most seconds of windows decoded together; 32 on a CPU and 480 on a GPU by default."""
     batch: bool = False
     """The recordings are a batch transform's: nobody waits for the next batch of windows, so those that fit
     into one are decoded together however long that takes."""

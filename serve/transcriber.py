@@ -65,8 +65,8 @@ class Transcriber:
         answer_format: Format,
         *,
         audio_limits: AudioLimits,
-        max_batch_windows: int,
-        max_batch_s: float,
+        max_batch_windows: int | None,
+        max_batch_s: float | None,
     ) -> None:
         """Start the engine's thread.
 

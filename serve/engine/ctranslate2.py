@@ -25,7 +25,16 @@ import numpy as np
 
 from serve.artifact import Artifact
 from serve.decoding import decode_until_believed, measured
-from serve.engine import SERVED_ADAPTER, DecodingOptions, Hypothesis, LogMel, Quantization
+from serve.engine import (
+    CPU_BATCH,
+    GPU_BATCH,
+    SERVED_ADAPTER,
+    BatchSize,
+    DecodingOptions,
+    Hypothesis,
+    LogMel,
+    Quantization,
+)
 from serve.engine.batch_rows import transcribe_rows
 from serve.engine.ct2_model import CT2Model, EncoderOutput, Generated
 from serve.engine.merging import WEIGHTS, Storage, converted_model
@@ -129,6 +138,8 @@ class CTranslate2Engine:
         """
         self._directories = directories
         self._vocabulary = vocabulary
+        self._never: list[int] = vocabulary.suppressed.tolist()
+        self._never_in_times = [token for token in self._never if token <= vocabulary.no_timestamps]
         self._languages: dict[str, str | None] = {SERVED_ADAPTER: language}
         self._convert = convert
         self._device = device
@@ -209,6 +220,11 @@ class CTranslate2Engine:
     def n_workers(self) -> int:
         """Batches that are decoded side by side."""
         return self._workers.count
+
+    @property
+    def usual_batch(self) -> BatchSize:
+        """The largest batch that is worth its wait; see `serve.engine.Engine`."""
+        return GPU_BATCH if self._device == "cuda" else CPU_BATCH
 
     def unsupported(self, options: DecodingOptions) -> tuple[str, str] | None:
         """Name the option that cannot be served, and why; see `serve.engine.Engine`."""
@@ -358,6 +374,8 @@ class CTranslate2Engine:
             return usual
         if option.language != self._languages[adapter] or option.task != "transcribe":
             return Variant(adapter)
+        if not (option.prompt or option.hotwords):  # special tokens alone, which all have
+            return usual
         readable = self._model(usual).can_read(self._vocabulary.prompt_of(option, option.language))
         return usual if readable else Variant(adapter)
 
@@ -441,11 +459,8 @@ class CTranslate2Engine:
         return max(1, min(option.max_new_tokens, room))
 
     def _suppressed(self, option: DecodingOptions) -> list[int]:
-        vocabulary = self._vocabulary
-        never = vocabulary.suppressed
-        if option.timestamps:
-            never = never[never <= vocabulary.no_timestamps]
-        return [*never.tolist(), *vocabulary.suppressed_by(option.suppress)]
+        never = self._never_in_times if option.timestamps else self._never
+        return [*never, *self._vocabulary.suppressed_by(option.suppress)] if option.suppress else never
 
     def _hypothesis(
         self, tokens: list[int], scored: Hypothesis, limit: int, heard_s: float | None

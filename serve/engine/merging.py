@@ -16,10 +16,10 @@ import json
 import shutil
 import tempfile
 from collections.abc import Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-import ctranslate2
 import structlog
 
 from serve.artifact import ADAPTER_CONFIG, ADAPTER_WEIGHTS, Artifact
@@ -256,7 +256,7 @@ def _is_whole(directory: Path, wanted: dict[str, Any]) -> bool:
 
 
 def _directory_name(ingredients: dict[str, Any]) -> str:
-    named = {**ingredients, "converter": ctranslate2.__version__}
+    named = {**ingredients, "converter": version("ctranslate2")}
     digest = hashlib.sha256(json.dumps(named, sort_keys=True).encode()).hexdigest()
     return f"{ingredients['format']}-{digest[:32]}"
 

@@ -27,7 +27,16 @@ from transformers import BitsAndBytesConfig, WhisperForConditionalGeneration
 
 from serve.artifact import ADAPTER_WEIGHTS, Artifact
 from serve.decoding import decode_until_believed, measured
-from serve.engine import SERVED_ADAPTER, DecodingOptions, Hypothesis, LogMel, Quantization
+from serve.engine import (
+    CPU_BATCH,
+    GPU_BATCH,
+    SERVED_ADAPTER,
+    BatchSize,
+    DecodingOptions,
+    Hypothesis,
+    LogMel,
+    Quantization,
+)
 from serve.engine.batch_rows import transcribe_rows
 from serve.engine.cached_decoder import CachedDecoder, detection_logits
 from serve.engine.int8_layers import keep_scales
@@ -223,6 +232,11 @@ class TransformersEngine:
     def n_workers(self) -> int:
         """One: torch shares every product out among its threads."""
         return 1
+
+    @property
+    def usual_batch(self) -> BatchSize:
+        """The largest batch that is worth its wait; see `serve.engine.Engine`."""
+        return GPU_BATCH if self._model.device.type == "cuda" else CPU_BATCH
 
     def _transcribe(
         self,

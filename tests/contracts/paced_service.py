@@ -12,7 +12,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from serve.engine import Hypothesis
+from serve.engine import CPU_BATCH, Hypothesis
 from serve.http.logs import configure_logs
 from serve.http.server import run
 from serve.pipeline import Pipeline, ServingFacts
@@ -25,6 +25,7 @@ class PacedEngine:
     languages = frozenset({"mr"})
     has_adapter = False
     n_workers = 1
+    usual_batch = CPU_BATCH
 
     def __init__(self, go_on: Path, n_free: int) -> None:
         self._go_on, self._n_free = go_on, n_free

@@ -6,7 +6,7 @@ import time
 import numpy as np
 import pytest
 
-from serve.engine import Hypothesis
+from serve.engine import CPU_BATCH, Hypothesis
 from serve.errors import AudioTooLong, NotReady
 from serve.features import SAMPLE_RATE
 from serve.live import LiveSession
@@ -22,6 +22,7 @@ class CountingEngine:
     languages = frozenset({"mr"})
     has_adapter = True
     n_workers = 1
+    usual_batch = CPU_BATCH
 
     def __init__(self):
         self.is_noise = False
@@ -220,7 +221,7 @@ def test_short_runs_find_the_windows_of_long_ones(speech):
     pauses = [np.zeros(round(seconds * SAMPLE_RATE), np.float32) for seconds in (0.3, 2.5, 0.1, 1.0, 4.0)]
     long = np.concatenate([piece for pause in pauses for piece in (speech, pause)])
     long += rng.normal(0, 1e-4, len(long)).astype(np.float32)
-    limits = WindowLimits(max_window_s=9.0, max_first_window_s=5.0, max_gap_s=1.0)
+    limits = WindowLimits(max_window_s=9.0, max_packed_s=9.0, max_first_window_s=5.0, max_gap_s=1.0)
     opened = []
 
     def look(listeners):

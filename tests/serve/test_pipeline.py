@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from serve.engine import Hypothesis
+from serve.engine import CPU_BATCH, Hypothesis
 from serve.errors import UndecodableAudio, UnsupportedOption
 from serve.options import TranscriptionOptions
 from serve.pipeline import MAX_CHANNELS, Pipeline, ServingFacts
@@ -24,6 +24,7 @@ class Parrot:
     languages = frozenset({"mr", "hi", "en"})
     has_adapter = True
     n_workers = 1
+    usual_batch = CPU_BATCH
 
     def __init__(self, **heard) -> None:
         self.batches: list[list] = []

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from serve.engine import SERVED_ADAPTER, DecodingOptions, Hypothesis
+from serve.engine import CPU_BATCH, SERVED_ADAPTER, DecodingOptions, Hypothesis
 from serve.errors import EngineError, NotReady, Overloaded, RequestTimeout
 from serve.scheduler import WINDOWS_AHEAD, BatchLimits, Queue, Scheduler
 
@@ -16,6 +16,7 @@ class Recorder:
     """An engine that waits for `go`, notes its batches, answers with a window's label and fails on 'bad'."""
 
     n_workers = 1
+    usual_batch = CPU_BATCH
 
     def __init__(self) -> None:
         self.batches: list[list[str]] = []

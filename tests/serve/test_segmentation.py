@@ -24,7 +24,7 @@ from serve.segmentation import (
     iter_windows,
 )
 
-LIMITS = WindowLimits(max_window_s=10.0, max_first_window_s=10.0, max_gap_s=2.0)
+LIMITS = WindowLimits(max_window_s=10.0, max_packed_s=10.0, max_first_window_s=10.0, max_gap_s=2.0)
 
 
 def speech_like(duration_s: float, seed: int = 0) -> np.ndarray:
@@ -162,6 +162,11 @@ def test_the_first_window_is_short_so_that_text_comes_early() -> None:
     assert pack(spans, max_first_window_s=4.0) == [(0, 4), (4.2, 8)]
 
 
+def test_windows_are_packed_no_fuller_than_is_fast_and_longer_speech_stays_whole() -> None:
+    spans = seconds((0, 2), (2.2, 4), (4.2, 6), (6.2, 8), (8.4, 15))
+    assert pack(spans, max_packed_s=6.0, max_window_s=10.0) == [(0, 6), (6.2, 8), (8.4, 15)]
+
+
 def test_a_first_span_longer_than_the_first_window_is_not_torn() -> None:
     assert pack(seconds((0, 6), (6.5, 8)), max_first_window_s=4.0) == [(0, 6), (6.5, 8)]
 
@@ -237,11 +242,12 @@ def recordings(draw: st.DrawFn) -> list[Span]:
 @given(
     spans=recordings(),
     max_window_s=st.floats(0.5, 30.0),
+    packed_share=st.floats(0.1, 1.0),
     first_share=st.floats(0.1, 1.0),
     max_gap_s=st.floats(0.0, 4.0),
 )
 def test_windows_hold_all_speech_in_order_within_their_limits(
-    spans: list[Span], max_window_s: float, first_share: float, max_gap_s: float
+    spans: list[Span], max_window_s: float, packed_share: float, first_share: float, max_gap_s: float
 ) -> None:
     max_samples = int(max_window_s * SAMPLE_RATE)
     pieces = [
@@ -253,13 +259,20 @@ def test_windows_hold_all_speech_in_order_within_their_limits(
     windows = pack_windows(
         pieces,
         WindowLimits(
-            max_window_s=max_window_s, max_first_window_s=first_share * max_window_s, max_gap_s=max_gap_s
+            max_window_s=max_window_s,
+            max_packed_s=packed_share * max_window_s,
+            max_first_window_s=first_share * max_window_s,
+            max_gap_s=max_gap_s,
         ),
     )
 
     check_windows(windows, max_window_s, max_gap_s)
     if windows and len(windows[0].spans) > 1:
         assert windows[0].end - windows[0].start <= first_share * max_window_s * SAMPLE_RATE
+    for window in windows:
+        assert (
+            len(window.spans) == 1 or window.end - window.start <= packed_share * max_window_s * SAMPLE_RATE
+        )
     assert [piece for window in windows for piece in window.spans] == pieces
 
 
@@ -299,7 +312,12 @@ QUIET = silence(13)
 def test_a_recording_in_any_blocks_gives_its_speech_in_windows_within_its_limits(
     samples: np.ndarray, max_window_s: float, max_gap_s: float, n_cuts: int
 ) -> None:
-    limits = WindowLimits(max_window_s=max_window_s, max_first_window_s=max_window_s, max_gap_s=max_gap_s)
+    limits = WindowLimits(
+        max_window_s=max_window_s,
+        max_packed_s=max_window_s,
+        max_first_window_s=max_window_s,
+        max_gap_s=max_gap_s,
+    )
     blocks = np.array_split(samples[None], n_cuts + 1, axis=1)
 
     found = list(iter_windows(blocks, limits))

@@ -12,6 +12,7 @@ from serve.engine import SERVED_ADAPTER, DecodingOptions
 from serve.engine.batch_rows import SURE_PROB
 from serve.engine.ctranslate2 import ADAPTED, BASE, FEW_TOKENS, CTranslate2Engine, Workers
 from serve.engine.transformers import TransformersEngine
+from serve.engine.vocabulary import Vocabulary
 from serve.errors import ConversionError, EngineError
 from serve.features import FeatureExtractor, window_length_s
 
@@ -156,7 +157,7 @@ def test_a_base_that_cannot_be_converted_later_fails_the_request_in_one_sentence
 def test_a_damaged_model_is_named(tiny_base_dir, tmp_path, log_mels):
     (tmp_path / "model.bin").write_bytes(b"no model")
     with pytest.raises(ConversionError, match="cannot be loaded by CTranslate2"):
-        CTranslate2Engine({BASE: lambda: tmp_path}, vocabulary=None)
+        CTranslate2Engine({BASE: lambda: tmp_path}, Vocabulary.read(tiny_base_dir))
 
 
 def test_an_option_that_cannot_be_served_is_named_before_anything_is_decoded(adapted, reference):

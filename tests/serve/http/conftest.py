@@ -9,7 +9,7 @@ import httpx
 import numpy as np
 import pytest
 
-from serve.engine import Hypothesis
+from serve.engine import CPU_BATCH, Hypothesis
 from serve.http.server import make_server
 from serve.pipeline import Pipeline, ServingFacts
 from serve.settings import Settings
@@ -21,6 +21,7 @@ class PacedEngine:
     languages = frozenset({"mr", "hi", "en"})
     has_adapter = True
     n_workers = 1
+    usual_batch = CPU_BATCH
 
     def __init__(self) -> None:
         self.pace = threading.Event()
