@@ -2,8 +2,9 @@
 
 Writes bench/sources.json.
 
-    python bench/sources.py                          # ten steps from each, about ten minutes
-    python bench/sources.py --max-minutes 10         # ten minutes from each, an hour and a half
+    python bench/sources.py                               # ten steps from each, about ten minutes
+    python bench/sources.py --max-minutes 10              # ten minutes from each, an hour and a half
+    python bench/sources.py --steps 15 --at-once 8        # all side by side, each on a share of the cores
 
 Corpora of the Hugging Face hub are stood in for by directories of Parquet files with their columns, read by
 the same `datasets`; the SageMaker channel is a read-only directory, as FastFile mounts it.
@@ -20,6 +21,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -127,7 +129,9 @@ FORMS: dict[str, Callable[[list[Clip], Path], str]] = {
 def main(
     manifest: Annotated[Path, typer.Option(help="Corpus to take clips from.")] = ROOT / "data/mr/train.jsonl",
     clips: Annotated[int, typer.Option(help="Clips in each source.")] = 120,
-    max_minutes: Annotated[float, typer.Option(help="About how long each trains; 0: ten steps.")] = 0,
+    steps: Annotated[int, typer.Option(help="Of each run.")] = 10,
+    max_minutes: Annotated[float, typer.Option(help="About how long each trains, in place of steps.")] = 0,
+    at_once: Annotated[int, typer.Option(help="Runs side by side.")] = 1,
     output: Annotated[Path, typer.Option(help="Where the figures go.")] = ROOT / "bench" / "sources.json",
 ) -> None:
     """Train a little from every kind of source, and say how it went."""
@@ -135,34 +139,41 @@ def main(
     if not manifest.is_file():
         raise SystemExit(f"{manifest} does not exist: `make data` builds the corpus")
     chosen = read_manifest(manifest)[:clips]
-    steps = round(max_minutes * STEPS_A_MINUTE) or 10
-    runs: dict[str, dict[str, Any]] = {}
-    with tempfile.TemporaryDirectory(prefix="shrota-sources-") as directory:
-        for name, write in FORMS.items():
-            scratch = Path(directory) / name.replace(" ", "-").replace(",", "")
-            for part in (scratch, scratch / "before", scratch / "channel", scratch / "channel" / "before"):
-                part.mkdir(parents=True, exist_ok=True)
-            source = write(chosen, scratch)
-            runs[name] = train(source, steps, scratch)
-            console.print(f"{name}: {runs[name]}", highlight=False)
-            for path in scratch.rglob("*"):
-                if path.is_dir():
-                    path.chmod(0o755)  # a read-only channel could not be removed
+    steps = round(max_minutes * STEPS_A_MINUTE) or steps
+
+    def run(name: str) -> dict[str, Any]:
+        scratch = Path(directory) / name.replace(" ", "-").replace(",", "")
+        for part in (scratch, scratch / "before", scratch / "channel", scratch / "channel" / "before"):
+            part.mkdir(parents=True, exist_ok=True)
+        found = train(FORMS[name](chosen, scratch), steps, scratch, n_threads=0 if at_once == 1 else 1)
+        console.print(f"{name}: {found}", highlight=False)
+        for path in scratch.rglob("*"):
+            if path.is_dir():
+                path.chmod(0o755)  # a read-only channel could not be removed
+        return found
+
+    with (
+        tempfile.TemporaryDirectory(prefix="shrota-sources-") as directory,
+        ThreadPoolExecutor(at_once) as pool,
+    ):
+        runs = dict(zip(FORMS, pool.map(run, FORMS), strict=True))
     record = {
         "command": " ".join(["python", "bench/sources.py", *sys.argv[1:]]),
         "machine": {"cores": os.cpu_count()},
         "steps": steps,
+        "at_once": at_once,
         "runs": runs,
     }
     output.write_text(json.dumps(record, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
     console.print(f"written to {output}")
 
 
-def train(source: str, steps: int, scratch: Path) -> dict[str, Any]:
+def train(source: str, steps: int, scratch: Path, *, n_threads: int) -> dict[str, Any]:
     """Train on a source and return what the run says of itself."""
     run = scratch / "run"
     command = [sys.executable, "train/run.py", "--config", CONFIG, "--output_dir", str(run)]
     command += ["--train_data", source, "--valid_data", "[]", "--test_data", "[]", "--max_steps", str(steps)]
+    command += ["--n_threads", str(n_threads)]
     started = time.monotonic()
     done = subprocess.run(
         command,
