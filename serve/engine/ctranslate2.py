@@ -516,7 +516,7 @@ def _directories(key: str, artifact: Artifact, convert: Convert) -> dict[Variant
 
 
 def _writes_few_tokens(artifact: Artifact) -> bool:
-    return artifact.manifest.language is not None and artifact.manifest.scripts is not None
+    return artifact.manifest.few_token_scripts is not None
 
 
 def _weights_bytes(directory: Path) -> int:

@@ -63,8 +63,8 @@ def converted_model(
 ) -> Path:
     """Return a CTranslate2 directory of a base model with an artifact's adapter, made now if there is none.
 
-    What an artifact carries itself (`merged-ct2-int8/` and the like) is taken before the cache's, where it
-    was made of the same files. Safe when several processes start at once.
+    What an artifact carries itself (see `carried_model`) is taken before the cache's, where it was made of
+    the same files. Safe when several processes start at once.
 
     Args:
         base_dir: The base model's checkpoint.
@@ -78,7 +78,7 @@ def converted_model(
         ConversionError: It cannot be made or kept; one sentence says why.
     """
     wanted = record(base_dir, artifact, storage, scripts)
-    if artifact is not None and _is_whole(own := artifact.path / f"merged-ct2-{storage}", wanted):
+    if artifact is not None and _is_whole(own := carried_model(artifact.path, storage, scripts), wanted):
         return own
 
     def kept_in(cache: Path) -> Path:
@@ -103,6 +103,18 @@ def converted_model(
         return kept_in(temporary_cache_dir())
     except OSError as error:
         raise _cannot_keep(Path(error.filename or tempfile.gettempdir()), error) from error
+
+
+def carried_model(artifact_dir: Path, storage: Storage, scripts: Sequence[str] | None = None) -> Path:
+    """Return where an artifact carries a converted model: `merged-ct2-int8/`, `...-few-tokens/` and the like.
+
+    Args:
+        artifact_dir: Of the adapter.
+        storage: How weights are kept.
+        scripts: Of the model with the tokens of these alone; None of that with all tokens, which is the one
+            that other programs can load.
+    """
+    return artifact_dir / f"merged-ct2-{storage}{'' if scripts is None else '-few-tokens'}"
 
 
 def _cannot_keep(cache: Path, error: OSError) -> ConversionError:
