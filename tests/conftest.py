@@ -22,6 +22,7 @@ import numpy as np
 import pytest
 
 from serve.base_model import default_cache_dir
+from serve.engine.instruction_set import choose_instruction_set
 
 ROOT = Path(__file__).parents[1]
 SAMPLE_RATE = 16_000
@@ -46,6 +47,7 @@ def pytest_configure(config: pytest.Config) -> None:
     link_cache(config.stash[KEPT_CACHE], Path(own.name) / "shrota")
     config.stash[OWN_CACHE] = own
     os.environ["XDG_CACHE_HOME"] = own.name
+    choose_instruction_set()  # as services do, before a test imports CTranslate2
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
