@@ -55,17 +55,16 @@ RUN python -m compileall -q serve train \
     && python -c "import bitsandbytes, ctranslate2, torchaudio, serve.http.server" \
     && chmod --recursive a-w /opt/shrota
 
-# The base model is built in, because an isolated endpoint reaches neither a hub nor a package index. Empty leaves
-# it out, for artifacts that bring their own.
+# The base model is built in, because an isolated endpoint reaches neither a hub nor a package index; and so is what
+# the engine makes of it. Empty leaves both out, for artifacts that bring their own. safetensors writes files for their
+# owner alone, and any user may run the image.
 FROM builder AS base-model
 ARG BASE_MODEL="openai/whisper-base"
-ENV XDG_CACHE_HOME=/opt/cache \
-    HF_HOME=/opt/cache/huggingface
+COPY docker/build_in.py docker/build_in.py
 RUN --mount=type=secret,id=pip,target=/etc/pip.conf \
-    mkdir -p /opt/cache \
-    && if [ -n "$BASE_MODEL" ]; then \
-        python -c 'import sys; from serve.base_model import resolve_base_model as r; print(r(sys.argv[1]))' "$BASE_MODEL"; \
-    fi
+    mkdir -p /usr/local/share/shrota \
+    && if [ -n "$BASE_MODEL" ]; then python docker/build_in.py "$BASE_MODEL" /usr/local/share/shrota; fi \
+    && chmod --recursive a+rX /usr/local/share/shrota
 
 # Nothing is built here, and the compiler stays behind.
 FROM ${PYTHON_IMAGE} AS runtime
@@ -78,18 +77,17 @@ RUN apt-get update \
     && rm -rf /var/lib/apt/lists/*
 COPY --from=builder /opt/venv /opt/venv
 COPY --from=builder /opt/shrota /opt/shrota
-COPY --from=base-model /opt/cache /opt/cache
+COPY --from=base-model /usr/local/share/shrota /usr/local/share/shrota
 COPY --chmod=0555 docker/entrypoint.sh /opt/shrota/docker/entrypoint.sh
 
-# Whatever a library caches at run time goes below /tmp, the one place that is always writable; nothing reports its
-# use to its maker. CTranslate2 wants the cuBLAS of CUDA 12, beside torch's of CUDA 13. The NVIDIA lines let the
-# container runtime hand a GPU to an image that is not built on NVIDIA's own.
+# Whatever is cached at run time, by us or by a library, goes below /tmp, the one place that is always writable: most
+# of it because that is HOME. Nothing reports its use to its maker. CTranslate2 wants the cuBLAS of CUDA 12, beside
+# torch's of CUDA 13. The NVIDIA lines let the container runtime hand a GPU to an image that is not built on NVIDIA's
+# own.
 ENV PATH=/opt/venv/bin:$PATH \
     HOME=/tmp \
     PYTHONUNBUFFERED=1 \
     PYTHONDONTWRITEBYTECODE=1 \
-    XDG_CACHE_HOME=/opt/cache \
-    HF_HOME=/opt/cache/huggingface \
     MPLCONFIGDIR=/tmp/matplotlib \
     TORCHINDUCTOR_CACHE_DIR=/tmp/inductor \
     TRITON_CACHE_DIR=/tmp/triton \

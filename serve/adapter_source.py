@@ -18,9 +18,6 @@ from serve.artifact import ADAPTER_CONFIG, ADAPTER_DIR, ADAPTER_WEIGHTS, MANIFES
 from serve.base_model import base_fingerprint
 from serve.errors import ArtifactError, BadAdapter, UnknownPath
 
-TRUSTED_FILES = (Path(MANIFEST), Path(ADAPTER_DIR) / ADAPTER_CONFIG, Path(ADAPTER_DIR) / ADAPTER_WEIGHTS)
-"""All that is read of an adapter's directory."""
-
 KINDS = ("LORA", "ADALORA")
 MAX_CONFIG_BYTES = 1 << 20
 
@@ -57,10 +54,7 @@ def read_adapter(path: Path, roots: Iterable[Path], base_dir: Path, fingerprint:
     Raises:
         BadAdapter: A file is missing, damaged, elsewhere, or does not fit the base model.
     """
-    roots = list(roots)
-    for file in TRUSTED_FILES:
-        if (path / file).exists() and not _is_below((path / file).resolve(), roots):
-            raise BadAdapter(f"{file}: leads out of the directories that adapters may be loaded from")
+    check_links(path, roots)
     try:
         artifact = load_artifact(path)
     except ArtifactError as error:
@@ -74,17 +68,22 @@ def read_adapter(path: Path, roots: Iterable[Path], base_dir: Path, fingerprint:
 
 
 def check_links(path: Path, roots: Iterable[Path]) -> None:
-    """Refuse a directory of which anything leads elsewhere.
+    """Refuse a directory of which anything leads elsewhere, through other directories or not.
 
     Raises:
         BadAdapter: Names it.
     """
     roots = list(roots)
-    for file in path.rglob("*"):
-        if file.is_symlink() and not _is_below(file.resolve(), roots):
-            raise BadAdapter(
-                f"{file.relative_to(path)}: leads out of the directories that models may be loaded from"
-            )
+    directories = [path]
+    for directory in directories:  # links add to them
+        for link in (file for file in directory.rglob("*") if file.is_symlink()):
+            target = link.resolve()
+            if not _is_below(target, roots):
+                raise BadAdapter(
+                    f"{link.relative_to(directory)}: leads out of the directories that may be loaded from"
+                )
+            if target.is_dir() and target not in directories:
+                directories.append(target)
 
 
 def base_of(base_dir: Path) -> str:

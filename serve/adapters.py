@@ -8,6 +8,11 @@
 A request holds its adapter from the check of its options to its end. What is held is never evicted, and what
 is removed serves those that hold it before it is freed. What is not in memory is loaded in the thread of the
 request that needs it, so that no batch of another waits for it.
+
+Memory is counted when it is taken, not when it might be: an engine may keep for an adapter a small model for
+its own language and a large one for all else, which most adapters never need. Whatever a request makes the
+engine load is taken from the budget first: what belongs to its adapter goes with that; the base model alone,
+and more of the adapter that the engine was started with, stay.
 """
 
 from __future__ import annotations
@@ -17,7 +22,7 @@ import re
 import threading
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 import structlog
@@ -117,7 +122,7 @@ class Adapters:
         Args:
             pipeline: Of the base model, and of what requests mean that name nothing.
             roots: Directories that adapters may be loaded from.
-            budget: Memory of the adapters that are added.
+            budget: Memory of the adapters that are added, and of all else that requests load.
         """
         self._served = pipeline
         self._roots = tuple(roots)
@@ -126,6 +131,7 @@ class Adapters:
         self._loading = threading.Lock()  # held while the engine loads or frees: one at a time
         self._entries: dict[str, _Entry] = {}
         self._resident: set[_Entry] = set()  # in memory, those included that are removed but held
+        self._lasting_bytes = 0
         self._names: dict[str, str] = {}  # names and aliases, those included that are being added
         self._clock = itertools.count(1)
         self._keys = itertools.count(1)
@@ -140,6 +146,11 @@ class Adapters:
     def pipeline(self) -> Pipeline:
         """Of requests that name nothing."""
         return self._served
+
+    @property
+    def lasting_bytes(self) -> int:
+        """What was taken from the budget for models that belong to no added adapter."""
+        return self._lasting_bytes
 
     @cached_property
     def _fingerprint(self) -> str:
@@ -243,7 +254,7 @@ class Adapters:
         """
         served = self._served.facts.adapter_name
         if name in (None, NO_ADAPTER, served):
-            return Held(self._pipeline(self._served.facts, self._make_ready), lambda: None)
+            return Held(self._pipeline(self._served.facts, self._prepare), lambda: None)
         with self._changed:
             try:
                 entry = self._entry(name)
@@ -255,15 +266,18 @@ class Adapters:
             entry.n_holders += 1
             entry.used = next(self._clock)
 
-        def prepare(decoding: DecodingOptions) -> None:
-            try:
-                self._load(entry, check)
-            except StartupError as error:
-                raise EngineError(f"adapter '{name}' cannot be loaded: {_sentence(error)}") from error
-            self._make_ready(decoding)
-
         facts = replace(entry.facts, adapter_name=name)  # an alias may be the name it is asked for by
+        prepare = partial(self._prepare, entry=entry, check=check)
         return Held(self._pipeline(facts, prepare), lambda: self._let_go(entry))
+
+    def make_ready(self, decoding: DecodingOptions) -> None:
+        """Load what the base model, or the adapter that the engine was started with, needs for these options.
+
+        Raises:
+            StartupError: It cannot be converted or loaded.
+            NoMemory: The adapters that are pinned or in use leave no room.
+        """
+        self._load_more(decoding, None)
 
     def _pipeline(self, facts: ServingFacts, prepare: Callable[[DecodingOptions], None]) -> Pipeline:
         return Pipeline(
@@ -282,11 +296,20 @@ class Adapters:
             raise NotRemovable("adapters cannot be added here")
         return read_adapter(path, self._roots, self._served.base_dir, self._fingerprint)
 
-    def _make_ready(self, decoding: DecodingOptions) -> None:
+    def _prepare(
+        self,
+        decoding: DecodingOptions,
+        entry: _Entry | None = None,
+        check: Callable[[], None] | None = None,
+    ) -> None:
+        """Load what a request needs, which holds an adapter; None is what was there at the start."""
         try:
-            self._served.engine.make_ready(decoding)
+            if entry is not None:
+                self._load(entry, check)
+            self._load_more(decoding, entry)
         except StartupError as error:
-            raise EngineError(_sentence(error)) from error
+            what = "the model" if entry is None else f"adapter '{entry.name}'"
+            raise EngineError(f"{what} cannot be loaded: {_sentence(error)}") from error
 
     def _load(self, entry: _Entry, check: Callable[[], None] | None = None) -> None:
         """Load an adapter unless it is; where there is no room, wait for it as long as `check` allows.
@@ -321,6 +344,39 @@ class Adapters:
             check()
             with self._changed:
                 self._changed.wait(ROOM_POLL_S)
+
+    def _load_more(self, decoding: DecodingOptions, entry: _Entry | None) -> None:
+        """Load what the engine still lacks for these options; an adapter that is given is loaded and held.
+
+        For room it frees what nobody holds, and does not wait: whoever waits while holding an adapter may
+        wait for somebody who waits for it.
+
+        Raises:
+            StartupError: It cannot be converted or loaded.
+            NoMemory: There is no room.
+        """
+        engine = self._served.engine
+        if not engine.bytes_to_load(decoding):  # takes longest where it converts, and holds up nobody
+            return
+        with self._loading:
+            n_bytes = engine.bytes_to_load(decoding)
+            if not n_bytes:  # another request was faster
+                return
+            if not self._make_room(n_bytes):
+                raise NoMemory(n_bytes, self._budget.limit_bytes, self._budget.taken_bytes)
+            n_before, n_loaded = engine.base_bytes(), 0
+            try:
+                engine.make_ready(decoding)
+                n_loaded = n_bytes
+            finally:
+                n_base = engine.base_bytes() - n_before
+                n_loaded = max(n_loaded, n_base)  # the base may be there although the adapter failed
+                self._budget.give_back(n_bytes - n_loaded)
+                n_lasting = n_loaded if entry is None else n_base
+                with self._changed:
+                    self._lasting_bytes += n_lasting
+                    if entry is not None:
+                        entry.n_bytes += n_loaded - n_lasting
 
     def _make_room(self, n_bytes: int) -> bool:
         """Take memory, freeing for it what was used longest ago; say whether that was enough."""

@@ -53,6 +53,11 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     evaluation: dict[str, Any] = {}
     """Record of the evaluation, for people."""
 
+    @property
+    def few_token_scripts(self) -> tuple[str, ...] | None:
+        """Scripts whose tokens are all it needs for its own language; None where it needs every token."""
+        return None if self.language is None else self.scripts
+
 
 class Artifact(msgspec.Struct, frozen=True, kw_only=True):
     """A checked artifact directory."""

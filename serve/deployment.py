@@ -178,7 +178,7 @@ class Deployment:
             ),
             (
                 all(uri.endswith(".tar.gz") for uri in packed),
-                "an adapter of a component is one .tar.gz, with adapter_config.json at its top",
+                "an adapter of a component is one .tar.gz, with manifest.json and adapter/ at its top",
             ),
             (self.component_memory_mb >= 128, "--component-memory-mb is at least 128"),
         )

@@ -51,7 +51,7 @@ class _Base:
     adapters: Adapters
     scheduler: Scheduler
     n_bytes: int = 0
-    """Of the base model itself, taken from the budget."""
+    """Taken from the budget when its engine was loaded."""
     n_holders: int = 0
     models: dict[str, _Loaded] = field(default_factory=dict)
 
@@ -214,7 +214,10 @@ class Models:
             preload=False,
         )
         adapters = Adapters(pipeline, roots=settings.loading_roots, budget=self._budget)
-        base = _Base(fingerprint=fingerprint, adapters=adapters, scheduler=self._schedule(pipeline))
+        n_bytes = pipeline.engine.base_bytes()  # 0 where it is loaded when it is first asked for
+        self._budget.take(n_bytes, force=True)
+        scheduler = self._schedule(pipeline)
+        base = _Base(fingerprint=fingerprint, adapters=adapters, scheduler=scheduler, n_bytes=n_bytes)
         with self._lock:
             self._bases[fingerprint] = base
         return base
@@ -224,13 +227,7 @@ class Models:
         if served.artifact is not None:
             base.adapters.add(name, str(path), pin=True)
         else:
-            n_bytes = engine.adapter_bytes(None)
-            if not base.n_bytes and not self._budget.fits(n_bytes):
-                raise NoMemory(n_bytes, self._budget.limit_bytes, self._budget.taken_bytes)
-            engine.make_ready(DecodingOptions(adapter=None, language=min(engine.languages)))
-        n_more_bytes = engine.base_bytes() - base.n_bytes
-        self._budget.take(n_more_bytes, force=True)
-        base.n_bytes += n_more_bytes
+            base.adapters.make_ready(DecodingOptions(adapter=None, language=min(engine.languages)))
 
     def _drop_unless_used(self, base: _Base) -> None:
         with self._lock:
@@ -240,4 +237,4 @@ class Models:
             self._past += base.scheduler.totals()
         if not base.scheduler.close(timeout_s=self._settings.engine_timeout_s):
             _log.error("model.engine_does_not_end", base=base.fingerprint)
-        self._budget.give_back(base.n_bytes)
+        self._budget.give_back(base.n_bytes + base.adapters.lasting_bytes)

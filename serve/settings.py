@@ -56,7 +56,8 @@ class Settings:
     """Name or directory of the base model, in place of the one the artifact names; serves it alone where
     model_dir holds no artifact."""
     cache_dir: Path | None = None
-    """Where base models and converted models are kept; None is ~/.cache/shrota."""
+    """Where base models and converted models are kept; None is ~/.cache/shrota. What came with the machine,
+    in /usr/local/share/shrota, is taken first."""
     offline: bool = False
     """Never reach for the network."""
     engine: EngineName = "auto"
@@ -95,7 +96,8 @@ class Settings:
     """Directories that adapters and models may be loaded from, between colons; by default the one that holds
     model_dir, and /opt/ml."""
     adapter_memory_mib: float | None = None
-    """Memory of the adapters that are added; those used longest ago give way. None sets no limit."""
+    """Memory of the weights of adapters that are added, and of what requests load besides; adapters used
+    longest ago give way. None sets no limit."""
     multi_model: bool = False
     """Start without a model, and take models by POST /models."""
     model_memory_mib: float | None = None

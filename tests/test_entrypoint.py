@@ -7,12 +7,16 @@ import os
 import re
 import signal
 import subprocess
+import sys
 import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import pytest
+
+from serve.base_model import built_in_dirs
 
 ROOT = Path(__file__).parents[1]
 ENTRYPOINT = ROOT / "docker" / "entrypoint.sh"
@@ -208,7 +212,35 @@ def test_the_image_comes_with_cuda_or_without():
 def test_the_base_model_is_baked_in_unless_a_build_leaves_it_out():
     assert 'BASE_MODEL="openai/whisper-base"' in arguments_of("ARG")
     assert any('[ -n "$BASE_MODEL" ]' in line for line in arguments_of("RUN"))
-    assert ("COPY", "--from=base-model /opt/cache /opt/cache") in shipped()
+    place = "/usr/local/share/shrota"  # where it is looked for, unless XDG_DATA_DIRS names other places
+    (bake,) = [line for line in arguments_of("RUN") if f'docker/build_in.py "$BASE_MODEL" {place};' in line]
+    assert f"chmod --recursive a+rX {place}" in bake  # for any user
+    assert ("COPY", f"--from=base-model {place} {place}") in shipped()
+    assert "XDG_DATA_DIRS" not in settings_of_the_image()
+    assert Path(place) in built_in_dirs()
+
+
+LOOK = """
+from serve.base_model import resolve_base_model
+from serve.engine.merging import converted_model
+base_dir = resolve_base_model("openai/whisper-base", offline=True)
+print(base_dir)
+print(converted_model(base_dir, None, "int8"))
+"""
+
+
+@pytest.mark.slow
+def test_what_is_baked_in_is_found_and_nothing_is_written(tmp_path):
+    into = tmp_path / "share" / "shrota"
+    run_python = partial(subprocess.run, cwd=ROOT, capture_output=True, text=True, check=True)
+    environ = {**os.environ, "PYTHONPATH": str(ROOT)}
+    run_python([sys.executable, "docker/build_in.py", "openai/whisper-base", into], env=environ)
+    assert not any(path.is_symlink() for path in into.rglob("*"))
+    environ |= {"XDG_DATA_DIRS": str(into.parent), "XDG_CACHE_HOME": str(tmp_path / "cache")}
+    found = run_python([sys.executable, "-c", LOOK], env=environ | {"HF_HOME": str(tmp_path / "hub")})
+    base_dir, converted = map(Path, found.stdout.splitlines())
+    assert base_dir == into / "base" / "openai--whisper-base" and converted.parent == into / "converted"
+    assert not (tmp_path / "cache").exists()
 
 
 def test_the_libraries_of_cuda_lie_where_the_loader_looks():
@@ -219,12 +251,21 @@ def test_the_libraries_of_cuda_lie_where_the_loader_looks():
 
 def test_any_user_can_run_the_image_and_none_can_write_its_code():
     env = settings_of_the_image()
-    assert "USER" not in {keyword for keyword, _ in shipped()}  # SageMaker's volumes belong to root
-    for name in ("HOME", "MPLCONFIGDIR", "TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR"):
-        assert env[name].startswith("/tmp"), name
+    assert "USER" not in {keyword for keyword, _ in instructions()}  # SageMaker's volumes belong to root
+    assert env["HOME"] == "/tmp"
+    caches = {name: value for name, value in env.items() if re.search("CACHE|CONFIG|_HOME", name)}
+    assert {"MPLCONFIGDIR", "TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR"} <= set(caches)
+    assert all(value.startswith("/tmp/") for value in caches.values()), caches
     assert env["PYTHONDONTWRITEBYTECODE"] == "1"
     assert any("chmod --recursive a-w /opt/shrota" in line for line in arguments_of("RUN"))
     assert any("--chmod=0555 docker/entrypoint.sh" in line for line in arguments_of("COPY"))
+
+
+def test_nothing_of_the_image_comes_from_an_address_that_no_hash_or_index_vouches_for():
+    commands = " ".join(arguments_of("RUN"))
+    assert "ADD" not in {keyword for keyword, _ in instructions()}
+    assert not re.search(r"\b(curl|wget|git clone)\b", commands)
+    assert all("://" not in line for line in arguments_of("COPY"))
 
 
 def test_no_library_of_the_image_reports_its_use():

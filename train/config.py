@@ -89,7 +89,8 @@ class TrainConfig:
     profile: str = "marathi"
     """Normaliser profile of the headline score."""
     export_formats: tuple[ExportFormat, ...] = ()
-    """Merged models written into the artifact: ct2-int8, ct2-int8_float16, ct2-float16, transformers."""
+    """Merged models written into the artifact: ct2-int8, ct2-int8_float16, ct2-float16, transformers. With
+    ct2-int8 (on a GPU, ct2-int8_float16) the service starts without merging anything."""
 
     continue_from: Path | None = None
     """Artifact whose adapter is trained further, on new data or for longer; null starts a fresh one."""

@@ -3,8 +3,8 @@
     python -m train.export model_artifacts/whisper-base-mr --format ct2-int8
     python -m train.export ARTIFACT_DIR --format transformers --output-dir DIR --push you/whisper-base-mr
 
-The command makes merged models of a finished artifact for engines that know no adapters, or pushes it to the
-hub.
+The command makes merged models of a finished artifact, for a service that then starts without merging and for
+engines that know no adapters, or pushes it to the hub.
 """
 
 from __future__ import annotations
@@ -179,14 +179,15 @@ def main(
         ExportFormat | None, typer.Option("--format", help="Merged model to write; without it none is.")
     ] = None,
     output_dir: Annotated[
-        Path | None, typer.Option(help="Where to; merged-FORMAT within the artifact by default.")
+        Path | None,
+        typer.Option(help="Where to; merged-FORMAT within the artifact by default, for the service."),
     ] = None,
     push: Annotated[
         str | None, typer.Option(help="Repository on the Hugging Face hub for what was written.")
     ] = None,
     public: Annotated[bool, typer.Option(help="Let everybody see a repository that is made now.")] = False,
 ) -> None:
-    """Merge an adapter into its base model for other engines, or push the adapter itself to the hub.
+    """Merge an adapter into its base model, or push the adapter itself to the hub.
 
     Example: python -m train.export model_artifacts/whisper-base-mr --format ct2-int8
     """

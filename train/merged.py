@@ -2,6 +2,7 @@
 
     artifact ─► base in fp32 + adapter ─► transformers checkpoint (fp16)
                                       └─► CTranslate2 directory, weights quantised after the merge
+                                      └─► the same with few tokens, for the service
 
 The merge itself, and the conversion, are those of the service: see `serve.engine.merging`.
 """
@@ -9,6 +10,7 @@ The merge itself, and the conversion, are those of the service: see `serve.engin
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Literal, cast
@@ -20,6 +22,7 @@ from serve.engine.merging import (
     RECORD,
     Storage,
     adapter_hashes,
+    carried_model,
     convert,
     merge,
     record,
@@ -39,10 +42,13 @@ _CHECKPOINT_FILES = (
 def export_merged(artifact_dir: Path, kind: ExportFormat, output_dir: Path | None = None) -> Path:
     """Write a merged model and return its directory; an older one is replaced once the new one is whole.
 
+    Within the artifact, a CTranslate2 model gets another beside it, where the manifest names scripts: that
+    with the tokens of these alone, which the service loads when it starts.
+
     Args:
         artifact_dir: of the adapter; its base model is resolved as the server does.
         kind: see `ExportFormat`.
-        output_dir: where to; `merged-KIND` within the artifact if None.
+        output_dir: where to, for programs that know no artifacts; `merged-KIND` within it if None.
 
     Raises:
         ArtifactError, BaseModelError: the artifact or its base model cannot be read.
@@ -51,7 +57,19 @@ def export_merged(artifact_dir: Path, kind: ExportFormat, output_dir: Path | Non
     artifact = load_artifact(artifact_dir)
     base_dir = find_base(artifact)
     target = output_dir or artifact_dir / f"merged-{kind}"
-    if target.resolve() == artifact_dir.resolve():
+    _write(artifact, base_dir, kind, target)
+    scripts = artifact.manifest.few_token_scripts
+    if output_dir is None and kind != "transformers" and scripts is not None:
+        few_tokens = carried_model(artifact_dir, _storage(kind), scripts)
+        _write(artifact, base_dir, kind, few_tokens, scripts)
+    return target
+
+
+def _write(
+    artifact: Artifact, base_dir: Path, kind: ExportFormat, target: Path, scripts: Sequence[str] | None = None
+) -> None:
+    """Write one merged model, with its record."""
+    if target.resolve() == artifact.path.resolve():
         raise ExportError(f"{target} is the artifact itself: name another --output-dir")
     if target.is_dir() and any(target.iterdir()) and not (target / RECORD).is_file():
         raise ExportError(f"{target} holds something else than a merged model: name another --output-dir")
@@ -63,14 +81,16 @@ def export_merged(artifact_dir: Path, kind: ExportFormat, output_dir: Path | Non
                 write_checkpoint(artifact, base_dir, building, dtype="float16")
                 made_of: dict[str, Any] = {"format": kind, **adapter_hashes(artifact)}
             else:
-                storage = cast(Storage, kind.removeprefix("ct2-"))
-                convert(base_dir, artifact, storage, building)
-                made_of = record(base_dir, artifact, storage)
+                convert(base_dir, artifact, _storage(kind), building, scripts)
+                made_of = record(base_dir, artifact, _storage(kind), scripts)
             write_record(building, {**_description(artifact), **made_of})
             replace_directory(building, target)
     except OSError as error:
         raise ExportError(f"{target} could not be written: {error}") from error
-    return target
+
+
+def _storage(kind: ExportFormat) -> Storage:
+    return cast(Storage, kind.removeprefix("ct2-"))
 
 
 def find_base(artifact: Artifact) -> Path:

@@ -111,13 +111,19 @@ def endpoint_config_request(deployment: Deployment) -> Request:
 
 
 def endpoint_request(deployment: Deployment) -> Request:
-    """Return CreateEndpoint, or with a revision UpdateEndpoint."""
+    """Return CreateEndpoint, or with a revision UpdateEndpoint, which keeps the machines there are."""
     names = {"EndpointName": deployment.name, "EndpointConfigName": deployment.revised_name}
+    kept = {
+        "RetainAllVariantProperties": True,
+        "ExcludeRetainedVariantProperties": [{"VariantPropertyType": "DataCaptureConfig"}],
+    }
     follows = deployment.mode == "components" or deployment.max_instances > 0
     return Request(
         service="sagemaker",
         operation="UpdateEndpoint" if deployment.revision else "CreateEndpoint",
-        parameters=names if deployment.revision else without_empty({**names, "Tags": _tags(deployment)}),
+        parameters={**names, **kept}
+        if deployment.revision
+        else without_empty({**names, "Tags": _tags(deployment)}),
         then_wait_for="endpoint" if follows else None,
     )
 

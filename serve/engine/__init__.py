@@ -146,8 +146,8 @@ class Engine(Protocol):
         To be asked before `transcribe_batch`, which takes for granted that it can.
         """
 
-    def adapter_bytes(self, artifact: Artifact | None) -> int:
-        """Return what an adapter will take in memory, or None's the base model alone.
+    def adapter_bytes(self, artifact: Artifact) -> int:
+        """Return what `load_adapter` will take in memory.
 
         What has to be converted is converted first, in the calling thread, and kept on disk.
 
@@ -167,6 +167,13 @@ class Engine(Protocol):
 
     def unload_adapter(self, key: str) -> None:
         """Free an adapter once no batch is at it; nobody may ask for it any more."""
+
+    def bytes_to_load(self, options: DecodingOptions) -> int:
+        """Return what `make_ready` will take in memory; what has to be converted is converted first.
+
+        Raises:
+            StartupError: It cannot be had.
+        """
 
     def make_ready(self, options: DecodingOptions) -> None:
         """Load what these options need besides, so that no batch has to wait for it; in the calling thread.

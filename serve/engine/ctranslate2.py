@@ -233,16 +233,14 @@ class CTranslate2Engine:
             return "language", "this model's vocabulary is too small for detection: name a language"
         return self._vocabulary.unsupported(options)
 
-    def adapter_bytes(self, artifact: Artifact | None) -> int:
-        """Return the size of its model's weights; see `serve.engine.Engine`."""
-        if artifact is None:
-            return _weights_bytes(self._directories[BASE]())
+    def adapter_bytes(self, artifact: Artifact) -> int:
+        """Return the size of its usual model's weights; see `serve.engine.Engine`."""
         assert self._convert is not None
         return _weights_bytes(self._convert(artifact, _writes_few_tokens(artifact))())
 
     def base_bytes(self) -> int:
         """Return what it takes once it is loaded; see `serve.engine.Engine`."""
-        return self.adapter_bytes(None) if BASE in self._models else 0
+        return _weights_bytes(self._directories[BASE]()) if BASE in self._models else 0
 
     def load_adapter(self, key: str, artifact: Artifact) -> None:
         """Load the model of a further adapter; see `serve.engine.Engine`."""
@@ -262,14 +260,23 @@ class CTranslate2Engine:
         self._languages.pop(key, None)
         self._running.pop(key, None)
 
+    def bytes_to_load(self, options: DecodingOptions) -> int:
+        """Return the size of the weights of models that are not loaded; see `serve.engine.Engine`."""
+        missing = [variant for variant in self._needed(options) if variant not in self._models]
+        return sum(_weights_bytes(self._directories[variant]()) for variant in missing)
+
     def make_ready(self, options: DecodingOptions) -> None:
         """Load every model that the options may need; see `serve.engine.Engine`."""
+        for variant in self._needed(options):
+            self._model(variant)
+
+    def _needed(self, options: DecodingOptions) -> list[Variant]:
         adapter = None if options.adapter == SERVED_ADAPTER and not self.has_adapter else options.adapter
-        if adapter is None or options.language is None:
-            self._model(BASE)
+        needed = [BASE] if adapter is None or options.language is None else []
         if adapter is not None:
             language = options.language or options.expected_language
-            self._model(self._variant(adapter, replace(options, language=language)))
+            needed.append(self._variant(adapter, replace(options, language=language)))
+        return needed
 
     def transcribe_batch(
         self, log_mels: Sequence[LogMel], options: Sequence[DecodingOptions]
@@ -531,7 +538,7 @@ def _directories(key: str, artifact: Artifact, convert: Convert) -> dict[Variant
 
 
 def _writes_few_tokens(artifact: Artifact) -> bool:
-    return artifact.manifest.language is not None and artifact.manifest.scripts is not None
+    return artifact.manifest.few_token_scripts is not None
 
 
 def _weights_bytes(directory: Path) -> int:

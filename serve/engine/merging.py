@@ -10,11 +10,9 @@ it. torch, transformers and peft are imported only where something must be built
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import shutil
-import tempfile
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -23,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import structlog
 
 from serve.artifact import ADAPTER_CONFIG, ADAPTER_WEIGHTS, Artifact
-from serve.base_model import base_fingerprint, default_cache_dir, temporary_cache_dir
+from serve.base_model import base_fingerprint, built_in_dirs, default_cache_dir
 from serve.build_once import build_once
 from serve.engine.kept_tokens import KeptTokens, tokens_of_scripts
 from serve.engine.vocabulary import Vocabulary
@@ -63,53 +61,55 @@ def converted_model(
 ) -> Path:
     """Return a CTranslate2 directory of a base model with an artifact's adapter, made now if there is none.
 
-    What an artifact carries itself (`merged-ct2-int8/` and the like) is taken before the cache's, where it
-    was made of the same files. Safe when several processes start at once.
+    What an artifact carries itself (see `carried_model`) is taken first, where it was made of the same files;
+    then what came with the machine (`built_in_dirs`). Safe when several processes start at once.
 
     Args:
         base_dir: The base model's checkpoint.
         artifact: Holds the adapter; None converts the base model alone.
         storage: How weights are kept.
         scripts: Keep the tokens of these scripts alone; None keeps all.
-        cache_dir: Where converted models are kept; `default_cache_dir()` if None, and where that cannot be
-            written, `temporary_cache_dir()`.
+        cache_dir: Where converted models are kept; `default_cache_dir()` if None.
 
     Raises:
         ConversionError: It cannot be made or kept; one sentence says why.
     """
     wanted = record(base_dir, artifact, storage, scripts)
-    if artifact is not None and _is_whole(own := artifact.path / f"merged-ct2-{storage}", wanted):
+    if artifact is not None and _is_whole(own := carried_model(artifact.path, storage, scripts), wanted):
         return own
 
-    def kept_in(cache: Path) -> Path:
-        target = cache / "converted" / _directory_name(wanted)
+    place = Path("converted") / _directory_name(wanted)
+    cache_dir = cache_dir or default_cache_dir()
+    for directory in (*built_in_dirs(), cache_dir):
+        if _is_whole(directory / place, wanted):
+            return directory / place
+    target = cache_dir / place
 
-        def build(building: Path) -> None:
-            _log.info("converted_model.building", path=str(target))
-            convert(base_dir, artifact, storage, building, scripts)
-            write_record(building, wanted)
-
-        if not _is_whole(target, wanted):
-            build_once(target, lambda: _is_whole(target, wanted), build, ConversionError)
-        return target
+    def build(building: Path) -> None:
+        _log.info("converted_model.building", path=str(target))
+        convert(base_dir, artifact, storage, building, scripts)
+        write_record(building, wanted)
 
     try:
-        return kept_in(cache_dir or default_cache_dir())
+        build_once(target, lambda: _is_whole(target, wanted), build, ConversionError)
     except OSError as error:
-        if cache_dir is not None or error.errno == errno.ENOSPC:
-            raise _cannot_keep(cache_dir or default_cache_dir(), error) from error
-        _log.warning("converted_model.cache_read_only", path=str(default_cache_dir()), error=error.strerror)
-    try:
-        return kept_in(temporary_cache_dir())
-    except OSError as error:
-        raise _cannot_keep(Path(error.filename or tempfile.gettempdir()), error) from error
+        raise ConversionError(
+            f"the converted model cannot be kept in {cache_dir}: {error.strerror or error}; make room or name"
+            " another directory with --cache-dir"
+        ) from error
+    return target
 
 
-def _cannot_keep(cache: Path, error: OSError) -> ConversionError:
-    return ConversionError(
-        f"the converted model cannot be kept in {cache}: {error.strerror or error}; make room or name"
-        " another directory with --cache-dir"
-    )
+def carried_model(artifact_dir: Path, storage: Storage, scripts: Sequence[str] | None = None) -> Path:
+    """Return where an artifact carries a converted model: `merged-ct2-int8/`, `...-few-tokens/` and the like.
+
+    Args:
+        artifact_dir: Of the adapter.
+        storage: How weights are kept.
+        scripts: Of the model with the tokens of these alone; None of that with all tokens, which is the one
+            that other programs can load.
+    """
+    return artifact_dir / f"merged-ct2-{storage}{'' if scripts is None else '-few-tokens'}"
 
 
 def convert(

@@ -154,10 +154,8 @@ class TransformersEngine:
                 return name, "not supported by the transformers engine"
         return self._vocabulary.unsupported(options)
 
-    def adapter_bytes(self, artifact: Artifact | None) -> int:
+    def adapter_bytes(self, artifact: Artifact) -> int:
         """Return the size of its parameters as they are computed with; see `serve.engine.Engine`."""
-        if artifact is None:
-            return self.base_bytes()
         with safe_open(artifact.adapter_dir / ADAPTER_WEIGHTS, framework="np") as weights:
             shapes = [weights.get_slice(name).get_shape() for name in weights.keys()]  # noqa: SIM118
         n_parameters: int = sum(math.prod(shape) for shape in shapes)
@@ -199,6 +197,10 @@ class TransformersEngine:
                 if self._adapted.active_adapter == name:  # peft would choose, and warn
                     self._adapted.set_adapter(next(iter(self._names.values())), inference_mode=True)
                 self._adapted.delete_adapter(name)
+
+    def bytes_to_load(self, options: DecodingOptions) -> int:
+        """Return 0: base and adapters are all there is; see `serve.engine.Engine`."""
+        return 0
 
     def make_ready(self, options: DecodingOptions) -> None:
         """Do nothing: base and adapters are all there is; see `serve.engine.Engine`."""

@@ -11,10 +11,11 @@ import time
 import uuid
 
 import structlog
+from litestar import Litestar
 from litestar.enums import ScopeType
-from litestar.types import ASGIApp, Message, Receive, Scope, Send
+from litestar.types import Message, Receive, Scope, Send
 
-from serve.http.metrics import Metrics
+from serve.http.metrics import OTHER_ROUTE, Metrics
 
 CUSTOM_ATTRIBUTES = "X-Amzn-SageMaker-Custom-Attributes"
 MAX_CUSTOM_ATTRIBUTES_CHARACTERS = 1_024
@@ -28,10 +29,11 @@ _log = structlog.get_logger(__name__)
 class RequestContext:
     """Wraps an application."""
 
-    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
-        """Take the application to wrap, and what counts its answers."""
+    def __init__(self, app: Litestar, metrics: Metrics) -> None:
+        """Take the application to wrap, and what counts its answers, by the first parts of their paths."""
         self._app = app
         self._metrics = metrics
+        self._routes = {_first_part(route.path) for route in app.routes}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass everything through, adding headers to HTTP answers and a line to the log."""
@@ -43,6 +45,7 @@ class RequestContext:
         extra = [(REQUEST_ID.lower().encode(), request_id.encode())]
         if attributes := _visible_ascii(headers.get(CUSTOM_ATTRIBUTES.lower().encode(), b"")):
             extra.append((CUSTOM_ATTRIBUTES.lower().encode(), attributes))
+        route = _first_part(scope["path"])
         status, n_bytes, started = 0, 0, time.monotonic()
 
         async def send_with_headers(message: Message) -> None:
@@ -59,7 +62,7 @@ class RequestContext:
                 await self._app(scope, receive, send_with_headers)
             finally:
                 seconds = time.monotonic() - started
-                self._metrics.answered(scope["path"], status, seconds)
+                self._metrics.answered(route if route in self._routes else OTHER_ROUTE, status, seconds)
                 log = _log.debug if scope["path"] in QUIET_ROUTES else _log.info
                 log(
                     "request",
@@ -69,6 +72,11 @@ class RequestContext:
                     response_bytes=n_bytes,
                     request_s=round(seconds, 3),
                 )
+
+
+def _first_part(path: str) -> str:
+    """Return `/adapters` of `/adapters/NAME`: what follows may be a client's, who could name thousands."""
+    return "/" + path.lstrip("/").partition("/")[0]
 
 
 def _request_id(wanted: bytes) -> str:

@@ -26,11 +26,8 @@ LATENCY_BUCKETS_S = (0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60, 300, 1_800)
 SPEED_BUCKETS = (0.5, 1, 2, 5, 10, 20, 50, 100, 200)
 """Seconds of recording to one of work."""
 
-ROUTES = (
-    *("/", "/ping", "/invocations", "/execution-parameters", "/metrics", "/adapters", "/models"),
-    "/invocations-bidirectional-stream",
-)
 OTHER_ROUTE = "other"
+"""Label of all paths together that are no route of ours."""
 
 
 class Metrics:
@@ -63,10 +60,8 @@ class Metrics:
         ProcessCollector(registry=self._registry)
         PlatformCollector(registry=self._registry)
 
-    def answered(self, path: str, status: int, seconds: float) -> None:
-        """Count an answer; paths that are no route of ours count together."""
-        route = next((route for route in ROUTES[1:] if path == route or path.startswith(f"{route}/")), None)
-        route = route or ("/" if path == "/" else OTHER_ROUTE)
+    def answered(self, route: str, status: int, seconds: float) -> None:
+        """Count an answer of a route of ours, or of `OTHER_ROUTE`."""
         self._requests.labels(route, str(status)).inc()
         self._latency_s.labels(route).observe(seconds)
 

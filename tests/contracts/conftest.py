@@ -14,8 +14,6 @@ import httpx
 import pytest
 
 ROOT = Path(__file__).parents[2]
-UNWRITABLE = "/proc/shrota"
-"""Nobody can make this directory, not even root: like a path of a read-only image."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,9 +24,8 @@ class Container:
     client: httpx.Client
     base_dir: Path
     """Its /opt/ml."""
-    home: Path
     scratch: Path
-    """Its /tmp, the one place where it can write."""
+    """Its /tmp, the one place where it can write, and so its HOME."""
     outside: socket.socket
     """Whatever it asks of the world arrives here."""
     statuses_of_ping: list[int]
@@ -55,15 +52,15 @@ def start_container(
     started: list[Container] = []
 
     def start(**environ: str) -> Container:
-        home, scratch = tmp_path_factory.mktemp("home"), tmp_path_factory.mktemp("scratch")
+        scratch = tmp_path_factory.mktemp("scratch")
         outside = socket.create_server(("127.0.0.1", 0))
         proxy = f"http://127.0.0.1:{outside.getsockname()[1]}"
         port = free_port()
         isolated = {
             "PATH": f"{Path(sys.executable).parent}:/usr/local/bin:/usr/bin:/bin",
-            "HOME": str(home),
+            "HOME": str(scratch),
             "TMPDIR": str(scratch),
-            "XDG_CACHE_HOME": UNWRITABLE,
+            "XDG_CACHE_HOME": "",
             "PYTHONDONTWRITEBYTECODE": "1",
             **dict.fromkeys(("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "https_proxy", "http_proxy"), proxy),
             "SAGEMAKER_BASE_DIR": str(opt_ml),
@@ -81,7 +78,6 @@ def start_container(
                 process=child,
                 client=client,
                 base_dir=opt_ml,
-                home=home,
                 scratch=scratch,
                 outside=outside,
                 statuses_of_ping=statuses,

@@ -45,7 +45,8 @@ class PacedEngine:
 
     def unsupported(self, options): ...
 
-    def make_ready(self, options): ...
+    def bytes_to_load(self, options):
+        return 0
 
     def close(self): ...
 

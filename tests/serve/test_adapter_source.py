@@ -51,12 +51,31 @@ def test_a_link_within_the_roots_is_followed(source, root):
 
 
 @pytest.mark.parametrize(
-    "name", ["manifest.json", "adapter/adapter_config.json", "adapter/adapter_model.safetensors"]
+    "name",
+    [
+        "manifest.json",
+        "adapter/adapter_config.json",
+        "adapter/adapter_model.safetensors",
+        "merged-ct2-int8/model.bin",
+    ],
 )
 def test_a_file_that_leads_out_of_the_roots_is_refused(source, root, read, name):
+    (source / name).parent.mkdir(exist_ok=True)
+    (source / name).touch()
     (source / name).rename(root.parent / "elsewhere")
     (source / name).symlink_to(root.parent / "elsewhere")
     with pytest.raises(BadAdapter, match="leads out"):
+        read(source, root)
+
+
+def test_a_linked_directory_is_looked_at_as_well(source, root, read):
+    (source / "adapter").rename(root / "shared")
+    (source / "adapter").symlink_to(root / "shared")
+    (root / "shared" / "again").symlink_to(source)
+    assert read(source, root).manifest.name == "tiny-mr"
+    (root.parent / "elsewhere").write_bytes(b"")
+    (root / "shared" / "model.bin").symlink_to(root.parent / "elsewhere")
+    with pytest.raises(BadAdapter, match=r"model\.bin: leads out"):
         read(source, root)
 
 

@@ -1,4 +1,4 @@
-"""The registry: names, memory, and what is held. The engine only counts what it is told to load."""
+"""The registry: names, memory, and what is held. Mostly the engine only counts what it is told to load."""
 
 import shutil
 import threading
@@ -6,6 +6,9 @@ import threading
 import pytest
 
 from serve.adapters import Adapters
+from serve.artifact import load_artifact
+from serve.engine.ctranslate2 import ADAPTED, CTranslate2Engine
+from serve.engine.merging import WEIGHTS, converted_model
 from serve.errors import (
     AdapterExists,
     BadAdapter,
@@ -31,7 +34,6 @@ class Shelf:
 
     def __init__(self):
         self.loaded = []
-        self.ready = []
 
     def adapter_bytes(self, artifact):
         if self.fault:
@@ -45,8 +47,8 @@ class Shelf:
     def unload_adapter(self, key):
         self.loaded.remove(key)
 
-    def make_ready(self, options):
-        self.ready.append(options.adapter)
+    def bytes_to_load(self, options):
+        return 0
 
     def unsupported(self, options): ...
 
@@ -71,6 +73,44 @@ def used(adapters, name):
     """Ask for an adapter as a request does, and let go of it."""
     with adapters.hold(name) as held:
         held.pipeline._prepare(held.pipeline.resolve(TranscriptionOptions()))
+
+
+@pytest.fixture
+def real(tmp_path, tiny_base_dir, tiny_artifact_dir, write_tiny_artifact):
+    """A registry of CTranslate2 models, and the bytes of one with few tokens, one with all, and the base's.
+
+    `a` and `b` are kept with the tokens of their script alone, until a request needs all.
+    """
+    for seed, name in ((2, "a"), (3, "b")):
+        write_tiny_artifact(tmp_path / name, seed=seed, scripts=("Devanagari",))
+    cache_dir = tmp_path / "cache"
+    engine = CTranslate2Engine.load(tiny_base_dir, load_artifact(tiny_artifact_dir), cache_dir=cache_dir)
+    few, full = (engine.adapter_bytes(load_artifact(path)) for path in (tmp_path / "a", tiny_artifact_dir))
+    base = (converted_model(tiny_base_dir, None, "int8", cache_dir=cache_dir) / WEIGHTS).stat().st_size
+    pipeline = Pipeline(
+        engine, None, ServingFacts(adapter_name="first", language="mr"), base_dir=tiny_base_dir
+    )
+
+    def make(limit_bytes=None):
+        adapters = Adapters(pipeline, roots=[tmp_path], budget=MemoryBudget(limit_bytes))
+        for name in ("a", "b"):
+            adapters.add(name, str(tmp_path / name))
+        return adapters
+
+    return make, few, full, base
+
+
+def heard_as(adapters, name, language="mr"):
+    """Prepare for a request as its pipeline does."""
+    with adapters.hold(name) as held:
+        held.pipeline._prepare(held.pipeline.resolve(TranscriptionOptions(adapter=name, language=language)))
+
+
+def weights_bytes(adapters):
+    """Return the size of all models that the engine has loaded, without the one it started with."""
+    engine = adapters.pipeline.engine
+    models = [variant for variant in engine._models if variant != ADAPTED]
+    return sum((engine._directories[variant]() / WEIGHTS).stat().st_size for variant in models)
 
 
 def loaded(adapters):
@@ -219,3 +259,52 @@ def test_an_adapter_that_many_ask_for_at_once_is_loaded_once(make, sources):
         thread.join(30)
     assert len(adapters.pipeline.engine.loaded) == 1
     assert adapters.get("a").n_requests == 0
+
+
+def test_what_an_adapter_needs_later_is_counted_and_takes_the_room_of_idle_ones(real):
+    make, few, full, base = real
+    adapters = make(limit_bytes=few + max(full, base))
+    taken = adapters._budget
+    assert loaded(adapters) == ["first", "a", "b"] and taken.taken_bytes == weights_bytes(adapters) == 2 * few
+    for _ in range(2):  # counted once
+        heard_as(adapters, "a", language="hi")
+        assert loaded(adapters) == ["first", "a"] and adapters.get("a").memory_bytes == few + full
+        assert taken.taken_bytes == weights_bytes(adapters) == few + full
+    heard_as(adapters, "b")  # all that the other had goes with it
+    assert loaded(adapters) == ["first", "b"] and taken.taken_bytes == weights_bytes(adapters) == few
+    heard_as(adapters, "none")
+    assert loaded(adapters) == ["first", "b"] and adapters.lasting_bytes == base
+    assert taken.taken_bytes == weights_bytes(adapters) == few + base
+    with pytest.raises(NoMemory):  # the base stays, and beside it there is room for the small model alone
+        heard_as(adapters, "b", language="hi")
+    heard_as(adapters, "b")
+    assert taken.taken_bytes == weights_bytes(adapters) == few + base
+
+
+def test_what_others_hold_makes_no_room_and_nobody_waits_for_it(real):
+    make, few, full, _ = real
+    adapters = make(limit_bytes=few + full)
+    with adapters.hold("b"), pytest.raises(NoMemory):
+        heard_as(adapters, "a", language="hi")
+    assert loaded(adapters) == ["first", "a", "b"]
+    heard_as(adapters, "a", language="hi")
+    assert loaded(adapters) == ["first", "a"]
+
+
+def test_what_cannot_be_loaded_later_is_not_counted(real, tmp_path):
+    make, few, full, _ = real
+    adapters = make()
+    heard_as(adapters, "a", language="hi")
+    (weights,) = (
+        adapters.pipeline.engine._directories[variant]() / WEIGHTS
+        for variant in adapters.pipeline.engine._models
+        if (variant.adapter or "").startswith("a#") and not variant.few_tokens
+    )
+    assert adapters._budget.taken_bytes == 2 * few + full
+    adapters.remove("a")
+    weights.write_bytes(bytes(full))  # as long as it was, and no model
+    adapters.add("a", str(tmp_path / "a"))
+    with pytest.raises(EngineError, match="adapter 'a' cannot be loaded"):
+        heard_as(adapters, "a", language="hi")
+    assert adapters._budget.taken_bytes == weights_bytes(adapters) == 2 * few
+    heard_as(adapters, "a")

@@ -143,7 +143,10 @@ def test_adapters_are_components_on_the_machines_of_their_base():
 def test_a_revision_updates_the_endpoint_and_leaves_the_older_model():
     sent = by_operation(requests_of(revision="2"))
     assert sent["CreateModel"]["ModelName"] == "marathi-2"
-    assert sent["UpdateEndpoint"] == {"EndpointName": "marathi", "EndpointConfigName": "marathi-2"}
+    update = sent["UpdateEndpoint"]
+    assert (update["EndpointName"], update["EndpointConfigName"]) == ("marathi", "marathi-2")
+    assert update["RetainAllVariantProperties"], "as many machines go on as scaling made"
+    assert update["ExcludeRetainedVariantProperties"] == [{"VariantPropertyType": "DataCaptureConfig"}]
     assert "CreateEndpoint" not in sent
 
 

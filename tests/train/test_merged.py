@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +21,7 @@ from serve.engine.transformers import TransformersEngine
 from serve.engine.vocabulary import Vocabulary
 from serve.errors import ArtifactError
 from serve.features import FeatureExtractor, window_length_s
+from serve.loading import load_pipeline
 from train.errors import ExportError
 from train.merged import export_merged, find_base, write_checkpoint
 
@@ -30,6 +33,7 @@ CT2_FILES = {
     *("tokenizer.json", "preprocessor_config.json"),  # what faster-whisper reads besides
     *("generation_config.json", "merged.json"),
 }
+FEW_TOKENS_FILES = CT2_FILES | {"kept_tokens.json"}
 CHECKPOINT_FILES = {
     *("config.json", "generation_config.json", "model.safetensors", "preprocessor_config.json"),
     *("tokenizer.json", "tokenizer_config.json", "merged.json"),
@@ -58,6 +62,22 @@ def test_each_format_has_its_files_within_the_artifact_and_nothing_is_left_besid
     assert {path.name for path in artifact_dir.iterdir()} == before | {target.name}
     record = json.loads((target / "merged.json").read_text())
     assert (record["format"], record["name"], record["encoder_context"]) == (kind, "tiny-mr", "dynamic")
+
+
+@pytest.mark.parametrize("kind", ["ct2-int8", "transformers"])
+def test_an_adapter_of_known_scripts_is_also_written_with_their_tokens_for_the_service(
+    write_tiny_artifact, tmp_path, kind
+):
+    artifact_dir = write_tiny_artifact(tmp_path / "artifact", scripts=("Devanagari",))
+    target = export_merged(artifact_dir, kind)
+    expected = {"transformers": {target.name: CHECKPOINT_FILES}}.get(
+        kind, {target.name: CT2_FILES, f"{target.name}-few-tokens": FEW_TOKENS_FILES}
+    )
+    merged = {path for path in artifact_dir.iterdir() if path.name not in ("adapter", "manifest.json")}
+    assert {path.name: {file.name for file in path.iterdir()} for path in merged} == expected
+    export_merged(artifact_dir, kind, tmp_path / "elsewhere")
+    assert {file.name for file in (tmp_path / "elsewhere").iterdir()} == expected[target.name]
+    assert {path.name for path in tmp_path.iterdir()} == {"artifact", "elsewhere"}
 
 
 def test_a_merged_checkpoint_is_the_base_with_its_adapter(artifact_dir, tiny_base_dir):
@@ -131,3 +151,54 @@ def test_the_shipped_adapter_writes_the_same_text_merged_into_int8_and_beside_th
         )
         text = vocabulary.text(found.sequences_ids[0])
         assert log_mel.shape[1] < 700 and text.strip() == expected.text.strip() != ""
+
+
+TRANSCRIBE = """
+import importlib.abc, sys
+from pathlib import Path
+
+class Forbidden(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name in ("torch", "transformers", "peft"):
+            raise ImportError(f"{name} is imported")
+
+sys.meta_path.insert(0, Forbidden())
+from serve.artifact import load_artifact
+from serve.audio import AudioLimits, decode_audio
+from serve.engine.ctranslate2 import CTranslate2Engine
+from serve.features import FeatureExtractor
+from serve.loading import serving_facts
+from serve.options import TranscriptionOptions
+from serve.pipeline import Pipeline
+
+artifact_dir, base_dir, cache_dir, audio = map(Path, sys.argv[1:])
+artifact = load_artifact(artifact_dir)
+engine = CTranslate2Engine.load(base_dir, artifact, cache_dir=cache_dir)
+pipeline = Pipeline(engine, FeatureExtractor(base_dir), serving_facts(artifact))
+samples = decode_audio(audio.read_bytes(), AudioLimits())
+for prompt in ("", "English"):  # what few tokens cannot write is read by the model that has all
+    print(pipeline.transcribe_many([samples], TranscriptionOptions(prompt=prompt))[0].text)
+print(sorted(variant.few_tokens for variant in engine._models))
+"""
+
+
+@pytest.mark.slow
+def test_an_exported_artifact_is_served_with_few_tokens_and_nothing_is_converted(tmp_path):
+    expected = load_pipeline(SHIPPED).transcribe_many([soundfile.read(SAMPLE, dtype="float32")[0]])[0].text
+    artifact_dir = tmp_path / "artifact"
+    shutil.copytree(SHIPPED, artifact_dir)
+    merged = export_merged(artifact_dir, "ct2-int8")
+    assert len(json.loads((merged / "vocabulary.json").read_text())) == 51_865  # as others load it
+    (tmp_path / "cache").write_text("in the way")
+    arguments = [artifact_dir, find_base(load_artifact(artifact_dir)), tmp_path / "cache", SAMPLE]
+    child = subprocess.run(
+        [sys.executable, "-c", TRANSCRIBE, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        timeout=300,
+    )
+    assert child.returncode == 0, child.stderr
+    own, prompted, variants = child.stdout.splitlines()
+    assert own == expected and len(own.split()) == 7
+    assert prompted and variants == "[False, True]"

@@ -124,27 +124,18 @@ def test_a_cache_that_cannot_be_written_is_named_in_one_sentence(tiny_base_dir, 
         converted_model(tiny_base_dir, None, "int8", cache_dir=tmp_path / "cache")
 
 
-def test_a_cache_of_the_image_that_cannot_be_written_gives_way_to_a_temporary_one(
+def test_a_model_that_came_with_the_machine_is_read_there_and_nothing_is_written(
     tiny_base_dir, tmp_path, monkeypatch
 ):
-    (tmp_path / "image").write_text("in the way")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "image"))
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    made = converted_model(tiny_base_dir, None, "int8")
-    (directory,) = tmp_path.glob("shrota-*")
-    assert made.is_relative_to(directory) and directory.stat().st_mode & 0o777 == 0o700
-    assert converted_model(tiny_base_dir, None, "int8") == made
-
-
-def test_a_temporary_cache_that_somebody_else_put_there_is_not_trusted(tiny_base_dir, tmp_path, monkeypatch):
-    (tmp_path / "image").write_text("in the way")
-    (tmp_path / "planted").mkdir()
-    (tmp_path / f"shrota-{os.getuid()}").symlink_to(tmp_path / "planted")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "image"))
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    with pytest.raises(ConversionError, match="somebody else's"):
-        converted_model(tiny_base_dir, None, "int8")
-    assert not list((tmp_path / "planted").iterdir())
+    built_in = tmp_path / "share" / "shrota"
+    made = converted_model(tiny_base_dir, None, "int8", cache_dir=built_in)
+    monkeypatch.setenv("XDG_DATA_DIRS", f"{tmp_path / 'absent'}:{tmp_path / 'share'}")
+    before = set(built_in.rglob("*"))
+    assert converted_model(tiny_base_dir, None, "int8", cache_dir=tmp_path / "cache") == made
+    assert not (tmp_path / "cache").exists()
+    os.truncate(made / "model.bin", 1000)
+    assert converted_model(tiny_base_dir, None, "int8", cache_dir=tmp_path / "cache") != made
+    assert set(built_in.rglob("*")) == before and (made / "model.bin").stat().st_size == 1000
 
 
 def test_a_disk_that_takes_no_more_leaves_nothing_behind(artifact_dir, tiny_base_dir, tmp_path):

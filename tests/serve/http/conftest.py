@@ -46,7 +46,8 @@ class PacedEngine:
         }
         return [Hypothesis(language=option.language or "hi", **heard) for option in options]
 
-    def make_ready(self, options): ...
+    def bytes_to_load(self, options):
+        return 0
 
     def close(self) -> None: ...
 

@@ -53,6 +53,33 @@ def test_answers_recordings_and_errors_are_counted(serve):
     assert not any("script" in label for labels in after for label in labels)
 
 
+@pytest.mark.parametrize("multi_model", [False, True])
+def test_every_route_has_a_label_and_all_that_clients_invent_share_one(serve, tmp_path, multi_model):
+    client = serve(multi_model=multi_model, adapter_roots=str(tmp_path)).client
+
+    def label_of(path):
+        before = figures(client)
+        client.get(path)
+        after = figures(client)
+        answers = [key for key in after if key[0] == "shrota_requests_total" and key[1] != "/metrics"]
+        (label,) = {key[1] for key in answers if after[key] != before.get(key)}
+        return label
+
+    for path in ("/", "/ping", "/execution-parameters"):
+        assert label_of(path) == path
+    own, others = ("/models", "/adapters") if multi_model else ("/adapters", "/models")
+    for path, label in ((own, own), (f"{own}/a", own), (f"{own}/b", own), (others, "other")):
+        assert label_of(path) == label
+    for path in (
+        "/invocations",
+        "/invocations-bidirectional-stream",
+    ):  # asked by a method that they do not know
+        assert label_of(path) == ("other" if multi_model else path)
+    for path in ("/pings", "/x/ping", f"{own}x", "/metrics.html", "/{name:str}"):
+        assert label_of(path) == "other"
+    assert figures(client)["shrota_requests_total", "/metrics", "200"] > 10
+
+
 def test_the_queue_and_the_engine_are_looked_at_when_somebody_asks(serve, wait_until):
     running = serve()
     done = figures(running.client)["shrota_windows_total",]
