@@ -34,9 +34,10 @@ ARG TORCH_INDEX_URL="https://download.pytorch.org/whl/cpu"
 ARG EXTRAS="train"
 COPY pyproject.toml constraints.txt LICENSE ./
 # The packages and the README are empty here, so that what they depend on is a layer of its own, which a change of
-# our sources leaves alone. The ffmpeg inside a wheel gives way to Debian's below.
+# our sources leaves alone.
 RUN --mount=type=cache,target=/var/cache/pip \
     --mount=type=secret,id=pip,target=/etc/pip.conf \
+    --mount=type=bind,source=docker/slim-venv.sh,target=/mnt/slim-venv.sh \
     mkdir serve train && touch README.md serve/__init__.py train/__init__.py \
     && case "$VARIANT" in \
         cuda) extras="gpu${EXTRAS:+,$EXTRAS}" ;; \
@@ -45,7 +46,7 @@ RUN --mount=type=cache,target=/var/cache/pip \
         *) echo "VARIANT is cuda or cpu, not '$VARIANT'" >&2 && exit 1 ;; \
     esac \
     && pip install --constraint constraints.txt --editable ".${extras:+[$extras]}" \
-    && rm -f /opt/venv/lib/python3.*/site-packages/imageio_ffmpeg/binaries/ffmpeg-*
+    && sh /mnt/slim-venv.sh /opt/venv
 COPY serve serve
 COPY train train
 # What the default configuration trains further.
@@ -70,9 +71,10 @@ RUN --mount=type=secret,id=pip,target=/etc/pip.conf \
 FROM ${PYTHON_IMAGE} AS runtime
 SHELL ["/bin/bash", "-o", "pipefail", "-c"]
 # Debian's ffmpeg is not pinned: the archive keeps only its newest security release, and that is the one to have
-# where strangers' bytes are decoded.
+# where strangers' bytes are decoded. It depends on drivers of screens, which are large and are loaded only to draw.
 # hadolint ignore=DL3008
-RUN apt-get update \
+RUN printf 'path-exclude=/usr/lib/*/%s\n' 'dri/*' 'libLLVM-*' 'libz3.*' > /etc/dpkg/dpkg.cfg.d/no-screen \
+    && apt-get update \
     && apt-get install --yes --no-install-recommends ffmpeg \
     && rm -rf /var/lib/apt/lists/*
 COPY --from=builder /opt/venv /opt/venv

@@ -143,7 +143,8 @@ class TrainConfig:
     gradient_checkpointing: bool = False
     """Compute activations again in the backward pass: less memory, a third more time."""
     compile: bool = False
-    """Compile the layers with torch.compile: some minutes at the start, for faster steps on a GPU."""
+    """Compile the layers with torch.compile: some minutes at the start, for faster steps on a GPU. It needs a
+    C compiler, which the image does not have."""
     seed: int = 0
     """Fixes the order of clips, their changes, and the fresh adapter."""
     n_threads: int = 0

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import typing
 from pathlib import Path
 from typing import Any
@@ -36,7 +38,14 @@ def build_model(base_dir: Path, config: TrainConfig, device: torch.device) -> Pe
 
     `task_type` stays unset: with a sequence-to-sequence task peft would pass `input_ids`, which Whisper
     lacks.
+
+    Raises:
+        TrainConfigError: layers are to be compiled, and there is no compiler.
     """
+    if config.compile and not _has_compiler():
+        raise TrainConfigError(
+            ["compile: it needs a C compiler (gcc or clang, or what CC names), and there is none here"]
+        )
     quiet_libraries()
     model = WhisperForConditionalGeneration.from_pretrained(
         base_dir,
@@ -58,6 +67,10 @@ def build_model(base_dir: Path, config: TrainConfig, device: torch.device) -> Pe
         for layer in (*model.model.encoder.layers, *model.model.decoder.layers):
             layer.compile(dynamic=True)  # one program for all layers of a kind and all lengths of window
     return adapted
+
+
+def _has_compiler() -> bool:
+    return any(shutil.which(name) for name in (os.environ.get("CC", ""), "gcc", "clang"))
 
 
 def adapter_config(config: TrainConfig) -> LoraConfig:

@@ -32,6 +32,9 @@ USAGE = "usage: python train/run.py --config FILE [--key value ...]"
 
 def run(config: TrainConfig, processes: Processes) -> int:
     """Do the whole run and return the exit status; the leader alone writes and prints."""
+    from serve.engine.quiet import quiet_libraries
+
+    quiet_libraries()  # before the libraries, some of which speak on being imported
     import torch
     from rich.console import Console
     from transformers import WhisperTokenizer

@@ -190,12 +190,13 @@ def merge(base_dir: Path, artifact: Artifact | None) -> WhisperForConditionalGen
         ConversionError: Base and adapter do not fit each other.
     """
     import torch
-    from peft import PeftModel
     from transformers import WhisperForConditionalGeneration
 
     from serve.engine.quiet import quiet_libraries
 
-    quiet_libraries()
+    quiet_libraries()  # before peft and its libraries, some of which speak on being imported
+    from peft import PeftModel
+
     try:
         model = WhisperForConditionalGeneration.from_pretrained(
             base_dir, local_files_only=True, use_safetensors=True, dtype=torch.float32

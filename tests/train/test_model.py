@@ -10,6 +10,7 @@ import torch
 
 from train.batches import ExamplePlan
 from train.collate import IGNORED
+from train.errors import TrainConfigError
 from train.fused_lora import FusedLoraLinear
 from train.model import batch_loss
 
@@ -140,6 +141,13 @@ def test_compiled_layers_give_the_same_gradients_for_windows_of_any_length(
             batch_loss(model, batch, CPU)[0].backward()
         for name, p in adapters(compiled).items():
             torch.testing.assert_close(p.grad, adapters(plain)[name].grad, rtol=1e-3, atol=1e-3, msg=name)
+
+
+def test_compiling_without_a_compiler_is_refused(tiny_config, tiny_model, tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CC", raising=False)
+    with pytest.raises(TrainConfigError, match="needs a C compiler"):
+        tiny_model(tiny_config(compile=True))
 
 
 def test_layers_are_fused_unless_they_drop_out(tiny_config, tiny_model):
