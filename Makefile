@@ -83,7 +83,7 @@ bench-train: install ## speed and memory of training against the usual recipe, o
 	$(PY) bench/train.py $(ARGS)
 
 .PHONY: bench-serve
-bench-serve: install-bench ## the service against faster-whisper, transformers, openai-whisper and whisper.cpp: 25 minutes
+bench-serve: install-bench ## the service against faster-whisper, transformers, openai-whisper and whisper.cpp: 35 minutes
 	$(PY) bench/serve.py $(ARGS)
 
 ##@ Set up

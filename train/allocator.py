@@ -21,7 +21,8 @@ def bound_shape_caches() -> None:
     """Keep what oneDNN prepared for the latest few shapes of a product only; before torch is imported.
 
     It prepares, and keeps for 1,024 shapes, a program and memory for each. Batches of windows of every length
-    have ever new shapes: in an hour that came to four gigabytes, and saved no time that could be measured.
+    have ever new shapes: in an hour that came to four gigabytes. Without AMX it saves no time that could be
+    measured; with AMX, which multiplies faster than it compiles, steps are a fifth faster with both at 1024.
     """
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", _KEPT_SHAPES)
     os.environ.setdefault("LRU_CACHE_CAPACITY", _KEPT_SHAPES)

@@ -16,7 +16,7 @@ NO_SPEECH = DATA / "test-no-speech.jsonl"
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """How much is measured; the defaults take about 25 minutes on two quiet cores."""
+    """How much is measured; the defaults take about 35 minutes on two quiet cores."""
 
     accuracy_clips: int = 0
     """Of each test set; 0 takes all."""
