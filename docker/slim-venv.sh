@@ -16,7 +16,7 @@ rm -rf torch/include
 find . -type d -name tests -prune -exec rm -rf {} +
 
 # A second make of CUDA's run-time compiler, and its solver for several GPUs: no library here names either.
-rm -f nvidia/*/lib/libnvrtc.alt.so.* nvidia/*/lib/libcusolverMg.so.*
+rm -f nvidia/*/lib/libnvrtc*.alt.so.* nvidia/*/lib/libcusolverMg.so.*
 
 # torch brings CUDA 13; bitsandbytes takes the library of the same major version.
 rm -f bitsandbytes/libbitsandbytes_cuda1[12]*.so bitsandbytes/libbitsandbytes_rocm*.so \

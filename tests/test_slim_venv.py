@@ -13,6 +13,7 @@ KEPT = {
     "numpy/testing/__init__.py",
     "nvidia/cu13/lib/libcusolver.so.12",
     "nvidia/cu13/lib/libnvrtc.so.13",
+    "nvidia/cuda_nvrtc/lib/libnvrtc-builtins.so.12.9",
     "nvidia/cuda_nvrtc/lib/libnvrtc.so.12",
     "torch/lib/libtorch_cuda.so",
     "torch/testing/_internal/common_utils.py",
@@ -27,6 +28,7 @@ LEFT_OUT = {
     "numpy/_core/tests/data/umath.csv",
     "nvidia/cu13/lib/libcusolverMg.so.12",
     "nvidia/cu13/lib/libnvrtc.alt.so.13",
+    "nvidia/cuda_nvrtc/lib/libnvrtc-builtins.alt.so.12.9",
     "nvidia/cuda_nvrtc/lib/libnvrtc.alt.so.12",
     "torch/include/ATen/ATen.h",
 }
