@@ -86,8 +86,8 @@ def run_ours(clips: Path, options: list[str], scratch: Path, test: Path | None =
     rates = [row["samples_per_s"] for row in rows[2:] if "samples_per_s" in row]  # warm
     texts: list[str] = []
     if test:
-        scores = json.loads((run / "report" / "evaluation.json").read_text(encoding="utf-8"))
-        texts = [row["hypothesis"] for row in scores[test.stem]["tuned"]["utterances"]]
+        results = json.loads((run / "report" / "evaluation.json").read_text(encoding="utf-8"))["results"]
+        texts = [row["hypothesis"] for row in results[test.stem]["tuned"]["utterances"]]
     return {"samples_per_s": statistics.median(rates), "peak_gib": peak_gib, "texts": texts}
 
 
