@@ -227,7 +227,7 @@ class Pipeline:
                 heard = [(cut[clip][i][0], hypotheses[clip][i]) for i in sorted(hypotheses[clip])]
                 language, probs[clip] = _settle_language(heard)
                 settled[clip] = _with_language(decodings[clip], language)
-            found = [place for place in found if place not in set(first)]
+            found = [(clip, i) for clip, i in found if i not in hypotheses[clip]]
         decode_all(found, settled)
 
         transcripts = []

@@ -50,18 +50,18 @@ def test_without_proc_nothing_is_chosen(tmp_path):
 
 
 def test_ctranslate2_loads_with_what_is_chosen_for_this_machine():
-    program = (
+    assert printed(
         "from serve.engine.instruction_set import choose_instruction_set as choose; choose();"
         "import ctranslate2; print('loaded')"
-    )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert done.stdout == "loaded\n"
+    ) == ("loaded\n")
 
 
 def test_nothing_loads_ctranslate2_before_the_choice():
-    program = (
+    assert printed(
         "import sys, serve.loading, serve.engine.merging, serve.http.server, train.merged, train.evaluate;"
         "print('ctranslate2' in sys.modules)"
-    )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert done.stdout == "False\n"
+    ) == ("False\n")
+
+
+def printed(program):
+    return subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
