@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import sys
 
+from serve.allocator import share_arenas
 from serve.errors import ConfigError
 from serve.http.logs import configure_logs
 from serve.http.server import run
@@ -23,6 +24,7 @@ def main() -> int:
         for fault in error.faults:
             print(f"error: {fault}", file=sys.stderr)
         return 1
+    share_arenas(settings.n_threads)
     configure_logs(settings.log_level)
     return run(settings)
 

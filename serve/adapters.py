@@ -28,6 +28,7 @@ from pathlib import Path
 import structlog
 
 from serve.adapter_source import base_of, find_source, read_adapter
+from serve.allocator import return_freed_memory
 from serve.artifact import Artifact
 from serve.closing import Closing
 from serve.engine import DecodingOptions
@@ -399,6 +400,7 @@ class Adapters:
             n_bytes, entry.is_loaded, entry.n_bytes = entry.n_bytes, False, 0
             self._resident.remove(entry)
         self._served.engine.unload_adapter(entry.facts.adapter_key)
+        return_freed_memory()
         self._budget.give_back(n_bytes)
         _log.info("adapter.unloaded", adapter=entry.name, memory_bytes=n_bytes)
         with self._changed:

@@ -16,6 +16,7 @@ import structlog
 
 from serve.adapter_source import base_of, check_links, find_source
 from serve.adapters import NAME, Adapters, Held
+from serve.allocator import return_freed_memory
 from serve.engine import DecodingOptions
 from serve.errors import (
     BadAdapter,
@@ -237,4 +238,5 @@ class Models:
             self._past += base.scheduler.totals()
         if not base.scheduler.close(timeout_s=self._settings.engine_timeout_s):
             _log.error("model.engine_does_not_end", base=base.fingerprint)
+        return_freed_memory()
         self._budget.give_back(base.n_bytes + base.adapters.lasting_bytes)

@@ -1,18 +1,14 @@
-"""Tell glibc's allocator, and oneDNN's caches, what a training process needs of them.
-
-Elsewhere (macOS, musl) there is no such allocator, and nothing happens.
-"""
+"""Tell glibc's allocator, and oneDNN's caches, what training needs of them; see `serve.allocator`."""
 
 from __future__ import annotations
 
-import ctypes
 import os
-import sys
+
+from serve.allocator import glibc
 
 # Parameters of mallopt(3), from malloc.h.
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3
 _MIB = 1 << 20
-
 
 _KEPT_SHAPES = "16"
 
@@ -28,21 +24,9 @@ def bound_shape_caches() -> None:
     os.environ.setdefault("LRU_CACHE_CAPACITY", _KEPT_SHAPES)
 
 
-def return_freed_memory() -> None:
-    """Give back what loading freed: of whisper-large-v2, quantised on a CPU, glibc would keep 4 GiB."""
-    if (libc := _glibc()) is not None:
-        libc.malloc_trim(0)
-
-
 def keep_freed_memory() -> None:
     """Keep what a step frees for the next one: mapping activations anew costs a fifth of a step on a CPU."""
-    if (libc := _glibc()) is not None:
+    if (libc := glibc()) is not None:
         libc.mallopt(_M_MMAP_THRESHOLD, 1024 * _MIB)
         libc.mallopt(_M_TRIM_THRESHOLD, 2047 * _MIB)
         libc.mallopt(_M_TOP_PAD, 64 * _MIB)
-
-
-def _glibc() -> ctypes.CDLL | None:
-    if sys.platform != "linux" or not hasattr(libc := ctypes.CDLL(None), "mallopt"):
-        return None
-    return libc

@@ -20,12 +20,12 @@ from peft import (
 from safetensors.torch import load_file
 from transformers import BitsAndBytesConfig, WhisperForConditionalGeneration
 
+from serve.allocator import return_freed_memory
 from serve.artifact import ADAPTER_CONFIG, ADAPTER_WEIGHTS, Artifact
 from serve.base_model import base_fingerprint
 from serve.engine.encoder_context import enable_dynamic_context
 from serve.engine.int8_layers import keep_scales
 from serve.engine.quiet import quiet_libraries
-from train.allocator import return_freed_memory
 from train.collate import IGNORED, Batch
 from train.config import TrainConfig
 from train.errors import TrainConfigError
