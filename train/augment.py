@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import io
-from functools import lru_cache
 
 import numpy as np
+import scipy.fft
 import soundfile
 import torch
 import torchaudio.functional as F
+from scipy.signal import oaconvolve
 
 from serve.features import SAMPLE_RATE, LogMel, Samples
 from train.config import AugmentConfig
+from train.rooms import N_ROOMS, diffuse_room, walled_room
 
 _SPEEDS = (0.88, 0.92, 0.96, 1.04, 1.08, 1.12)
 _TELEPHONE_RATE = 8_000  # Hz
-N_ROOMS = 512
 CODECS = {  # name: libsndfile's container, coding and sample rate in Hz
     "gsm": ("WAV", "GSM610", 8_000),
     "opus": ("OGG", "OPUS", SAMPLE_RATE),
@@ -98,51 +99,9 @@ def change_speed(samples: Samples, factor: float) -> Samples:
     return np.asarray(faster.numpy(), dtype=np.float32)
 
 
-def diffuse_room(reverberation_s: float, rng: np.random.Generator) -> Samples:
-    """Return the impulse response of a synthetic room whose sound decays by 60 dB in `reverberation_s`.
-
-    The room answers with a diffuse tail and with up to eight distinct reflections, as bare walls do; these
-    blur a word with the one before it more than any tail.
-    """
-    n_response = int(reverberation_s * SAMPLE_RATE)
-    decay = np.exp(-6.9 * np.arange(n_response) / n_response)  # ln(1000) = 6.9: -60 dB
-    response = rng.standard_normal(n_response) * decay
-    response *= rng.uniform(0.05, 0.8) / np.sqrt(np.sum(response**2))  # reverberant against direct sound
-    response[: int(0.002 * SAMPLE_RATE)] = 0
-    n_reflections = int(rng.integers(0, 9))
-    delays_s = np.exp(rng.uniform(np.log(0.005), np.log(min(0.3, reverberation_s / 2)), n_reflections))
-    np.add.at(response, (delays_s * SAMPLE_RATE).astype(int), rng.uniform(0.1, 0.6, n_reflections))
-    response[0] = 1.0
-    return np.asarray(response, dtype=np.float32)
-
-
-@lru_cache(maxsize=N_ROOMS)
-def walled_room(number: int) -> Samples:
-    """Return the impulse response between two places of a room of its own size, walls and distance.
-
-    By the image source method (Allen, Berkley 1979); 60 dB are lost in 0.2 to 0.6 s. The same number gives
-    the same room, so that rooms need be simulated only once and a resumed run hears the same.
-    """
-    import pyroomacoustics
-
-    rng = np.random.default_rng([number, N_ROOMS])
-    size_m = rng.uniform([3.0, 2.5, 2.4], [8.0, 6.0, 3.4])
-    speaker, microphone = rng.uniform([0.3, 0.3, 0.8], size_m - [0.3, 0.3, 0.6], (2, 3))
-    absorption, max_order = pyroomacoustics.inverse_sabine(rng.uniform(0.2, 0.6), size_m)
-    room = pyroomacoustics.ShoeBox(
-        size_m, SAMPLE_RATE, materials=pyroomacoustics.Material(absorption), max_order=max_order
-    )
-    room.add_source(speaker)
-    room.add_microphone(microphone)
-    room.compute_rir()
-    response = room.rir[0][0]
-    loudest = int(np.argmax(np.abs(response)))  # the way of the direct sound is no part of the clip
-    return np.asarray(response[max(0, loudest - 16) :] / np.abs(response[loudest]), dtype=np.float32)
-
-
 def reverberate(samples: Samples, response: Samples) -> Samples:
     """Return the samples as heard in a room, as loud as before, with half of its tail after the last word."""
-    wet = F.fftconvolve(torch.from_numpy(samples), torch.from_numpy(response)).numpy()
+    wet = oaconvolve(samples, response)
     wet = wet[: len(samples) + len(response) // 2]
     return np.asarray(wet * (np.abs(samples).max() / max(1e-6, np.abs(wet).max())), dtype=np.float32)
 
@@ -155,9 +114,10 @@ def add_noise(samples: Samples, noise: Samples, snr_db: float) -> Samples:
 
 def coloured_noise(n_samples: int, slope: float, rng: np.random.Generator) -> Samples:
     """Return noise whose amplitude falls as frequency ** -slope: 0 white, 0.5 pink, 1 brown."""
-    spectrum = np.fft.rfft(rng.standard_normal(n_samples))
-    frequencies = np.maximum(np.fft.rfftfreq(n_samples), 1 / max(2, n_samples))
-    noise = np.fft.irfft(spectrum * frequencies**-slope, n_samples)
+    n_drawn = scipy.fft.next_fast_len(n_samples, real=True)
+    spectrum = scipy.fft.rfft(rng.standard_normal(n_drawn, dtype=np.float32))
+    frequencies = np.maximum(scipy.fft.rfftfreq(n_drawn), 1 / max(2, n_drawn))
+    noise = scipy.fft.irfft(spectrum * frequencies**-slope, n_drawn)[:n_samples]
     return np.asarray(noise / max(1e-6, np.abs(noise).max()), dtype=np.float32)
 
 

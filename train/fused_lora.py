@@ -4,6 +4,9 @@
 over all activations. Here `W + s B A` is formed once a step (it is small against a batch) and multiplied
 once; the backward pass forms the gradients of A and B from narrow products alone. The result is the same to
 rounding.
+
+Under autocast a CPU multiplies with oneDNN, which compiles a program for every number of rows: on a processor
+with AMX that takes as long as running it. So rows are filled up to a few numbers, and programs kept.
 """
 
 from __future__ import annotations
@@ -16,6 +19,9 @@ from peft.tuners.lora.layer import Linear as LoraLinear
 from torch import nn
 
 _FUSED = (torch.float32, torch.float64)  # a base in bfloat16 has lost what the sum with B A would keep
+
+_ROWS_STEP = 256
+"""Rows of a product of oneDNN are a multiple of this."""
 
 
 class _FusedProduct(torch.autograd.Function):
@@ -38,23 +44,38 @@ class _FusedProduct(torch.autograd.Function):
         device = x.device.type
         mixed = torch.is_autocast_enabled(device)
         dtype = torch.get_autocast_dtype(device) if mixed else weight.dtype
+        n_rows = x.numel() // x.shape[-1]
         with torch.autocast(device, enabled=False):
-            x = x.to(dtype)
+            rows = _filled_rows(x, dtype)
             merged = torch.addmm(weight, lora_b, lora_a, alpha=scaling).to(dtype)
-            ctx.save_for_backward(x, merged, lora_a, lora_b)
+            ctx.save_for_backward(rows, merged, lora_a, lora_b)
             ctx.scaling = scaling
-            return nn.functional.linear(x, merged, None if bias is None else bias.to(dtype))
+            product = nn.functional.linear(rows, merged, None if bias is None else bias.to(dtype))
+        return product[:n_rows].view(*x.shape[:-1], -1)
 
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         """Return the gradients in the order of `forward`'s arguments."""
-        x, merged, lora_a, lora_b = ctx.saved_tensors
-        grad = grads[0].reshape(-1, merged.shape[0]).to(merged.dtype)
-        rows = x.reshape(-1, merged.shape[1])
-        grad_x = (grad @ merged).view_as(x) if ctx.needs_input_grad[0] else None
+        rows, merged, lora_a, lora_b = ctx.saved_tensors
+        shape, n_rows = grads[0].shape, grads[0].numel() // grads[0].shape[-1]
+        grad = _filled_rows(grads[0], merged.dtype)
+        grad_x = (grad @ merged)[:n_rows].view(*shape[:-1], -1) if ctx.needs_input_grad[0] else None
         grad_a = ((grad @ lora_b.to(grad.dtype)).t() @ rows).to(lora_a.dtype).mul_(ctx.scaling)
         grad_b = (grad.t() @ (rows @ lora_a.t().to(grad.dtype))).to(lora_b.dtype).mul_(ctx.scaling)
         return grad_x, None, None, grad_a, grad_b, None
+
+
+def _filled_rows(x: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """Return x (..., n) as rows (n_rows, n) of a type; rows of zeros follow where oneDNN multiplies."""
+    rows = x.reshape(-1, x.shape[-1])
+    n_rows = len(rows)
+    n_added = -n_rows % _ROWS_STEP if x.device.type == "cpu" and dtype == torch.bfloat16 else 0
+    if not n_added:
+        return rows.to(dtype)
+    filled = rows.new_empty((n_rows + n_added, rows.shape[1]), dtype=dtype)
+    filled[:n_rows] = rows
+    filled[n_rows:] = 0
+    return filled
 
 
 class FusedLoraLinear(LoraLinear):
@@ -72,6 +93,17 @@ class FusedLoraLinear(LoraLinear):
         return fused
 
 
+class RoundedOnceNorm(nn.LayerNorm):
+    """A layer norm that gives what autocast multiplies: the layers behind it would each round it anew."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return the normalised x, in autocast's type where there is one."""
+        normalised, device = super().forward(x), x.device.type
+        if not torch.is_autocast_enabled(device):
+            return normalised
+        return normalised.to(torch.get_autocast_dtype(device))
+
+
 def fuse_lora(model: PeftModel) -> int:
     """Fuse every LoRA layer of `model` that can be, in place, and return their number.
 
@@ -86,4 +118,7 @@ def fuse_lora(model: PeftModel) -> int:
         if plain_base and no_dropout:
             module.__class__ = FusedLoraLinear
             fused += 1
+    for module in model.modules() if fused else ():
+        if type(module) is nn.LayerNorm:
+            module.__class__ = RoundedOnceNorm
     return fused

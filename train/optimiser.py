@@ -150,5 +150,5 @@ def _adamw(
         parameters,
         lr=config.learning_rate,
         weight_decay=config.weight_decay,
-        fused=device.type == "cuda",
+        fused=device.type in ("cpu", "cuda"),
     )

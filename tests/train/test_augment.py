@@ -12,13 +12,12 @@ from train.augment import (
     add_noise,
     change_speed,
     coloured_noise,
-    diffuse_room,
     lossy_codec,
     reverberate,
     telephone_band,
-    walled_room,
 )
 from train.config import AugmentConfig
+from train.rooms import diffuse_room
 
 ALWAYS = AugmentConfig(speed=1, volume=1, noise=1, echo=1, telephone=1, codec=1, spec_masks=1)
 
@@ -82,15 +81,6 @@ def test_an_echo_rings_on_after_the_sound_and_keeps_its_level():
     assert np.abs(wet).max() == pytest.approx(0.5, rel=1e-3)
     tail = wet[SAMPLE_RATE:]
     assert power(tail[: len(tail) // 4]) > 4 * power(tail[-len(tail) // 4 :]) > 0
-
-
-def test_a_walled_room_is_the_same_for_its_number_and_opens_with_the_direct_sound():
-    response = walled_room(3)
-    walled_room.cache_clear()
-    assert np.array_equal(response, walled_room(3))
-    assert not np.array_equal(response[:100], walled_room(4)[:100])
-    assert np.argmax(np.abs(response)) <= 16
-    assert power(response[-2_000:]) < 1e-3 * power(response[:2_000])
 
 
 def test_nothing_changes_where_no_probability_is_given():

@@ -9,7 +9,8 @@ import torch
 from peft import LoraConfig, get_peft_model
 from torch import nn
 
-from train.fused_lora import FusedLoraLinear, fuse_lora
+from train import fused_lora
+from train.fused_lora import FusedLoraLinear, _filled_rows, fuse_lora
 
 
 class Layers(nn.Module):
@@ -87,6 +88,43 @@ def test_single_precision_differs_by_rounding_alone():
     torch.testing.assert_close(fused_output, output, atol=1e-5, rtol=1e-5)
     for name, gradient in gradients.items():
         assert (fused_gradients[name] - gradient).abs().max() < 1e-5 * gradient.abs().max()
+
+
+@pytest.mark.parametrize("n_rows", [1, 256, 300])
+def test_rows_that_are_filled_up_change_nothing(monkeypatch, n_rows):
+    model = adapted()
+    fuse_lora(model)
+    x = torch.randn(n_rows, 24)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        output, gradients = outputs_and_gradients(model, x)
+        model.zero_grad()
+        monkeypatch.setattr(fused_lora, "_ROWS_STEP", 1)
+        unfilled_output, unfilled_gradients = outputs_and_gradients(model, x)
+    assert output.dtype == torch.bfloat16 and output.shape == (n_rows, 8)
+    torch.testing.assert_close(output, unfilled_output)
+    for name, gradient in unfilled_gradients.items():
+        # Sums over rows may be taken in another order.
+        assert (gradients[name] - gradient).abs().max() < 0.02 * gradient.abs().max()
+
+
+def test_products_of_many_batches_have_few_shapes():
+    rows = [len(_filled_rows(torch.zeros(n_rows, 24), torch.bfloat16)) for n_rows in range(1, 1_500, 7)]
+    assert set(rows) == {256, 512, 768, 1_024, 1_280, 1_536}
+    assert len(_filled_rows(torch.zeros(5, 24), torch.float32)) == 5  # which oneDNN does not multiply
+
+
+def test_a_norm_gives_what_is_multiplied_next():
+    model = get_peft_model(
+        nn.ModuleDict({"norm": nn.LayerNorm(24), "first": nn.Linear(24, 16)}),
+        LoraConfig(target_modules=["first"]),
+    )
+    names = model.state_dict().keys()
+    norm, x = model.base_model.model["norm"], torch.randn(5, 24)
+    before = norm(x)
+    fuse_lora(model)
+    assert model.state_dict().keys() == names and torch.equal(norm(x), before)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(norm(x), before.bfloat16())
 
 
 def test_a_merged_adapter_gives_the_same_output():
