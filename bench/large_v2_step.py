@@ -9,8 +9,6 @@ and export are those of `train/configs/whisper-large-v2-mr.yaml`. Writes bench/l
 from __future__ import annotations
 
 import json
-import os
-import platform
 import sys
 import tempfile
 import time
@@ -24,6 +22,7 @@ from peft import PeftModel  # noqa: E402
 from safetensors.torch import load_file, save_file  # noqa: E402
 from transformers import WhisperConfig, WhisperForConditionalGeneration  # noqa: E402
 
+from bench.serving.machine import machine_facts  # noqa: E402
 from train.checkpoint import Position  # noqa: E402
 from train.collate import IGNORED, Batch  # noqa: E402
 from train.config import TrainConfig  # noqa: E402
@@ -163,9 +162,7 @@ def measure(directory: Path) -> dict[str, object]:
         "step_peak_memory_gib": round(peak, 2),
         "estimated_memory_gib": round(estimate.total_bytes / GIB, 2),
         "adapter_bytes": adapter.stat().st_size,
-        "cores": os.cpu_count(),
-        "machine": platform.machine(),
-        "torch": str(torch.__version__),
+        "machine": machine_facts(torch.get_num_threads()),
     }
 
 

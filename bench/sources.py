@@ -34,6 +34,7 @@ import soundfile  # noqa: E402
 import typer  # noqa: E402
 from rich.console import Console  # noqa: E402
 
+from bench.serving.machine import machine_facts  # noqa: E402
 from serve.features import SAMPLE_RATE  # noqa: E402
 from train.data.manifest import Clip, load_samples, read_manifest  # noqa: E402
 
@@ -159,7 +160,7 @@ def main(
         runs = dict(zip(FORMS, pool.map(run, FORMS), strict=True))
     record = {
         "command": " ".join(["python", "bench/sources.py", *sys.argv[1:]]),
-        "machine": {"cores": os.cpu_count()},
+        "machine": machine_facts(1 if at_once > 1 else os.cpu_count() or 1),
         "steps": steps,
         "at_once": at_once,
         "runs": runs,

@@ -2,8 +2,8 @@
 
 Writes bench/train.json.
 
-    python bench/train.py                        # speed and memory, about ten minutes
-    python bench/train.py --wer-clips 240        # also WER after the same clips, about half an hour more
+    python bench/train.py                        # speed and memory, about five minutes
+    python bench/train.py --wer-clips 240        # also WER after the same clips, eight minutes more
 
 Both recipes run as child processes, in turn, on the same clips of 3 to 6 s from the corpus of `make data`;
 the ratio reported is the median over the pairs. Rooms that ours speaks into are simulated in the first run on

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from pathlib import Path
+from typing import Literal
 
 RESERVE_BYTES = 256 * 2**20
 """Of what is left, kept for recordings and batches."""
@@ -71,9 +72,9 @@ def free_memory_bytes() -> int:
     return free_bytes
 
 
-def resident_bytes() -> int:
-    """Return what this process has in memory."""
-    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+def resident_bytes(process: int | Literal["self"] = "self") -> int:
+    """Return what a process has in memory."""
+    return int(Path(f"/proc/{process}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 def _available_bytes() -> int:

@@ -14,6 +14,9 @@ from serve.files import write_whole
 
 N_ROOMS = 512
 
+_SIMULATION = 1
+"""To be counted up when rooms are simulated otherwise: those on disk would stay as they were."""
+
 
 def diffuse_room(reverberation_s: float, rng: np.random.Generator) -> Samples:
     """Return the impulse response of a synthetic room whose sound decays by 60 dB in `reverberation_s`.
@@ -41,7 +44,7 @@ def walled_room(number: int) -> Samples:
     the same room, so that a resumed run hears the same. What was simulated once is kept on disk: 512 rooms
     take a minute of one core, and a batch with three new ones would wait longer for them than it trains.
     """
-    kept = default_cache_dir() / "rooms" / f"{number}.npy"
+    kept = default_cache_dir() / f"rooms-{N_ROOMS}-{_SIMULATION}" / f"{number}.npy"
     with suppress(OSError, ValueError, EOFError):  # there is none yet, or a broken one
         return np.asarray(np.load(kept, allow_pickle=False), dtype=np.float32)
     response, content = _simulated(number), io.BytesIO()

@@ -12,7 +12,7 @@ def cache_dir(tmp_path, monkeypatch):
     """A cache of its own on disk, and none in memory."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     walled_room.cache_clear()
-    yield tmp_path / "shrota" / "rooms"
+    yield tmp_path / "shrota" / f"rooms-{rooms.N_ROOMS}-{rooms._SIMULATION}"
     walled_room.cache_clear()
 
 

@@ -1,14 +1,14 @@
 """Adapters that come and go for a long time while clients are served, by `python -m serve` itself."""
 
-import os
 import shutil
 import sys
 import threading
 import time
-from pathlib import Path
 
 import httpx
 import pytest
+
+from serve.memory import resident_bytes
 
 N_CLIENTS = 8
 N_WARM_UP_ROUNDS = 5
@@ -95,8 +95,3 @@ def test_fifty_loads_and_unloads_under_traffic_fail_no_request_and_leave_no_memo
         assert set(statuses) <= {200, "refused"} and served_requests > 2 * N_ROUNDS
         assert after_bytes < 1.05 * before_bytes
         assert len(operator.get("/adapters").json()["adapters"]) == 1
-
-
-def resident_bytes(pid):
-    """Return what a process has in memory, with what its allocator has not given back."""
-    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
