@@ -23,13 +23,13 @@ from functools import cached_property
 import numpy as np
 import soundfile
 
-from serve.container import FLAC, MP3, OGG, WAV, Container, sniff_container
+from serve.audio.container import FLAC, MP3, OGG, WAV, Container, sniff_container
+from serve.audio.ffmpeg import ChildLimits, open_with_ffmpeg
+from serve.audio.framing import check_whole, has_hidden_size, has_several_streams
+from serve.audio.mpeg import find_mpeg_frames
+from serve.audio.recording import Recording
+from serve.audio.samples import SAMPLE_RATE, Samples
 from serve.errors import AudioTooLong, ConfigError, EmptyAudio, UndecodableAudio
-from serve.features import SAMPLE_RATE, Samples
-from serve.ffmpeg import ChildLimits, open_with_ffmpeg
-from serve.framing import check_whole, has_hidden_size, has_several_streams
-from serve.mpeg import find_mpeg_frames
-from serve.recording import Recording
 
 BLOCK_S = 10.0  # decoded at a time
 HEAD_S = 30.0  # decoded before a recording is accepted, so that the faults of a short one show at once

@@ -15,12 +15,11 @@ import numpy as np
 import numpy.typing as npt
 import scipy.fft
 
+from serve.audio.samples import SAMPLE_RATE, Samples
 from serve.errors import BaseModelError
 
-Samples = npt.NDArray[np.float32]
 LogMel = npt.NDArray[np.float32]
 
-SAMPLE_RATE = 16_000  # Hz
 HOP_LENGTH = 160  # samples between frames: 10 ms
 N_FFT = 400  # samples a frame is computed from: 25 ms
 FRAMES_PER_S = SAMPLE_RATE // HOP_LENGTH

@@ -26,9 +26,9 @@ import ffmpeg
 import imageio_ffmpeg
 import numpy as np
 
-from serve.container import Container
+from serve.audio.container import Container
+from serve.audio.samples import Samples
 from serve.errors import UndecodableAudio
-from serve.features import Samples
 
 PIPE_BYTES = 1 << 16  # one read from the child
 AU_HEADER = struct.Struct(">4s5I")  # magic, data offset, data bytes, encoding, sample rate, channels

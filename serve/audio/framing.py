@@ -3,7 +3,7 @@
 Half a transcript that looks whole is worse than an error, so such bodies are refused. The rule: what a
 header announces must be there. Recordings that were streamed announce nothing (a WAV whose sizes are 0 or all
 ones, a WebM of unknown size) and are taken as they are; so is a shortfall of a header's length, which some
-recorders count by mistake. MP3 is looked at in `serve.mpeg`, and FLAC's total where it is decoded.
+recorders count by mistake. MP3 is looked at in `serve.audio.mpeg`, and FLAC's total where it is decoded.
 
 Formats: RIFF and RF64 (EBU Tech 3306), ISO 14496-12 boxes, EBML (RFC 8794) and Ogg pages (RFC 3533).
 """
@@ -13,7 +13,7 @@ from __future__ import annotations
 import re
 import struct
 
-from serve.container import MATROSKA, MP4, OGG, WAV, Container
+from serve.audio.container import MATROSKA, MP4, OGG, WAV, Container
 from serve.errors import UndecodableAudio
 
 WAV_SLACK_BYTES = 256

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import lru_cache
 
-from serve.container import id3v2_end
+from serve.audio.container import id3v2_end
 from serve.errors import AudioTooLong, UndecodableAudio
 
 HEADER_BYTES = 4

@@ -10,15 +10,40 @@ Knows no container: what the bytes are is said beforehand. Blocks join without a
 from __future__ import annotations
 
 import io
+from dataclasses import dataclass
 from functools import cache
 from typing import Literal
 
 import numpy as np
 import soundfile
 
-from serve.audio import LOUDEST, Resampler
-from serve.features import Samples
-from serve.live_settings import Encoding, PcmFormat
+from serve.audio.decode import LOUDEST, Resampler
+from serve.audio.samples import Samples
+
+Encoding = Literal["pcm_s16le", "pcm_f32le", "mulaw", "alaw"]
+
+SAMPLE_BYTES: dict[Encoding, int] = {"pcm_s16le": 2, "pcm_f32le": 4, "mulaw": 1, "alaw": 1}
+
+
+@dataclass(frozen=True, kw_only=True)
+class PcmFormat:
+    """What the bytes are."""
+
+    sample_rate: int = 16_000
+    """Hz."""
+    encoding: Encoding = "pcm_s16le"
+    n_channels: int = 1
+    """Interleaved; they are averaged."""
+
+    @property
+    def frame_bytes(self) -> int:
+        """Bytes of one sample of every channel."""
+        return SAMPLE_BYTES[self.encoding] * self.n_channels
+
+    @property
+    def bytes_per_s(self) -> int:
+        """Bytes of one second."""
+        return self.frame_bytes * self.sample_rate
 
 
 class PcmStream:

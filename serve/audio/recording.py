@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from serve.features import SAMPLE_RATE, Samples
+from serve.audio.samples import SAMPLE_RATE, Samples
 
 
 class Recording:

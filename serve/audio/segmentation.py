@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from serve.features import SAMPLE_RATE, Samples
+from serve.audio.samples import SAMPLE_RATE, Samples
 
 if TYPE_CHECKING:
     import onnxruntime

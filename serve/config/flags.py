@@ -1,6 +1,6 @@
 """Frozen dataclasses as command lines: every field is a flag, its docstring the help. Knows no program.
 
-`serve.settings` reads variables of the environment besides; the launchers have flags alone.
+`serve.config.settings` reads variables of the environment besides; the launchers have flags alone.
 """
 
 from __future__ import annotations

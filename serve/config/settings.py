@@ -16,9 +16,9 @@ from typing import Any, Literal, get_type_hints
 
 from sagemaker_inference import content_types, environment, parameters
 
+from serve.config.flags import add_flag, field_docs, flag_of, read_value
 from serve.engine import EngineName, Quantization
 from serve.errors import ConfigError
-from serve.flags import add_flag, field_docs, flag_of, read_value
 
 ENV_PREFIX = "SHROTA_"
 TRAINING_PREFIX = "SHROTA_TRAIN_"

@@ -22,11 +22,11 @@ from typing import NoReturn, Self
 
 import structlog
 
-from serve.batch_cost import BatchCost
-from serve.closing import Closing
+from serve.audio.features import FRAMES_PER_S
 from serve.engine import DecodingOptions, Engine, Hypothesis, LogMel
+from serve.engine.batch_cost import BatchCost
+from serve.engine.closing import Closing
 from serve.errors import EngineError, NotReady, Overloaded, RequestTimeout, ServiceError
-from serve.features import FRAMES_PER_S
 
 WINDOWS_AHEAD = 8
 """Windows of one request that exist at a time for each worker; their features take up to 1 MB each."""

@@ -1,8 +1,11 @@
-"""How much an `Accept` header likes a media type (RFC 9110, section 12.5.1)."""
+"""Choose the answer format that an `Accept` header likes best (RFC 9110, section 12.5.1)."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+
+from serve.errors import NotAcceptable
+from serve.transcript.formats import FORMATS, Format
 
 MediaRange = tuple[str, float]
 """Such as `text/*`, and its quality from 0 to 1."""
@@ -37,3 +40,23 @@ def quality_of(media_types: Sequence[str], ranges: Sequence[MediaRange]) -> floa
         if matching:
             return max(matching)
     return 0.0
+
+
+def negotiate_format(accept: str | None) -> Format:
+    """Choose the format for an `Accept` header (RFC 9110, section 12.5.1); JSON where it is absent or empty.
+
+    Raises:
+        NotAcceptable: No format matches.
+    """
+    if accept is None or not accept.strip():
+        return FORMATS[0]
+    ranges = list(media_ranges(accept))
+
+    def quality(candidate: Format) -> float:
+        return quality_of((candidate.media_type, *candidate.aliases), ranges)
+
+    best = max(FORMATS, key=quality)
+    if quality(best) <= 0:
+        offered = ", ".join(dict.fromkeys(candidate.media_type for candidate in FORMATS))
+        raise NotAcceptable(f"no answer format matches the Accept header; choose one of {offered}")
+    return best

@@ -14,9 +14,16 @@ from typing import Any
 import msgspec
 from safetensors import SafetensorError, safe_open
 
-from serve.artifact import ADAPTER_CONFIG, ADAPTER_DIR, ADAPTER_WEIGHTS, MANIFEST, Artifact, load_artifact
-from serve.base_model import base_fingerprint
 from serve.errors import ArtifactError, BadAdapter, UnknownPath
+from serve.model.artifact import (
+    ADAPTER_CONFIG,
+    ADAPTER_DIR,
+    ADAPTER_WEIGHTS,
+    MANIFEST,
+    Artifact,
+    load_artifact,
+)
+from serve.model.base_model import base_fingerprint
 
 KINDS = ("LORA", "ADALORA")
 MAX_CONFIG_BYTES = 1 << 20

@@ -9,7 +9,7 @@ import msgspec
 from safetensors import SafetensorError, safe_open
 
 from serve.errors import ArtifactError
-from serve.scripts import SCRIPTS
+from serve.model.scripts import SCRIPTS
 
 SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"

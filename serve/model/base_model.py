@@ -26,9 +26,9 @@ import numpy.typing as npt
 import structlog
 from safetensors import SafetensorError, safe_open
 
-from serve.build_once import build_once
-from serve.ct2_weights import WeightsFormatError, build_checkpoint
 from serve.errors import BaseModelError
+from serve.model.build_once import build_once
+from serve.model.ct2_weights import WeightsFormatError, build_checkpoint
 
 REQUIRED_FILES = ("config.json", "generation_config.json", "tokenizer.json", "preprocessor_config.json")
 """What a checkpoint directory holds besides its weights."""

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from serve.aws.requests import s3_faults
+from serve.config.flags import read_pairs
 from serve.errors import ClientError, ConfigError
-from serve.flags import read_pairs
+from serve.remote.requests import s3_faults
 
 DEFAULT_URL = "http://localhost:8080"
 NDJSON = "application/x-ndjson"

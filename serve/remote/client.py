@@ -1,10 +1,10 @@
 """Have a recording transcribed, by a SageMaker endpoint or any address that serves: text as it comes.
 
-    python -m serve.client clip.flac                                      # http://localhost:8080
-    python -m serve.client clip.flac --mode stream --option language=mr
-    python -m serve.client clip.flac --endpoint marathi --mode stream
-    python -m serve.client talk.mp3 --endpoint marathi-async --mode async --input s3://bucket/recordings
-    python -m serve.client clip.flac --mode bidirectional                 # as if it were being spoken now
+    python -m serve.remote.client clip.flac                                      # http://localhost:8080
+    python -m serve.remote.client clip.flac --mode stream --option language=mr
+    python -m serve.remote.client clip.flac --endpoint marathi --mode stream
+    python -m serve.remote.client talk.mp3 --endpoint marathi-async --mode async --input s3://bucket/recordings
+    python -m serve.remote.client clip.flac --mode bidirectional                # as if it were spoken now
 
 An address needs nothing but this package; an endpoint needs boto3. Exit status: 0 with the text on standard
 output, 1 with one sentence on standard error.
@@ -17,9 +17,9 @@ import sys
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TextIO
 
-from serve.call import DEFAULT_URL, Call, build_payload, call_url, error_sentence
+from serve.config.flags import parse_flags
 from serve.errors import AwsError, ClientError, ConfigError
-from serve.flags import parse_flags
+from serve.remote.call import DEFAULT_URL, Call, build_payload, call_url, error_sentence
 
 
 def whole_lines(parts: Iterable[bytes]) -> Iterator[bytes]:
@@ -63,12 +63,12 @@ def transcribe(call: Call, out: TextIO) -> None:
         ClientError, AwsError: there is none; one sentence says why.
     """
     if call.mode == "bidirectional":
-        from serve.live_client import speak
+        from serve.remote.live_client import speak
 
         speak(call.recording, call.url or DEFAULT_URL, call.options, call.pace, call.timeout_s, out)
         return
     if call.endpoint:
-        from serve.aws.invoke import invoke_endpoint
+        from serve.remote.invoke import invoke_endpoint
 
         parts = invoke_endpoint(call, build_payload(call))
     else:
@@ -89,7 +89,7 @@ def main(arguments: Sequence[str]) -> int:
         call = parse_flags(
             Call,
             arguments,
-            program="python -m serve.client",
+            program="python -m serve.remote.client",
             about="Have a recording transcribed, and print its text.",
             examples=(__doc__ or "").partition("\n\n")[2],
         )

@@ -6,10 +6,10 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Protocol, TypeVar
 
-from serve.aws.requests import Request, requests_as_json
-from serve.aws.submit import submit
+from serve.config.flags import parse_flags
 from serve.errors import AwsError, ConfigError
-from serve.flags import parse_flags
+from serve.remote.requests import Request, requests_as_json
+from serve.remote.submit import submit
 
 
 class _Order(Protocol):

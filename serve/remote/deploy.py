@@ -1,4 +1,4 @@
-"""Put a model to work on SageMaker: `python -m serve.deploy --help` names every flag.
+"""Put a model to work on SageMaker: `python -m serve.remote.deploy --help` names every flag.
 
 What it costs is printed first. Exit status: 0 when everything was created (or printed), 1 when a flag is
 wrong or AWS refuses, with every fault in plain words, 2 for flags that cannot be parsed.
@@ -9,15 +9,16 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from serve.aws.command import run_launcher
-from serve.aws.endpoints import deployment_requests
-from serve.aws.prices import describe_price, price_of
-from serve.deployment import Deployment
+from serve.remote.command import run_launcher
+from serve.remote.deployment import Deployment
+from serve.remote.endpoints import deployment_requests
+from serve.remote.prices import describe_price, price_of
 
 _HOURS_A_MONTH = 730
 _EXAMPLES = """\
 example:
-  python -m serve.deploy --name marathi --image 123456789012.dkr.ecr.us-east-1.amazonaws.com/shrota:0.1.0 \\
+  python -m serve.remote.deploy --name marathi \\
+    --image 123456789012.dkr.ecr.us-east-1.amazonaws.com/shrota:0.1.0 \\
     --role arn:aws:iam::123456789012:role/shrota-serving \\
     --model s3://bucket/jobs/marathi-1/output/model.tar.gz --max-instances 4 --dry-run
 """
@@ -49,7 +50,7 @@ def main(arguments: Sequence[str]) -> int:
         arguments,
         deployment_requests,
         describe_cost,
-        program="python -m serve.deploy",
+        program="python -m serve.remote.deploy",
         about="Put a model to work on SageMaker.",
         examples=_EXAMPLES,
     )

@@ -1,14 +1,14 @@
-"""The flags of `python -m serve.deploy`, checked: what is to be deployed, and how. Sends nothing."""
+"""The flags of `python -m serve.remote.deploy`, checked: what is to be deployed, and how. Sends nothing."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Literal
 
-from serve.aws.requests import common_faults, name_faults, s3_faults
+from serve.config.flags import read_pairs
 from serve.errors import ConfigError
-from serve.flags import read_pairs
-from serve.formats import FORMATS
+from serve.remote.requests import common_faults, name_faults, s3_faults
+from serve.transcript.formats import FORMATS
 
 Mode = Literal["real-time", "async", "multi-model", "components", "adapter", "batch"]
 _MAX_TRANSFORM_MB = 100  # of one transform request times the requests at a time

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from serve.aws.requests import Request, tag_list, vpc_config, without_empty
-from serve.aws.scaling import scaling_requests
-from serve.deployment import Deployment
-from serve.flags import read_pairs
+from serve.config.flags import read_pairs
+from serve.remote.deployment import Deployment
+from serve.remote.requests import Request, tag_list, vpc_config, without_empty
+from serve.remote.scaling import scaling_requests
 
 VARIANT = "main"
 BASE_CHANNEL = "base"

@@ -8,9 +8,9 @@ import uuid
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from serve.aws.submit import open_client
-from serve.call import Call, Payload, error_sentence
 from serve.errors import AwsError, ClientError
+from serve.remote.call import Call, Payload, error_sentence
+from serve.remote.submit import open_client
 
 if TYPE_CHECKING:
     from botocore.client import BaseClient

@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 import numpy as np
 
-from serve.audio import AudioLimits, decode_audio
+from serve.audio.decode import AudioLimits, decode_audio
+from serve.audio.samples import SAMPLE_RATE
 from serve.errors import AudioError, ClientError
-from serve.features import SAMPLE_RATE
 
 if TYPE_CHECKING:
     from websockets.sync.client import ClientConnection

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from serve.aws.requests import Request
-from serve.deployment import Deployment
+from serve.remote.deployment import Deployment
+from serve.remote.requests import Request
 
 _OUT_COOLDOWN_S = 60
 _IN_COOLDOWN_S = 300

@@ -7,8 +7,8 @@ import time
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
-from serve.aws.requests import Request
 from serve.errors import AwsError
+from serve.remote.requests import Request
 
 if TYPE_CHECKING:
     from botocore.client import BaseClient

@@ -27,11 +27,8 @@ from pathlib import Path
 
 import structlog
 
-from serve.adapter_source import base_of, find_source, read_adapter
-from serve.allocator import return_freed_memory
-from serve.artifact import Artifact
-from serve.closing import Closing
 from serve.engine import DecodingOptions
+from serve.engine.closing import Closing
 from serve.errors import (
     AdapterExists,
     BadAdapter,
@@ -43,10 +40,13 @@ from serve.errors import (
     UnknownAdapter,
     UnsupportedOption,
 )
-from serve.loading import serving_facts
-from serve.memory import MemoryBudget
+from serve.model.adapter_source import base_of, find_source, read_adapter
+from serve.model.allocator import return_freed_memory
+from serve.model.artifact import Artifact
 from serve.options import NO_ADAPTER
 from serve.pipeline import Pipeline, ServingFacts
+from serve.service.loading import serving_facts
+from serve.service.memory import MemoryBudget
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,199}")
 

@@ -30,6 +30,7 @@ import structlog
 from sagemaker_inference import content_types
 from sagemaker_inference.errors import BaseInferenceToolkitError, UnsupportedFormatError
 
+from serve.audio.samples import Samples
 from serve.errors import (
     ArtifactError,
     HookError,
@@ -38,7 +39,6 @@ from serve.errors import (
     ServiceError,
     UnsupportedMediaType,
 )
-from serve.features import Samples
 
 CODE_DIR = "code"
 

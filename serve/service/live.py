@@ -20,17 +20,17 @@ from dataclasses import replace
 
 import numpy as np
 
+from serve.audio.pcm import PcmStream
+from serve.audio.recording import Recording
+from serve.audio.samples import SAMPLE_RATE, Samples
+from serve.audio.segmentation import FRAME_SAMPLES, PAD_SAMPLES, Listener, Window, WindowLimits, iter_windows
 from serve.engine import Hypothesis
+from serve.engine.scheduler import Ticket
 from serve.errors import AudioTooLong, ServiceError
-from serve.features import SAMPLE_RATE, Samples
-from serve.live_settings import LiveSettings
-from serve.pcm import PcmStream
 from serve.pipeline import EngineInput, Pipeline, is_said
-from serve.recording import Recording
-from serve.scheduler import Ticket
-from serve.segmentation import FRAME_SAMPLES, PAD_SAMPLES, Listener, Window, WindowLimits, iter_windows
-from serve.timeline import place_segments
-from serve.transcript import LiveText, Segment, join_text
+from serve.service.live_settings import LiveSettings
+from serve.transcript.events import LiveText, Segment, join_text
+from serve.transcript.timeline import place_segments
 
 RUN_SAMPLES = 8 * FRAME_SAMPLES  # heard at a time: a quarter of a second
 PARTIAL_EVERY_S = 1.0

@@ -9,36 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import msgspec
 
+from serve.audio.pcm import Encoding, PcmFormat
 from serve.options import TranscriptionOptions, option_refusal, parse_options
-
-Encoding = Literal["pcm_s16le", "pcm_f32le", "mulaw", "alaw"]
-
-SAMPLE_BYTES: dict[Encoding, int] = {"pcm_s16le": 2, "pcm_f32le": 4, "mulaw": 1, "alaw": 1}
-
-
-@dataclass(frozen=True, kw_only=True)
-class PcmFormat:
-    """What the bytes are."""
-
-    sample_rate: int = 16_000
-    """Hz."""
-    encoding: Encoding = "pcm_s16le"
-    n_channels: int = 1
-    """Interleaved; they are averaged."""
-
-    @property
-    def frame_bytes(self) -> int:
-        """Bytes of one sample of every channel."""
-        return SAMPLE_BYTES[self.encoding] * self.n_channels
-
-    @property
-    def bytes_per_s(self) -> int:
-        """Bytes of one second."""
-        return self.frame_bytes * self.sample_rate
 
 
 @dataclass(frozen=True, kw_only=True)

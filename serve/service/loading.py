@@ -11,12 +11,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from serve.artifact import MANIFEST, Artifact, load_artifact
-from serve.base_model import base_fingerprint, resolve_base_model
+from serve.audio.features import FeatureExtractor
 from serve.engine import SERVED_ADAPTER, Engine, EngineName, Quantization
-from serve.engine.instruction_set import choose_instruction_set
+from serve.engine.ctranslate2.instruction_set import choose_instruction_set
 from serve.errors import ArtifactError, ConfigError
-from serve.features import FeatureExtractor
+from serve.model.artifact import MANIFEST, Artifact, load_artifact
+from serve.model.base_model import base_fingerprint, resolve_base_model
 from serve.pipeline import Pipeline, ServingFacts
 
 
@@ -155,7 +155,7 @@ def load_served(
     # Imported here: a model runtime takes seconds to import, and whoever only looks at artifacts needs none.
     if engine == "ctranslate2":
         choose_instruction_set()
-        from serve.engine.ctranslate2 import CTranslate2Engine
+        from serve.engine.ctranslate2.engine import CTranslate2Engine
 
         loaded = CTranslate2Engine.load(
             served.base_dir,
@@ -166,7 +166,7 @@ def load_served(
             preload=preload,
         )
     else:
-        from serve.engine.transformers import TransformersEngine
+        from serve.engine.transformers.engine import TransformersEngine
 
         loaded = TransformersEngine.load(
             served.base_dir,

@@ -1,8 +1,8 @@
 """The models of a multi-model service: loaded, held by requests, unloaded on demand. Knows no HTTP.
 
-Models of one base model are adapters of it (`serve.adapters`) and share its engine and its queue; a base
-goes when its last model has gone and nobody holds it. Nothing is evicted: the platform that asks for models
-unloads others when it is told that there is no memory.
+Models of one base model are adapters of it (`serve.service.adapters`) and share its engine and its queue; a
+base goes when its last model has gone and nobody holds it. Nothing is evicted: the platform that asks for
+models unloads others when it is told that there is no memory.
 """
 
 from __future__ import annotations
@@ -14,10 +14,9 @@ from pathlib import Path
 
 import structlog
 
-from serve.adapter_source import base_of, check_links, find_source
-from serve.adapters import NAME, Adapters, Held
-from serve.allocator import return_freed_memory
+from serve.config.settings import Settings
 from serve.engine import DecodingOptions
+from serve.engine.scheduler import Scheduler, Totals
 from serve.errors import (
     BadAdapter,
     ModelExists,
@@ -26,11 +25,12 @@ from serve.errors import (
     StartupError,
     UnknownModel,
 )
-from serve.loading import Served, find_served, load_served
-from serve.memory import MemoryBudget
+from serve.model.adapter_source import base_of, check_links, find_source
+from serve.model.allocator import return_freed_memory
 from serve.pipeline import Pipeline
-from serve.scheduler import Scheduler, Totals
-from serve.settings import Settings
+from serve.service.adapters import NAME, Adapters, Held
+from serve.service.loading import Served, find_served, load_served
+from serve.service.memory import MemoryBudget
 
 _log = structlog.get_logger(__name__)
 

@@ -15,24 +15,24 @@ from typing import TYPE_CHECKING, Generic, Literal, ParamSpec, TypeVar
 
 import structlog
 
-from serve.closing import Closing
+from serve.config.settings import Settings
+from serve.engine.closing import Closing
+from serve.engine.scheduler import BatchLimits, Queue, Scheduler, Ticket, Totals
 from serve.errors import AudioTooLong, NotReady, ServiceError, StartupError, UnknownModel
-from serve.memory import MemoryBudget
 from serve.options import TranscriptionOptions
-from serve.scheduler import BatchLimits, Queue, Scheduler, Ticket, Totals
-from serve.sessions import Sessions
-from serve.settings import Settings
-from serve.transcript import Event
+from serve.service.memory import MemoryBudget
+from serve.service.sessions import Sessions
+from serve.transcript.events import Event
 
 if TYPE_CHECKING:  # their imports take seconds, which the loading thread spends while /ping already answers
-    from serve.adapters import Adapters, Held
-    from serve.features import Samples
-    from serve.hooks import Hooks
-    from serve.live import LiveSession
-    from serve.live_settings import LiveSettings
-    from serve.models import Models
+    from serve.audio.recording import Recording
+    from serve.audio.samples import Samples
     from serve.pipeline import Pipeline
-    from serve.recording import Recording
+    from serve.service.adapters import Adapters, Held
+    from serve.service.hooks import Hooks
+    from serve.service.live import LiveSession
+    from serve.service.live_settings import LiveSettings
+    from serve.service.models import Models
 
 N_LOADERS = 2
 """Adapters or models that are loaded at a time."""
@@ -57,7 +57,7 @@ def load_from_settings(settings: Settings) -> Pipeline:
     Raises:
         StartupError: One sentence says what to change.
     """
-    from serve.loading import load_pipeline
+    from serve.service.loading import load_pipeline
 
     return load_pipeline(
         settings.model_dir,
@@ -184,7 +184,7 @@ class Service:
                 )
                 on_failure()
                 return
-            from serve.adapters import Adapters
+            from serve.service.adapters import Adapters
 
             self.adapters = Adapters(
                 pipeline, roots=self.settings.loading_roots, budget=_budget(self.settings.adapter_memory_mib)
@@ -196,7 +196,7 @@ class Service:
             seconds = round(time.monotonic() - started, 1)
             _log.info("model.ready", adapter=facts.adapter_name, language=facts.language, load_s=seconds)
 
-            from serve.audio import load_resampler
+            from serve.audio.decode import load_resampler
 
             load_resampler()  # behind the ready sign: only recordings of other rates than 16 kHz wait for it
 
@@ -281,8 +281,8 @@ class Service:
         Raises:
             AudioTooLong: Samples last longer than recordings may.
         """
-        from serve.audio import AudioLimits, open_audio
-        from serve.recording import Recording
+        from serve.audio.decode import AudioLimits, open_audio
+        from serve.audio.recording import Recording
 
         opening: AbstractContextManager[Recording]
         if isinstance(audio, bytes):
@@ -313,7 +313,7 @@ class Service:
         Raises:
             UnsupportedOption: The served model cannot do what is asked.
         """
-        from serve.live import LiveSession
+        from serve.service.live import LiveSession
 
         place.choose(settings.options)
         session = LiveSession(place.pipeline, settings, place.ticket, max_audio_s=self.settings.live_max_s)
@@ -392,10 +392,10 @@ class Service:
         """Get ready to take models."""
         import numpy as np
 
-        import serve.audio  # noqa: F401  # the first request finds it imported
-        from serve.features import SAMPLE_RATE
-        from serve.models import Models
-        from serve.segmentation import find_speech
+        import serve.audio.decode  # noqa: F401  # the first request finds it imported
+        from serve.audio.samples import SAMPLE_RATE
+        from serve.audio.segmentation import find_speech
+        from serve.service.models import Models
 
         find_speech(np.zeros(SAMPLE_RATE, np.float32))
         self.models = Models(self.settings, self._scheduler_of, _budget(self.settings.model_memory_mib, True))
@@ -406,7 +406,7 @@ class Service:
     def _load_hooks(self) -> Hooks | None:
         if not self.settings.user_code:
             return None
-        from serve.hooks import load_hooks
+        from serve.service.hooks import load_hooks
 
         hooks = load_hooks(self.settings.model_dir, self.settings.user_program)
         if hooks is not None:
@@ -434,7 +434,7 @@ def _budget(limit_mib: float | None, measured: bool = False) -> MemoryBudget:
 
 def _in_turn(recording: Recording, turns: AbstractContextManager[object], ticket: Ticket) -> Recording:
     """Return the recording, decoded in turn with others, and no further than its request lives."""
-    from serve.recording import Recording
+    from serve.audio.recording import Recording
 
     unread = recording.blocks()
 
@@ -454,10 +454,11 @@ def _warm_up(pipeline: Pipeline, scheduler: Scheduler) -> None:
     """Decode a window of noise: the first request finds everything loaded, and /ping speaks the truth."""
     import numpy as np
 
-    import serve.audio  # noqa: F401  # the first request finds it imported
+    import serve.audio.decode  # noqa: F401  # the first request finds it imported
+    from serve.audio.features import MAX_WINDOW_S, window_length_s
+    from serve.audio.samples import SAMPLE_RATE
+    from serve.audio.segmentation import find_speech
     from serve.engine import DecodingOptions
-    from serve.features import MAX_WINDOW_S, SAMPLE_RATE, window_length_s
-    from serve.segmentation import find_speech
 
     noise = np.random.default_rng(0).normal(0, 0.01, SAMPLE_RATE).astype(np.float32)
     find_speech(noise)

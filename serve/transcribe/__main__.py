@@ -19,19 +19,19 @@ from pathlib import Path
 
 from rich.console import Console
 
-from serve.audio import AudioLimits
+from serve.audio.decode import AudioLimits
+from serve.config.flags import add_flag, field_docs
+from serve.config.logs import configure_logs
+from serve.config.progress import audio_bar
+from serve.config.settings import ENV_PREFIX, Settings, add_setting_flags
 from serve.errors import ServiceError, ShrotaError
-from serve.files import Job, Problem, find_files, plan_jobs
-from serve.flags import add_flag, field_docs
-from serve.formats import FORMATS, Format, named_format
-from serve.http.logs import configure_logs
-from serve.loading import load_pipeline
 from serve.options import TranscriptionOptions, parse_options
-from serve.progress import audio_bar
-from serve.settings import ENV_PREFIX, Settings, add_setting_flags
-from serve.transcriber import Measured, Transcriber, fault_of, measure, watched
+from serve.service.loading import load_pipeline
+from serve.transcribe.files import Job, Problem, find_files, plan_jobs
+from serve.transcribe.transcriber import Measured, Transcriber, fault_of, measure, watched
+from serve.transcript.formats import FORMATS, Format, named_format
 
-SHIPPED_ARTIFACT = Path(__file__).parents[1] / "model_artifacts" / "whisper-base-mr"
+SHIPPED_ARTIFACT = Path(__file__).parents[2] / "model_artifacts" / "whisper-base-mr"
 """What a checkout uses where no model is named."""
 
 MODEL_FLAGS = tuple(inspect.signature(load_pipeline).parameters)

@@ -15,16 +15,16 @@ from pathlib import Path
 import soundfile
 import structlog
 
-from serve.audio import AudioLimits, open_audio
-from serve.container import MP3, sniff_container
+from serve.audio.container import MP3, sniff_container
+from serve.audio.decode import AudioLimits, open_audio
+from serve.config.progress import AudioBar
+from serve.engine.scheduler import BatchLimits, Scheduler
 from serve.errors import PayloadTooLarge, ServiceError
-from serve.files import Job, Problem, write_whole
-from serve.formats import Format
 from serve.options import TranscriptionOptions
 from serve.pipeline import Pipeline
-from serve.progress import AudioBar
-from serve.scheduler import BatchLimits, Scheduler
-from serve.transcript import End, Event, Segment
+from serve.transcribe.files import Job, Problem, write_whole
+from serve.transcript.events import End, Event, Segment
+from serve.transcript.formats import Format
 
 FILES_AT_ONCE = 16
 MAX_BYTES_AT_ONCE = 1 << 30

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from serve.formats.lines import failure_line
-from serve.subtitles import Cue, CueRules, Subtitler
-from serve.transcript import End, Event, Failure, Segment, Start
+from serve.transcript.events import End, Event, Failure, Segment, Start
+from serve.transcript.lines import failure_line
+from serve.transcript.subtitles import Cue, CueRules, Subtitler
 
 FAILURE_SHOWN_MS = 2_000
 

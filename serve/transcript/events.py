@@ -1,7 +1,7 @@
 """What a transcription yields: segments, the whole transcript, and the events a pipeline emits on the way.
 
 Plain records in recording time (seconds from the recording's first sample). Knows no wire names and no
-answer formats; `serve.formats` turns these into bytes.
+answer formats; `serve.transcript.formats` turns these into bytes.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Answer formats: events -> bytes, and which format a request asks for, by name or by an `Accept` header.
+"""Answer formats: events -> bytes, and which format a request names.
 
 Each answer takes one fresh encoder from its `Format`. An encoder is fed every event in order and returns the
 bytes to send for it, perhaps none; it does no I/O, so threads and coroutines use it alike. Knows no HTTP
-beyond media types.
+beyond media types; `serve.http.accept` chooses among them by an `Accept` header.
 """
 
 from __future__ import annotations
@@ -11,13 +11,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from serve.errors import NotAcceptable, UnsupportedOption
-from serve.formats.accept import media_ranges, quality_of
-from serve.formats.cues import SrtEncoder, VttEncoder
-from serve.formats.json import JsonEncoder, VerboseJsonEncoder
-from serve.formats.lines import NdjsonEncoder, SseEncoder, TextEncoder, TsvEncoder
+from serve.errors import UnsupportedOption
 from serve.options import FORMAT_OPTIONS
-from serve.transcript import Event
+from serve.transcript.cues import SrtEncoder, VttEncoder
+from serve.transcript.events import Event
+from serve.transcript.json import JsonEncoder, VerboseJsonEncoder
+from serve.transcript.lines import NdjsonEncoder, SseEncoder, TextEncoder, TsvEncoder
 
 
 class Encoder(Protocol):
@@ -85,26 +84,6 @@ FORMATS = (
     _format("srt", "application/x-subrip", SrtEncoder, aliases=("text/srt", "application/srt")),
     _format("tsv", "text/tab-separated-values", TsvEncoder),
 )
-
-
-def negotiate_format(accept: str | None) -> Format:
-    """Choose the format for an `Accept` header (RFC 9110, section 12.5.1); JSON where it is absent or empty.
-
-    Raises:
-        NotAcceptable: No format matches.
-    """
-    if accept is None or not accept.strip():
-        return FORMATS[0]
-    ranges = list(media_ranges(accept))
-
-    def quality(candidate: Format) -> float:
-        return quality_of((candidate.media_type, *candidate.aliases), ranges)
-
-    best = max(FORMATS, key=quality)
-    if quality(best) <= 0:
-        offered = ", ".join(dict.fromkeys(candidate.media_type for candidate in FORMATS))
-        raise NotAcceptable(f"no answer format matches the Accept header; choose one of {offered}")
-    return best
 
 
 def named_format(name: object, option: str = FORMAT_OPTIONS[0]) -> Format:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from serve.formats.wire import encode_error, encode_json, transcript_body, verbose_body
-from serve.transcript import End, Event, Failure
+from serve.transcript.events import End, Event, Failure
+from serve.transcript.wire import encode_error, encode_json, transcript_body, verbose_body
 
 
 class JsonEncoder:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from serve.formats.wire import WireEvent, encode_json, wire_event
-from serve.transcript import Event, Failure, Segment, Start
+from serve.transcript.events import Event, Failure, Segment, Start
+from serve.transcript.wire import WireEvent, encode_json, wire_event
 
 
 class NdjsonEncoder:

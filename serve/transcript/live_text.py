@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import msgspec
 
-from serve.formats.wire import SegmentBody, encode_json, segment_body
-from serve.transcript import LiveText
+from serve.transcript.events import LiveText
+from serve.transcript.wire import SegmentBody, encode_json, segment_body
 
 
 class LiveBody(SegmentBody, frozen=True, kw_only=True):

@@ -21,7 +21,7 @@ import numpy.typing as npt
 import regex
 
 from serve.errors import ConfigError
-from serve.transcript import Segment
+from serve.transcript.events import Segment
 
 Array = npt.NDArray[np.float64]
 

@@ -12,10 +12,10 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
+from serve.audio.samples import SAMPLE_RATE
+from serve.audio.segmentation import Window
 from serve.engine import Hypothesis, TimedText
-from serve.features import SAMPLE_RATE
-from serve.segmentation import Window
-from serve.transcript import Segment, Word
+from serve.transcript.events import Segment, Word
 
 
 def place_segments(decoded: Iterable[tuple[Window, Hypothesis]], *, split: bool) -> Iterator[Segment]:

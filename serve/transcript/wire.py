@@ -10,8 +10,8 @@ from typing import TypeVar
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from serve.languages import LANGUAGE_NAMES
-from serve.transcript import End, Event, Failure, Segment, Start, Transcript, Word
+from serve.engine.languages import LANGUAGE_NAMES
+from serve.transcript.events import End, Event, Failure, Segment, Start, Transcript, Word
 
 FRAMES_PER_S = 100
 """Unit of OpenAI's `seek`: frames of the spectrogram."""

@@ -1,9 +1,9 @@
 """Prepare a source of speech for training: decode and resample once, in parallel, into shards.
 
-    python -m train.prepare commonvoice:cv-corpus-17.0/mr --output-dir shards/mr --held-out data/mr/test.jsonl
-    python -m train.prepare fleurs --language mr --split validation --output-dir shards/fleurs-valid
-    python -m train.prepare data/mr/train.jsonl --output-dir shards/mr --upload s3://bucket/shards/mr
-    python -m train.prepare --verify shards/mr
+    python -m train.data.prepare commonvoice:cv-corpus-17.0/mr --output-dir shards/mr --held-out mr/test.jsonl
+    python -m train.data.prepare fleurs --language mr --split validation --output-dir shards/fleurs-valid
+    python -m train.data.prepare data/mr/train.jsonl --output-dir shards/mr --upload s3://bucket/shards/mr
+    python -m train.data.prepare --verify shards/mr
 
 A preparation that is stopped goes on where it was when the same command is given again, and ends with the
 same bytes. Training reads the result as `--train_data shards:DIR`.
@@ -19,7 +19,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from serve.languages import language_code
+from serve.engine.languages import language_code
 from train.data.filters import MAX_CLIP_S, MIN_CLIP_S, DropLog, Filters, read_drops
 from train.data.preparation import DEFAULT_SHARD_BYTES, Preparation, prepare_source
 from train.data.shards import DROPPED, Header, verify_shards
@@ -32,11 +32,11 @@ EXAMPLES = """
 Examples:
 
 \b
-  python -m train.prepare commonvoice:cv-corpus-17.0/mr --output-dir shards/mr
-  python -m train.prepare kathbath --language mr --output-dir shards/kathbath
-  python -m train.prepare folder:own --output-dir shards/own --held-out data/mr/test-everyday.jsonl
-  python -m train.prepare data/mr/train.jsonl --output-dir shards/mr --upload s3://bucket/mr
-  python -m train.prepare --verify shards/mr
+  python -m train.data.prepare commonvoice:cv-corpus-17.0/mr --output-dir shards/mr
+  python -m train.data.prepare kathbath --language mr --output-dir shards/kathbath
+  python -m train.data.prepare folder:own --output-dir shards/own --held-out data/mr/test-everyday.jsonl
+  python -m train.data.prepare data/mr/train.jsonl --output-dir shards/mr --upload s3://bucket/mr
+  python -m train.data.prepare --verify shards/mr
 
 \b
 Sources: FILE.jsonl, commonvoice:DIR, folder:DIR, hf:REPO[:CONFIG], shards:DIR, channel:NAME,

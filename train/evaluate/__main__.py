@@ -17,17 +17,17 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from serve.artifact import load_manifest
 from serve.engine import EngineName, Quantization
 from serve.errors import ShrotaError
-from serve.loading import load_pipeline
+from serve.model.artifact import load_manifest
 from serve.options import TranscriptionOptions
+from serve.service.loading import load_pipeline
 from train.config import TrainConfig
-from train.data.corpus import load_evaluation_set
-from train.evaluation import REPORTED_PROFILES, evaluate_models, report_left_out
-from train.findings import draw_findings, findings_markdown
-from train.normalise import PROFILES
-from train.tables import comparison_rows, score_table
+from train.data.normalise import PROFILES
+from train.evaluate.evaluation import REPORTED_PROFILES, evaluate_models, report_left_out
+from train.evaluate.findings import draw_findings, findings_markdown
+from train.evaluate.tables import comparison_rows, score_table
+from train.examples.corpus import load_evaluation_set
 
 
 def _language_of(model_dir: Path | None) -> str:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import jiwer
 
-from train.normalise import PROFILES
+from train.data.normalise import PROFILES
 
 
 @dataclass(frozen=True, kw_only=True)

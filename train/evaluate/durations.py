@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from train.scoring import WordErrors, rate, wer_interval
+from train.evaluate.scoring import WordErrors, rate, wer_interval
 
 EDGES_S = (0.0, 2.0, 4.0, 6.0, 10.0, 15.0, 30.0, float("inf"))
 """Where the groups begin and end, in seconds; a clip as long as an edge is in the longer group."""

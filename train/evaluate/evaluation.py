@@ -16,19 +16,19 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
-from serve.features import Samples
-from serve.loading import load_pipeline
+from serve.audio.samples import Samples
+from serve.config.progress import progress_bar
 from serve.options import NO_ADAPTER, TranscriptionOptions
 from serve.pipeline import Pipeline
-from serve.progress import progress_bar
+from serve.service.loading import load_pipeline
 from train.config import TrainConfig
-from train.data.corpus import EvaluationSet
 from train.data.filters import DropLog, Reason
 from train.data.manifest import Clip, load_samples
+from train.data.normalise import VERSION
 from train.errors import DataError
-from train.normalise import VERSION
-from train.scoring import Comparison, WordErrors, compare, score, score_utterances
-from train.tables import score_table
+from train.evaluate.scoring import Comparison, WordErrors, compare, score, score_utterances
+from train.evaluate.tables import score_table
+from train.examples.corpus import EvaluationSet
 
 REPORTED_PROFILES = ("raw", "marathi")
 """Profiles scored where none is named. The last one scores single utterances too."""

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from train.confusions import Confusion, find_confusions
-from train.durations import DurationBucket, wer_by_duration
-from train.evaluation import word_errors
-from train.pictures import draw_confusions, draw_durations, draw_scores
-from train.tables import (
+from train.evaluate.confusions import Confusion, find_confusions
+from train.evaluate.durations import DurationBucket, wer_by_duration
+from train.evaluate.evaluation import word_errors
+from train.evaluate.pictures import draw_confusions, draw_durations, draw_scores
+from train.evaluate.tables import (
     COMPARISON_COLUMNS,
     CONFUSION_COLUMNS,
     DURATION_COLUMNS,

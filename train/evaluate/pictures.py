@@ -17,9 +17,9 @@ if TYPE_CHECKING:
     from matplotlib.axis import Axis
     from matplotlib.figure import Figure
 
-from train.confusions import Confusion
-from train.durations import DurationBucket
-from train.tables import NO_WORD
+from train.evaluate.confusions import Confusion
+from train.evaluate.durations import DurationBucket
+from train.evaluate.tables import NO_WORD
 
 Theme = Literal["light", "dark"]
 Rows = Sequence[Mapping[str, Any]]

@@ -16,7 +16,7 @@ import jiwer
 import numpy as np
 import numpy.typing as npt
 
-from train.normalise import PROFILES
+from train.data.normalise import PROFILES
 
 WordErrors = npt.NDArray[np.int64]
 """(n_utterances, 4): hits, substitutions, deletions, insertions."""

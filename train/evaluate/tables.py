@@ -8,8 +8,8 @@ from typing import Any
 from rich import box
 from rich.table import Table
 
-from train.confusions import Confusion
-from train.durations import DurationBucket
+from train.evaluate.confusions import Confusion
+from train.evaluate.durations import DurationBucket
 
 SCORE_COLUMNS = ("test set", "clips", "model", "profile", "WER % (95 % interval)", "CER %", "S / D / I")
 DURATION_COLUMNS = ("clip lasts", "model", "clips", "WER % (95 % interval)")

@@ -11,9 +11,10 @@ import torch
 import torchaudio.functional as F
 from scipy.signal import oaconvolve
 
-from serve.features import SAMPLE_RATE, LogMel, Samples
+from serve.audio.features import LogMel
+from serve.audio.samples import SAMPLE_RATE, Samples
 from train.config import AugmentConfig
-from train.rooms import N_ROOMS, diffuse_room, walled_room
+from train.examples.rooms import N_ROOMS, diffuse_room, walled_room
 
 _SPEEDS = (0.88, 0.92, 0.96, 1.04, 1.08, 1.12)
 _TELEPHONE_RATE = 8_000  # Hz

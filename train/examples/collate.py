@@ -1,6 +1,6 @@
 """Turn planned examples into tensors: audio -> augmented windows -> log_mel, text -> labels.
 
-Features come from `serve.features`: training sees exactly what the server will compute.
+Features come from `serve.audio.features`: training sees exactly what the server will compute.
 """
 
 from __future__ import annotations
@@ -14,15 +14,16 @@ import numpy as np
 import torch
 from transformers import WhisperTokenizer
 
-from serve.features import MAX_WINDOW_S, MIN_WINDOW_S, SAMPLE_RATE, FeatureExtractor, Samples, window_length_s
-from train.augment import Augmenter
-from train.batches import JOIN_PAUSE_S, ExamplePlan
+from serve.audio.features import MAX_WINDOW_S, MIN_WINDOW_S, FeatureExtractor, window_length_s
+from serve.audio.samples import SAMPLE_RATE, Samples
 from train.config import TrainConfig
 from train.data.filters import DropLog, Reason
 from train.data.manifest import Clip, load_samples
 from train.errors import DataError
-from train.no_speech import no_speech
-from train.targets import Sentence, Target, TargetBuilder
+from train.examples.augment import Augmenter
+from train.examples.batches import JOIN_PAUSE_S, ExamplePlan
+from train.examples.no_speech import no_speech
+from train.examples.targets import Sentence, Target, TargetBuilder
 
 _JITTER_STEP_S = 0.5
 """Windows of training are as long as chance has it, in steps: oneDNN compiles a program for each new shape

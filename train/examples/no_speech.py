@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from serve.features import SAMPLE_RATE, Samples
-from train.augment import coloured_noise
+from serve.audio.samples import SAMPLE_RATE, Samples
+from train.examples.augment import coloured_noise
 
 _HUMS_HZ = (50.0, 60.0, 400.0, 440.0, 1000.0)
 

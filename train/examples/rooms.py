@@ -8,9 +8,9 @@ from functools import lru_cache
 
 import numpy as np
 
-from serve.base_model import default_cache_dir
-from serve.features import SAMPLE_RATE, Samples
-from serve.files import write_whole
+from serve.audio.samples import SAMPLE_RATE, Samples
+from serve.model.base_model import default_cache_dir
+from serve.transcribe.files import write_whole
 
 N_ROOMS = 512
 

@@ -1,11 +1,4 @@
-"""Write a trained adapter as an artifact that `serve` can load: manifest, fp16 safetensors, nothing else.
-
-    python -m train.export model_artifacts/whisper-base-mr --format ct2-int8
-    python -m train.export ARTIFACT_DIR --format transformers --output-dir DIR --push you/whisper-base-mr
-
-The command makes merged models of a finished artifact, for a service that then starts without merging and for
-engines that know no adapters, or pushes it to the hub.
-"""
+"""Write a trained adapter as an artifact that `serve` can load: manifest, fp16 safetensors, nothing else."""
 
 from __future__ import annotations
 
@@ -17,15 +10,15 @@ import shutil
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import msgspec
 import torch
-import typer
 from peft import LoraConfig, PeftModel, get_peft_model_state_dict
 from safetensors.torch import save_file
 
-from serve.artifact import (
+from serve.errors import ArtifactError
+from serve.model.artifact import (
     ADAPTER_DIR,
     ADAPTER_WEIGHTS,
     SCHEMA_VERSION,
@@ -34,15 +27,12 @@ from serve.artifact import (
     load_artifact,
     write_manifest,
 )
-from serve.base_model import base_fingerprint
-from serve.errors import ArtifactError, ShrotaError
-from serve.scripts import scripts_of
-from train.config import ExportFormat, TrainConfig
-from train.directories import replace_directory
+from serve.model.base_model import base_fingerprint
+from serve.model.scripts import scripts_of
+from train.config import TrainConfig
 from train.errors import ExportError
-from train.hub import push_directory
-from train.loop import Outcome
-from train.merged import export_merged
+from train.export.directories import replace_directory
+from train.loop.loop import Outcome
 
 
 def export_artifact(
@@ -171,37 +161,3 @@ def _lineage(continued_from: Path | None) -> dict[str, Any] | None:
         "sha256": hashlib.sha256(weights).hexdigest(),
         "training": artifact.manifest.training,
     }
-
-
-def main(
-    artifact_dir: Annotated[Path, typer.Argument(help="Artifact whose adapter is merged or pushed.")],
-    kind: Annotated[
-        ExportFormat | None, typer.Option("--format", help="Merged model to write; without it none is.")
-    ] = None,
-    output_dir: Annotated[
-        Path | None,
-        typer.Option(help="Where to; merged-FORMAT within the artifact by default, for the service."),
-    ] = None,
-    push: Annotated[
-        str | None, typer.Option(help="Repository on the Hugging Face hub for what was written.")
-    ] = None,
-    public: Annotated[bool, typer.Option(help="Let everybody see a repository that is made now.")] = False,
-) -> None:
-    """Merge an adapter into its base model, or push the adapter itself to the hub.
-
-    Example: python -m train.export model_artifacts/whisper-base-mr --format ct2-int8
-    """
-    if kind is None and push is None:
-        raise typer.BadParameter("name a --format, a repository to --push to, or both")
-    if kind is None and output_dir is not None:
-        raise typer.BadParameter("--output-dir needs a --format")
-    try:
-        written = export_merged(artifact_dir, kind, output_dir) if kind else load_artifact(artifact_dir).path
-        typer.echo(push_directory(written, push, private=not public) if push else str(written))
-    except ShrotaError as error:
-        typer.echo(f"error: {error}", err=True)
-        raise typer.Exit(1) from error
-
-
-if __name__ == "__main__":
-    typer.run(main)

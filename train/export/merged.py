@@ -4,7 +4,7 @@
                                       └─► CTranslate2 directory, weights quantised after the merge
                                       └─► the same with few tokens, for the service
 
-The merge itself, and the conversion, are those of the service: see `serve.engine.merging`.
+The merge itself, and the conversion, are those of the service: see `serve.engine.ctranslate2.merging`.
 """
 
 from __future__ import annotations
@@ -15,9 +15,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Literal, cast
 
-from serve.artifact import MANIFEST, Artifact, load_artifact
-from serve.base_model import base_fingerprint, resolve_base_model
-from serve.engine.merging import (
+from serve.engine.ctranslate2.merging import (
     COPIED_FILES,
     RECORD,
     Storage,
@@ -29,9 +27,11 @@ from serve.engine.merging import (
     write_record,
 )
 from serve.errors import ArtifactError
+from serve.model.artifact import MANIFEST, Artifact, load_artifact
+from serve.model.base_model import base_fingerprint, resolve_base_model
 from train.config import ExportFormat
-from train.directories import replace_directory
 from train.errors import ExportError
+from train.export.directories import replace_directory
 
 _CHECKPOINT_FILES = (
     *(*COPIED_FILES, "tokenizer_config.json"),

@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from serve.artifact import load_manifest
+from serve.model.artifact import load_manifest
 from train.config import TrainConfig
-from train.loop import Outcome
-from train.metrics import read_metrics
-from train.pictures import draw_learning_curve
-from train.tables import score_markdown
+from train.evaluate.pictures import draw_learning_curve
+from train.evaluate.tables import score_markdown
+from train.loop.loop import Outcome
+from train.loop.metrics import read_metrics
 
 
 def write_model_card(

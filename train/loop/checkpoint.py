@@ -17,8 +17,8 @@ from peft import PeftModel
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
-from train.adalora import rank_tensors, restore_ranks
 from train.errors import DataError
+from train.model.adalora import rank_tensors, restore_ranks
 
 _STATE = "state.json"
 _ADAPTER = "adapter.safetensors"

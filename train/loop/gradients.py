@@ -10,9 +10,9 @@ from collections.abc import Sequence
 import torch
 from peft import PeftModel
 
-from train.collate import Batch
 from train.errors import TrainError
-from train.model import batch_loss
+from train.examples.collate import Batch
+from train.model.build import batch_loss
 
 FRAMES_PER_S = 100
 _OUT_OF_MEMORY = ("out of memory", "not enough memory", "can't allocate memory", "ALLOC_FAILED")

@@ -20,9 +20,11 @@ from pathlib import Path
 import torch
 from peft import PeftModel
 
-from serve.progress import progress_bar
-from train.batches import ExamplePlan, plan_epoch, shard_numbers
-from train.checkpoint import (
+from serve.config.progress import progress_bar
+from train.config import TrainConfig
+from train.examples.batches import ExamplePlan, plan_epoch, shard_numbers
+from train.examples.collate import Batch, Collator
+from train.loop.checkpoint import (
     Position,
     newest_checkpoint,
     read_checkpoint,
@@ -31,13 +33,11 @@ from train.checkpoint import (
     save_best,
     save_checkpoint,
 )
-from train.collate import Batch, Collator
-from train.config import TrainConfig
-from train.distributed import ALONE, Processes
-from train.metrics import METRICS_FILE, Window, open_metrics
-from train.optimiser import AdapterOptimiser, NumberedBatch, learning_rate_factor
-from train.stopping import stop_on_signals
-from train.validation import Validation, is_better
+from train.loop.distributed import ALONE, Processes
+from train.loop.metrics import METRICS_FILE, Window, open_metrics
+from train.loop.optimiser import AdapterOptimiser, NumberedBatch, learning_rate_factor
+from train.loop.stopping import stop_on_signals
+from train.loop.validation import Validation, is_better
 
 _PREFETCHED_BATCHES = 2
 

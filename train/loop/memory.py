@@ -14,12 +14,12 @@ import torch
 from peft import PeftModel
 from transformers import WhisperConfig
 
-from serve.features import MAX_WINDOW_S
-from train.batches import ExamplePlan, plan_epoch
-from train.collate import IGNORED, Batch
+from serve.audio.features import MAX_WINDOW_S
 from train.config import TrainConfig
-from train.model import multiplies_in_bfloat16
-from train.output_loss import rows_at_once
+from train.examples.batches import ExamplePlan, plan_epoch
+from train.examples.collate import IGNORED, Batch
+from train.model.build import multiplies_in_bfloat16
+from train.model.output_loss import rows_at_once
 
 _GIB = 1 << 30
 _MOMENT_BYTES = {"adamw": 8.0, "adamw_8bit": 2.1}  # both moments, a parameter; a scale every 256 in 8 bits

@@ -19,12 +19,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from train.watchers import Watcher, open_watchers
+from train.loop.watchers import Watcher, open_watchers
 
 if TYPE_CHECKING:
-    from train.checkpoint import Position
-    from train.collate import Batch
     from train.config import TrainConfig
+    from train.examples.collate import Batch
+    from train.loop.checkpoint import Position
 
 STEP_METRICS = ("loss", "learning_rate", "samples_per_s")
 """Of each logged step: nats a token, AdamW's rate, examples a second."""

@@ -10,15 +10,15 @@ import numpy as np
 import torch
 from peft import PeftModel
 
-from train.adalora import RankAllocation
-from train.checkpoint import Position
-from train.collate import Batch
 from train.config import TrainConfig
-from train.distributed import ALONE, Processes
 from train.errors import TrainError
-from train.gradients import GradientSum
-from train.metrics import Window
-from train.model import multiplies_in_bfloat16
+from train.examples.collate import Batch
+from train.loop.checkpoint import Position
+from train.loop.distributed import ALONE, Processes
+from train.loop.gradients import GradientSum
+from train.loop.metrics import Window
+from train.model.adalora import RankAllocation
+from train.model.build import multiplies_in_bfloat16
 
 _LOSS_SCALE = 1_000.0  # losses are sums over tokens: divided, their gradients stay in the range of fp16
 _MAX_BAD_BATCHES = 20

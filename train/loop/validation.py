@@ -16,15 +16,15 @@ from bitsandbytes.nn.modules import Linear4bit
 from peft import PeftModel
 
 from serve.engine import DecodingOptions
-from serve.engine.transformers import TransformersEngine
+from serve.engine.transformers.engine import TransformersEngine
 from serve.engine.vocabulary import Vocabulary
-from train.batches import ExamplePlan
-from train.checkpoint import Position
-from train.collate import Batch, Collator
 from train.config import TrainConfig
-from train.distributed import ALONE, Processes
-from train.model import batch_loss, multiplies_in_bfloat16
-from train.scoring import score
+from train.evaluate.scoring import score
+from train.examples.batches import ExamplePlan
+from train.examples.collate import Batch, Collator
+from train.loop.checkpoint import Position
+from train.loop.distributed import ALONE, Processes
+from train.model.build import batch_loss, multiplies_in_bfloat16
 
 _CLIPS_AT_ONCE = 16
 

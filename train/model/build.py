@@ -20,17 +20,17 @@ from peft import (
 from safetensors.torch import load_file
 from transformers import BitsAndBytesConfig, WhisperForConditionalGeneration
 
-from serve.allocator import return_freed_memory
-from serve.artifact import ADAPTER_CONFIG, ADAPTER_WEIGHTS, Artifact
-from serve.base_model import base_fingerprint
-from serve.engine.encoder_context import enable_dynamic_context
-from serve.engine.int8_layers import keep_scales
-from serve.engine.quiet import quiet_libraries
-from train.collate import IGNORED, Batch
+from serve.engine.transformers.encoder_context import enable_dynamic_context
+from serve.engine.transformers.int8_layers import keep_scales
+from serve.engine.transformers.quiet import quiet_libraries
+from serve.model.allocator import return_freed_memory
+from serve.model.artifact import ADAPTER_CONFIG, ADAPTER_WEIGHTS, Artifact
+from serve.model.base_model import base_fingerprint
 from train.config import TrainConfig
 from train.errors import TrainConfigError
-from train.fused_lora import fuse_lora
-from train.output_loss import output_loss
+from train.examples.collate import IGNORED, Batch
+from train.model.fused_lora import fuse_lora
+from train.model.output_loss import output_loss
 
 
 def build_model(base_dir: Path, config: TrainConfig, device: torch.device) -> PeftModel:

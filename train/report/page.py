@@ -11,7 +11,7 @@ from html import escape
 from pathlib import Path
 from typing import NewType
 
-from train.pictures import Theme
+from train.evaluate.pictures import Theme
 
 Html = NewType("Html", str)
 """Markup in which every text has been escaped."""

@@ -1,7 +1,5 @@
 """Write what a person reads of a run as one page: RUN_DIR -> RUN_DIR/report/index.html. Opens no model.
 
-    python -m train.report runs/whisper-base-mr
-
 It reads what the run has left behind so far; what is not there yet is left out. The page holds its own style
 and pictures, so that it can be mailed, archived or served as it is.
 """
@@ -12,26 +10,17 @@ import json
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import msgspec
-import typer
 import yaml
 
-from serve.artifact import MANIFEST, Manifest, load_manifest
-from serve.errors import ShrotaError
+from serve.model.artifact import MANIFEST, Manifest, load_manifest
 from train.data.filters import Drop, read_drops
 from train.errors import TrainError
-from train.findings import find_findings
-from train.metrics import read_metrics
-from train.page import Html, facts, folded, heading, listing, page, paragraph, picture, section, table
-from train.pictures import (
-    draw_durations,
-    draw_learning_curve,
-    draw_scores,
-    draw_throughput,
-)
-from train.tables import (
+from train.evaluate.findings import find_findings
+from train.evaluate.pictures import draw_durations, draw_learning_curve, draw_scores, draw_throughput
+from train.evaluate.tables import (
     COMPARISON_COLUMNS,
     CONFUSION_COLUMNS,
     DURATION_COLUMNS,
@@ -42,6 +31,8 @@ from train.tables import (
     duration_rows,
     score_rows,
 )
+from train.loop.metrics import read_metrics
+from train.report.page import Html, facts, folded, heading, listing, page, paragraph, picture, section, table
 
 EVALUATION = Path("report") / "evaluation.json"
 LEFT_OUT = "data/left-out.jsonl"
@@ -261,19 +252,3 @@ def _read_json(path: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise TrainError(f"{path} cannot be read: {error}") from error
     return values if isinstance(values, dict) else {}
-
-
-def main(run_dir: Annotated[Path, typer.Argument(help="Directory of a run, finished or not.")]) -> None:
-    """Write the page of a run to RUN_DIR/report/index.html.
-
-    Example: python -m train.report runs/whisper-base-mr
-    """
-    try:
-        typer.echo(str(write_report(run_dir)))
-    except ShrotaError as error:
-        typer.echo(f"error: {error}", err=True)
-        raise typer.Exit(1) from error
-
-
-if __name__ == "__main__":
-    typer.run(main)

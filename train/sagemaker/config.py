@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from train.config import TrainConfig, load_config
-from train.container_job import TrainingJob, decode_hyperparameter
 from train.errors import TrainConfigError
+from train.sagemaker.job import TrainingJob, decode_hyperparameter
 
-CONFIGS = Path(__file__).parent / "configs"
+CONFIGS = Path(__file__).parents[1] / "configs"
 DEFAULT_CONFIG = "whisper-base-mr"
 CONFIG_VARIABLE = "TRAIN_CONFIG"
 """Environment variable that names the configuration where neither flag nor hyperparameter does."""

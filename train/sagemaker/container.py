@@ -1,8 +1,8 @@
 """The `train` verb of the image: a SageMaker training job from /opt/ml, start to end.
 
-    python -m train.container                          # what hyperparameters and channels say
-    python -m train.container --max-steps 10           # flags win over hyperparameters
-    python -m train.container -- python my_script.py   # a script of your own, with SM_* set for it
+    python -m train.sagemaker.container                          # what hyperparameters and channels say
+    python -m train.sagemaker.container --max-steps 10           # flags win over hyperparameters
+    python -m train.sagemaker.container -- python my_script.py   # a script of your own, with SM_* set for it
 
 Exit status: 0 when training finished, or stopped on SIGTERM with its checkpoint whole; 1 with the reason, one
 sentence, in `output/failure`.
@@ -18,17 +18,17 @@ from pathlib import Path
 
 from serve.errors import ShrotaError
 from train.config import dump_config
-from train.container_config import ContainerConfig, resolve_config
-from train.container_environment import count_gpus, sagemaker_variables
-from train.container_job import TrainingJob, read_job
-from train.container_model import ARTIFACT, image_holds, lay_out_model, tidy_outputs
-from train.container_processes import GRACE_S, Ending, network_variables, supervise, training_command
 from train.errors import TrainConfigError, TrainError
-from train.failure import FAILURE_VARIABLE, shorten, write_failure
+from train.sagemaker.config import ContainerConfig, resolve_config
+from train.sagemaker.environment import count_gpus, sagemaker_variables
+from train.sagemaker.failure import FAILURE_VARIABLE, shorten, write_failure
+from train.sagemaker.job import TrainingJob, read_job
+from train.sagemaker.model import ARTIFACT, image_holds, lay_out_model, tidy_outputs
+from train.sagemaker.processes import GRACE_S, Ending, network_variables, supervise, training_command
 
 BASE_DIR_VARIABLE = "SAGEMAKER_BASE_DIR"
 DEFAULT_BASE_DIR = "/opt/ml"
-_PROGRAM = Path(__file__).with_name("run.py")
+_PROGRAM = Path(__file__).parents[1] / "run.py"
 
 
 def train(job: TrainingJob, config: ContainerConfig, environ: Mapping[str, str], n_gpus: int) -> None:

@@ -8,8 +8,8 @@ import shutil
 import subprocess
 from typing import Any
 
-from train.container_config import PLATFORM_PREFIX
-from train.container_job import TrainingJob, decode_hyperparameter
+from train.sagemaker.config import PLATFORM_PREFIX
+from train.sagemaker.job import TrainingJob, decode_hyperparameter
 
 
 def sagemaker_variables(job: TrainingJob, n_gpus: int, n_cpus: int) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""The flags of `python -m train.launch`, checked, and the CreateTrainingJob request they make."""
+"""The flags of `python -m train.sagemaker.launch`, checked, and the CreateTrainingJob request they make."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-from serve.aws.prices import describe_price, gpus_of, price_of
-from serve.aws.requests import (
+from serve.config.flags import read_pairs
+from serve.errors import ConfigError
+from serve.remote.prices import describe_price, gpus_of, price_of
+from serve.remote.requests import (
     Request,
     common_faults,
     name_faults,
@@ -17,13 +19,11 @@ from serve.aws.requests import (
     vpc_config,
     without_empty,
 )
-from serve.errors import ConfigError
-from serve.flags import read_pairs
 from train.config import TrainConfig
-from train.container_config import resolve_config
-from train.container_job import TrainingJob
 from train.errors import TrainConfigError
-from train.metrics import MAX_DEFINITIONS, metric_definitions
+from train.loop.metrics import MAX_DEFINITIONS, metric_definitions
+from train.sagemaker.config import resolve_config
+from train.sagemaker.job import TrainingJob
 
 _OPT_ML = Path("/opt/ml")
 _MAX_HYPERPARAMETERS = 100

@@ -9,12 +9,12 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from serve.artifact import load_artifact
-from serve.base_model import resolve_base_model
 from serve.errors import ArtifactError, BaseModelError
-from train.container_config import ContainerConfig
-from train.container_job import TrainingJob
+from serve.model.artifact import load_artifact
+from serve.model.base_model import resolve_base_model
 from train.errors import ExportError
+from train.sagemaker.config import ContainerConfig
+from train.sagemaker.job import TrainingJob
 
 ARTIFACT = "artifact"
 BASE = "base"

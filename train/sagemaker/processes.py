@@ -17,9 +17,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from train.container_job import TrainingJob
 from train.errors import TrainError
-from train.stopping import StopRequest, stop_on_signals
+from train.loop.stopping import StopRequest, stop_on_signals
+from train.sagemaker.job import TrainingJob
 
 GRACE_S = 110.0
 """From SIGTERM to SIGKILL; the platform itself kills ten seconds later."""

@@ -23,8 +23,7 @@ from typing import Literal
 import ctranslate2
 import numpy as np
 
-from serve.artifact import Artifact
-from serve.decoding import decode_until_believed, measured
+from serve.audio.features import FRAMES_PER_S, pad_with_silence
 from serve.engine import (
     CPU_BATCH,
     GPU_BATCH,
@@ -36,13 +35,14 @@ from serve.engine import (
     Quantization,
 )
 from serve.engine.batch_rows import transcribe_rows
-from serve.engine.ct2_model import CT2Model, EncoderOutput, Generated
-from serve.engine.merging import WEIGHTS, Storage, converted_model
+from serve.engine.ctranslate2.merging import WEIGHTS, Storage, converted_model
+from serve.engine.ctranslate2.model import CT2Model, EncoderOutput, Generated
+from serve.engine.fallback import decode_until_believed, measured
 from serve.engine.repetition import RepetitionWatch
 from serve.engine.vocabulary import MAX_CONTEXT_TOKENS, Vocabulary
 from serve.engine.words import heard_frames, word_times
 from serve.errors import EngineError, StartupError
-from serve.features import FRAMES_PER_S, pad_with_silence
+from serve.model.artifact import Artifact
 
 MEDIAN_FILTER_POSITIONS = 7
 """Width of the filter that smooths cross-attention before words are timed (openai/whisper)."""

@@ -14,7 +14,7 @@ from functools import lru_cache
 import numpy as np
 
 from serve.engine.vocabulary import Vocabulary
-from serve.scripts import is_written_in
+from serve.model.scripts import is_written_in
 
 
 class KeptTokens:

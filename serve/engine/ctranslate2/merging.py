@@ -3,9 +3,9 @@
     base in fp32 + adapter ─► merged weights ─► CTranslate2 directory, quantised last
 
 Merging into 8-bit weights would round twice and change what is heard, so it never happens. A model that
-writes in few scripts can be kept with the tokens of these alone: `serve.engine.kept_tokens`. A converted
-model lies in the cache under a name that is a hash of all it was made of, so an older one is never taken for
-it. torch, transformers and peft are imported only where something must be built.
+writes in few scripts can be kept with the tokens of these alone: `serve.engine.ctranslate2.kept_tokens`. A
+converted model lies in the cache under a name that is a hash of all it was made of, so an older one is never
+taken for it. torch, transformers and peft are imported only where something must be built.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import structlog
 
-from serve.artifact import ADAPTER_CONFIG, ADAPTER_WEIGHTS, Artifact
-from serve.base_model import base_fingerprint, built_in_dirs, default_cache_dir
-from serve.build_once import build_once
-from serve.engine.kept_tokens import KeptTokens, tokens_of_scripts
+from serve.engine.ctranslate2.kept_tokens import KeptTokens, tokens_of_scripts
 from serve.engine.vocabulary import Vocabulary
 from serve.errors import ConversionError
+from serve.model.artifact import ADAPTER_CONFIG, ADAPTER_WEIGHTS, Artifact
+from serve.model.base_model import base_fingerprint, built_in_dirs, default_cache_dir
+from serve.model.build_once import build_once
 
 if TYPE_CHECKING:
     from transformers import WhisperForConditionalGeneration
@@ -192,7 +192,7 @@ def merge(base_dir: Path, artifact: Artifact | None) -> WhisperForConditionalGen
     import torch
     from transformers import WhisperForConditionalGeneration
 
-    from serve.engine.quiet import quiet_libraries
+    from serve.engine.transformers.quiet import quiet_libraries
 
     quiet_libraries()  # before peft and its libraries, some of which speak on being imported
     from peft import PeftModel

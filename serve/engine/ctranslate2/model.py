@@ -1,6 +1,6 @@
 """A loaded CTranslate2 Whisper that speaks of tokens by their numbers in the base model's vocabulary.
 
-Its own may be smaller (`serve.engine.kept_tokens`). Knows no windows and no options.
+Its own may be smaller (`serve.engine.ctranslate2.kept_tokens`). Knows no windows and no options.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from ctranslate2.models import Whisper
 
-from serve.engine.merging import kept_tokens
+from serve.engine.ctranslate2.merging import kept_tokens
 from serve.errors import ConversionError
 
 
@@ -34,7 +34,7 @@ class CT2Model:
     def __init__(
         self, directory: Path, *, device: str, compute: str, n_workers: int, threads_per_worker: int
     ) -> None:
-        """Load what `serve.engine.merging` made.
+        """Load what `serve.engine.ctranslate2.merging` made.
 
         Raises:
             ConversionError: The directory holds no model that can be loaded.

@@ -25,8 +25,7 @@ from safetensors import safe_open
 from torch import Tensor
 from transformers import BitsAndBytesConfig, WhisperForConditionalGeneration
 
-from serve.artifact import ADAPTER_WEIGHTS, Artifact
-from serve.decoding import decode_until_believed, measured
+from serve.audio.features import pad_with_silence
 from serve.engine import (
     CPU_BATCH,
     GPU_BATCH,
@@ -38,13 +37,14 @@ from serve.engine import (
     Quantization,
 )
 from serve.engine.batch_rows import transcribe_rows
-from serve.engine.cached_decoder import CachedDecoder, detection_logits
-from serve.engine.int8_layers import keep_scales
-from serve.engine.quiet import quiet_libraries
-from serve.engine.search import Row, SearchRules, search
+from serve.engine.fallback import decode_until_believed, measured
+from serve.engine.transformers.cached_decoder import CachedDecoder, detection_logits
+from serve.engine.transformers.int8_layers import keep_scales
+from serve.engine.transformers.quiet import quiet_libraries
+from serve.engine.transformers.search import Row, SearchRules, search
 from serve.engine.vocabulary import MAX_CONTEXT_TOKENS, Vocabulary
 from serve.errors import ArtifactError, BaseModelError
-from serve.features import pad_with_silence
+from serve.model.artifact import ADAPTER_WEIGHTS, Artifact
 
 
 class TransformersEngine:
@@ -126,7 +126,7 @@ class TransformersEngine:
         vocabulary = Vocabulary.read(base_dir)
         if dynamic:
             # Imported here so that a fixed-window model does not depend on it.
-            from serve.engine.encoder_context import enable_dynamic_context
+            from serve.engine.transformers.encoder_context import enable_dynamic_context
 
             enable_dynamic_context(model)
         model.eval()  # type: ignore[no-untyped-call]
@@ -173,7 +173,7 @@ class TransformersEngine:
             name = f"adapter{self._n_named}"
             self._unmerge()
             if artifact.manifest.encoder_context == "dynamic":
-                from serve.engine.encoder_context import enable_dynamic_context
+                from serve.engine.transformers.encoder_context import enable_dynamic_context
 
                 enable_dynamic_context(self._model)
             if self._adapted is None:

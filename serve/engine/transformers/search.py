@@ -9,8 +9,8 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from serve.engine.cached_decoder import CachedDecoder, DecoderState
 from serve.engine.repetition import RepetitionWatch
+from serve.engine.transformers.cached_decoder import CachedDecoder, DecoderState
 
 COMPACT_BELOW = 0.75
 """Finished rows leave the batch once at most this share is still going: leaving copies every cached key."""

@@ -2,7 +2,7 @@
 
 import pytest
 
-from serve.container import AAC, MP3, MP4, OGG, WAV, id3v2_end, sniff_container
+from serve.audio.container import AAC, MP3, MP4, OGG, WAV, id3v2_end, sniff_container
 
 ID3 = b"ID3\x04\x00\x00\x00\x00\x01\x02" + bytes(130)  # 1 * 128 + 2 bytes follow the header
 

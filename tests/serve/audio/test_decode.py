@@ -16,9 +16,9 @@ import soundfile
 import torch
 import torchaudio.functional
 
-from serve.audio import BLOCK_S, HEAD_S, AudioLimits, Resampler, decode_audio, open_audio
+from serve.audio.decode import BLOCK_S, HEAD_S, AudioLimits, Resampler, decode_audio, open_audio
+from serve.audio.samples import SAMPLE_RATE
 from serve.errors import AudioError, AudioTooLong, ConfigError, EmptyAudio, UndecodableAudio
-from serve.features import SAMPLE_RATE
 
 LIMITS = AudioLimits(max_audio_s=600.0, ffmpeg_timeout_s=60.0)
 TONE_HZ = 440.0
@@ -229,7 +229,7 @@ def test_what_is_no_recording_is_refused_with_a_sentence(body: bytes) -> None:
 def test_a_playlist_is_refused_before_any_decoder_sees_it(
     playlist: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("serve.ffmpeg.ffmpeg_binary", lambda: pytest.fail("a child was started"))
+    monkeypatch.setattr("serve.audio.ffmpeg.ffmpeg_binary", lambda: pytest.fail("a child was started"))
 
     with pytest.raises(UndecodableAudio):
         decode_audio(playlist, LIMITS)

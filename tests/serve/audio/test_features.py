@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from transformers import WhisperFeatureExtractor
 
+from serve.audio.features import FeatureExtractor, pad_with_silence, window_length_s
+from serve.audio.samples import SAMPLE_RATE
 from serve.errors import BaseModelError
-from serve.features import SAMPLE_RATE, FeatureExtractor, pad_with_silence, window_length_s
 
 
 @pytest.fixture(scope="module")

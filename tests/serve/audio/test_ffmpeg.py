@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 import soundfile
 
-from serve.audio import AudioLimits, decode_audio
-from serve.container import CAF, MATROSKA, MP4, WAV
+from serve.audio.container import CAF, MATROSKA, MP4, WAV
+from serve.audio.decode import AudioLimits, decode_audio
+from serve.audio.ffmpeg import ChildLimits, ffmpeg_binary, open_with_ffmpeg
+from serve.audio.samples import SAMPLE_RATE
 from serve.errors import AudioTooLong, UndecodableAudio
-from serve.features import SAMPLE_RATE
-from serve.ffmpeg import ChildLimits, ffmpeg_binary, open_with_ffmpeg
 
 LIMITS = ChildLimits(timeout_s=60.0, memory_bytes=1 << 30)
 

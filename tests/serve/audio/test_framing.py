@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import soundfile
 
-from serve.audio import AudioLimits, decode_audio
+from serve.audio.decode import AudioLimits, decode_audio
+from serve.audio.ffmpeg import ffmpeg_binary
+from serve.audio.samples import SAMPLE_RATE
 from serve.errors import EmptyAudio, UndecodableAudio
-from serve.features import SAMPLE_RATE
-from serve.ffmpeg import ffmpeg_binary
 
 LIMITS = AudioLimits(max_audio_s=60.0)
 Encode = Callable[..., bytes]

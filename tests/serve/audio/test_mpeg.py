@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 import soundfile
 
-from serve.audio import AudioLimits, decode_audio
+from serve.audio.decode import AudioLimits, decode_audio
+from serve.audio.ffmpeg import ffmpeg_binary
+from serve.audio.mpeg import find_mpeg_frames
+from serve.audio.samples import SAMPLE_RATE
 from serve.errors import AudioTooLong, UndecodableAudio
-from serve.features import SAMPLE_RATE
-from serve.ffmpeg import ffmpeg_binary
-from serve.mpeg import find_mpeg_frames
 
 LIMITS = AudioLimits(max_audio_s=60.0)
 Encode = Callable[..., bytes]

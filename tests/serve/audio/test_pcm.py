@@ -7,9 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from serve.audio import Resampler
-from serve.live_settings import PcmFormat
-from serve.pcm import PcmStream
+from serve.audio.decode import Resampler
+from serve.audio.pcm import PcmFormat, PcmStream
 
 
 def tone(sample_rate, duration_s=1.0):

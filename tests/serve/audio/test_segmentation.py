@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from serve.features import SAMPLE_RATE
-from serve.segmentation import (
+from serve.audio.samples import SAMPLE_RATE
+from serve.audio.segmentation import (
     PAD_SAMPLES,
     RUN_SAMPLES,
     Span,
@@ -137,7 +137,7 @@ def test_a_recording_longer_than_one_run_of_the_detector_is_heard_to_its_end() -
 def test_finding_speech_leaves_the_threads_of_torch_alone() -> None:
     program = (
         "import numpy, torch; torch.set_num_threads(2);"
-        "from serve.segmentation import find_speech;"
+        "from serve.audio.segmentation import find_speech;"
         "find_speech(numpy.zeros(16000, 'float32')); print(torch.get_num_threads())"
     )
     answer = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True, text=True)

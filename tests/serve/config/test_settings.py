@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from serve.config.settings import Settings
 from serve.errors import ConfigError
-from serve.settings import Settings
 
 
 def test_an_empty_environment_gives_the_defaults_of_a_sagemaker_container():

@@ -4,7 +4,8 @@ from dataclasses import replace
 
 import pytest
 
-from serve.decoding import (
+from serve.engine import DecodingOptions, Hypothesis
+from serve.engine.fallback import (
     FALLBACK_BEAM_SIZE,
     FALLBACK_TEMPERATURES,
     Attempt,
@@ -13,7 +14,6 @@ from serve.decoding import (
     decode_until_believed,
     is_believable,
 )
-from serve.engine import DecodingOptions, Hypothesis
 
 MARATHI = "पुढच्या आठवड्यात आम्ही कोकणात जाण्याचा बेत आखलाय आणि तिथे चार दिवस राहणार आहोत"
 ENGLISH = "next week we are planning to go to the coast and to stay there for four days or so"

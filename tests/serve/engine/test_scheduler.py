@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from serve.engine import CPU_BATCH, SERVED_ADAPTER, DecodingOptions, Hypothesis
+from serve.engine.scheduler import WINDOWS_AHEAD, BatchLimits, Queue, Scheduler
 from serve.errors import EngineError, NotReady, Overloaded, RequestTimeout
-from serve.scheduler import WINDOWS_AHEAD, BatchLimits, Queue, Scheduler
 
 
 class Recorder:

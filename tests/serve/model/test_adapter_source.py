@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from serve.adapter_source import base_of, find_source, read_adapter
 from serve.errors import BadAdapter, UnknownPath
+from serve.model.adapter_source import base_of, find_source, read_adapter
 
 
 @pytest.fixture

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from serve.artifact import load_artifact, load_manifest, write_manifest
 from serve.errors import ArtifactError
+from serve.model.artifact import load_artifact, load_manifest, write_manifest
 
 
 @pytest.fixture

@@ -15,12 +15,14 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from serve.base_model import WheelSource, base_fingerprint, rebuild_from_wheels, resolve_base_model
 from serve.errors import BaseModelError
+from serve.model.base_model import WheelSource, base_fingerprint, rebuild_from_wheels, resolve_base_model
 
 WHISPER_BASE = "openai/whisper-base"
 WHISPER_BASE_FINGERPRINT = "0ce0a82eb8d3a5aecdf51c61bf3d61e60ff56fdd8ed77c1397c93ed72e349d68"
-RESOLVE = "import sys; from serve.base_model import resolve_base_model; print(resolve_base_model({name!r}))"
+RESOLVE = (
+    "import sys; from serve.model.base_model import resolve_base_model; print(resolve_base_model({name!r}))"
+)
 
 
 def resolve_elsewhere(name: str, cache: Path, **environment: str) -> subprocess.CompletedProcess[str]:

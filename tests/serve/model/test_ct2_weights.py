@@ -7,7 +7,7 @@ import struct
 import numpy as np
 import pytest
 
-from serve.ct2_weights import WeightsFormatError, build_checkpoint, read_tensors
+from serve.model.ct2_weights import WeightsFormatError, build_checkpoint, read_tensors
 
 TENSORS = {
     "encoder/conv1/weight": np.arange(12, dtype=np.float16).reshape(2, 3, 2),

@@ -2,7 +2,7 @@
 
 import pytest
 
-from serve.scripts import is_written_in, scripts_of
+from serve.model.scripts import is_written_in, scripts_of
 
 
 @pytest.mark.parametrize(

@@ -16,9 +16,9 @@ from pathlib import Path
 
 import pytest
 
-from serve.call import Call, build_payload
-from serve.client import main, show_events, whole_lines
 from serve.errors import ClientError, ConfigError
+from serve.remote.call import Call, build_payload
+from serve.remote.client import main, show_events, whole_lines
 
 ROOT = Path(__file__).parents[2]
 TEXT = "घर लाल आहे"
@@ -88,7 +88,8 @@ def test_a_service_is_called_without_boto3_and_shows_the_same_text_plain_and_str
     served, tiny_artifact_dir, recording
 ):
     without_boto3 = (
-        "import sys; sys.modules['boto3'] = None; from serve.client import main; sys.exit(main(sys.argv[1:]))"
+        "import sys; sys.modules['boto3'] = None; "
+        "from serve.remote.client import main; sys.exit(main(sys.argv[1:]))"
     )
 
     def call(url, *flags):

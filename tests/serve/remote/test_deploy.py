@@ -8,13 +8,13 @@ import botocore.session
 import pytest
 from botocore.validate import ParamValidator
 
-from serve.aws.endpoints import deployment_requests
-from serve.aws.prices import INSTANCES
-from serve.aws.requests import Request
-from serve.aws.submit import submit
-from serve.deploy import describe_cost, main
-from serve.deployment import Deployment
 from serve.errors import AwsError, ConfigError
+from serve.remote.deploy import describe_cost, main
+from serve.remote.deployment import Deployment
+from serve.remote.endpoints import deployment_requests
+from serve.remote.prices import INSTANCES
+from serve.remote.requests import Request
+from serve.remote.submit import submit
 
 COMMON = {
     "name": "marathi",

@@ -5,10 +5,8 @@ import threading
 
 import pytest
 
-from serve.adapters import Adapters
-from serve.artifact import load_artifact
-from serve.engine.ctranslate2 import ADAPTED, CTranslate2Engine
-from serve.engine.merging import WEIGHTS, converted_model
+from serve.engine.ctranslate2.engine import ADAPTED, CTranslate2Engine
+from serve.engine.ctranslate2.merging import WEIGHTS, converted_model
 from serve.errors import (
     AdapterExists,
     BadAdapter,
@@ -21,9 +19,11 @@ from serve.errors import (
     UnknownAdapter,
     UnsupportedOption,
 )
-from serve.memory import MemoryBudget
+from serve.model.artifact import load_artifact
 from serve.options import TranscriptionOptions
 from serve.pipeline import Pipeline, ServingFacts
+from serve.service.adapters import Adapters
+from serve.service.memory import MemoryBudget
 
 
 class Shelf:

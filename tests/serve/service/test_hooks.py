@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from serve.errors import ArtifactError, HookError, HookRefusal, RequestError, UnsupportedMediaType
-from serve.hooks import ServedModel, load_hooks, read_recording
+from serve.service.hooks import ServedModel, load_hooks, read_recording
 
 
 @pytest.fixture

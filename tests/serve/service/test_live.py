@@ -6,14 +6,14 @@ import time
 import numpy as np
 import pytest
 
+from serve.audio.samples import SAMPLE_RATE
+from serve.audio.segmentation import WindowLimits, iter_windows
 from serve.engine import CPU_BATCH, Hypothesis
+from serve.engine.scheduler import Scheduler
 from serve.errors import AudioTooLong, NotReady
-from serve.features import SAMPLE_RATE
-from serve.live import LiveSession
-from serve.live_settings import LiveSettings, parse_live_settings
 from serve.pipeline import Pipeline, ServingFacts
-from serve.scheduler import Scheduler
-from serve.segmentation import WindowLimits, iter_windows
+from serve.service.live import LiveSession
+from serve.service.live_settings import LiveSettings, parse_live_settings
 
 
 class CountingEngine:

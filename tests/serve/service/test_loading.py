@@ -8,10 +8,10 @@ import sys
 import numpy as np
 import pytest
 
-from serve.audio import AudioLimits, decode_audio
+from serve.audio.decode import AudioLimits, decode_audio
 from serve.errors import ArtifactError, BaseModelError, ConfigError
-from serve.loading import find_served, load_pipeline
 from serve.options import TranscriptionOptions
+from serve.service.loading import find_served, load_pipeline
 
 
 def edited_manifest(artifact_dir, tmp_path, **changes):

@@ -1,6 +1,6 @@
 """Budgets of memory."""
 
-from serve.memory import MemoryBudget, free_memory_bytes, resident_bytes
+from serve.service.memory import MemoryBudget, free_memory_bytes, resident_bytes
 
 MIB = 2**20
 

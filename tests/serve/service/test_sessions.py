@@ -4,7 +4,7 @@ import pytest
 
 from serve.errors import TooManySessions, UnknownSession
 from serve.options import MAX_PROMPT_CHARACTERS, TranscriptionOptions
-from serve.sessions import Sessions
+from serve.service.sessions import Sessions
 
 HINDI = TranscriptionOptions(language="hi", prompt="नमस्ते")
 

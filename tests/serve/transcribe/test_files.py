@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from serve.files import FoundFile, Job, find_files, plan_jobs, write_whole
+from serve.transcribe.files import FoundFile, Job, find_files, plan_jobs, write_whole
 
 
 @pytest.fixture

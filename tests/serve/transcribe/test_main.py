@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from serve.formats import FORMATS
+from serve.transcript.formats import FORMATS
 
 ROOT = Path(__file__).parents[2]
 SAMPLE = ROOT / "tests" / "data" / "sample-mr.flac"

@@ -1,6 +1,6 @@
 """Putting segments together."""
 
-from serve.transcript import Segment, build_transcript, join_text
+from serve.transcript.events import Segment, build_transcript, join_text
 
 
 def segment(text: str, language: str = "mr") -> Segment:

@@ -11,8 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from serve.errors import NotAcceptable, UnsupportedOption
-from serve.formats import FORMATS, encode_stream, named_format, negotiate_format, take_format
-from serve.formats.wire import (
+from serve.http.accept import negotiate_format
+from serve.transcript.events import End, Event, Failure, Segment, Start, Transcript, Word, build_transcript
+from serve.transcript.formats import FORMATS, encode_stream, named_format, take_format
+from serve.transcript.wire import (
     EndEvent,
     SegmentEvent,
     StartEvent,
@@ -21,7 +23,6 @@ from serve.formats.wire import (
     WireEvent,
     encode_error,
 )
-from serve.transcript import End, Event, Failure, Segment, Start, Transcript, Word, build_transcript
 
 FAILURE = Failure(code="engine_error", message="the engine failed")
 NAMES = [answer_format.name for answer_format in FORMATS]

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from serve.errors import ConfigError
-from serve.subtitles import Cue, CueRules, Subtitler
-from serve.transcript import Segment, Word
+from serve.transcript.events import Segment, Word
+from serve.transcript.subtitles import Cue, CueRules, Subtitler
 
 SENTENCE = "पुढच्या आठवड्यात आम्ही कोकणात जाण्याचा बेत आखलाय."
 RULES = CueRules()

@@ -5,10 +5,10 @@ from itertools import pairwise
 
 import pytest
 
+from serve.audio.samples import SAMPLE_RATE
+from serve.audio.segmentation import Span, Window
 from serve.engine import Hypothesis, TimedText
-from serve.features import SAMPLE_RATE
-from serve.segmentation import Span, Window
-from serve.timeline import place_segments
+from serve.transcript.timeline import place_segments
 
 
 def window(start_s: float, end_s: float, channel: int = 0) -> Window:

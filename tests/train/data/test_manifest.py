@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from serve.features import SAMPLE_RATE
+from serve.audio.samples import SAMPLE_RATE
 from train.data.filters import DropLog, Filters
 from train.data.manifest import load_samples, read_manifest
 from train.errors import DataError

@@ -6,7 +6,7 @@ import unicodedata
 
 import pytest
 
-from train.normalise import PROFILES, indic, marathi, nfc, raw, unify_marathi, whisper_basic
+from train.data.normalise import PROFILES, indic, marathi, nfc, raw, unify_marathi, whisper_basic
 
 ZWJ, ZWNJ = "\u200d", "\u200c"
 SENTENCE = "मुलींनी कृष्णाला द्राक्षं दिली"  # vowel signs, virama, anusvara, vocalic r

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from train.confusions import Confusion, find_confusions
+from train.evaluate.confusions import Confusion, find_confusions
 
 
 def pairs(found):

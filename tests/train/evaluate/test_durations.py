@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from train.durations import wer_by_duration
+from train.evaluate.durations import wer_by_duration
 
 RIGHT, WRONG = (4, 0, 0, 0), (0, 4, 0, 0)  # hits, substitutions, deletions, insertions
 

@@ -8,11 +8,11 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from serve.loading import load_pipeline
 from serve.options import TranscriptionOptions
-from train.data.corpus import load_evaluation_set
-from train.evaluate import main
-from train.evaluation import evaluate_models
+from serve.service.loading import load_pipeline
+from train.evaluate.__main__ import main
+from train.evaluate.evaluation import evaluate_models
+from train.examples.corpus import load_evaluation_set
 
 APP = typer.Typer()
 APP.command()(main)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from train.findings import draw_findings, find_findings, findings_markdown
+from train.evaluate.findings import draw_findings, find_findings, findings_markdown
 
 
 def test_the_findings_are_the_tuned_models_and_compare_both_by_length(results):

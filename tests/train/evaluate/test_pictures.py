@@ -7,10 +7,10 @@ import io
 import matplotlib.image
 import pytest
 
-from train import pictures
-from train.confusions import Confusion
-from train.findings import find_findings
-from train.pictures import (
+from train.evaluate import pictures
+from train.evaluate.confusions import Confusion
+from train.evaluate.findings import find_findings
+from train.evaluate.pictures import (
     PALETTES,
     draw_confusions,
     draw_durations,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from train.scoring import compare, score, score_utterances, wer_interval
+from train.evaluate.scoring import compare, score, score_utterances, wer_interval
 
 
 def test_an_exact_transcript_has_no_errors():

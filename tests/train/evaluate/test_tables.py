@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from rich.console import Console
 
-from train.confusions import Confusion
-from train.durations import DurationBucket
-from train.tables import (
+from train.evaluate.confusions import Confusion
+from train.evaluate.durations import DurationBucket
+from train.evaluate.tables import (
     NO_WORD,
     comparison_rows,
     confusion_rows,

@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from serve.features import SAMPLE_RATE
-from train.augment import (
+from serve.audio.samples import SAMPLE_RATE
+from train.config import AugmentConfig
+from train.examples.augment import (
     CODECS,
     Augmenter,
     add_noise,
@@ -16,8 +17,7 @@ from train.augment import (
     reverberate,
     telephone_band,
 )
-from train.config import AugmentConfig
-from train.rooms import diffuse_room
+from train.examples.rooms import diffuse_room
 
 ALWAYS = AugmentConfig(speed=1, volume=1, noise=1, echo=1, telephone=1, codec=1, spec_masks=1)
 

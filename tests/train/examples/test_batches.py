@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from train.batches import plan_epoch, shard_numbers
 from train.config import TrainConfig
 from train.data.manifest import Clip
+from train.examples.batches import plan_epoch, shard_numbers
 
 DURATIONS_S = np.random.default_rng(0).uniform(0.6, 11.0, 1_300).tolist()
 

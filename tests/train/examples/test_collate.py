@@ -10,14 +10,15 @@ import pytest
 import torch
 from transformers import WhisperTokenizer
 
-from serve.features import SAMPLE_RATE, FeatureExtractor
-from train.batches import ExamplePlan
-from train.collate import IGNORED, Collator, stack_targets
+from serve.audio.features import FeatureExtractor
+from serve.audio.samples import SAMPLE_RATE
 from train.config import AugmentConfig, TrainConfig
 from train.data.filters import DropLog
 from train.data.manifest import load_samples, read_manifest
 from train.errors import DataError
-from train.targets import Target
+from train.examples.batches import ExamplePlan
+from train.examples.collate import IGNORED, Collator, stack_targets
+from train.examples.targets import Target
 
 START, LANGUAGE, TRANSCRIBE, NO_TIMESTAMPS, END = 50258, 50320, 50359, 50363, 50257  # of openai/whisper
 PROMPT = [START, LANGUAGE, TRANSCRIBE, NO_TIMESTAMPS]

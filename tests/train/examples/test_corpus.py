@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from train.config import TrainConfig
-from train.data.corpus import load_corpus
 from train.errors import DataError
+from train.examples.corpus import load_corpus
 
 
 def row(number, text, voice):

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from serve.features import SAMPLE_RATE
-from train.no_speech import melody, no_speech
+from serve.audio.samples import SAMPLE_RATE
+from train.examples.no_speech import melody, no_speech
 
 
 def test_audio_without_speech_is_quiet_or_loud_but_never_clips():

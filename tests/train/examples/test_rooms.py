@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from train import rooms
-from train.rooms import walled_room
+from train.examples import rooms
+from train.examples.rooms import walled_room
 
 
 @pytest.fixture(autouse=True)

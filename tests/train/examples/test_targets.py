@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from transformers import WhisperTokenizer
 
-from train.targets import MAX_TOKENS, Sentence, TargetBuilder
+from train.examples.targets import MAX_TOKENS, Sentence, TargetBuilder
 
 START, MARATHI, TRANSCRIBE, NO_TIMESTAMPS, END, PREVIOUS = 50258, 50320, 50359, 50363, 50257, 50361
 SENTENCES = [

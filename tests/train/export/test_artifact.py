@@ -8,13 +8,13 @@ import torch
 from peft import get_peft_model_state_dict
 from safetensors.torch import load_file
 
-from serve.artifact import load_artifact, load_manifest, write_manifest
 from serve.errors import ArtifactError
-from serve.loading import load_pipeline
+from serve.model.artifact import load_artifact, load_manifest, write_manifest
+from serve.service.loading import load_pipeline
 from train.errors import ExportError, TrainConfigError
-from train.export import export_artifact, publish_artifact, record_evaluation
-from train.loop import Outcome
-from train.model import continue_adapter
+from train.export.artifact import export_artifact, publish_artifact, record_evaluation
+from train.loop.loop import Outcome
+from train.model.build import continue_adapter
 
 OUTCOME = Outcome(step=6, total_steps=6, samples=40, skipped_batches=1, trained_s=12.4, finished=True)
 TEXTS = ("पाणी प्या", "दोन 2")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from train.directories import replace_directory
+from train.export.directories import replace_directory
 
 
 def test_replacing_keeps_the_new_content(tmp_path):

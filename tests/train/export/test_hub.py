@@ -10,7 +10,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from train.errors import ExportError
-from train.hub import push_directory
+from train.export.hub import push_directory
 
 
 class Hub(BaseHTTPRequestHandler):

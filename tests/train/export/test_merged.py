@@ -15,15 +15,15 @@ import torch
 from peft import PeftModel
 from transformers import WhisperForConditionalGeneration as Whisper
 
-from serve.artifact import load_artifact
+from serve.audio.features import FeatureExtractor, window_length_s
 from serve.engine import DecodingOptions
-from serve.engine.transformers import TransformersEngine
+from serve.engine.transformers.engine import TransformersEngine
 from serve.engine.vocabulary import Vocabulary
 from serve.errors import ArtifactError
-from serve.features import FeatureExtractor, window_length_s
-from serve.loading import load_pipeline
+from serve.model.artifact import load_artifact
+from serve.service.loading import load_pipeline
 from train.errors import ExportError
-from train.merged import export_merged, find_base, write_checkpoint
+from train.export.merged import export_merged, find_base, write_checkpoint
 
 ROOT = Path(__file__).parents[2]
 SHIPPED = ROOT / "model_artifacts" / "whisper-base-mr"

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from train.loop import Outcome
-from train.model_card import model_card
+from train.export.model_card import model_card
+from train.loop.loop import Outcome
 
 OUTCOME = Outcome(step=6, total_steps=6, samples=40, skipped_batches=1, trained_s=12.4, finished=True)
 

@@ -7,11 +7,17 @@ import json
 import pytest
 import torch
 
-from train.batches import ExamplePlan
-from train.checkpoint import Position, newest_checkpoint, read_checkpoint, restore_checkpoint, save_checkpoint
 from train.errors import DataError
-from train.metrics import Window
-from train.optimiser import AdapterOptimiser, NumberedBatch
+from train.examples.batches import ExamplePlan
+from train.loop.checkpoint import (
+    Position,
+    newest_checkpoint,
+    read_checkpoint,
+    restore_checkpoint,
+    save_checkpoint,
+)
+from train.loop.metrics import Window
+from train.loop.optimiser import AdapterOptimiser, NumberedBatch
 
 CPU = torch.device("cpu")
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
-import train.gradients
-from train.batches import ExamplePlan
+import train.loop.gradients
 from train.errors import TrainError
-from train.gradients import GradientSum
-from train.model import batch_loss
+from train.examples.batches import ExamplePlan
+from train.loop.gradients import GradientSum
+from train.model.build import batch_loss
 
 CPU = torch.device("cpu")
 FAULTS = [
@@ -36,7 +36,7 @@ def small_memory(monkeypatch):
                 raise fault
             return loss, n_tokens
 
-        monkeypatch.setattr(train.gradients, "batch_loss", bounded)
+        monkeypatch.setattr(train.loop.gradients, "batch_loss", bounded)
         return tried
 
     return limit

@@ -16,12 +16,12 @@ import soundfile
 import torch
 from safetensors.torch import load_file
 
-from serve.features import SAMPLE_RATE
-from train.collate import Collator
+from serve.audio.samples import SAMPLE_RATE
 from train.config import AugmentConfig
 from train.errors import DataError, TrainError
-from train.loop import train_adapter
-from train.validation import Look, Validation
+from train.examples.collate import Collator
+from train.loop.loop import train_adapter
+from train.loop.validation import Look, Validation
 
 CPU = torch.device("cpu")
 RANDOM = {

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from transformers import WhisperConfig, WhisperForConditionalGeneration
 
-from train.memory import MemoryEstimate, largest_batch
+from train.loop.memory import MemoryEstimate, largest_batch
 
 ROOT = Path(__file__).parents[2]
 

@@ -7,9 +7,9 @@ import re
 
 import pytest
 
-from train.checkpoint import Position
-from train.loop import train_adapter
-from train.metrics import METRICS, MetricsLog, Window, metric_definitions, metric_line, open_metrics
+from train.loop.checkpoint import Position
+from train.loop.loop import train_adapter
+from train.loop.metrics import METRICS, MetricsLog, Window, metric_definitions, metric_line, open_metrics
 
 
 def lines(path):

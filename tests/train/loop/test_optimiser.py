@@ -8,11 +8,11 @@ import math
 import pytest
 import torch
 
-from train.batches import ExamplePlan
-from train.checkpoint import Position
 from train.errors import TrainError
-from train.metrics import Window
-from train.optimiser import AdapterOptimiser, NumberedBatch, learning_rate_factor
+from train.examples.batches import ExamplePlan
+from train.loop.checkpoint import Position
+from train.loop.metrics import Window
+from train.loop.optimiser import AdapterOptimiser, NumberedBatch, learning_rate_factor
 
 CPU = torch.device("cpu")
 

@@ -7,7 +7,7 @@ import signal
 
 import pytest
 
-from train.stopping import stop_on_signals
+from train.loop.stopping import stop_on_signals
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

@@ -7,10 +7,10 @@ import math
 import pytest
 import torch
 
-from train.batches import ExamplePlan
-from train.checkpoint import Position
-from train.model import batch_loss
-from train.validation import Look, Validation, is_better
+from train.examples.batches import ExamplePlan
+from train.loop.checkpoint import Position
+from train.loop.validation import Look, Validation, is_better
+from train.model.build import batch_loss
 
 CPU = torch.device("cpu")
 EXAMPLE = ExamplePlan(clips=(0,), duration_s=1.0)

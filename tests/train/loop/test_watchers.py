@@ -8,8 +8,8 @@ from types import ModuleType, SimpleNamespace
 import pytest
 
 from train.errors import TrainError
-from train.metrics import open_metrics
-from train.watchers import TensorBoardWatcher, open_watchers
+from train.loop.metrics import open_metrics
+from train.loop.watchers import TensorBoardWatcher, open_watchers
 
 
 def scalars(directory):

@@ -8,13 +8,13 @@ import torch
 from peft import LoraConfig
 from safetensors.torch import load_file
 
-from serve.loading import load_pipeline
-from train.adalora import as_lora
-from train.batches import ExamplePlan
+from serve.service.loading import load_pipeline
 from train.errors import DataError, TrainError
-from train.export import export_artifact
-from train.loop import train_adapter
-from train.model import batch_loss
+from train.examples.batches import ExamplePlan
+from train.export.artifact import export_artifact
+from train.loop.loop import train_adapter
+from train.model.adalora import as_lora
+from train.model.build import batch_loss
 
 CPU = torch.device("cpu")
 STEPS = 15

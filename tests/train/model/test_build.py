@@ -8,11 +8,11 @@ import msgspec
 import pytest
 import torch
 
-from train.batches import ExamplePlan
-from train.collate import IGNORED
 from train.errors import TrainConfigError
-from train.fused_lora import FusedLoraLinear
-from train.model import batch_loss
+from train.examples.batches import ExamplePlan
+from train.examples.collate import IGNORED
+from train.model.build import batch_loss
+from train.model.fused_lora import FusedLoraLinear
 
 CPU = torch.device("cpu")
 EXAMPLES = [ExamplePlan(clips=(clip,), duration_s=1.0) for clip in (0, 5, 9)]

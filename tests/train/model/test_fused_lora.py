@@ -9,8 +9,8 @@ import torch
 from peft import LoraConfig, get_peft_model
 from torch import nn
 
-from train import fused_lora
-from train.fused_lora import FusedLoraLinear, _filled_rows, fuse_lora
+from train.model import fused_lora
+from train.model.fused_lora import FusedLoraLinear, _filled_rows, fuse_lora
 
 
 class Layers(nn.Module):

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from train.output_loss import output_loss
+from train.model.output_loss import output_loss
 
 
 @pytest.mark.parametrize("n_rows", [1, 64, 150])

@@ -10,7 +10,7 @@ import pytest
 
 from train.config import dump_config
 from train.errors import TrainError
-from train.report import save_results, write_report
+from train.report.results import save_results, write_report
 
 ROWS = [
     {

@@ -18,12 +18,12 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
-from serve.artifact import load_artifact
-from serve.loading import load_pipeline
+from serve.model.artifact import load_artifact
 from serve.options import TranscriptionOptions
-from serve.transcript import End
-from train.checkpoint import newest_checkpoint, read_checkpoint
-from train.metrics import METRICS, metric_definitions
+from serve.service.loading import load_pipeline
+from serve.transcript.events import End
+from train.loop.checkpoint import newest_checkpoint, read_checkpoint
+from train.loop.metrics import METRICS, metric_definitions
 
 ROOT = Path(__file__).parents[2]
 HANG_S = 1_800  # a job takes seconds; what is not done after half an hour hangs

@@ -9,9 +9,9 @@ import pytest
 from botocore.validate import ParamValidator
 
 from serve.errors import ConfigError
-from train.launch import main
-from train.launch_request import Launch, describe_cost, expected_hours, training_request
-from train.metrics import MAX_DEFINITIONS, metric_definitions
+from train.loop.metrics import MAX_DEFINITIONS, metric_definitions
+from train.sagemaker.launch import main
+from train.sagemaker.launch_request import Launch, describe_cost, expected_hours, training_request
 
 REQUIRED = {
     "name": "marathi-1",

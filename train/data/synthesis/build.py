@@ -1,7 +1,7 @@
 """Build a Marathi speech corpus without a data hub: text -> synthetic voices -> FLAC clips and manifests.
 
-    python -m train.data.build --output-dir data/mr --seed 0
-    python -m train.data.build --output-dir /tmp/tiny --everyday 40 --catalogue 0 --exchanged 0 --words 0
+    python -m train.data.synthesis.build --output-dir data/mr --seed 0
+    python -m train.data.synthesis.build --output-dir data/tiny --everyday 40 --catalogue 0 --exchanged 0
 
 Sentences are split first, then each side is spoken by its own voices: no test sentence and no test voice is
 ever heard in training. The same seed, options and synthesiser versions give the same corpus. Manifests:
@@ -29,11 +29,11 @@ import soundfile
 import torch
 import typer
 
-from serve.features import SAMPLE_RATE
-from serve.progress import progress_bar
-from train.data import text, voices
-from train.data.conditions import CONDITIONS, write_condition, write_no_speech
-from train.data.voices import Delivery, Voice
+from serve.audio.samples import SAMPLE_RATE
+from serve.config.progress import progress_bar
+from train.data.synthesis import text, voices
+from train.data.synthesis.conditions import CONDITIONS, write_condition, write_no_speech
+from train.data.synthesis.voices import Delivery, Voice
 from train.errors import DataError, TrainError
 
 MAX_CLIP_S = 12.0
@@ -252,7 +252,7 @@ def main(
 ) -> None:
     """Build a synthetic Marathi corpus from installed text and voices.
 
-    Example: python -m train.data.build --output-dir data/mr
+    Example: python -m train.data.synthesis.build --output-dir data/mr
     """
     try:
         counts = build_corpus(

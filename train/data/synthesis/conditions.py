@@ -1,7 +1,7 @@
 """Change test clips as lines, rooms, throats and noise do, and make clips in which nobody speaks.
 
 A test must not repeat the very distortions of training: the filters are ffmpeg's, the living room is none of
-those of `train.augment`, and a hall like this one occurs nowhere in training.
+those of `train.examples.augment`, and a hall like this one occurs nowhere in training.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ import ffmpeg
 import numpy as np
 import soundfile
 
-from serve.features import SAMPLE_RATE
-from serve.progress import progress_bar
+from serve.audio.samples import SAMPLE_RATE
+from serve.config.progress import progress_bar
 from train.errors import DataError
 
 _ROOM_M = (5.2, 4.1, 2.7)

@@ -15,8 +15,8 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from train.data.normalise import unify_marathi
 from train.errors import DataError
-from train.normalise import unify_marathi
 
 LIBREOFFICE_CATALOGUES = Path("/usr/lib/libreoffice/program/resource/mr/LC_MESSAGES")
 FIREFOX_CATALOGUE = Path("/usr/lib/firefox-esr/browser/extensions/langpack-mr@firefox-esr.mozilla.org.xpi")

@@ -18,8 +18,8 @@ import soundfile
 import torch
 import torchaudio.functional as F
 
-from serve.features import SAMPLE_RATE, Samples
-from train.data.text import SYSTEM_DEPS_HINT
+from serve.audio.samples import SAMPLE_RATE, Samples
+from train.data.synthesis.text import SYSTEM_DEPS_HINT
 from train.errors import DataError
 
 _TIMEOUT_S = 20

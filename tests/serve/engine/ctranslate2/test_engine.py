@@ -6,15 +6,15 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from serve.artifact import load_artifact
-from serve.decoding import FALLBACK_TEMPERATURES
+from serve.audio.features import FeatureExtractor, window_length_s
 from serve.engine import SERVED_ADAPTER, DecodingOptions
 from serve.engine.batch_rows import SURE_PROB
-from serve.engine.ctranslate2 import ADAPTED, BASE, FEW_TOKENS, CTranslate2Engine, Workers
-from serve.engine.transformers import TransformersEngine
+from serve.engine.ctranslate2.engine import ADAPTED, BASE, FEW_TOKENS, CTranslate2Engine, Workers
+from serve.engine.fallback import FALLBACK_TEMPERATURES
+from serve.engine.transformers.engine import TransformersEngine
 from serve.engine.vocabulary import Vocabulary
 from serve.errors import ConversionError, EngineError
-from serve.features import FeatureExtractor, window_length_s
+from serve.model.artifact import load_artifact
 
 MARATHI = DecodingOptions(language="mr", max_new_tokens=12)
 WHOLE = DecodingOptions(language="mr")

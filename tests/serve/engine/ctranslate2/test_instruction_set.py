@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from serve.engine.instruction_set import choose_instruction_set
+from serve.engine.ctranslate2.instruction_set import choose_instruction_set
 
 AVX512 = "avx512f avx512cd avx512vl avx512bw avx512dq"
 
@@ -51,14 +51,15 @@ def test_without_proc_nothing_is_chosen(tmp_path):
 
 def test_ctranslate2_loads_with_what_is_chosen_for_this_machine():
     assert printed(
-        "from serve.engine.instruction_set import choose_instruction_set as choose; choose();"
+        "from serve.engine.ctranslate2.instruction_set import choose_instruction_set as choose; choose();"
         "import ctranslate2; print('loaded')"
     ) == ("loaded\n")
 
 
 def test_nothing_loads_ctranslate2_before_the_choice():
     assert printed(
-        "import sys, serve.loading, serve.engine.merging, serve.http.server, train.merged, train.evaluate;"
+        "import sys, serve.service.loading, serve.engine.ctranslate2.merging, serve.http.server;"
+        "import train.export.merged, train.evaluate.__main__;"
         "print('ctranslate2' in sys.modules)"
     ) == ("False\n")
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from serve.engine.kept_tokens import KeptTokens, tokens_of_scripts
+from serve.engine.ctranslate2.kept_tokens import KeptTokens, tokens_of_scripts
 from serve.engine.vocabulary import Vocabulary
 
 

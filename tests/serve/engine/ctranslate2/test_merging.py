@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from serve.artifact import load_artifact
-from serve.engine.merging import RECORD, convert, converted_model, record, write_record
+from serve.engine.ctranslate2.merging import RECORD, convert, converted_model, record, write_record
 from serve.engine.vocabulary import Vocabulary
 from serve.errors import ConversionError
+from serve.model.artifact import load_artifact
 
 CONVERT = """
 import resource, sys

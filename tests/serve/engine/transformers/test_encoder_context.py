@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import WhisperForConditionalGeneration
 
-from serve.engine.encoder_context import enable_dynamic_context
+from serve.engine.transformers.encoder_context import enable_dynamic_context
 
 
 @pytest.fixture

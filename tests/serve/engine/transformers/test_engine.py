@@ -7,10 +7,10 @@ import pytest
 import torch
 from bitsandbytes.nn import Linear4bit, Linear8bitLt
 
+from serve.audio.features import FeatureExtractor, pad_with_silence
 from serve.engine import DecodingOptions
-from serve.engine.transformers import TransformersEngine
+from serve.engine.transformers.engine import TransformersEngine
 from serve.errors import ArtifactError, BaseModelError
-from serve.features import FeatureExtractor, pad_with_silence
 
 MARATHI = DecodingOptions(language="mr", max_new_tokens=12)
 

@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 import soundfile
 
-from serve.features import SAMPLE_RATE
-from train.data.build import Sizes, plan_corpus
+from serve.audio.samples import SAMPLE_RATE
 from train.data.manifest import load_samples, read_manifest
-from train.data.voices import TEST_VOICES, TRAIN_VOICES
+from train.data.synthesis.build import Sizes, plan_corpus
+from train.data.synthesis.voices import TEST_VOICES, TRAIN_VOICES
 
 ROOT = Path(__file__).parents[2]
 WHOLE = Sizes(everyday=4100, catalogue=1500, exchanged=9500, words=3500, test=150)
@@ -77,7 +77,7 @@ def test_exchanged_words_and_sequences_teach_words_that_no_sentence_does(plan):
 
 
 def build(directory, *options):
-    command = [sys.executable, "-m", "train.data.build", "--output-dir", str(directory)]
+    command = [sys.executable, "-m", "train.data.synthesis.build", "--output-dir", str(directory)]
     sizes = ["--everyday", "12", "--catalogue", "0", "--exchanged", "0", "--words", "0", "--test", "3"]
     return subprocess.run(
         [*command, *sizes, *options], cwd=ROOT, capture_output=True, text=True, check=False, timeout=120

@@ -7,7 +7,7 @@ import unicodedata
 
 import pytest
 
-from train.data import text
+from train.data.synthesis import text
 from train.errors import DataError
 
 

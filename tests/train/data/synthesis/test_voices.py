@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from serve.features import SAMPLE_RATE
-from train.data.voices import TEST_VOICES, TRAIN_VOICES, Delivery, Voice, speak
+from serve.audio.samples import SAMPLE_RATE
+from train.data.synthesis.voices import TEST_VOICES, TRAIN_VOICES, Delivery, Voice, speak
 from train.errors import DataError
 
 SENTENCE = "आज सकाळी खूप पाऊस पडला"
