@@ -165,40 +165,17 @@ class Service:
         """
 
         def load() -> None:
-            started = time.monotonic()
-            if self.settings.multi_model:
-                self._start_models()
-                return
             try:
-                pipeline = self._load(self.settings)
-                hooks = self._load_hooks()
-                scheduler = self._scheduler_of(pipeline)
-                _warm_up(pipeline, scheduler)
-            except Exception as error:
+                if self.settings.multi_model:
+                    self._start_models()
+                else:
+                    self._start_model()
+            except BaseException as error:  # nobody else would hear of it
+                told = error if isinstance(error, StartupError) else None
+                self.failure = told or StartupError("the model cannot be loaded")
                 self.state = "dead"
-                self.failure = (
-                    error if isinstance(error, StartupError) else StartupError("the model cannot be loaded")
-                )
-                _log.error(
-                    "model.failed", error=str(self.failure), exc_info=not isinstance(error, StartupError)
-                )
+                _log.error("model.failed", error=str(self.failure), exc_info=told is None)
                 on_failure()
-                return
-            from serve.service.adapters import Adapters
-
-            self.adapters = Adapters(
-                pipeline, roots=self.settings.loading_roots, budget=_budget(self.settings.adapter_memory_mib)
-            )
-            self._scheduler, self.hooks = scheduler, hooks
-            if self.state == "loading":
-                self.state = "ready"
-            facts = pipeline.facts
-            seconds = round(time.monotonic() - started, 1)
-            _log.info("model.ready", adapter=facts.adapter_name, language=facts.language, load_s=seconds)
-
-            from serve.audio.decode import load_resampler
-
-            load_resampler()  # behind the ready sign: only recordings of other rates than 16 kHz wait for it
 
         threading.Thread(target=load, name="load", daemon=True).start()
 
@@ -387,6 +364,29 @@ class Service:
         if self.models is not None:
             return self.models.schedulers
         return [self._scheduler] if self._scheduler else []
+
+    def _start_model(self) -> None:
+        """Load what the settings name, and decode a first window."""
+        started = time.monotonic()
+        pipeline = self._load(self.settings)
+        hooks = self._load_hooks()
+        scheduler = self._scheduler_of(pipeline)
+        _warm_up(pipeline, scheduler)
+        from serve.service.adapters import Adapters
+
+        self.adapters = Adapters(
+            pipeline, roots=self.settings.loading_roots, budget=_budget(self.settings.adapter_memory_mib)
+        )
+        self._scheduler, self.hooks = scheduler, hooks
+        if self.state == "loading":
+            self.state = "ready"
+        facts = pipeline.facts
+        seconds = round(time.monotonic() - started, 1)
+        _log.info("model.ready", adapter=facts.adapter_name, language=facts.language, load_s=seconds)
+
+        from serve.audio.decode import load_resampler
+
+        load_resampler()  # behind the ready sign: only recordings of other rates than 16 kHz wait for it
 
     def _start_models(self) -> None:
         """Get ready to take models."""
