@@ -44,7 +44,7 @@ def run(config: TrainConfig, processes: Processes) -> int:
     from serve.model.base_model import resolve_base_model
     from train.evaluate.evaluation import evaluate_artifact
     from train.examples.collate import Collator
-    from train.examples.corpus import load_corpus
+    from train.examples.corpus import load_corpus, sum_up_heard
     from train.export.artifact import export_artifact, publish_artifact, record_evaluation
     from train.export.merged import export_merged
     from train.export.model_card import write_model_card
@@ -107,7 +107,7 @@ def run(config: TrainConfig, processes: Processes) -> int:
     if config.lora_method == "adalora":
         model = as_lora(model)
     texts = (clip.text for clip in corpus.train)
-    artifact_dir = export_artifact(model, base_dir, config, outcome, texts)
+    artifact_dir = export_artifact(model, base_dir, config, outcome, texts, sum_up_heard(corpus.train))
     del model
     scores = evaluate_artifact(artifact_dir, config, corpus.tests, console)
     record_evaluation(artifact_dir, scores)

@@ -8,8 +8,8 @@
     shards:DIR                     what `python -m train.data.prepare` wrote
     channel:NAME                   an input channel of a SageMaker training job
 
-Each may carry options: `?split=train+validation&language=mr&streaming=true&strict=false&repo=MIRROR`. Opens
-nothing.
+Each may carry options: `?split=train+validation&language=mr&streaming=true&strict=false&repo=MIRROR`, and
+`&kind=people`, which says who speaks. Opens nothing.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from typing import Literal
 from urllib.parse import parse_qsl
 
 from serve.engine.languages import LANGUAGE_NAMES
+from train.data.records import VoiceKind
 from train.errors import DataError
 
 Purpose = Literal["train", "valid", "test"]
@@ -35,7 +36,8 @@ PRESETS = (
     "openslr64",
 )
 KINDS = ("manifest", "commonvoice", "folder", "hf", "shards", "channel")
-_OPTIONS = ("split", "language", "streaming", "strict", "repo")
+_OPTIONS = ("split", "language", "streaming", "strict", "repo", "kind")
+_FIELDS = {"kind": "speakers"}  # option -> field, where they differ
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +58,8 @@ class SourceSpec:
     """Whether the first bad row ends the work; None leaves that to the program."""
     repo: str | None = None
     """Repository or directory that stands in for a preset's own."""
+    speakers: VoiceKind | None = None
+    """Who speaks where a row does not say; None is people in corpora that are known for it, else unknown."""
 
     @property
     def name(self) -> str:
@@ -68,7 +72,7 @@ class SourceSpec:
 
     def __str__(self) -> str:
         """Return the name as it would be written, options in a fixed order."""
-        named = {name: getattr(self, name) for name in _OPTIONS}
+        named = {name: getattr(self, _FIELDS.get(name, name)) for name in _OPTIONS}
         texts = [
             f"{name}={str(value).lower() if isinstance(value, bool) else value}"
             for name, value in named.items()
@@ -112,7 +116,16 @@ def parse_spec(text: str) -> SourceSpec:
         streaming=bool(_flag(values, "streaming", text)),
         strict=_flag(values, "strict", text),
         repo=values.get("repo"),
+        speakers=_speakers(values.get("kind"), text),
     )
+
+
+def _speakers(written: str | None, text: str) -> VoiceKind | None:
+    known: tuple[VoiceKind, ...] = ("people", "neural", "diphone", "formant")
+    found = next((kind for kind in known if kind == written), None)
+    if written is not None and found is None:
+        raise DataError(f"'{text}': kind is who speaks, one of {', '.join(known)}, not '{written}'")
+    return found
 
 
 def _flag(values: dict[str, str], name: str, text: str) -> bool | None:

@@ -9,11 +9,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
+
+from msgspec import structs
 
 from train.config import TrainConfig
 from train.data.clips import load_clips
 from train.data.filters import MIN_CLIP_S, DropLog, Filters, HeldOut, sentence_key
 from train.data.manifest import Clip
+from train.data.records import VOICE_KINDS
 from train.data.specs import Purpose, parse_spec
 from train.errors import DataError
 
@@ -57,9 +61,10 @@ def load_corpus(config: TrainConfig) -> Corpus:
             own = (
                 log if strict is None else replace(log, strict=strict)
             )  # shares the list of what was dropped
-            clips += load_clips(
+            found = load_clips(
                 source, purpose, config.language, log=own, filters=chosen, prepare_dir=prepare_dir
             )
+            clips += [structs.replace(clip, source=parse_spec(source).name) for clip in found]
         return clips
 
     valid = load(config.valid_data, "valid", filters)
@@ -71,6 +76,28 @@ def load_corpus(config: TrainConfig) -> Corpus:
             raise DataError(f"{error}; `held_out` says what the test data keeps out of training") from error
         raise
     return Corpus(train=train, valid=valid, tests=tests, log=log)
+
+
+def sum_up_heard(clips: Sequence[Clip]) -> list[dict[str, Any]]:
+    """Return what clips hold, a plain row for each source, kind of voice and language, people first.
+
+    Returns:
+        Rows of `source`, `kind`, `language`, `clips` and `hours`, each clip counted once.
+    """
+    groups: dict[tuple[str, str, str | None], list[float]] = {}
+    for clip in clips:
+        groups.setdefault((clip.source, clip.kind, clip.language), []).append(clip.duration_s)
+    rows = [
+        {
+            "source": source,
+            "kind": kind,
+            "language": language,
+            "clips": len(durations_s),
+            "hours": round(sum(durations_s) / 3600, 3),
+        }
+        for (source, kind, language), durations_s in groups.items()
+    ]
+    return sorted(rows, key=lambda row: VOICE_KINDS.index(row["kind"]))
 
 
 def load_evaluation_set(

@@ -8,7 +8,8 @@ from typing import Any
 from serve.model.artifact import load_manifest
 from train.config import TrainConfig
 from train.evaluate.pictures import draw_learning_curve
-from train.evaluate.tables import score_markdown
+from train.data.records import SYNTHETIC, VOICE_KINDS
+from train.evaluate.tables import markdown_table, score_markdown, voices_note
 from train.loop.loop import Outcome
 from train.loop.metrics import read_metrics
 
@@ -50,11 +51,17 @@ Served by `python -m serve --model-dir DIR`, where DIR is this directory.
 
 ## How well it hears
 
-Word and character error rates in per cent through the serving pipeline. No sentence and no voice of a test
-set was used in training. `marathi` compares without punctuation and with one spelling for joiners, eyelash ra
-and digits.
+{voices_note(scores) or "It was not scored."}
+
+Word and character error rates in per cent through the serving pipeline, people first. {_held_out(config)}
+`marathi` compares without punctuation and with one spelling for joiners, eyelash ra and digits; `indic`, for
+other languages, without punctuation. "In script" is the share of letters in the script of what was said.
 
 {score_markdown(scores)}
+
+## What it heard in training
+
+{_heard(training)}
 
 ![Learning curve](learning-curve.png)
 
@@ -63,6 +70,49 @@ and digits.
 The transcript has no punctuation. Figures say how well the adapter does on recordings like those of the test
 sets; for others, score it on your own: `python -m train.evaluate --model-dir DIR --manifest FILE.jsonl`.
 """
+
+
+def _held_out(config: TrainConfig) -> str:
+    """Say what of the test sets the adapter cannot have met."""
+    kept = {
+        "sentences and voices": "No sentence and no voice of a test set was used in training.",
+        "sentences": "No sentence of a test set was used in training; voices may have been.",
+        "nothing": "Sentences and voices of the test sets may have been used in training.",
+    }
+    return kept[config.held_out]
+
+
+def _heard(training: dict[str, Any]) -> str:
+    """Return a table of what this adapter and those it goes back to were trained on, people first."""
+    rows, unknown, earlier = [], [], {"name": "this adapter", "training": training}
+    while earlier:
+        heard = earlier["training"].get("heard")
+        rows += [(row, earlier["name"]) for row in heard or ()]
+        unknown += [] if heard else [earlier["name"]]
+        earlier = earlier["training"].get("continued_from")
+    parts = []
+    if rows:
+        rows.sort(key=lambda each: VOICE_KINDS.index(each[0]["kind"]))
+        cells = [
+            (
+                row["kind"],
+                str(row["language"]),
+                row["source"],
+                f"{row['clips']:,}",
+                f"{row['hours']:.2f}",
+                by,
+            )
+            for row, by in rows
+        ]
+        parts.append(markdown_table(("voices", "language", "source", "clips", "hours", "heard by"), cells))
+        if not any(row["kind"] == "people" for row, _ in rows):
+            parts.append("No recording of people is known to be among it.")
+        elif any(row["kind"] in SYNTHETIC for row, _ in rows):
+            hours = sum(row["hours"] for row, _ in rows if row["kind"] == "people")
+            parts.append(f"People speak in {hours:.2f} hours of it; the rest was not said by people.")
+    if unknown:
+        parts.append(f"Not recorded for {', '.join(f'`{name}`' for name in dict.fromkeys(unknown))}.")
+    return "\n\n".join(parts)
 
 
 def _before(training: dict[str, Any]) -> str:

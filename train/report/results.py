@@ -30,6 +30,7 @@ from train.evaluate.tables import (
     confusion_rows,
     duration_rows,
     score_rows,
+    voices_note,
 )
 from train.loop.metrics import read_metrics
 from train.report.page import Html, facts, folded, heading, listing, page, paragraph, picture, section, table
@@ -38,7 +39,7 @@ EVALUATION = Path("report") / "evaluation.json"
 LEFT_OUT = "data/left-out.jsonl"
 _LINEAGE_COLUMNS = ("adapter", "made", "steps", "examples", "minutes", "learning rate", "sha256")
 _NUMBERS = {
-    *("clips", "CER %", "WER % (95 % interval)", "S / D / I", "WER %", "seconds", "no."),
+    *("clips", "CER %", "in script %", "WER % (95 % interval)", "S / D / I", "WER %", "seconds", "no."),
     *("steps", "examples", "minutes", "learning rate", "rows", "count"),
 }
 
@@ -76,7 +77,7 @@ def read_run(run_dir: Path) -> RunRecord:
         raise TrainError(f"{run_dir}: config.yaml or metrics.jsonl cannot be read: {error}") from error
     artifact = run_dir / "artifact"
     results = _read_json(run_dir / EVALUATION).get("results", {})
-    if any("profile" not in result for models in results.values() for result in models.values()):
+    if any("by_kind" not in result for models in results.values() for result in models.values()):
         raise TrainError(
             f"{run_dir / EVALUATION} was written by another version: score the artifact again with"
             f" python -m train.evaluate --report {run_dir / 'report'}"
@@ -144,6 +145,7 @@ def _scores(run: RunRecord) -> Html:
     if not run.results:
         return section("Scores", paragraph("Not evaluated."))
     parts = [
+        paragraph(voices_note(run.results)),
         picture(lambda theme: draw_scores(run.results, theme), "Word error rates of base and tuned model"),
         table(SCORE_COLUMNS, score_rows(run.results), numbers=_numbers(SCORE_COLUMNS)),
     ]
