@@ -7,8 +7,8 @@ from typing import Any
 
 from serve.model.artifact import load_manifest
 from train.config import TrainConfig
-from train.evaluate.pictures import draw_learning_curve
 from train.data.records import SYNTHETIC, VOICE_KINDS
+from train.evaluate.pictures import draw_learning_curve
 from train.evaluate.tables import markdown_table, score_markdown, voices_note
 from train.loop.loop import Outcome
 from train.loop.metrics import read_metrics
