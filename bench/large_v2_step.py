@@ -23,6 +23,7 @@ from safetensors.torch import load_file, save_file  # noqa: E402
 from transformers import WhisperConfig, WhisperForConditionalGeneration  # noqa: E402
 
 from bench.serving.machine import machine_facts  # noqa: E402
+from train.adapter import continue_adapter  # noqa: E402
 from train.checkpoint import Position  # noqa: E402
 from train.collate import IGNORED, Batch  # noqa: E402
 from train.config import TrainConfig  # noqa: E402
@@ -30,7 +31,7 @@ from train.export import export_artifact  # noqa: E402
 from train.loop import Outcome  # noqa: E402
 from train.memory import estimate_memory  # noqa: E402
 from train.metrics import Window  # noqa: E402
-from train.model import build_model, continue_adapter  # noqa: E402
+from train.model import build_model  # noqa: E402
 from train.optimiser import AdapterOptimiser, NumberedBatch  # noqa: E402
 
 CPU = torch.device("cpu")

@@ -43,16 +43,17 @@ def run(config: TrainConfig, processes: Processes) -> int:
     from serve.base_model import resolve_base_model
     from serve.features import FeatureExtractor
     from train.adalora import as_lora
+    from train.adapter import continue_adapter
     from train.allocator import keep_freed_memory
     from train.collate import Collator
-    from train.data.corpus import load_corpus
+    from train.data.corpus import describe_sources, load_corpus
     from train.evaluation import evaluate_artifact
     from train.export import export_artifact, publish_artifact, record_evaluation
     from train.loop import train_adapter
     from train.memory import estimate_memory, largest_batch
     from train.merged import export_merged
     from train.metrics import open_metrics
-    from train.model import build_model, continue_adapter
+    from train.model import build_model
     from train.model_card import write_model_card
     from train.report import save_results, write_report
 
@@ -67,6 +68,7 @@ def run(config: TrainConfig, processes: Processes) -> int:
     with processes.first_alone():  # the first on each machine prepares what must be decoded
         corpus = load_corpus(config)
     console.print(f"{len(corpus.train)} training clips, {len(corpus.log)} left out")
+    console.print("\n".join(describe_sources(corpus.train)))
     left_out = config.output_dir / "data" / "left-out.jsonl"
     if processes.leads:
         corpus.log.report(console, left_out)
@@ -80,7 +82,7 @@ def run(config: TrainConfig, processes: Processes) -> int:
 
     model = build_model(base_dir, config, device)
     if config.continue_from:
-        continue_adapter(model, load_artifact(config.continue_from), base_dir)
+        continue_adapter(model, load_artifact(config.continue_from), base_dir, config)
     trainable, total = model.get_nb_trainable_parameters()
     console.print(
         f"{trainable:,} of {total:,} parameters are trained, base in {config.quantization} on {device}"

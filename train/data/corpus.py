@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from msgspec import structs
+
 from train.config import TrainConfig
 from train.data.clips import load_clips
 from train.data.filters import MIN_CLIP_S, DropLog, Filters, HeldOut, sentence_key
@@ -52,14 +54,18 @@ def load_corpus(config: TrainConfig) -> Corpus:
 
     def load(sources: Sequence[str], purpose: Purpose, chosen: Filters) -> list[Clip]:
         clips: list[Clip] = []
-        for source in sources:
-            strict = parse_spec(source).strict
-            own = (
-                log if strict is None else replace(log, strict=strict)
-            )  # shares the list of what was dropped
-            clips += load_clips(
-                source, purpose, config.language, log=own, filters=chosen, prepare_dir=prepare_dir
+        for spec in map(parse_spec, sources):
+            # The copy of the log shares the list of what was dropped.
+            own = log if spec.strict is None else replace(log, strict=spec.strict)
+            found = load_clips(
+                str(spec.clips_alone),
+                purpose,
+                config.language,
+                log=own,
+                filters=chosen,
+                prepare_dir=prepare_dir,
             )
+            clips += [structs.replace(clip, source=spec.name, weight=spec.weight) for clip in found]
         return clips
 
     valid = load(config.valid_data, "valid", filters)
@@ -71,6 +77,19 @@ def load_corpus(config: TrainConfig) -> Corpus:
             raise DataError(f"{error}; `held_out` says what the test data keeps out of training") from error
         raise
     return Corpus(train=train, valid=valid, tests=tests, log=log)
+
+
+def describe_sources(clips: Sequence[Clip]) -> list[str]:
+    """Return a line for each source of training clips: how much it holds, and its share of an epoch."""
+    names = list(dict.fromkeys(clip.source for clip in clips))
+    hours = {name: sum(clip.duration_s for clip in clips if clip.source == name) / 3600 for name in names}
+    weights = {clip.source: clip.weight for clip in clips}
+    total = sum(hours[name] * weights[name] for name in names)
+    return [
+        f"{name}: {sum(clip.source == name for clip in clips):,} clips, {hours[name]:.2f} h, weight"
+        f" {weights[name]:g}, {hours[name] * weights[name] / total:.0%} of an epoch"
+        for name in names
+    ]
 
 
 def load_evaluation_set(
@@ -90,7 +109,12 @@ def load_evaluation_set(
     spec = parse_spec(source)
     log = DropLog(strict=strict if spec.strict is None else spec.strict)
     clips = load_clips(
-        source, "test", language, log=log, filters=Filters(silent=True), prepare_dir=prepare_dir
+        str(spec.clips_alone),
+        "test",
+        language,
+        log=log,
+        filters=Filters(silent=True),
+        prepare_dir=prepare_dir,
     )
     return EvaluationSet(name=spec.name, clips=clips, log=log)
 

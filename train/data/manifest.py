@@ -55,6 +55,10 @@ class Clip(msgspec.Struct, frozen=True, kw_only=True):
     """Where in `path` the recording begins."""
     size_bytes: int | None = None
     """Length of the recording in a shard; None where `path` is the recording."""
+    source: str = ""
+    """Name of the source it came from, for tables."""
+    weight: float = 1.0
+    """How often it is heard in an epoch of training."""
 
 
 def read_records(path: Path, log: DropLog) -> Iterator[Record]:
