@@ -249,7 +249,7 @@ class TrainConfig:
             ),
             (
                 bool(self.continue_blocks) and (self.continue_from or self.continue_blocks == BLOCKS),
-                "continue_blocks names blocks of the adapter in continue_from: one at least, and none without it",
+                "continue_blocks names one block at least, and only beside continue_from",
             ),
             (
                 not (self.export_best or self.early_stopping_evals) or self._looks,

@@ -157,7 +157,7 @@ def test_blocks_take_what_is_said_for_the_whole_model_unless_they_say_otherwise(
         ({"decoder": {"layers": [-1]}}, "decoder.layers lists numbers"),
         ({"decoder": {"targets": ["proj_out"]}}, "decoder.targets names proj_out"),
         ({"lora_method": "adalora", "encoder": {"rank": 4}}, "adalora begins with one rank"),
-        ({"continue_blocks": ["decoder"]}, "continue_blocks names blocks of the adapter in continue_from"),
+        ({"continue_blocks": ["decoder"]}, "continue_blocks names one block at least"),
         ({"continue_blocks": ["head"]}, "'continue_blocks' is ['head']"),
         ({"valid_data": ["a.jsonl?weight=2"]}, "has a weight, which only sources of train_data"),
     ],
