@@ -46,6 +46,46 @@ class AugmentConfig:
     """Signal-to-noise ratio of added noise, drawn from this range, in dB."""
 
 
+BlockName = Literal["encoder", "decoder"]
+BLOCKS: tuple[BlockName, ...] = ("encoder", "decoder")
+"""The two halves of Whisper, which can be trained each in its own way."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BlockConfig:
+    """How the encoder, or the decoder, differs from what is said for the whole model."""
+
+    rank: int | None = None
+    """Its rank; 0 leaves the block as it is in the base model, null takes `lora_rank`."""
+    alpha: int | None = None
+    """Its alpha; null keeps alpha to rank as `lora_alpha` is to `lora_rank`."""
+    learning_rate: float | None = None
+    """Its highest learning rate; null takes `learning_rate`. Both rise and fall together."""
+    targets: tuple[str, ...] | None = None
+    """Its linear layers that get an adapter, by name; null takes `lora_targets`."""
+    layers: tuple[int, ...] | None = None
+    """Numbers of its layers that get adapters, 0 being the one next to its input; null takes all."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Block:
+    """What a run does with the encoder, or the decoder: nothing is left open."""
+
+    name: BlockName
+    rank: int
+    """0 leaves it as it is."""
+    alpha: int
+    learning_rate: float
+    targets: tuple[str, ...]
+    layers: tuple[int, ...] | None
+    """None for all."""
+
+    @property
+    def is_trained(self) -> bool:
+        """Whether any of its layers gets an adapter."""
+        return self.rank > 0
+
+
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
     """One training run, from data to artifact. Keys of the YAML file are these field names."""
@@ -72,9 +112,12 @@ class TrainConfig:
     """What the adapter writes: the language itself, or English."""
 
     train_data: tuple[str, ...]
-    """Sources of training clips: FILE.jsonl, shards:DIR, commonvoice:DIR, folder:DIR, hf:REPO, fleurs, ..."""
+    """Sources of training clips: FILE.jsonl, shards:DIR, commonvoice:DIR, folder:DIR, hf:REPO, fleurs, ...
+    `?weight=3` lets each clip of a source be heard three times in an epoch, `?weight=0.2` in every fifth."""
     valid_data: tuple[str, ...] = ()
-    """Sources of clips for the loss curve; sentences not in training."""
+    """Sources of clips for the loss curve; sentences not in training. Loss and WER are measured for each
+    source, and their mean over the sources chooses the best adapter: a few people count as much as many
+    machines. Sources with the same `?label=people` count as one."""
     test_data: tuple[str, ...] = ()
     """Sources scored after training, base against tuned. A bad row ends the run before it begins, unless the
     source is named with `?strict=false`."""
@@ -94,6 +137,9 @@ class TrainConfig:
 
     continue_from: Path | None = None
     """Artifact whose adapter is trained further, on new data or for longer; null starts a fresh one."""
+    continue_blocks: tuple[BlockName, ...] = BLOCKS
+    """Blocks whose adapter is taken from `continue_from`; what it has of the other is dropped, and that block
+    begins anew, or stays as in the base model."""
     lora_method: Literal["lora", "rslora", "dora", "adalora"] = "lora"
     """`rslora` scales by alpha / sqrt(rank); `dora` also trains the length of each weight vector; `adalora`
     moves rank to the layers that need it, halves it on the way, and is exported as plain LoRA."""
@@ -105,6 +151,8 @@ class TrainConfig:
     """Share of the adapter's inputs left out at random; 0 allows the fused product, which is faster."""
     lora_targets: tuple[str, ...] = ("q_proj", "v_proj")
     """Linear layers that get an adapter, by name; `all-linear` takes all but the output layer."""
+    encoder: BlockConfig = field(default_factory=BlockConfig)
+    decoder: BlockConfig = field(default_factory=BlockConfig)
 
     encoder_context: Literal["fixed", "dynamic"] = "dynamic"
     """`dynamic`: windows of the clips' own length; `fixed`: 30 s, as Whisper was trained."""
@@ -123,7 +171,7 @@ class TrainConfig:
     augment: AugmentConfig = field(default_factory=AugmentConfig)
 
     epochs: float = 3.0
-    """Passes over the training clips; fractions are fine."""
+    """Passes over the training clips, each as often as its weight says; fractions are fine."""
     max_steps: int = 0
     """Stop after this many optimiser steps; 0 follows `epochs`."""
     batch_s: float = 64.0
@@ -137,7 +185,7 @@ class TrainConfig:
     warmup_fraction: float = 0.05
     """Share of the steps over which the rate rises from zero."""
     weight_decay: float = 0.0
-    """AdamW's decay of the adapter's weights."""
+    """AdamW's decay of the adapter's weights: what pulls the model towards its base, where they are zero."""
     max_grad_norm: float = 1.0
     """Longer gradients are scaled down to this norm."""
     gradient_checkpointing: bool = False
@@ -159,7 +207,7 @@ class TrainConfig:
     eval_every_steps: int = 200
     """Steps between two looks at the validation clips; 0 never looks."""
     valid_clips: int = 0
-    """Validation clips transcribed at each look, for their WER; 0 measures the loss alone."""
+    """Validation clips of each source transcribed at each look, for their WER; 0 measures the loss alone."""
     best_by: Literal["wer", "loss"] = "loss"
     """What makes one look better than another."""
     early_stopping_evals: int = 0
@@ -184,7 +232,7 @@ class TrainConfig:
             (self.batch_s >= 1, f"batch_s is {self.batch_s}; it is at least one second"),
             (self.accumulate_batches >= 1, "accumulate_batches is at least 1"),
             (self.lora_rank >= 1, f"lora_rank is {self.lora_rank}; it is at least 1"),
-            (bool(self.lora_targets), "lora_targets is empty: nothing would be trained"),
+            *((False, fault) for fault in self._block_faults()),
             (1 <= self.max_window_s <= 30, f"max_window_s is {self.max_window_s}; it lies between 1 and 30"),
             (
                 0 <= self.window_margin_s[0] <= self.window_margin_s[1],
@@ -196,16 +244,12 @@ class TrainConfig:
                 f"precision is {self.precision}, which is for quantization none; it is {self.quantization}",
             ),
             (
-                "proj_out" not in self.lora_targets,
-                "lora_targets names proj_out, which is tied to the embeddings",
-            ),
-            (
-                "all-linear" not in self.lora_targets or len(self.lora_targets) == 1,
-                "lora_targets names layers beside all-linear",
-            ),
-            (
                 self.continue_from is None or self.lora_method != "adalora",
                 "lora_method adalora cannot continue_from an adapter, whose ranks are fixed",
+            ),
+            (
+                bool(self.continue_blocks) and (self.continue_from or self.continue_blocks == BLOCKS),
+                "continue_blocks names one block at least, and only beside continue_from",
             ),
             (
                 not (self.export_best or self.early_stopping_evals) or self._looks,
@@ -246,6 +290,38 @@ class TrainConfig:
         if faults:
             raise TrainConfigError(faults)
 
+    def _block_faults(self) -> list[str]:
+        """Return what is wrong with the layers that are to get adapters."""
+        faults = _target_faults("lora_targets", self.lora_targets)
+        for name in BLOCKS:
+            own: BlockConfig = getattr(self, name)
+            given = [f"{name}.{f.name}" for f in fields(own) if getattr(own, f.name) is not None]
+            if own.rank == 0 and len(given) > 1:
+                faults.append(
+                    f"{name}.rank is 0, which leaves the {name} as it is: {given[-1]} has no meaning"
+                )
+            if own.rank is not None and own.rank < 0:
+                faults.append(
+                    f"{name}.rank is {own.rank}; it is at least 0, which leaves the {name} as it is"
+                )
+            if own.alpha is not None and own.alpha < 1:
+                faults.append(f"{name}.alpha is {own.alpha}; it is at least 1")
+            if own.learning_rate is not None and not 0 < own.learning_rate < 1:
+                faults.append(f"{name}.learning_rate is {own.learning_rate}; it lies between 0 and 1")
+            if own.targets is not None:
+                faults += _target_faults(f"{name}.targets", own.targets)
+            if own.layers is not None and not (own.layers and min(own.layers) >= 0):
+                faults.append(f"{name}.layers lists numbers of layers, of which the first is 0")
+        if not faults and self.lora_rank >= 1:
+            trained = [block for block in self.blocks if block.is_trained]
+            if not trained:
+                faults.append("encoder.rank and decoder.rank are 0: nothing would be trained")
+            if self.lora_method == "adalora" and len({(block.rank, block.alpha) for block in trained}) > 1:
+                faults.append(
+                    "lora_method adalora begins with one rank and one alpha for encoder and decoder"
+                )
+        return faults
+
     def _source_faults(self) -> list[str]:
         """Return what is wrong with the names of the sources."""
         faults: list[str] = []
@@ -257,11 +333,31 @@ class TrainConfig:
                 except DataError as error:
                     faults.append(f"{key}: {error}")
                     continue
+                if key != "train_data" and spec.weight != 1:
+                    faults.append(f"{key}: '{text}' has a weight, which only sources of train_data can have")
                 if key == "test_data":
                     names.append(spec.name)
         if len(set(names)) < len(names):
             faults.append("test_data must differ in their names: scores are listed by them")
         return faults
+
+    @property
+    def blocks(self) -> tuple[Block, ...]:
+        """What is done with each block of the model, in the order of `BLOCKS`."""
+        blocks = []
+        for name in BLOCKS:
+            own: BlockConfig = getattr(self, name)
+            rank = self.lora_rank if own.rank is None else own.rank
+            block = Block(
+                name=name,
+                rank=rank,
+                alpha=own.alpha or max(1, round(self.lora_alpha * rank / self.lora_rank)),
+                learning_rate=own.learning_rate or self.learning_rate,
+                targets=own.targets or self.lora_targets,
+                layers=None if own.layers is None else tuple(sorted(set(own.layers))),
+            )
+            blocks.append(block)
+        return tuple(blocks)
 
     @property
     def checkpoints(self) -> Path:
@@ -271,6 +367,18 @@ class TrainConfig:
     @property
     def _looks(self) -> bool:
         return bool(self.valid_data) and self.eval_every_steps > 0
+
+
+def _target_faults(key: str, targets: tuple[str, ...]) -> list[str]:
+    """Return what is wrong with the names of linear layers."""
+    faults = []
+    if not targets:
+        faults.append(f"{key} is empty: nothing would be trained")
+    if "proj_out" in targets:
+        faults.append(f"{key} names proj_out, which is tied to the embeddings")
+    if "all-linear" in targets and len(targets) > 1:
+        faults.append(f"{key} names layers beside all-linear")
+    return faults
 
 
 def load_config(path: Path, overrides: Sequence[str] = ()) -> TrainConfig:
@@ -407,6 +515,8 @@ def _coerce(kind: Any, value: Any, name: str, faults: list[str]) -> Any:
             raise ValueError
         return value
     if origin is tuple:
+        if isinstance(value, (int, float)) and not isinstance(value, bool):
+            value = [value]  # a list of one number, as written on the command line
         items = [part for part in value.split(",") if part] if isinstance(value, str) else list(value)
         kinds = [arguments[0]] * len(items) if arguments[-1] is Ellipsis else list(arguments)
         return tuple(_coerce(kind, item, name, faults) for kind, item in zip(kinds, items, strict=True))

@@ -61,6 +61,8 @@ class Clip(msgspec.Struct, frozen=True, kw_only=True):
     """Who speaks."""
     source: str = ""
     """Name of the source it came from, for tables."""
+    weight: float = 1.0
+    """How often it is heard in an epoch of training."""
 
 
 def read_records(path: Path, log: DropLog) -> Iterator[Record]:

@@ -57,7 +57,7 @@ def draw_learning_curve(rows: Rows, title: str, theme: Theme = "light") -> bytes
     """Draw training loss, validation loss and learning rate over the steps of `metrics.jsonl`."""
     palette = PALETTES[theme]
     trained = [row for row in rows if row.get("loss") is not None]
-    valid = [row for row in rows if "valid_loss" in row]
+    valid = [row for row in rows if "valid_loss" in row and "set" not in row]
     figure, axes = _canvas(palette, 4.5)
     axes.plot(*_series(trained, "loss"), color=palette.tuned, alpha=0.85, label="training (augmented)")
     if valid:

@@ -96,9 +96,8 @@ def _write_adapter(model: PeftModel, config: TrainConfig, into: Path) -> None:
     trained = model.peft_config["default"]
     assert isinstance(trained, LoraConfig)
     lora = dataclasses.replace(trained, base_model_name_or_path=config.base_model, inference_mode=True)
-    lora.target_modules = sorted(
-        lora.target_modules or ()
-    )  # a set would be written in another order each time
+    if not isinstance(lora.target_modules, str):  # a set would be written in another order each time
+        lora.target_modules = sorted(lora.target_modules or ())
     lora.save_pretrained(str(into))
     weights = {
         name: tensor.half().cpu().contiguous() for name, tensor in get_peft_model_state_dict(model).items()
@@ -148,9 +147,7 @@ def _manifest(
             "cores": os.cpu_count(),
             "machine": platform.machine(),
             "torch": str(torch.__version__),
-            "lora_rank": config.lora_rank,
-            "lora_alpha": config.lora_alpha,
-            "lora_targets": list(config.lora_targets),
+            "blocks": {block.name: dataclasses.asdict(block) for block in config.blocks if block.is_trained},
             "quantization": config.quantization,
             "learning_rate": config.learning_rate,
             "seed": config.seed,

@@ -36,12 +36,11 @@ def model_card(
         training: the manifest's record of it.
         scores: {test set: {model: result}}.
     """
-    targets = ", ".join(config.lora_targets)
     context = "windows of the clip's own length" if config.encoder_context == "dynamic" else "30 s windows"
     return f"""# {config.name}
 
 A LoRA adapter for `{config.base_model}`, language `{config.language}`, task `{config.task}`:
-rank {config.lora_rank}, alpha {config.lora_alpha}, on {targets}.
+{_blocks(config)}.
 Trained on {context}, {"with" if config.timestamp_probability else "without"} timestamp tokens.
 
 Made by `python train/run.py --config train/configs/{config.name}.yaml`: {outcome.step} steps,
@@ -70,6 +69,22 @@ other languages, without punctuation. "In script" is the share of letters in the
 The transcript has no punctuation. Figures say how well the adapter does on recordings like those of the test
 sets; for others, score it on your own: `python -m train.evaluate --model-dir DIR --manifest FILE.jsonl`.
 """
+
+
+def _blocks(config: TrainConfig) -> str:
+    """Say which layers the adapter changes, and how strongly."""
+    trained = [block for block in config.blocks if block.is_trained]
+    told = {
+        block.name: f"rank {block.rank}, alpha {block.alpha}, on {', '.join(block.targets)}"
+        + (f" of layers {', '.join(map(str, block.layers))}" if block.layers else "")
+        for block in trained
+    }
+    if len(trained) > 1 and len(set(told.values())) == 1:
+        return f"encoder and decoder at {told['decoder']}"
+    left = [block.name for block in config.blocks if not block.is_trained]
+    return ";\n".join(
+        [f"{name} at {said}" for name, said in told.items()] + [f"{name} as in the base" for name in left]
+    )
 
 
 def _held_out(config: TrainConfig) -> str:

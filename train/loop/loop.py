@@ -76,6 +76,8 @@ def train_adapter(
         [clip.duration_s for clip in train_data.clips],
         config,
         shards=shard_numbers(train_data.clips),
+        weights=[clip.weight for clip in train_data.clips],
+        languages=[clip.language for clip in train_data.clips],
     )
     total_steps = _total_steps(plan, config, processes.count)
     optimiser = AdapterOptimiser(model, config, device, processes, total_steps)
@@ -121,7 +123,7 @@ def train_adapter(
                 look = validation.look(model)
                 better = is_better(look, position, config)
                 if metrics:
-                    metrics.log_valid(position, look.loss, look.wer)
+                    metrics.log_valid(position, look)
                 if better and config.export_best and processes.leads:
                     save_best(checkpoints, model)
             stopped = processes.any(stop.requested)  # a signal to one process stops them all, together

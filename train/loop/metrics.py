@@ -2,6 +2,7 @@
 
     metric loss=0.1234 learning_rate=0.0006 samples_per_s=3.5 step=500;
     metric valid_loss=0.066 step=500;
+    metric valid_loss=0.091 set=people step=500;
     metric eval_wer=21.3 eval_cer=3.3 set=test-everyday step=1517;
 
 These lines are stable: `metric_definitions` gives SageMaker the regular expressions that read them. Knows no
@@ -25,11 +26,13 @@ if TYPE_CHECKING:
     from train.config import TrainConfig
     from train.examples.collate import Batch
     from train.loop.checkpoint import Position
+    from train.loop.validation import Look
 
 STEP_METRICS = ("loss", "learning_rate", "samples_per_s")
 """Of each logged step: nats a token, AdamW's rate, examples a second."""
 VALID_METRICS = ("valid_loss", "valid_wer")
-"""Of each look at the validation clips: nats a token; per cent, where it is measured."""
+"""Of each look at the validation clips, and of each of their sources: nats a token; per cent, where it is
+measured."""
 EVAL_METRICS = ("eval_wer", "eval_cer")
 """Of the tuned model on each test set, under its headline profile: per cent."""
 METRICS = (*STEP_METRICS, *VALID_METRICS, *EVAL_METRICS)
@@ -112,16 +115,23 @@ class MetricsLog:
             skipped_batches=position.skipped_batches,
         )
 
-    def log_valid(self, position: Position, valid_loss: float, valid_wer: float | None = None) -> None:
-        """Write the loss on the validation clips, and in per cent their WER (a fraction), if measured."""
-        values: dict[str, Any] = {"valid_loss": round(valid_loss, 5)}
-        if valid_wer is not None:
-            values["valid_wer"] = round(100 * valid_wer, 3)
-        self._append(step=position.step, **values)
+    def log_valid(self, position: Position, look: Look) -> None:
+        """Write the loss on the validation clips and their WER in per cent, if measured.
+
+        These are the means over their sources; those of each source follow, where there are several.
+        """
+        named: list[tuple[str | None, float, float | None]] = [(None, look.loss, look.wer)]
+        if len(look.losses) > 1:
+            named += [(source, loss, look.wers.get(source)) for source, loss in look.losses.items()]
+        for source, loss, wer in named:
+            values: dict[str, Any] = {"valid_loss": round(loss, 5)}
+            if wer is not None:
+                values["valid_wer"] = round(100 * wer, 3)
+            self._append(step=position.step, set=source, **values)
 
     def log_evaluation(self, step: int, results: Mapping[str, Mapping[str, Any]]) -> None:
         """Write the tuned model's scores on each test set, in per cent, in place of older ones."""
-        self._keep(lambda row: row.get("set") not in results)
+        self._keep(lambda row: row.get("set") not in results or "eval_wer" not in row)
         for test_set, models in results.items():
             if tuned := models.get("tuned"):
                 scores = tuned["scores"][tuned["profile"]]

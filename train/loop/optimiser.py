@@ -18,6 +18,7 @@ from train.loop.distributed import ALONE, Processes
 from train.loop.gradients import GradientSum
 from train.loop.metrics import Window
 from train.model.adalora import RankAllocation
+from train.model.adapter import block_of
 from train.model.build import multiplies_in_bfloat16
 
 _LOSS_SCALE = 1_000.0  # losses are sums over tokens: divided, their gradients stay in the range of fp16
@@ -51,11 +52,13 @@ class AdapterOptimiser:
         """Take the model; `total_steps` is what AdaLoRA plans for."""
         self._config = config
         self._processes = processes
-        self._parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        groups = _parameter_groups(model, config)
+        self._parameters = [parameter for parameters, _ in groups for parameter in parameters]
+        self._rates = [rate / config.learning_rate for _, rate in groups]  # of each group, of the run's
         mixed = multiplies_in_bfloat16(config, device)
         self._gradients = GradientSum(model, self._parameters, device, _LOSS_SCALE, mixed=mixed)
         self._ranks = RankAllocation(model, total_steps) if config.lora_method == "adalora" else None
-        self.adamw = _adamw(self._parameters, config, device)
+        self.adamw = _adamw([parameters for parameters, _ in groups], config, device)
         self._bad_in_a_row = 0
 
     def step(
@@ -106,8 +109,8 @@ class AdapterOptimiser:
         norm = torch.nn.utils.clip_grad_norm_(self._parameters, self._config.max_grad_norm)
         if not math.isfinite(norm.item()):
             return False
-        for group in self.adamw.param_groups:
-            group["lr"] = learning_rate
+        for group, factor in zip(self.adamw.param_groups, self._rates, strict=True):
+            group["lr"] = learning_rate * factor
         self.adamw.step()
         if self._ranks:
             self._ranks.reallocate(step)
@@ -136,9 +139,20 @@ def learning_rate_factor(step: int, total_steps: int, warmup_fraction: float) ->
     return 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
 
 
+def _parameter_groups(model: PeftModel, config: TrainConfig) -> list[tuple[list[torch.nn.Parameter], float]]:
+    """Return the trained parameters of each block that has any, with its highest learning rate."""
+    trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    groups = [
+        ([p for name, p in trained.items() if block_of(name) == block.name], block.learning_rate)
+        for block in config.blocks
+    ]
+    return [(parameters, rate) for parameters, rate in groups if parameters]
+
+
 def _adamw(
-    parameters: list[torch.nn.Parameter], config: TrainConfig, device: torch.device
+    groups: list[list[torch.nn.Parameter]], config: TrainConfig, device: torch.device
 ) -> torch.optim.Optimizer:
+    parameters = [{"params": group} for group in groups]
     if config.optimiser == "adamw_8bit":
         from bitsandbytes.optim.adamw import AdamW8bit
 

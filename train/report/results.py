@@ -121,7 +121,8 @@ def _course(run: RunRecord) -> Html:
     trained = [row for row in run.metrics if "samples_per_s" in row]
     if not trained:
         return section("Training", paragraph("Nothing was logged yet."))
-    last, valid = trained[-1], [row["valid_loss"] for row in run.metrics if "valid_loss" in row]
+    last = trained[-1]
+    valid = [row["valid_loss"] for row in run.metrics if "valid_loss" in row and "set" not in row]
     spent_s = last["trained_s"]
     tiles = {
         "steps": f"{last['step']:,}",

@@ -31,6 +31,13 @@ def test_options_follow_a_question_mark_and_splits_are_added_with_plus():
     assert parse_spec(str(spec)) == spec
 
 
+def test_a_weight_and_a_label_say_nothing_of_which_clips_these_are():
+    spec = parse_spec("people/train.jsonl?weight=2.5&label=people&strict=true")
+    assert (spec.weight, spec.label, spec.name) == (2.5, "people", "people")
+    assert parse_spec(str(spec)) == spec
+    assert str(spec.clips_alone) == "manifest:people/train.jsonl?strict=true"
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [
@@ -39,6 +46,10 @@ def test_options_follow_a_question_mark_and_splits_are_added_with_plus():
         ("fleurs?splitt=train", "unknown option 'splitt'; known are split"),
         ("fleurs?language=marathi", "no language code"),
         ("fleurs?streaming=yes", "streaming is true or false"),
+        ("fleurs?weight=0", "weight is a number above 0, and at most 1000, not '0'"),
+        ("fleurs?weight=often", "weight is a number above 0"),
+        ("fleurs?weight=nan", "weight is a number above 0"),
+        ("fleurs?label=two words", "label is a word"),
     ],
 )
 def test_a_name_that_means_nothing_is_answered_with_what_would(text, said):
