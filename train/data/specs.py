@@ -9,8 +9,8 @@
     channel:NAME                   an input channel of a SageMaker training job
 
 Each may carry options: `?split=train+validation&language=mr&streaming=true&strict=false&repo=MIRROR`, and
-`&kind=people&weight=3&label=news`, which say who speaks, how often its clips are heard and what tables call it.
-Opens nothing.
+`&kind=people&weight=3&label=news`, which say who speaks, how often its clips are heard and what tables call
+it. Opens nothing.
 """
 
 from __future__ import annotations

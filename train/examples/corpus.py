@@ -85,8 +85,8 @@ def sum_up_heard(clips: Sequence[Clip]) -> list[dict[str, Any]]:
     """Return what clips hold, a plain row for each source, kind of voice and language, people first.
 
     Returns:
-        Rows of `source`, `kind`, `language`, `clips`, `hours` (each clip counted once) and `weight`, which says
-        how often each clip is heard in an epoch.
+        Rows of `source`, `kind`, `language`, `clips`, `hours` (each clip counted once) and `weight`, which
+        says how often each clip is heard in an epoch.
     """
     groups: dict[tuple[str, str, str | None, float], list[float]] = {}
     for clip in clips:
@@ -109,8 +109,8 @@ def describe_heard(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """Return a line for each row of `sum_up_heard`: how much it holds, and its share of an epoch."""
     total = sum(row["hours"] * row["weight"] for row in rows) or 1.0
     return [
-        f"{row['source']} ({row['kind']}, {row['language']}): {row['clips']:,} clips, {row['hours']:.2f} h, weight"
-        f" {row['weight']:g}, {row['hours'] * row['weight'] / total:.0%} of an epoch"
+        f"{row['source']} ({row['kind']}, {row['language']}): {row['clips']:,} clips, {row['hours']:.2f} h,"
+        f" weight {row['weight']:g}, {row['hours'] * row['weight'] / total:.0%} of an epoch"
         for row in rows
     ]
 

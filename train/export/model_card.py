@@ -7,11 +7,13 @@ from typing import Any
 
 from serve.model.artifact import load_manifest
 from train.config import TrainConfig
-from train.data.records import SYNTHETIC, VOICE_KINDS
+from train.data.records import VOICE_KINDS
 from train.evaluate.pictures import draw_learning_curve
 from train.evaluate.tables import markdown_table, score_markdown, voices_note
 from train.loop.loop import Outcome
 from train.loop.metrics import read_metrics
+
+_HEARD_COLUMNS = ("voices", "language", "source", "clips", "hours", "weight", "heard by")
 
 
 def write_model_card(
@@ -99,35 +101,37 @@ def _held_out(config: TrainConfig) -> str:
 
 def _heard(training: dict[str, Any]) -> str:
     """Return a table of what this adapter and those it goes back to were trained on, people first."""
-    rows, unknown, earlier = [], [], {"name": "this adapter", "training": training}
-    while earlier:
-        heard = earlier["training"].get("heard")
-        rows += [(row, earlier["name"]) for row in heard or ()]
-        unknown += [] if heard else [earlier["name"]]
-        earlier = earlier["training"].get("continued_from")
+    rows: list[dict[str, Any]] = []
+    unknown: list[str] = []
+    name, record = "this adapter", training
+    while True:
+        rows += [{**row, "by": name} for row in record.get("heard", ())]
+        unknown += [] if record.get("heard") else [name]
+        if not (earlier := record.get("continued_from")):
+            break
+        name, record = f"`{earlier['name']}` before it", earlier["training"]
     parts = []
     if rows:
-        rows.sort(key=lambda each: VOICE_KINDS.index(each[0]["kind"]))
-        cells = [
-            (
-                row["kind"],
-                str(row["language"]),
-                row["source"],
-                f"{row['clips']:,}",
-                f"{row['hours']:.2f}",
-                by,
-            )
-            for row, by in rows
-        ]
-        parts.append(markdown_table(("voices", "language", "source", "clips", "hours", "heard by"), cells))
-        if not any(row["kind"] == "people" for row, _ in rows):
-            parts.append("No recording of people is known to be among it.")
-        elif any(row["kind"] in SYNTHETIC for row, _ in rows):
-            hours = sum(row["hours"] for row, _ in rows if row["kind"] == "people")
-            parts.append(f"People speak in {hours:.2f} hours of it; the rest was not said by people.")
+        rows.sort(key=lambda row: VOICE_KINDS.index(row["kind"]))
+        parts += [markdown_table(_HEARD_COLUMNS, [_heard_cells(row) for row in rows]), _heard_note(rows)]
     if unknown:
-        parts.append(f"Not recorded for {', '.join(f'`{name}`' for name in dict.fromkeys(unknown))}.")
+        parts.append(f"What {' and '.join(dict.fromkeys(unknown))} heard is not recorded.")
     return "\n\n".join(parts)
+
+
+def _heard_cells(row: dict[str, Any]) -> tuple[str, ...]:
+    """Return the cells of `_HEARD_COLUMNS`."""
+    counted = (f"{row['clips']:,}", f"{row['hours']:.2f}", f"{row.get('weight', 1.0):g}")
+    return (row["kind"], str(row["language"]), row["source"], *counted, row["by"].replace("`", ""))
+
+
+def _heard_note(rows: list[dict[str, Any]]) -> str:
+    """Say how much of what was heard people said."""
+    hours = sum(row["hours"] for row in rows if row["kind"] == "people")
+    if not hours:
+        return "No recording of people is known to be among it."
+    rest = "; the rest was not, as far as is known" if any(row["kind"] != "people" for row in rows) else ""
+    return f"{hours:.2f} hours of it were spoken by people{rest}."
 
 
 def _before(training: dict[str, Any]) -> str:

@@ -32,7 +32,7 @@ from train.evaluate.tables import (
     score_rows,
     voices_note,
 )
-from train.loop.metrics import read_metrics
+from train.loop.metrics import KIND_SET, read_metrics
 from train.report.page import Html, facts, folded, heading, listing, page, paragraph, picture, section, table
 
 EVALUATION = Path("report") / "evaluation.json"
@@ -133,6 +133,10 @@ def _course(run: RunRecord) -> Html:
         "validation loss": f"{valid[-1]:.3f}" if valid else "-",
         "batches skipped": str(last["skipped_batches"]),
     }
+    for row in run.metrics:  # the last look wins
+        if "valid_cer" in row:
+            kind = row["set"].removeprefix(KIND_SET)
+            tiles[f"validation WER / CER, {kind}"] = f"{row['valid_wer']:.1f} / {row['valid_cer']:.1f} %"
     parts = [facts(tiles)]
     if any(row["loss"] is not None for row in trained):
         parts += [
