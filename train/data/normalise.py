@@ -96,7 +96,8 @@ def _indic_nlp(language: str) -> Normaliser:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the library's own escape sequences, on import
         from indicnlp.normalize.indic_normalize import IndicNormalizerFactory
-    normalizer = IndicNormalizerFactory().get_normalizer(language)
+    # For Urdu the library wants another package; its general normaliser serves every language it does not know.
+    normalizer = IndicNormalizerFactory().get_normalizer("" if language == "ur" else language)
 
     def normalise(text: str) -> str:
         return str(normalizer.normalize(text))

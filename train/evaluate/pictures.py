@@ -30,7 +30,7 @@ _LAST_RESORT = "Last Resort"  # a font of boxes, which claims every letter
 _LOG_RANGE = 8.0  # rates that lie further apart than this ratio are drawn on a log scale
 _SANS = "DejaVu Sans"  # comes with matplotlib
 _SOURCE_COLOURS = ("#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#8c6bb1", "#7f7f7f")
-"""For the lines of several sources: apart from each other for the colour-blind, and visible on both papers."""
+"""For the lines of several sources: the colour-blind tell them apart, and both papers show them."""
 
 
 @dataclass(frozen=True, kw_only=True)
