@@ -96,7 +96,7 @@ def _indic_nlp(language: str) -> Normaliser:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the library's own escape sequences, on import
         from indicnlp.normalize.indic_normalize import IndicNormalizerFactory
-    # For Urdu the library wants another package; its general normaliser serves every language it does not know.
+    # For Urdu the library wants another package; for a language it does not know it has a general normaliser.
     normalizer = IndicNormalizerFactory().get_normalizer("" if language == "ur" else language)
 
     def normalise(text: str) -> str:

@@ -29,7 +29,7 @@ _DPI = 120
 _LAST_RESORT = "Last Resort"  # a font of boxes, which claims every letter
 _LOG_RANGE = 8.0  # rates that lie further apart than this ratio are drawn on a log scale
 _SANS = "DejaVu Sans"  # comes with matplotlib
-_SOURCE_COLOURS = ("#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#8c6bb1", "#7f7f7f")
+SOURCE_COLOURS = ("#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#8c6bb1", "#7f7f7f")
 """For the lines of several sources: the colour-blind tell them apart, and both papers show them."""
 
 
@@ -74,7 +74,7 @@ def draw_learning_curve(rows: Rows, title: str, theme: Theme = "light") -> bytes
             axes.plot(
                 *_series([row for row in each if row["set"] == source], "valid_loss"),
                 ".-",
-                color=_SOURCE_COLOURS[number % len(_SOURCE_COLOURS)],
+                color=SOURCE_COLOURS[number % len(SOURCE_COLOURS)],
                 lw=1.0,
                 label=f"validation, {source}",
             )

@@ -12,7 +12,7 @@ from train.data.filters import DropLog, Filters
 
 @pytest.fixture
 def load(tmp_path):
-    """Return a function that loads a source for a Marathi run; prepared sources lie in `tmp_path / "data"`."""
+    """Return a function that loads a source for a Marathi run and prepares it in `tmp_path / "data"`."""
 
     def load(source, purpose="train"):
         return load_clips(

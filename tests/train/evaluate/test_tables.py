@@ -28,7 +28,7 @@ from train.evaluate.tables import (
 
 @pytest.fixture
 def mixed(results):
-    """Results on two test sets: one of formants, and a later one of people and neural voices, in two languages."""
+    """Results on a test set of formants, and on one of people in Hindi and neural voices in Marathi."""
     by_kind = {"people": ("पानी", "पाणी"), "neural": ("पाऊस पडला", "पाऊस पडला")}
     languages = {"people": "hi", "neural": "mr"}
     clips = [

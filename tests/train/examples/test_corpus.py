@@ -9,7 +9,7 @@ import pytest
 
 from train.config import TrainConfig
 from train.errors import DataError
-from train.examples.corpus import load_corpus
+from train.examples.corpus import describe_heard, load_corpus, sum_up_heard
 
 
 def row(number, text, voice):
@@ -74,3 +74,17 @@ def test_several_sources_are_read_one_after_the_other(config, wavs, common_voice
     corpus = load_corpus(config(train_data=(f"{wavs}/train.jsonl", f"commonvoice:{common_voice}?split=dev")))
     assert len(corpus.train) == 1 + 2
     assert corpus.train[1].path.suffix == ".tar" and corpus.train[0].path.suffix == ".wav"
+
+
+def test_what_is_heard_is_summed_up_by_source_kind_and_language_people_first(config, wavs):
+    spoken = [json.dumps({**json.loads(row(7, "पाणी दे", None)), "language": "hi"}, ensure_ascii=False)]
+    (wavs / "spoken.jsonl").write_text("\n".join(spoken) + "\n", encoding="utf-8")
+    sources = (f"{wavs}/train.jsonl", f"{wavs}/spoken.jsonl?kind=people&weight=3&label=news")
+    rows = sum_up_heard(load_corpus(config(train_data=sources, held_out="nothing")).train)
+    assert [(row["source"], row["kind"], row["language"], row["clips"], row["weight"]) for row in rows] == [
+        ("news", "people", "hi", 1, 3.0),
+        ("train", "unknown", "mr", 4, 1.0),
+    ]
+    assert rows[0]["hours"] == pytest.approx(1.7 / 3600, abs=1e-3)
+    first, second = describe_heard(rows)
+    assert first.startswith("news (people, hi): 1 clips, 0.00 h, weight 3, ") and "of an epoch" in second
