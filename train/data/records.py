@@ -12,7 +12,12 @@ VoiceKind = Literal["people", "neural", "diphone", "formant", "none", "unknown"]
 VOICE_KINDS: tuple[VoiceKind, ...] = get_args(VoiceKind)
 """In the order of tables: how a model hears people is what counts."""
 SYNTHETIC: frozenset[str] = frozenset({"neural", "diphone", "formant"})
-_VOICE_PREFIXES: dict[str, VoiceKind] = {"kokoro-": "neural", "nsk-": "diphone", "espeak-": "formant"}
+_VOICE_PREFIXES: dict[str, VoiceKind] = {
+    "kokoro-": "neural",
+    "piper-": "neural",
+    "nsk-": "diphone",
+    "espeak-": "formant",
+}
 
 
 class Record(msgspec.Struct, frozen=True, kw_only=True):
