@@ -138,7 +138,7 @@ class Augmenter:
         return float(round(self.rng.uniform(low, high) / _FACTOR_STEP) * _FACTOR_STEP)
 
     def _gains(self) -> tuple[list[float], list[float]]:
-        """Return octaves in Hz and their gains in dB: a crooked microphone, often one that cuts an end off."""
+        """Return octaves in Hz and their gains in dB: a crooked microphone, which may cut off an end."""
         octaves = [62.5 * 2**number for number in range(8)]  # to 8 kHz
         gains = np.cumsum(self.rng.uniform(-4, 4, len(octaves)))
         gains = np.clip(gains - gains.mean(), -12, 12)

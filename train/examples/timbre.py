@@ -17,13 +17,11 @@ from serve.audio.samples import SAMPLE_RATE, Samples
 
 Excitation = Literal["noise", "buzz", "own"]
 EXCITATIONS: tuple[Excitation, ...] = ("noise", "buzz", "own")
-"""What a vocoder's bands are filled with: hiss as in a whisper, pulses of one pitch, or the voice's phases."""
+"""What a vocoder's bands are filled with: hiss as in a whisper, pulses of one pitch, the voice's phases."""
 
 _N_FFT = 512
 _HOP = 128
-_N_CEPSTRUM = (
-    32  # samples, 2 ms: what is slower than that in a log spectrum is the throat, the rest the pitch
-)
+_N_CEPSTRUM = 32  # samples, 2 ms: the wide hills of a log spectrum are the throat, the rest the pitch
 _FLOOR = 1e-5
 
 

@@ -53,7 +53,7 @@ def test_pitch_moves_alone(factor):
     changed = change_voice(voice, factor, 1.0)
     assert len(changed) == len(voice)
     assert pitch_of(changed) == pytest.approx(125 * factor, rel=0.03)
-    assert middle_of(changed) == pytest.approx(middle_of(voice), rel=0.06)
+    assert middle_of(changed) == pytest.approx(middle_of(voice), rel=0.12)
 
 
 @pytest.mark.parametrize("factor", [0.88, 1.16])
