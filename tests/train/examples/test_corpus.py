@@ -9,7 +9,7 @@ import pytest
 
 from train.config import TrainConfig
 from train.errors import DataError
-from train.examples.corpus import load_corpus
+from train.examples.corpus import describe_sources, load_corpus
 
 
 def row(number, text, voice):
@@ -74,3 +74,25 @@ def test_several_sources_are_read_one_after_the_other(config, wavs, common_voice
     corpus = load_corpus(config(train_data=(f"{wavs}/train.jsonl", f"commonvoice:{common_voice}?split=dev")))
     assert len(corpus.train) == 1 + 2
     assert corpus.train[1].path.suffix == ".tar" and corpus.train[0].path.suffix == ".wav"
+
+
+def test_clips_know_their_source_and_how_often_it_is_heard(config, wavs):
+    corpus = load_corpus(config(train_data=(f"{wavs}/train.jsonl?weight=2.5&label=people",)))
+    assert [(clip.source, clip.weight) for clip in corpus.train] == [("people", 2.5)]
+    assert [(clip.source, clip.weight) for clip in corpus.valid] == [("valid", 1.0)]
+    (line,) = describe_sources(corpus.train)
+    assert line.startswith("people: 1 clips, ") and line.endswith("weight 2.5, 100% of an epoch")
+
+
+def test_a_weight_and_a_label_do_not_prepare_a_source_again(config, common_voice):
+    plain = f"commonvoice:{common_voice}?split=dev"
+    for source in (plain, f"{plain}&weight=3&label=people"):
+        load_corpus(settings := config(train_data=(source,)))
+    assert len(list((settings.output_dir / "data").iterdir())) == 1
+
+
+def test_recordings_that_hold_the_encoder_need_no_text_and_any_language_but_nothing_held_out(config, wavs):
+    rows = [row(6, "", "c"), row(7, "good morning", "d"), row(0, "ऊन", "c"), row(1, "", "t")]
+    (wavs / "unread.jsonl").write_text("\n".join(rows) + "\n", encoding="utf-8")
+    holding = config(distill_data=(f"{wavs}/unread.jsonl",), distill_weight=1.0)
+    assert [clip.text for clip in load_corpus(holding).distill] == ["", "good morning"]
