@@ -44,7 +44,7 @@ def run(config: TrainConfig, processes: Processes) -> int:
     from serve.model.base_model import resolve_base_model
     from train.evaluate.evaluation import evaluate_artifact
     from train.examples.collate import Collator
-    from train.examples.corpus import describe_sources, load_corpus
+    from train.examples.corpus import describe_heard, load_corpus, sum_up_heard
     from train.export.artifact import export_artifact, publish_artifact, record_evaluation
     from train.export.merged import export_merged
     from train.export.model_card import write_model_card
@@ -68,7 +68,8 @@ def run(config: TrainConfig, processes: Processes) -> int:
     with processes.first_alone():  # the first on each machine prepares what must be decoded
         corpus = load_corpus(config)
     console.print(f"{len(corpus.train)} training clips, {len(corpus.log)} left out")
-    console.print("\n".join(describe_sources(corpus.train)))
+    heard = sum_up_heard(corpus.train)
+    console.print("\n".join(describe_heard(heard)))
     left_out = config.output_dir / "data" / "left-out.jsonl"
     if processes.leads:
         corpus.log.report(console, left_out)
@@ -112,7 +113,7 @@ def run(config: TrainConfig, processes: Processes) -> int:
     if config.lora_method == "adalora":
         model = as_lora(model)
     texts = (clip.text for clip in corpus.train)
-    artifact_dir = export_artifact(model, base_dir, config, outcome, texts)
+    artifact_dir = export_artifact(model, base_dir, config, outcome, texts, heard)
     del model
     scores = evaluate_artifact(artifact_dir, config, corpus.tests, console)
     record_evaluation(artifact_dir, scores)

@@ -18,8 +18,7 @@ from serve.audio.samples import SAMPLE_RATE
 from serve.model.base_model import resolve_base_model
 from train.config import TrainConfig
 from train.data.manifest import Clip, read_manifest
-from train.evaluate.evaluation import compare_with_base, utterance_rows
-from train.evaluate.scoring import score
+from train.evaluate.evaluation import compare_with_base, group_scores, utterance_rows
 from train.examples.collate import Collator
 from train.model.build import build_model
 
@@ -127,7 +126,8 @@ def results() -> dict[str, Any]:
             start_s=0.0,
             duration_s=1.5 + 2 * number,
             language="mr",
-            voice="mr+f1",
+            voice="espeak-f1",
+            kind="formant",
             origin=f"test.jsonl:{number + 1}",
         )
         for number, text in enumerate(references)
@@ -138,7 +138,7 @@ def results() -> dict[str, Any]:
             "profile": "marathi",
             "audio_s": 12.0,
             "times_real_time": 3.0,
-            "scores": {name: score(references, texts, name).as_dict() for name in ("raw", "marathi")},
+            **group_scores(clips, texts, ("raw", "marathi")),
             "utterances": utterance_rows(clips, texts, "marathi"),
         }
         for label, texts in written.items()

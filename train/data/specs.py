@@ -9,7 +9,8 @@
     channel:NAME                   an input channel of a SageMaker training job
 
 Each may carry options: `?split=train+validation&language=mr&streaming=true&strict=false&repo=MIRROR`, and
-`&weight=3&label=people`, which say how often its clips are heard and what tables call it. Opens nothing.
+`&kind=people&weight=3&label=news`, which say who speaks, how often its clips are heard and what tables call
+it. Opens nothing.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from typing import Literal
 from urllib.parse import parse_qsl
 
 from serve.engine.languages import LANGUAGE_NAMES
+from train.data.records import VoiceKind
 from train.errors import DataError
 
 Purpose = Literal["train", "valid", "test"]
@@ -36,7 +38,8 @@ PRESETS = (
     "openslr64",
 )
 KINDS = ("manifest", "commonvoice", "folder", "hf", "shards", "channel")
-_OPTIONS = ("split", "language", "streaming", "strict", "repo", "weight", "label")
+_OPTIONS = ("split", "language", "streaming", "strict", "repo", "kind", "weight", "label")
+_FIELDS = {"kind": "speakers"}  # option -> field, where they differ
 MAX_WEIGHT = 1_000.0
 """No source is so small that its clips would be heard more often in an epoch."""
 
@@ -59,6 +62,8 @@ class SourceSpec:
     """Whether the first bad row ends the work; None leaves that to the program."""
     repo: str | None = None
     """Repository or directory that stands in for a preset's own."""
+    speakers: VoiceKind | None = None
+    """Who speaks where a row does not say; None is people in corpora that are known for it, else unknown."""
     weight: float = 1.0
     """How often each of its clips is heard in an epoch of training: 3, or 0.2 for one epoch in five."""
     label: str | None = None
@@ -82,7 +87,7 @@ class SourceSpec:
 
     def __str__(self) -> str:
         """Return the name as it would be written, options in a fixed order."""
-        named = {name: getattr(self, name) for name in _OPTIONS}
+        named = {name: getattr(self, _FIELDS.get(name, name)) for name in _OPTIONS}
         texts = [
             f"{name}={_as_option(value)}"
             for name, value in named.items()
@@ -126,6 +131,7 @@ def parse_spec(text: str) -> SourceSpec:
         streaming=bool(_flag(values, "streaming", text)),
         strict=_flag(values, "strict", text),
         repo=values.get("repo"),
+        speakers=_speakers(values.get("kind"), text),
         weight=_weight(values.get("weight", "1"), text),
         label=_label(values.get("label"), text),
     )
@@ -151,6 +157,14 @@ def _label(written: str | None, text: str) -> str | None:
     if written is not None and not re.fullmatch(r"[\w.-]+", written):
         raise DataError(f"'{text}': label is a word of letters, digits, '.', '-' and '_', not '{written}'")
     return written
+
+
+def _speakers(written: str | None, text: str) -> VoiceKind | None:
+    known: tuple[VoiceKind, ...] = ("people", "neural", "diphone", "formant")
+    found = next((kind for kind in known if kind == written), None)
+    if written is not None and found is None:
+        raise DataError(f"'{text}': kind is who speaks, one of {', '.join(known)}, not '{written}'")
+    return found
 
 
 def _flag(values: dict[str, str], name: str, text: str) -> bool | None:

@@ -6,9 +6,10 @@ are scores of another test set. Training data is filtered, and what was left out
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from msgspec import structs
 
@@ -16,6 +17,7 @@ from train.config import TrainConfig
 from train.data.clips import load_clips
 from train.data.filters import MIN_CLIP_S, DropLog, Filters, HeldOut, sentence_key
 from train.data.manifest import Clip
+from train.data.records import VOICE_KINDS
 from train.data.specs import Purpose, parse_spec
 from train.errors import DataError
 
@@ -85,16 +87,37 @@ def load_corpus(config: TrainConfig) -> Corpus:
     return Corpus(train=train, valid=valid, tests=tests, distill=distill, log=log)
 
 
-def describe_sources(clips: Sequence[Clip]) -> list[str]:
-    """Return a line for each source of training clips: how much it holds, and its share of an epoch."""
-    names = list(dict.fromkeys(clip.source for clip in clips))
-    hours = {name: sum(clip.duration_s for clip in clips if clip.source == name) / 3600 for name in names}
-    weights = {clip.source: clip.weight for clip in clips}
-    total = sum(hours[name] * weights[name] for name in names)
+def sum_up_heard(clips: Sequence[Clip]) -> list[dict[str, Any]]:
+    """Return what clips hold, a plain row for each source, kind of voice and language, people first.
+
+    Returns:
+        Rows of `source`, `kind`, `language`, `clips`, `hours` (each clip counted once) and `weight`, which
+        says how often each clip is heard in an epoch.
+    """
+    groups: dict[tuple[str, str, str | None, float], list[float]] = {}
+    for clip in clips:
+        groups.setdefault((clip.source, clip.kind, clip.language, clip.weight), []).append(clip.duration_s)
+    rows = [
+        {
+            "source": source,
+            "kind": kind,
+            "language": language,
+            "clips": len(durations_s),
+            "hours": round(sum(durations_s) / 3600, 3),
+            "weight": weight,
+        }
+        for (source, kind, language, weight), durations_s in groups.items()
+    ]
+    return sorted(rows, key=lambda row: VOICE_KINDS.index(row["kind"]))
+
+
+def describe_heard(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return a line for each row of `sum_up_heard`: how much it holds, and its share of an epoch."""
+    total = sum(row["hours"] * row["weight"] for row in rows) or 1.0
     return [
-        f"{name}: {sum(clip.source == name for clip in clips):,} clips, {hours[name]:.2f} h, weight"
-        f" {weights[name]:g}, {hours[name] * weights[name] / total:.0%} of an epoch"
-        for name in names
+        f"{row['source']} ({row['kind']}, {row['language']}): {row['clips']:,} clips, {row['hours']:.2f} h,"
+        f" weight {row['weight']:g}, {row['hours'] * row['weight'] / total:.0%} of an epoch"
+        for row in rows
     ]
 
 

@@ -7,7 +7,7 @@ import hashlib
 import os
 import platform
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -36,7 +36,12 @@ from train.loop.loop import Outcome
 
 
 def export_artifact(
-    model: PeftModel, base_dir: Path, config: TrainConfig, outcome: Outcome, texts: Iterable[str]
+    model: PeftModel,
+    base_dir: Path,
+    config: TrainConfig,
+    outcome: Outcome,
+    texts: Iterable[str],
+    heard: Sequence[Mapping[str, Any]] = (),
 ) -> Path:
     """Write `output_dir/artifact` and return it; an older one is replaced only once the new one is whole.
 
@@ -46,6 +51,7 @@ def export_artifact(
         config: of the run.
         outcome: of the run.
         texts: all that the adapter was trained to write; the server keeps the tokens of their scripts.
+        heard: what the training clips hold, by source, kind of voice and language, for people.
 
     Raises:
         ExportError: the disk refuses, or what was written cannot be read back.
@@ -56,7 +62,7 @@ def export_artifact(
         shutil.rmtree(building, ignore_errors=True)
         (building / ADAPTER_DIR).mkdir(parents=True)
         _write_adapter(model, config, building / ADAPTER_DIR)
-        write_manifest(building, _manifest(base_dir, config, outcome, _scripts(config, texts)))
+        write_manifest(building, _manifest(base_dir, config, outcome, _scripts(config, texts), heard))
         load_artifact(building)
         replace_directory(building, target)
     except (OSError, ArtifactError) as error:
@@ -113,7 +119,11 @@ def _scripts(config: TrainConfig, texts: Iterable[str]) -> tuple[str, ...] | Non
 
 
 def _manifest(
-    base_dir: Path, config: TrainConfig, outcome: Outcome, scripts: tuple[str, ...] | None
+    base_dir: Path,
+    config: TrainConfig,
+    outcome: Outcome,
+    scripts: tuple[str, ...] | None,
+    heard: Sequence[Mapping[str, Any]],
 ) -> Manifest:
     return Manifest(
         schema_version=SCHEMA_VERSION,
@@ -141,6 +151,7 @@ def _manifest(
             "quantization": config.quantization,
             "learning_rate": config.learning_rate,
             "seed": config.seed,
+            "heard": [dict(row) for row in heard],
             "continued_from": _lineage(config.continue_from),
         },
     )

@@ -3,6 +3,7 @@
     metric loss=0.1234 learning_rate=0.0006 samples_per_s=3.5 step=500;
     metric valid_loss=0.066 step=500;
     metric valid_loss=0.091 set=people step=500;
+    metric valid_wer=61.3 valid_cer=17.9 set=kind-people step=500;
     metric eval_wer=21.3 eval_cer=3.3 set=test-everyday step=1517;
 
 These lines are stable: `metric_definitions` gives SageMaker the regular expressions that read them. Knows no
@@ -32,9 +33,11 @@ if TYPE_CHECKING:
 STEP_METRICS = ("loss", "learning_rate", "samples_per_s", "distill_loss")
 """Of each logged step: nats a token, AdamW's rate, examples a second; the encoder's distance from the base on
 `distill_data`, where there is any."""
-VALID_METRICS = ("valid_loss", "valid_wer")
-"""Of each look at the validation clips, and of each of their sources: nats a token; per cent, where it is
-measured."""
+VALID_METRICS = ("valid_loss", "valid_wer", "valid_cer")
+"""Of each look at the validation clips, and of each of their sources: nats a token; WER in per cent, where it
+is measured. Of each kind of voice among them: WER and CER in per cent."""
+KIND_SET = "kind-"
+"""Before the kind of voice in the name of a set: sources may be called `people` too."""
 EVAL_METRICS = ("eval_wer", "eval_cer")
 """Of the tuned model on each test set, under its headline profile: per cent."""
 METRICS = (*STEP_METRICS, *VALID_METRICS, *EVAL_METRICS)
@@ -123,7 +126,8 @@ class MetricsLog:
     def log_valid(self, position: Position, look: Look) -> None:
         """Write the loss on the validation clips and their WER in per cent, if measured.
 
-        These are the means over their sources; those of each source follow, where there are several.
+        These are the means over their sources; those of each source follow, where there are several, and WER
+        and CER of each kind of voice, where they are measured.
         """
         named: list[tuple[str | None, float, float | None]] = [(None, look.loss, look.wer)]
         if len(look.losses) > 1:
@@ -133,6 +137,9 @@ class MetricsLog:
             if wer is not None:
                 values["valid_wer"] = round(100 * wer, 3)
             self._append(step=position.step, set=source, **values)
+        for kind, (wer, cer) in look.kinds.items():
+            percent = {"valid_wer": round(100 * wer, 3), "valid_cer": round(100 * cer, 3)}
+            self._append(step=position.step, set=f"{KIND_SET}{kind}", **percent)
 
     def log_evaluation(self, step: int, results: Mapping[str, Mapping[str, Any]]) -> None:
         """Write the tuned model's scores on each test set, in per cent, in place of older ones."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean
 
@@ -23,7 +23,8 @@ from serve.engine import DecodingOptions
 from serve.engine.transformers.engine import TransformersEngine
 from serve.engine.vocabulary import Vocabulary
 from train.config import TrainConfig
-from train.evaluate.scoring import score
+from train.data.records import VOICE_KINDS
+from train.evaluate.scoring import Score, score
 from train.examples.batches import ExamplePlan
 from train.examples.collate import Batch, Collator
 from train.loop.checkpoint import Position
@@ -42,6 +43,8 @@ class Look:
     wers: Mapping[str, float]
     """Source -> that of the greedy transcripts of `valid_clips` of its clips, as a fraction; empty where none
     are asked for."""
+    kinds: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    """Kind of voice -> WER and CER of these transcripts, of all sources together, people first."""
 
     @property
     def loss(self) -> float:
@@ -77,9 +80,9 @@ class Validation:
             if isinstance(module, Linear4bit):
                 module.training = True  # out of training it repacks its weight for some CPUs, for good
         with torch.inference_mode():
-            look = Look(
-                losses=self._losses(model), wers=self._wers(model) if self._config.valid_clips else {}
-            )
+            losses = self._losses(model)
+            wers, kinds = self._errors(model) if self._config.valid_clips else ({}, {})
+            look = Look(losses=losses, wers=wers, kinds=kinds)
         model.train()
         return look
 
@@ -97,8 +100,11 @@ class Validation:
             for source, loss_sum, n_tokens in zip(self._sources, summed[::2], summed[1::2], strict=True)
         }
 
-    def _wers(self, model: PeftModel) -> dict[str, float]:
-        """Return the corpus WER of clips spread evenly over each source."""
+    def _errors(self, model: PeftModel) -> tuple[dict[str, float], dict[str, tuple[float, float]]]:
+        """Return the corpus WER of each source, and WER and CER of each kind of voice.
+
+        Clips spread evenly over each source are transcribed.
+        """
         clips = self._data.clips
         vocabulary = Vocabulary.read(Path(str(model.get_base_model().name_or_path)))
         engine = TransformersEngine(model, vocabulary, merge=False, fallback=False)
@@ -117,12 +123,20 @@ class Validation:
             hypotheses = engine.transcribe_batch(list(batch.log_mel.numpy()), options)
             heard.update(zip(indices, (hypothesis.text for hypothesis in hypotheses), strict=True))
         heard = self._processes.gather(heard)
-        return {
-            source: score(
-                [clips[i].text for i in indices], [heard[i] for i in indices], self._config.profile
-            ).wer
-            for source, indices in chosen.items()
-        }
+
+        def scored(indices: Sequence[int]) -> Score:
+            return score(
+                [clips[i].text for i in indices],
+                [heard[i] for i in indices],
+                self._config.profile,
+                languages=[clips[i].language or self._config.language for i in indices],
+            )
+
+        kinds = {}
+        for kind in VOICE_KINDS:
+            if alike := [i for indices in chosen.values() for i in indices if clips[i].kind == kind]:
+                kinds[kind] = (scored(alike).wer, scored(alike).cer)
+        return {source: scored(indices).wer for source, indices in chosen.items()}, kinds
 
     def _batches(self, indices: list[int]) -> Iterator[tuple[list[int], Batch]]:
         """Yield this process's share of these clips, those of like length together."""

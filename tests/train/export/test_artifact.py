@@ -208,6 +208,12 @@ def test_scores_are_recorded_without_the_utterances(exported):
     assert msgspec.structs.replace(manifest, evaluation={}).training["steps"] == 6
 
 
+def test_the_manifest_says_what_the_adapter_heard(model, tiny_config, tiny_base_dir):
+    row = {"source": "news", "kind": "people", "language": "hi", "clips": 481, "hours": 0.922, "weight": 3.0}
+    artifact = export_artifact(model, tiny_base_dir, tiny_config(), OUTCOME, TEXTS, [row])
+    assert load_manifest(artifact).training["heard"] == [row]
+
+
 def test_the_scripts_of_what_was_trained_are_recorded_and_grow_with_further_training(
     exported, tiny_config, tiny_model, tiny_base_dir, tmp_path
 ):

@@ -55,6 +55,18 @@ def test_each_source_of_validation_clips_has_a_line_below_that_of_their_mean(tmp
     assert "metric valid_loss=0.3 valid_wer=50 set=people step=3;" in capsys.readouterr().out
 
 
+def test_each_kind_of_voice_has_a_line_that_no_source_can_be_taken_for(tmp_path, capsys):
+    path = tmp_path / "metrics.jsonl"
+    kinds = {"people": (0.613, 0.179), "neural": (0.2, 0.05)}
+    found = Look(losses={"people": 0.3, "neural": 0.1}, wers={"people": 0.6, "neural": 0.2}, kinds=kinds)
+    MetricsLog(path, 0).log_valid(Position(step=3), found)
+    assert lines(path)[3:] == [
+        {"step": 3, "set": "kind-people", "valid_wer": 61.3, "valid_cer": 17.9},
+        {"step": 3, "set": "kind-neural", "valid_wer": 20.0, "valid_cer": 5.0},
+    ]
+    assert "metric valid_wer=61.3 valid_cer=17.9 set=kind-people step=3;" in capsys.readouterr().out
+
+
 def test_a_run_from_the_start_drops_an_older_one(tmp_path):
     path = tmp_path / "metrics.jsonl"
     path.write_text('{"step": 1}\n')

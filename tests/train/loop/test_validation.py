@@ -54,10 +54,23 @@ def test_each_source_counts_the_same_however_many_clips_it_has(tiny_config, tiny
     assert look.wers.keys() == {"people", "machines"} and look.wer == sum(look.wers.values()) / 2
 
 
+def test_each_kind_of_voice_has_rates_over_all_sources_people_first(tiny_config, tiny_model, tiny_collator):
+    config = tiny_config(valid_clips=2)
+    data = tiny_collator(config, augmented=False)
+    said = [("neural", "a"), ("people", "a"), ("people", "b"), ("neural", "b")]
+    data.clips = [
+        structs.replace(clip, kind=kind, source=source, language="hi")
+        for clip, (kind, source) in zip(data.clips, said, strict=False)
+    ]
+    look = Validation(data, config, CPU).look(tiny_model(config))
+    assert list(look.kinds) == ["people", "neural"]
+    assert all(wer > 0 and cer > 0 for wer, cer in look.kinds.values())
+
+
 def test_without_clips_to_transcribe_there_is_no_wer(tiny_config, tiny_model, tiny_collator):
     config = tiny_config()
     look = Validation(tiny_collator(config, augmented=False), config, CPU).look(tiny_model(config))
-    assert look.wer is None
+    assert look.wer is None and not look.kinds
 
 
 def test_clips_that_are_transcribed_are_spread_over_the_set(tiny_config, tiny_model, tiny_collator):
