@@ -93,11 +93,14 @@ def _without_punctuation(text: str) -> str:
 
 @cache
 def _indic_nlp(language: str) -> Normaliser:
+    """Return IndicNLP's normaliser for a language; one that changes nothing where it has none."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the library's own escape sequences, on import
         from indicnlp.normalize.indic_normalize import IndicNormalizerFactory
-    # For Urdu the library wants another package; for a language it does not know it has a general normaliser.
-    normalizer = IndicNormalizerFactory().get_normalizer("" if language == "ur" else language)
+    factory = IndicNormalizerFactory()
+    if language == "ur" or not factory.is_language_supported(language):  # Urdu's needs another package
+        return nfc
+    normalizer = factory.get_normalizer(language)
 
     def normalise(text: str) -> str:
         return str(normalizer.normalize(text))
