@@ -39,7 +39,7 @@ image: ## build the container image that serves and trains on SageMaker
 
 .PHONY: data
 data: system-deps install ## speak a Marathi corpus into data/mr: 50,000 synthetic clips in ten minutes; goes on where it stopped
-	$(PY) -m train.data.build --output-dir data/mr $(ARGS)
+	$(PY) -m train.data.synthesis.build --output-dir data/mr $(ARGS)
 
 .PHONY: train
 train: install ## train, evaluate and export as CONFIG says, with ARGS="--key value" on top; goes on where it stopped

@@ -23,15 +23,15 @@ from safetensors.torch import load_file, save_file  # noqa: E402
 from transformers import WhisperConfig, WhisperForConditionalGeneration  # noqa: E402
 
 from bench.serving.machine import machine_facts  # noqa: E402
-from train.checkpoint import Position  # noqa: E402
-from train.collate import IGNORED, Batch  # noqa: E402
 from train.config import TrainConfig  # noqa: E402
-from train.export import export_artifact  # noqa: E402
-from train.loop import Outcome  # noqa: E402
-from train.memory import estimate_memory  # noqa: E402
-from train.metrics import Window  # noqa: E402
-from train.model import build_model, continue_adapter  # noqa: E402
-from train.optimiser import AdapterOptimiser, NumberedBatch  # noqa: E402
+from train.examples.collate import IGNORED, Batch  # noqa: E402
+from train.export.artifact import export_artifact  # noqa: E402
+from train.loop.checkpoint import Position  # noqa: E402
+from train.loop.loop import Outcome  # noqa: E402
+from train.loop.memory import estimate_memory  # noqa: E402
+from train.loop.metrics import Window  # noqa: E402
+from train.loop.optimiser import AdapterOptimiser, NumberedBatch  # noqa: E402
+from train.model.build import build_model, continue_adapter  # noqa: E402
 
 CPU = torch.device("cpu")
 GIB = 1 << 30
@@ -168,7 +168,7 @@ def measure(directory: Path) -> dict[str, object]:
 
 def check_reload(model: PeftModel, artifact_dir: Path, base_dir: Path) -> None:
     """Load the exported adapter back into the model, where it must be what was trained, to fp16."""
-    from serve.artifact import load_artifact
+    from serve.model.artifact import load_artifact
 
     written = load_file(artifact_dir / "adapter" / "adapter_model.safetensors")
     assert len(written) == 2 * 2 * 96  # A and B of q_proj and v_proj in 32 + 2 x 32 attentions

@@ -26,9 +26,9 @@ from transformers import (  # noqa: E402
     WhisperProcessor,
 )
 
-from serve.base_model import resolve_base_model  # noqa: E402
-from serve.features import SAMPLE_RATE  # noqa: E402
-from serve.progress import progress_bar  # noqa: E402
+from serve.audio.samples import SAMPLE_RATE  # noqa: E402
+from serve.config.progress import progress_bar  # noqa: E402
+from serve.model.base_model import resolve_base_model  # noqa: E402
 from train.data.manifest import Clip, load_samples, read_manifest  # noqa: E402
 
 BATCH_CLIPS = 4

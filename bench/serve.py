@@ -44,7 +44,7 @@ from bench.serving.speed import (  # noqa: E402
     measure_short,
 )
 from bench.serving.weights import prepare_weights  # noqa: E402
-from serve.artifact import load_artifact  # noqa: E402
+from serve.model.artifact import load_artifact  # noqa: E402
 
 SECTIONS: dict[str, Callable[[Setup], Figures]] = {
     "accuracy": measure_accuracy,

@@ -30,7 +30,7 @@ from rich.console import Console  # noqa: E402
 
 from bench.serving.machine import machine_facts  # noqa: E402
 from train.data.manifest import Clip, read_manifest  # noqa: E402
-from train.scoring import score  # noqa: E402
+from train.evaluate.scoring import score  # noqa: E402
 
 CLIP_S = (3.0, 6.0)
 REFERENCE_STEPS = 3

@@ -7,8 +7,8 @@ import shutil
 import sys
 from pathlib import Path
 
-from serve.base_model import place_of, resolve_base_model
-from serve.engine.merging import converted_model
+from serve.engine.ctranslate2.merging import converted_model
+from serve.model.base_model import place_of, resolve_base_model
 
 name, into = sys.argv[1], Path(sys.argv[2])
 base_dir = into / place_of(name)

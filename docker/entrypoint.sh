@@ -12,7 +12,7 @@ case "${1:-}" in
         ;;
     train)
         shift
-        exec python -m train.container "$@"
+        exec python -m train.sagemaker.container "$@"
         ;;
     "")
         echo "usage: serve [flags] | train [flags] | command [arguments]" >&2

@@ -9,11 +9,11 @@ from __future__ import annotations
 import os
 import sys
 
-from serve.allocator import share_arenas
+from serve.config.logs import configure_logs
+from serve.config.settings import Settings
 from serve.errors import ConfigError
-from serve.http.logs import configure_logs
 from serve.http.server import run
-from serve.settings import Settings
+from serve.model.allocator import share_arenas
 
 
 def main() -> int:

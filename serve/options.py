@@ -10,8 +10,8 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from serve.engine import Task
+from serve.engine.languages import language_code
 from serve.errors import UnsupportedOption
-from serve.languages import language_code
 
 NO_ADAPTER = "none"
 """Value of `adapter` that asks for the base model alone."""
@@ -20,7 +20,7 @@ DETECT = "auto"
 """Value of `language` that asks for detection, whatever the artifact's language is."""
 
 FORMAT_OPTIONS = ("format", "response_format")
-"""Names of the option that says how to answer, which `serve.formats` reads; the second is OpenAI's."""
+"""Names of the option that chooses the answer format (`serve.transcript.formats`); the second is OpenAI's."""
 
 MAX_PROMPT_CHARACTERS = 2_000
 """Of `prompt` and of `hotwords`."""

@@ -1,7 +1,7 @@
 """Samples in, segments out: the one function to read from top to bottom.
 
-    pipeline = load_pipeline(model_dir=Path("model_artifacts/whisper-base-mr"))     # serve/loading.py
-    with open_audio(data, AudioLimits()) as recording:                              # serve/audio.py
+    pipeline = load_pipeline(model_dir=Path("model_artifacts/whisper-base-mr"))     # serve/service/loading.py
+    with open_audio(data, AudioLimits()) as recording:                              # serve/audio/decode.py
         for event in pipeline.transcribe(recording, TranscriptionOptions(language="mr")):
             ...
     transcripts = pipeline.transcribe_many(clips)                                   # offline, in batches
@@ -21,15 +21,16 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 
-from serve.decoding import NO_SPEECH_PROB, is_no_speech
+from serve.audio.features import MAX_WINDOW_S, FeatureExtractor, window_length_s
+from serve.audio.recording import Recording
+from serve.audio.samples import SAMPLE_RATE, Samples
+from serve.audio.segmentation import Window, WindowLimits, iter_windows
 from serve.engine import SERVED_ADAPTER, BatchSize, DecodingOptions, Engine, Hypothesis, LogMel, Task
+from serve.engine.fallback import NO_SPEECH_PROB, is_no_speech
 from serve.errors import UnsupportedOption
-from serve.features import MAX_WINDOW_S, SAMPLE_RATE, FeatureExtractor, Samples, window_length_s
 from serve.options import DETECT, NO_ADAPTER, TranscriptionOptions
-from serve.recording import Recording
-from serve.segmentation import Window, WindowLimits, iter_windows
-from serve.timeline import place_segments
-from serve.transcript import End, Event, Segment, Start, Transcript, build_transcript
+from serve.transcript.events import End, Event, Segment, Start, Transcript, build_transcript
+from serve.transcript.timeline import place_segments
 
 EngineInput = tuple[LogMel, DecodingOptions]
 Decode = Callable[[Iterable[EngineInput]], Iterator[Hypothesis]]

@@ -21,8 +21,8 @@ import httpx
 import numpy as np
 import pytest
 
-from serve.base_model import default_cache_dir
-from serve.engine.instruction_set import choose_instruction_set
+from serve.engine.ctranslate2.instruction_set import choose_instruction_set
+from serve.model.base_model import default_cache_dir
 
 ROOT = Path(__file__).parents[1]
 SAMPLE_RATE = 16_000
@@ -309,8 +309,8 @@ def _write_tiny_artifact(tiny_base_dir: Path, directory: Path, seed: int = 1, **
     from peft import LoraConfig, get_peft_model
     from transformers import WhisperForConditionalGeneration as Whisper
 
-    from serve.artifact import SCHEMA_VERSION, BaseModel, Manifest, write_manifest
-    from serve.base_model import base_fingerprint
+    from serve.model.artifact import SCHEMA_VERSION, BaseModel, Manifest, write_manifest
+    from serve.model.base_model import base_fingerprint
 
     model = Whisper.from_pretrained(tiny_base_dir)
     adapted = get_peft_model(model, LoraConfig(r=4, target_modules=["q_proj", "v_proj", "fc1"]))

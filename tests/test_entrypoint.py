@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from serve.base_model import built_in_dirs
+from serve.model.base_model import built_in_dirs
 
 ROOT = Path(__file__).parents[1]
 ENTRYPOINT = ROOT / "docker" / "entrypoint.sh"
@@ -85,7 +85,7 @@ def test_serve_becomes_the_server_and_hands_its_flags_on(tmp_path):
 )
 def test_train_becomes_the_training_container_and_hands_its_flags_on(tmp_path, flags):
     answer = run(tmp_path, "train", *flags)
-    assert answer.lines == [str(answer.pid), "-m", "train.container", *flags]
+    assert answer.lines == [str(answer.pid), "-m", "train.sagemaker.container", *flags]
 
 
 def test_serving_looks_at_no_hub_unless_told_to(tmp_path):
@@ -221,8 +221,8 @@ def test_the_base_model_is_baked_in_unless_a_build_leaves_it_out():
 
 
 LOOK = """
-from serve.base_model import resolve_base_model
-from serve.engine.merging import converted_model
+from serve.model.base_model import resolve_base_model
+from serve.engine.ctranslate2.merging import converted_model
 base_dir = resolve_base_model("openai/whisper-base", offline=True)
 print(base_dir)
 print(converted_model(base_dir, None, "int8"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import graphlib
 import re
 import sys
 import tomllib
@@ -20,11 +21,24 @@ RUNTIMES = {
     *("ctranslate2", "onnxruntime", "openvino", "silero_vad"),
 }
 RUNTIMES_OUTSIDE_THE_ENGINE = {
-    "serve.audio": {"torch", "torchaudio"},  # resampling
-    "serve.segmentation": {"onnxruntime", "silero_vad"},  # the detector of speech
+    "serve.audio.decode": {"torch", "torchaudio"},  # resampling
+    "serve.audio.segmentation": {"onnxruntime", "silero_vad"},  # the detector of speech
 }
 TRAIN_EXTRAS = ("train", "hub", "s3", "aws")
-STEPS = {"audio", "segmentation", "features", "scheduler", "decoding", "transcript", "formats"}
+STEPS = {
+    *("serve.audio.decode", "serve.audio.segmentation", "serve.audio.features"),
+    *(
+        "serve.engine.scheduler",
+        "serve.engine.fallback",
+        "serve.transcript.events",
+        "serve.transcript.formats",
+    ),
+}
+MOST_ENTRIES = 14
+"""Files and packages that a reader finds in one room, its `__init__.py` aside."""
+OWN_OF_AUDIO = {"serve.audio", "serve.errors", "serve.options"}
+OWN_OF_TRANSCRIPT = {"serve.transcript", "serve.audio", "serve.engine", "serve.errors", "serve.options"}
+"""Segments are placed from hypotheses and windows: their data types, and the names of languages."""
 
 
 @dataclass(frozen=True)
@@ -137,14 +151,55 @@ def test_the_engine_knows_no_step_of_the_pipeline_and_no_http():
 
 
 def test_steps_share_constants_and_types_but_never_call_one_another():
-    modules = {f"serve.{step}" for step in STEPS}
     strays = [
         each
         for each in imports("serve")
-        if each.importer in modules and each.module in modules - {each.importer}
+        if each.importer in STEPS and each.module in STEPS - {each.importer}
         if not each.name[:1].isupper()
     ]
     assert [str(each) for each in strays] == []
+
+
+@pytest.mark.parametrize(
+    ("room", "allowed"), [("serve.audio", OWN_OF_AUDIO), ("serve.transcript", OWN_OF_TRANSCRIPT)]
+)
+def test_sound_and_transcripts_know_little_of_ours(room, allowed):
+    strays = [
+        each
+        for each in imports(room.replace(".", "/"))
+        if each.package in {"serve", "train"} and not lies_in(each.module, *allowed)
+    ]
+    assert [str(each) for each in strays] == []
+
+
+@pytest.mark.parametrize("package", ["serve", "train"])
+def test_rooms_form_no_circle(package):
+    arrows: dict[str, set[str]] = {}
+    for each in imports(package):
+        room, other = (".".join(name.split(".")[:2]) for name in (each.importer, each.module))
+        if each.package == package and each.module == package:  # `from serve import errors`
+            other = f"{package}.{each.name}"
+        if each.package == package and room != other:
+            arrows.setdefault(room, set()).add(other)
+    graphlib.TopologicalSorter(arrows).prepare()  # raises CycleError, which names the circle
+
+
+def test_no_room_is_crowded():
+    rooms = {path.parent for path in sources("serve", "train")}
+    crowded = {
+        str(room.relative_to(ROOT)): len(entries)
+        for room in rooms
+        if len(entries := [path for path in room.iterdir() if not path.name.startswith("__")]) > MOST_ENTRIES
+    }
+    assert crowded == {}
+
+
+def test_every_room_says_what_it_is_for():
+    rooms = {path.parent for path in sources("serve", "train")}
+    silent = [
+        str(room) for room in rooms if not ast.get_docstring(ast.parse((room / "__init__.py").read_text()))
+    ]
+    assert silent == []
 
 
 def test_nothing_reads_the_environment_when_it_is_imported():

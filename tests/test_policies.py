@@ -8,8 +8,8 @@ from pathlib import Path
 import botocore.session
 import pytest
 
-from serve.aws.endpoints import deployment_requests
-from serve.deployment import Deployment
+from serve.remote.deployment import Deployment
+from serve.remote.endpoints import deployment_requests
 
 DOCS = Path(__file__).parents[1] / "docs"
 POLICIES = sorted(DOCS.glob("iam-*.json"))

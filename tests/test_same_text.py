@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 import soundfile
 
-from serve.audio import AudioLimits, open_audio
-from serve.features import SAMPLE_RATE
-from serve.loading import load_pipeline
+from serve.audio.decode import AudioLimits, open_audio
+from serve.audio.recording import Recording
+from serve.audio.samples import SAMPLE_RATE
+from serve.engine.scheduler import Scheduler
 from serve.options import TranscriptionOptions
 from serve.pipeline import Pipeline
-from serve.recording import Recording
-from serve.scheduler import Scheduler
-from serve.transcript import End, Segment, Transcript
+from serve.service.loading import load_pipeline
+from serve.transcript.events import End, Segment, Transcript
 
 ROOT = Path(__file__).parents[1]
 

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from train.normalise import marathi
-from train.scoring import score
+from train.data.normalise import marathi
+from train.evaluate.scoring import score
 
 ROOT = Path(__file__).parents[1]
 ARTIFACT = ROOT / "model_artifacts" / "whisper-base-mr"

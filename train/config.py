@@ -16,9 +16,9 @@ from typing import Any, Literal
 
 import yaml
 
+from train.data.normalise import PROFILES
 from train.data.specs import parse_spec
 from train.errors import DataError, TrainConfigError
-from train.normalise import PROFILES
 
 ExportFormat = Literal["ct2-int8", "ct2-int8_float16", "ct2-float16", "transformers"]
 """A merged model for other engines: CTranslate2 weights so quantised, or a transformers checkpoint."""

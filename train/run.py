@@ -19,42 +19,42 @@ from typing import TYPE_CHECKING
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a file: packages lie beside `train/`
 
-from train.allocator import bound_shape_caches
 from train.config import TrainConfig, describe_keys, dump_config, load_config
 from train.errors import TrainConfigError
-from train.failure import FAILURE_VARIABLE, write_failure
+from train.loop.allocator import bound_shape_caches
+from train.sagemaker.failure import FAILURE_VARIABLE, write_failure
 
 if TYPE_CHECKING:
-    from train.distributed import Processes
+    from train.loop.distributed import Processes
 
 USAGE = "usage: python train/run.py --config FILE [--key value ...]"
 
 
 def run(config: TrainConfig, processes: Processes) -> int:
     """Do the whole run and return the exit status; the leader alone writes and prints."""
-    from serve.engine.quiet import quiet_libraries
+    from serve.engine.transformers.quiet import quiet_libraries
 
     quiet_libraries()  # before the libraries, some of which speak on being imported
     import torch
     from rich.console import Console
     from transformers import WhisperTokenizer
 
-    from serve.artifact import load_artifact
-    from serve.base_model import resolve_base_model
-    from serve.features import FeatureExtractor
-    from train.adalora import as_lora
-    from train.allocator import keep_freed_memory
-    from train.collate import Collator
-    from train.data.corpus import load_corpus
-    from train.evaluation import evaluate_artifact
-    from train.export import export_artifact, publish_artifact, record_evaluation
-    from train.loop import train_adapter
-    from train.memory import estimate_memory, largest_batch
-    from train.merged import export_merged
-    from train.metrics import open_metrics
-    from train.model import build_model, continue_adapter
-    from train.model_card import write_model_card
-    from train.report import save_results, write_report
+    from serve.audio.features import FeatureExtractor
+    from serve.model.artifact import load_artifact
+    from serve.model.base_model import resolve_base_model
+    from train.evaluate.evaluation import evaluate_artifact
+    from train.examples.collate import Collator
+    from train.examples.corpus import load_corpus
+    from train.export.artifact import export_artifact, publish_artifact, record_evaluation
+    from train.export.merged import export_merged
+    from train.export.model_card import write_model_card
+    from train.loop.allocator import keep_freed_memory
+    from train.loop.loop import train_adapter
+    from train.loop.memory import estimate_memory, largest_batch
+    from train.loop.metrics import open_metrics
+    from train.model.adalora import as_lora
+    from train.model.build import build_model, continue_adapter
+    from train.report.results import save_results, write_report
 
     console = Console(stderr=True, quiet=not processes.leads)
     torch.set_num_threads(config.n_threads or processes.n_threads)
@@ -142,7 +142,7 @@ def main(arguments: list[str]) -> int:
     try:
         config = load_config(Path(arguments[1]), arguments[2:])
         bound_shape_caches()
-        from train.distributed import join_processes  # torch: not for a look at --help
+        from train.loop.distributed import join_processes  # torch: not for a look at --help
 
         with join_processes(os.environ) as processes:
             return run(config, processes)

@@ -14,8 +14,8 @@ from bench.serving.children import Service, service
 from bench.serving.figures import Figures
 from bench.serving.recordings import join_clips, read_samples
 from bench.serving.setup import Setup
-from serve.features import SAMPLE_RATE
-from serve.progress import progress_bar
+from serve.audio.samples import SAMPLE_RATE
+from serve.config.progress import progress_bar
 
 CLIENTS = 8
 PIECE_S = (0.5, 12.0)

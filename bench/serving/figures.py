@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from train.scoring import score
+from train.evaluate.scoring import score
 
 PROFILE = "marathi"
-"""Text is compared after the normalisation of this profile (`train.normalise`)."""
+"""Text is compared after the normalisation of this profile (`train.data.normalise`)."""
 
 Figures = dict[str, Any]
 

@@ -13,7 +13,7 @@ from bench.serving.children import Service, service
 from bench.serving.figures import Figures, percentiles
 from bench.serving.recordings import Recording, join_clips, short_clips
 from bench.serving.setup import Setup
-from serve.progress import progress_bar
+from serve.config.progress import progress_bar
 
 CLIP_S = 2.5
 BREATH_S = 0.5

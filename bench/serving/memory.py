@@ -8,7 +8,7 @@ from bench.serving.children import MemoryWatch, service, tree_gib
 from bench.serving.figures import Figures
 from bench.serving.recordings import join_clips
 from bench.serving.setup import Setup
-from serve.progress import progress_bar
+from serve.config.progress import progress_bar
 
 
 def measure_memory(setup: Setup) -> Figures:

@@ -7,7 +7,7 @@ from bench.serving.figures import Figures
 from bench.serving.peers import OURS, PEERS
 from bench.serving.recordings import no_speech_clips, short_clips
 from bench.serving.setup import NO_SPEECH, Setup
-from serve.progress import progress_bar
+from serve.config.progress import progress_bar
 
 COMPARED = (OURS, "faster-whisper-vad", "faster-whisper", "openai-whisper")
 

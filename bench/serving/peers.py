@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.serving.weights import CT2, FIXED_ARTIFACT, GGML, OPENAI, TRANSFORMERS
-from serve.features import SAMPLE_RATE, Samples
+from serve.audio.samples import SAMPLE_RATE, Samples
 
 Transcribe = Callable[[Samples], str]
 
@@ -56,7 +56,7 @@ def _load_reference(job: Job) -> Transcribe:
 
 
 def _pipeline(model_dir: Path, job: Job, **options: Any) -> Transcribe:
-    from serve.loading import load_pipeline
+    from serve.service.loading import load_pipeline
 
     pipeline = load_pipeline(model_dir, n_threads=job.n_threads, offline=True, **options)
     return lambda samples: pipeline.transcribe_many([samples])[0].text

@@ -14,11 +14,11 @@ from bench.serving.children import Service, service
 from bench.serving.figures import Figures, times_real_time
 from bench.serving.recordings import join_clips
 from bench.serving.setup import Setup
-from serve.features import SAMPLE_RATE
-from serve.progress import progress_bar
+from serve.audio.samples import SAMPLE_RATE
+from serve.config.progress import progress_bar
 from train.data.manifest import Clip, load_samples, read_audio, read_manifest
-from train.evaluation import REPORTED_PROFILES
-from train.scoring import score
+from train.evaluate.evaluation import REPORTED_PROFILES
+from train.evaluate.scoring import score
 
 CLIENTS = 8
 STREAMED_S = 300.0

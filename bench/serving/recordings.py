@@ -10,7 +10,7 @@ import numpy as np
 import soundfile
 
 from bench.serving.setup import Setup
-from serve.features import SAMPLE_RATE, Samples
+from serve.audio.samples import SAMPLE_RATE, Samples
 from train.data.manifest import load_samples, read_manifest
 
 SHORT_S = (2.0, 8.0)

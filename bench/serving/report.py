@@ -11,7 +11,7 @@ from rich.table import Table
 
 from bench.serving.figures import Figures
 from bench.serving.peers import FASTER_WHISPER, OURS, PEERS, REFERENCE
-from train.tables import score_table
+from train.evaluate.tables import score_table
 
 OUR_COLOUR, THEIR_COLOUR = "#c2410c", "#94a3b8"
 SECTIONS_WITH_PEERS = {

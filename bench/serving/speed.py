@@ -19,9 +19,9 @@ from bench.serving.figures import Figures, error_rates, percentiles, ratios, tim
 from bench.serving.peers import OURS, PEERS, REFERENCE
 from bench.serving.recordings import Recording, join_clips, short_clips, total_s
 from bench.serving.setup import Setup
-from serve.progress import progress_bar
-from train.normalise import PROFILES
-from train.scoring import compare, score_utterances
+from serve.config.progress import progress_bar
+from train.data.normalise import PROFILES
+from train.evaluate.scoring import compare, score_utterances
 
 CLIENTS = 8
 SHORT_PEERS = [name for name in PEERS if name not in (OURS, "faster-whisper-vad")]

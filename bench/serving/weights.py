@@ -13,8 +13,8 @@ from safetensors.torch import load_file
 
 from bench.serving.ggml import write_ggml
 from bench.serving.setup import Setup
-from serve.artifact import load_artifact, write_manifest
-from train.merged import export_merged
+from serve.model.artifact import load_artifact, write_manifest
+from train.export.merged import export_merged
 
 CT2 = "ct2-int8"
 TRANSFORMERS = "transformers"

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 if TYPE_CHECKING:
-    from serve.artifact import Artifact
+    from serve.model.artifact import Artifact
 
 Task = Literal["transcribe", "translate"]
 Quantization = Literal["int8", "int4", "none"]
@@ -45,7 +45,7 @@ class DecodingOptions:
     """Texts kept side by side; 1 is greedy search."""
     temperature: float = 0.0
     """0 takes the likeliest token; above 0 tokens are drawn at random. Where the text fails the rules of
-    `serve.decoding`, further attempts follow."""
+    `serve.engine.fallback`, further attempts follow."""
     seed: int = 0
     """Start of the random draws; the same window, options and seed give the same text."""
     prompt: str = ""
@@ -188,8 +188,8 @@ class Engine(Protocol):
         """Decode windows together; the answer is in the order of the input.
 
         Windows of different lengths are padded with silence to the longest, which changes what is heard in
-        them: give windows of one length. A window whose text is not believed (`serve.decoding`) is decoded
-        again from the same encoder output.
+        them: give windows of one length. A window whose text is not believed (`serve.engine.fallback`) is
+        decoded again from the same encoder output.
 
         Raises:
             EngineError: The runtime failed.

@@ -10,8 +10,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TypeVar
 
+from serve.audio.features import FRAMES_PER_S, MAX_WINDOW_S, pad_with_silence
 from serve.engine import SERVED_ADAPTER, DecodingOptions, Hypothesis, LogMel
-from serve.features import FRAMES_PER_S, MAX_WINDOW_S, pad_with_silence
 
 SURE_PROB = 0.9
 """What the base model must give a language to be believed against the adapter's own. An adapter is made where

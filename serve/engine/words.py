@@ -10,9 +10,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from serve.audio.features import FRAMES_PER_S, silence_level
 from serve.engine import LogMel, TimedText
 from serve.engine.vocabulary import TIMESTAMP_STEP_S, Vocabulary
-from serve.features import FRAMES_PER_S, silence_level
 
 _SILENCE_TOLERANCE = 1e-3
 """By which the level of padding may be missed, after rounding to fp16 and back."""

@@ -11,13 +11,13 @@ from litestar.datastructures import State
 from litestar.params import FromPath
 
 from serve.errors import NotReady, RequestError
-from serve.formats.wire import encode_json
 from serve.http.body import BodyLimits, read_body
 from serve.http.errors import AnyRequest
-from serve.http.service import Service
+from serve.service.service import Service
+from serve.transcript.wire import encode_json
 
 if TYPE_CHECKING:  # its imports take seconds, which the loading thread spends
-    from serve.adapters import Adapter, Adapters
+    from serve.service.adapters import Adapter, Adapters
 
 T = TypeVar("T")
 

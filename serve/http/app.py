@@ -9,7 +9,6 @@ from litestar import Litestar, get
 from litestar.datastructures import State
 from litestar.types import ASGIApp, ControllerRouterHandler
 
-from serve.formats import FORMATS
 from serve.http.adapters import add_adapter, get_adapter, list_adapters, remove_adapter
 from serve.http.bidirectional import PATH as LIVE_PATH
 from serve.http.bidirectional import live_stream
@@ -18,8 +17,9 @@ from serve.http.errors import EXCEPTION_HANDLERS
 from serve.http.metrics import Metrics, metrics
 from serve.http.models import add_model, get_model, invoke_model, list_models, remove_model
 from serve.http.sagemaker import execution_parameters, invocations, ping
-from serve.http.service import Service
 from serve.options import FORMAT_OPTIONS, OPTION_NAMES
+from serve.service.service import Service
+from serve.transcript.formats import FORMATS
 
 SINGLE_ROUTES = {
     "POST /invocations": "a recording in, its transcript out",

@@ -21,16 +21,16 @@ from litestar.datastructures import State
 from litestar.exceptions import WebSocketException
 
 from serve import errors
-from serve.formats.live import encode_live, encode_stream_error
 from serve.http.errors import UNKNOWN_ERROR_MESSAGE, BodyTimeout, ClientGone
 from serve.http.metrics import Metrics
 from serve.http.sagemaker import options_outside_body
-from serve.http.service import Service
-from serve.live_settings import LiveSettings, parse_live_settings
-from serve.transcript import LiveText
+from serve.service.live_settings import LiveSettings, parse_live_settings
+from serve.service.service import Service
+from serve.transcript.events import LiveText
+from serve.transcript.live_text import encode_live, encode_stream_error
 
 if TYPE_CHECKING:  # its imports take seconds, which the loading thread spends
-    from serve.live import LiveSession
+    from serve.service.live import LiveSession
 
 PATH = "/invocations-bidirectional-stream"
 

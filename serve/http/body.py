@@ -14,8 +14,8 @@ from litestar.types import Receive
 from multipart import MultipartError, MultipartParser, parse_options_header
 from sagemaker_inference import content_types
 
+from serve.audio.samples import Samples
 from serve.errors import PayloadTooLarge, RequestError, UnsupportedMediaType
-from serve.features import Samples
 from serve.http.errors import BodyTimeout, ClientGone
 
 AUDIO_FIELD = "audio"

@@ -12,7 +12,7 @@ from litestar.exceptions import HTTPException
 from litestar.types import ExceptionHandlersMap
 
 from serve import errors
-from serve.formats.wire import encode_error
+from serve.transcript.wire import encode_error
 
 AnyRequest = Request[Any, Any, State]
 

@@ -9,18 +9,18 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from litestar import Response
 
-from serve.formats.wire import verbose_body
-from serve.hooks import Hooks
 from serve.http.body import ParsedBody, body_kind, parse_body
 from serve.http.errors import AnyRequest
-from serve.http.service import Place, Service
 from serve.http.sessions import remember
 from serve.options import TranscriptionOptions, parse_options
-from serve.transcript import End
+from serve.service.hooks import Hooks
+from serve.service.service import Place, Service
+from serve.transcript.events import End
+from serve.transcript.wire import verbose_body
 
 if TYPE_CHECKING:
-    from serve.features import Samples
-    from serve.sessions import Session
+    from serve.audio.samples import Samples
+    from serve.service.sessions import Session
 
 MEDIA_TYPE = re.compile(r"[\w.+-]+/[\w.+-]+(;[\x20-\x7e]*)?")
 FALLBACK_CONTENT_TYPE = "application/octet-stream"

@@ -15,10 +15,10 @@ from serve.errors import NotReady
 from serve.http.adapters import json_response, read_json
 from serve.http.errors import AnyRequest
 from serve.http.sagemaker import transcribe_body
-from serve.http.service import Service
+from serve.service.service import Service
 
 if TYPE_CHECKING:  # its imports take seconds, which the loading thread spends
-    from serve.models import Model, Models
+    from serve.service.models import Model, Models
 
 PAGE_MODELS = 100
 

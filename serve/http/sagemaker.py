@@ -17,20 +17,21 @@ from litestar.response import Stream
 from litestar.types import Receive
 from sagemaker_inference import content_types
 
+from serve.audio.samples import Samples
 from serve.errors import RequestError, ServiceError
-from serve.features import Samples
-from serve.formats import Encoder, Format, negotiate_format, take_format
+from serve.http.accept import negotiate_format
 from serve.http.adapters import named_adapter
 from serve.http.body import BodyKind, BodyLimits, body_kind, parse_body, read_body
 from serve.http.context import CUSTOM_ATTRIBUTES
 from serve.http.errors import UNKNOWN_ERROR_MESSAGE, AnyRequest, ClientGone
 from serve.http.hooked import answer_with_hooks, headers_of, read_with_hooks
 from serve.http.metrics import Metrics
-from serve.http.service import Place, Service
 from serve.http.sessions import answer_session_request, remember, session_of, session_request
 from serve.options import TranscriptionOptions, parse_options
-from serve.sessions import Session
-from serve.transcript import End, Event, Failure
+from serve.service.service import Place, Service
+from serve.service.sessions import Session
+from serve.transcript.events import End, Event, Failure
+from serve.transcript.formats import Encoder, Format, take_format
 
 T = TypeVar("T")
 

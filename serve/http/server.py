@@ -14,9 +14,9 @@ from types import FrameType
 import structlog
 import uvicorn
 
+from serve.config.settings import Settings
 from serve.http.app import create_app
-from serve.http.service import Load, Service, load_from_settings
-from serve.settings import Settings
+from serve.service.service import Load, Service, load_from_settings
 
 CONNECTIONS_CLOSE_S = 2
 """Time for the last bytes to leave after draining."""

@@ -16,12 +16,12 @@ from litestar import Response
 from sagemaker_inference import content_types
 
 from serve.errors import RequestError
-from serve.formats.wire import encode_json
 from serve.http.errors import AnyRequest
-from serve.http.service import Place, Service
 from serve.options import TranscriptionOptions, parse_options
-from serve.sessions import Session
-from serve.transcript import End, Event
+from serve.service.service import Place, Service
+from serve.service.sessions import Session
+from serve.transcript.events import End, Event
+from serve.transcript.wire import encode_json
 
 SESSION_ID = "X-Amzn-SageMaker-Session-Id"
 NEW_SESSION_ID = "X-Amzn-SageMaker-New-Session-Id"

@@ -12,11 +12,11 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
+from serve.config.logs import configure_logs
+from serve.config.settings import Settings
 from serve.engine import CPU_BATCH, Hypothesis
-from serve.http.logs import configure_logs
 from serve.http.server import run
 from serve.pipeline import Pipeline, ServingFacts
-from serve.settings import Settings
 
 
 class PacedEngine:

@@ -2,8 +2,8 @@
 
 import pytest
 
+from serve.engine.languages import LANGUAGE_NAMES, language_code
 from serve.errors import UnsupportedOption
-from serve.languages import LANGUAGE_NAMES, language_code
 from serve.options import OPTION_NAMES, TranscriptionOptions, parse_options
 
 

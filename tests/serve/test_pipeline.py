@@ -5,12 +5,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from serve.audio.recording import Recording
 from serve.engine import CPU_BATCH, Hypothesis
 from serve.errors import UndecodableAudio, UnsupportedOption
 from serve.options import TranscriptionOptions
 from serve.pipeline import MAX_CHANNELS, Pipeline, ServingFacts
-from serve.recording import Recording
-from serve.transcript import End, Segment, Start
+from serve.transcript.events import End, Segment, Start
 
 RATE = 16_000
 
@@ -189,7 +189,7 @@ def test_a_window_that_the_model_takes_for_noise_has_no_segment(speech):
 def test_where_the_detector_doubts_the_models_own_doubt_suffices(
     speech, monkeypatch, speech_prob, avg_logprob, no_speech_prob, is_said
 ):
-    monkeypatch.setattr("serve.segmentation.Window.speech_prob", speech_prob)
+    monkeypatch.setattr("serve.audio.segmentation.Window.speech_prob", speech_prob)
     pipeline = pipeline_of()
     pipeline.engine.heard = {"avg_logprob": avg_logprob, "no_speech_prob": no_speech_prob}
     *_, end = pipeline.transcribe(speech)

@@ -13,14 +13,15 @@ import pytest
 import soundfile
 import torch
 
-from serve.base_model import resolve_base_model
-from serve.features import SAMPLE_RATE, FeatureExtractor
-from train.collate import Collator
+from serve.audio.features import FeatureExtractor
+from serve.audio.samples import SAMPLE_RATE
+from serve.model.base_model import resolve_base_model
 from train.config import TrainConfig
 from train.data.manifest import Clip, read_manifest
-from train.evaluation import compare_with_base, utterance_rows
-from train.model import build_model
-from train.scoring import score
+from train.evaluate.evaluation import compare_with_base, utterance_rows
+from train.evaluate.scoring import score
+from train.examples.collate import Collator
+from train.model.build import build_model
 
 CPU = torch.device("cpu")
 LETTERS = "कखगघचछजझटठडढ"

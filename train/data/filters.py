@@ -18,7 +18,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from serve.languages import LANGUAGE_NAMES
+from serve.engine.languages import LANGUAGE_NAMES
 from train.errors import DataError
 
 MAX_CLIP_S = 30.0

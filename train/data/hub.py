@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from serve.languages import LANGUAGE_NAMES
+from serve.engine.languages import LANGUAGE_NAMES
 from train.data.filters import DropLog, Reason
 from train.data.records import Record
 from train.data.specs import Purpose, SourceSpec

@@ -14,9 +14,9 @@ import msgspec
 import numpy as np
 import soundfile
 
-from serve.audio import AudioLimits, decode_audio
+from serve.audio.decode import AudioLimits, decode_audio
+from serve.audio.samples import SAMPLE_RATE, Samples
 from serve.errors import AudioError
-from serve.features import SAMPLE_RATE, Samples
 from train.data.filters import DropLog, Filters, Reason
 from train.data.records import Record
 from train.errors import DataError

@@ -25,10 +25,10 @@ import soundfile
 import torch
 from filelock import FileLock
 
-from serve.audio import AudioLimits, decode_audio
+from serve.audio.decode import AudioLimits, decode_audio
+from serve.audio.samples import SAMPLE_RATE, Samples
+from serve.config.progress import progress_bar
 from serve.errors import AudioError, AudioTooLong
-from serve.features import SAMPLE_RATE, Samples
-from serve.progress import progress_bar
 from train.data.filters import MAX_CLIP_S, MIN_CLIP_S, Drop, DropLog, Filters, Reason, write_drops
 from train.data.manifest import MOST_MISSING_S
 from train.data.records import Record

@@ -18,7 +18,7 @@ from typing import Any
 
 import msgspec
 
-from serve.progress import progress_bar
+from serve.config.progress import progress_bar
 from train.data.filters import DropLog, Reason, read_drops
 from train.data.manifest import Clip
 from train.errors import DataError

@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from serve.progress import progress_bar
+from serve.config.progress import progress_bar
 from train.data.shards import DROPPED, HEADER, INDEX, Header, read_header
 from train.errors import DataError
 

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import soundfile
 
-from serve.artifact import Artifact, load_artifact
-from serve.base_model import resolve_base_model
-from serve.engine.ctranslate2 import CTranslate2Engine
+from serve.engine.ctranslate2.engine import CTranslate2Engine
+from serve.model.artifact import Artifact, load_artifact
+from serve.model.base_model import resolve_base_model
 
 ROOT = Path(__file__).parents[3]
 

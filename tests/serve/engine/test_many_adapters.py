@@ -6,12 +6,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from serve.artifact import load_artifact
+from serve.audio.features import FeatureExtractor, window_length_s
 from serve.engine import DecodingOptions
-from serve.engine.ctranslate2 import CTranslate2Engine
-from serve.engine.transformers import TransformersEngine
+from serve.engine.ctranslate2.engine import CTranslate2Engine
+from serve.engine.transformers.engine import TransformersEngine
 from serve.errors import StartupError
-from serve.features import FeatureExtractor, window_length_s
+from serve.model.artifact import load_artifact
 
 MARATHI = DecodingOptions(language="mr", max_new_tokens=12)
 

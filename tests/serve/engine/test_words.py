@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
+from serve.audio.features import FeatureExtractor
 from serve.engine.vocabulary import Vocabulary
 from serve.engine.words import heard_frames, word_times
-from serve.features import FeatureExtractor
 
 
 @pytest.fixture(scope="module")

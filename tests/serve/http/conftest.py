@@ -9,10 +9,10 @@ import httpx
 import numpy as np
 import pytest
 
+from serve.config.settings import Settings
 from serve.engine import CPU_BATCH, Hypothesis
 from serve.http.server import make_server
 from serve.pipeline import Pipeline, ServingFacts
-from serve.settings import Settings
 
 
 class PacedEngine:

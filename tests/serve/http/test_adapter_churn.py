@@ -8,7 +8,7 @@ import time
 import httpx
 import pytest
 
-from serve.memory import resident_bytes
+from serve.service.memory import resident_bytes
 
 N_CLIENTS = 8
 N_WARM_UP_ROUNDS = 5

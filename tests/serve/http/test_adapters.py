@@ -6,7 +6,7 @@ import threading
 import httpx
 import pytest
 
-from serve.http.service import load_from_settings
+from serve.service.service import load_from_settings
 
 INVOCATIONS = "/invocations"
 IDENTIFIER, ALIAS = "X-Amzn-SageMaker-Adapter-Identifier", "X-Amzn-SageMaker-Adapter-Alias"

@@ -4,8 +4,8 @@ import msgspec
 import pytest
 
 from serve import errors
-from serve.formats.wire import encode_error
 from serve.http.errors import STATUSES, BodyTimeout
+from serve.transcript.wire import encode_error
 
 
 def family(parent):

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from serve.errors import ArtifactError
-from serve.loading import load_pipeline
+from serve.service.loading import load_pipeline
 
 INVOCATIONS = "/invocations"
 

@@ -5,7 +5,7 @@ import shutil
 import pytest
 
 from serve.http.models import PAGE_MODELS
-from serve.models import Model
+from serve.service.models import Model
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ import pyarrow.parquet
 import pytest
 import soundfile
 
-from serve.features import SAMPLE_RATE
+from serve.audio.samples import SAMPLE_RATE
 
 SENTENCES = [
     "पाऊस आला",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from rich.console import Console
 
-from serve.languages import LANGUAGE_NAMES
+from serve.engine.languages import LANGUAGE_NAMES
 from train.data.filters import (
     LANGUAGE_SCRIPTS,
     DropLog,

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from serve.audio import AudioLimits, decode_audio
-from serve.features import SAMPLE_RATE
+from serve.audio.decode import AudioLimits, decode_audio
+from serve.audio.samples import SAMPLE_RATE
 from train.data.filters import DropLog
 from train.data.sources import read_held_out, read_source, source_fingerprint
 from train.data.specs import parse_spec

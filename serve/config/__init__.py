@@ -1,0 +1,1 @@
+"""Settings, command lines, progress bars and logs. Knows no model and no audio."""

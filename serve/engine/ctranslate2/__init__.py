@@ -1,0 +1,1 @@
+"""The fast engine: the adapter merged into the base, rounded to int8, decoded by CTranslate2."""

@@ -1,0 +1,300 @@
+"""Merge an adapter into its base model for a runtime that knows no adapters, and keep what was made.
+
+    base in fp32 + adapter ─► merged weights ─► CTranslate2 directory, quantised last
+
+Merging into 8-bit weights would round twice and change what is heard, so it never happens. A model that
+writes in few scripts can be kept with the tokens of these alone: `serve.engine.ctranslate2.kept_tokens`. A
+converted model lies in the cache under a name that is a hash of all it was made of, so an older one is never
+taken for it. torch, transformers and peft are imported only where something must be built.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import structlog
+
+from serve.engine.ctranslate2.kept_tokens import KeptTokens, tokens_of_scripts
+from serve.engine.vocabulary import Vocabulary
+from serve.errors import ConversionError
+from serve.model.artifact import ADAPTER_CONFIG, ADAPTER_WEIGHTS, Artifact
+from serve.model.base_model import base_fingerprint, built_in_dirs, default_cache_dir
+from serve.model.build_once import build_once
+
+if TYPE_CHECKING:
+    from transformers import WhisperForConditionalGeneration
+
+Storage = Literal["int8", "int8_float16", "float16", "float32"]
+"""How a converted model keeps its linear layers, and after the underscore everything else."""
+
+RECORD = "merged.json"
+"""What a converted model was made of; beside it there is no adapter to ask."""
+
+KEPT_TOKENS = "kept_tokens.json"
+"""Numbers, in the full vocabulary, of the tokens that a converted model has; no file where it has all."""
+
+REVISION = 1
+"""Counts up when a converted model of the same ingredients changes, so that older ones are made anew."""
+
+COPIED_FILES = ("tokenizer.json", "preprocessor_config.json")
+"""Read by faster-whisper; `preprocessor_config.json` says how many mel bands the model takes."""
+
+WEIGHTS = "model.bin"
+"""File of a converted model that is read into memory whole."""
+
+_log = structlog.get_logger(__name__)
+
+
+def converted_model(
+    base_dir: Path,
+    artifact: Artifact | None,
+    storage: Storage,
+    *,
+    scripts: Sequence[str] | None = None,
+    cache_dir: Path | None = None,
+) -> Path:
+    """Return a CTranslate2 directory of a base model with an artifact's adapter, made now if there is none.
+
+    What an artifact carries itself (see `carried_model`) is taken first, where it was made of the same files;
+    then what came with the machine (`built_in_dirs`). Safe when several processes start at once.
+
+    Args:
+        base_dir: The base model's checkpoint.
+        artifact: Holds the adapter; None converts the base model alone.
+        storage: How weights are kept.
+        scripts: Keep the tokens of these scripts alone; None keeps all.
+        cache_dir: Where converted models are kept; `default_cache_dir()` if None.
+
+    Raises:
+        ConversionError: It cannot be made or kept; one sentence says why.
+    """
+    wanted = record(base_dir, artifact, storage, scripts)
+    if artifact is not None and _is_whole(own := carried_model(artifact.path, storage, scripts), wanted):
+        return own
+
+    place = Path("converted") / _directory_name(wanted)
+    cache_dir = cache_dir or default_cache_dir()
+    for directory in (*built_in_dirs(), cache_dir):
+        if _is_whole(directory / place, wanted):
+            return directory / place
+    target = cache_dir / place
+
+    def build(building: Path) -> None:
+        _log.info("converted_model.building", path=str(target))
+        convert(base_dir, artifact, storage, building, scripts)
+        write_record(building, wanted)
+
+    try:
+        build_once(target, lambda: _is_whole(target, wanted), build, ConversionError)
+    except OSError as error:
+        raise ConversionError(
+            f"the converted model cannot be kept in {cache_dir}: {error.strerror or error}; make room or name"
+            " another directory with --cache-dir"
+        ) from error
+    return target
+
+
+def carried_model(artifact_dir: Path, storage: Storage, scripts: Sequence[str] | None = None) -> Path:
+    """Return where an artifact carries a converted model: `merged-ct2-int8/`, `...-few-tokens/` and the like.
+
+    Args:
+        artifact_dir: Of the adapter.
+        storage: How weights are kept.
+        scripts: Of the model with the tokens of these alone; None of that with all tokens, which is the one
+            that other programs can load.
+    """
+    return artifact_dir / f"merged-ct2-{storage}{'' if scripts is None else '-few-tokens'}"
+
+
+def convert(
+    base_dir: Path,
+    artifact: Artifact | None,
+    storage: Storage,
+    into: Path,
+    scripts: Sequence[str] | None = None,
+) -> None:
+    """Write a CTranslate2 model with the files that faster-whisper reads beside it.
+
+    Args:
+        base_dir: The base model's checkpoint.
+        artifact: Holds the adapter; None converts the base model alone.
+        storage: How weights are kept.
+        into: A directory, made here.
+        scripts: Keep the tokens of these scripts alone; None keeps all.
+
+    Raises:
+        ConversionError: Base and adapter do not fit each other, or CTranslate2 does not know such a model.
+        OSError: The disk refuses.
+    """
+    model = merge(base_dir, artifact)
+    # Imported here: with it come torch and transformers.
+    from ctranslate2.converters.converter import Converter
+    from ctranslate2.converters.transformers import WhisperLoader
+    from transformers import AutoTokenizer
+
+    vocabulary = Vocabulary.read(base_dir)
+    kept: KeptTokens | None = None
+    if scripts is not None:
+        n_rows = model.config.vocab_size
+        kept = KeptTokens([token for token in tokens_of_scripts(vocabulary, scripts) if token < n_rows])
+        _keep_tokens(model, kept)
+
+    class MergedLoader(WhisperLoader):  # type: ignore[misc]
+        def get_vocabulary(self, model: WhisperForConditionalGeneration, tokenizer: Any) -> list[str]:
+            if kept is None:
+                names: list[str] = super().get_vocabulary(model, tokenizer)
+                return names
+            return [vocabulary.tokenizer.id_to_token(token) or f"<|{token}|>" for token in kept]
+
+    class MergedConverter(Converter):  # type: ignore[misc]
+        def _load(self) -> Any:
+            spec = MergedLoader()(model, AutoTokenizer.from_pretrained(base_dir, local_files_only=True))
+            for name in COPIED_FILES:
+                spec.register_file(str(base_dir / name))
+            return spec
+
+    try:
+        MergedConverter().convert(str(into), quantization=storage)
+    except (ValueError, RuntimeError, KeyError, TypeError) as error:
+        raise ConversionError(f"CTranslate2 cannot convert {base_dir}: {error}") from error
+    shutil.copy(base_dir / "generation_config.json", into)
+    if kept is not None:
+        (into / KEPT_TOKENS).write_text(json.dumps(list(kept)), encoding="utf-8")
+    if artifact is not None:
+        _allow_empty_text(into, vocabulary.end if kept is None else kept.to_kept([vocabulary.end])[0])
+
+
+def kept_tokens(directory: Path) -> KeptTokens | None:
+    """Return the tokens that a converted model has; None where it has them all.
+
+    Raises:
+        ConversionError: The file that lists them is damaged.
+    """
+    path = directory / KEPT_TOKENS
+    try:
+        return KeptTokens(json.loads(path.read_bytes())) if path.exists() else None
+    except (OSError, ValueError, TypeError) as error:
+        raise ConversionError(f"{path} cannot be read: {error}") from error
+
+
+def merge(base_dir: Path, artifact: Artifact | None) -> WhisperForConditionalGeneration:
+    """Return the base model in fp32, with the adapter in its weights where there is one.
+
+    Raises:
+        ConversionError: Base and adapter do not fit each other.
+    """
+    import torch
+    from transformers import WhisperForConditionalGeneration
+
+    from serve.engine.transformers.quiet import quiet_libraries
+
+    quiet_libraries()  # before peft and its libraries, some of which speak on being imported
+    from peft import PeftModel
+
+    try:
+        model = WhisperForConditionalGeneration.from_pretrained(
+            base_dir, local_files_only=True, use_safetensors=True, dtype=torch.float32
+        )
+        if artifact is not None:
+            model = PeftModel.from_pretrained(model, str(artifact.adapter_dir)).merge_and_unload()
+    except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
+        parts = f"{base_dir}" if artifact is None else f"{artifact.adapter_dir} and {base_dir}"
+        raise ConversionError(f"{parts} cannot be loaded together: {error}") from error
+    return model
+
+
+def record(
+    base_dir: Path, artifact: Artifact | None, storage: Storage, scripts: Sequence[str] | None = None
+) -> dict[str, Any]:
+    """Return what a converted model is made of, as its record says it."""
+    adapter: dict[str, Any] = {} if artifact is None else adapter_hashes(artifact)
+    if scripts is not None:
+        adapter["scripts"] = sorted(scripts)
+    return {
+        "format": f"ct2-{storage}",
+        "revision": REVISION,
+        "base_fingerprint": base_fingerprint(base_dir)
+        if artifact is None
+        else artifact.manifest.base_model.fingerprint,
+        "prompt_sha256": _sha256([base_dir / name for name in (*COPIED_FILES, "generation_config.json")]),
+        **adapter,
+    }
+
+
+def adapter_hashes(artifact: Artifact) -> dict[str, str]:
+    """Return hashes of an adapter's weights, and of the configuration that says how strongly they count."""
+    return {
+        "adapter_sha256": _sha256([artifact.adapter_dir / ADAPTER_WEIGHTS]),
+        "adapter_config_sha256": _sha256([artifact.adapter_dir / ADAPTER_CONFIG]),
+    }
+
+
+def write_record(directory: Path, ingredients: dict[str, Any]) -> None:
+    """Write the record of a finished model: what it is made of, and how long its weights are."""
+    sizes = {file.name: file.stat().st_size for file in directory.iterdir()}
+    text = json.dumps({**ingredients, "sizes_bytes": sizes}, ensure_ascii=False, indent=2)
+    (directory / RECORD).write_text(text + "\n", encoding="utf-8")
+
+
+def _is_whole(directory: Path, wanted: dict[str, Any]) -> bool:
+    """Tell whether a directory holds the whole model that is wanted."""
+    try:
+        found = json.loads((directory / RECORD).read_bytes())
+        sizes: dict[str, int] = found["sizes_bytes"]
+        return (
+            all(found.get(name) == value for name, value in wanted.items())
+            and WEIGHTS in sizes
+            and all((directory / name).stat().st_size == n_bytes for name, n_bytes in sizes.items())
+        )
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):  # no record, or none of ours
+        return False
+
+
+def _directory_name(ingredients: dict[str, Any]) -> str:
+    named = {**ingredients, "converter": version("ctranslate2")}
+    digest = hashlib.sha256(json.dumps(named, sort_keys=True).encode()).hexdigest()
+    return f"{ingredients['format']}-{digest[:32]}"
+
+
+def _keep_tokens(model: WhisperForConditionalGeneration, kept: KeptTokens) -> None:
+    """Leave out of a model, in place, the embeddings and the rows of the output layer of all other tokens."""
+    import torch
+
+    decoder = model.model.decoder
+    fewer = torch.nn.Embedding(len(kept), model.config.d_model)
+    fewer.weight.data = decoder.embed_tokens.weight.data[list(kept)].clone()
+    decoder.embed_tokens = fewer
+    model.proj_out = torch.nn.Linear(fewer.embedding_dim, fewer.num_embeddings, bias=False)
+    model.proj_out.weight = fewer.weight
+    model.config.vocab_size = fewer.num_embeddings
+    generation: Any = model.generation_config
+    for name in ("suppress_tokens", "begin_suppress_tokens"):
+        setattr(generation, name, kept.to_kept(getattr(generation, name, None) or []))
+    languages: dict[str, int] = getattr(generation, "lang_to_id", None) or {}
+    generation.lang_to_id = {name: kept.to_kept([token])[0] for name, token in languages.items()}
+
+
+def _allow_empty_text(directory: Path, end: int) -> None:
+    """Let the model end before the first token: adapters are trained to answer noise with an empty text.
+
+    The base model is not, and would stop at random; it keeps what its checkpoint forbids.
+    """
+    path = directory / "config.json"
+    config = json.loads(path.read_bytes())
+    config["suppress_ids_begin"] = [token for token in config["suppress_ids_begin"] or [] if token != end]
+    path.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+
+
+def _sha256(files: Sequence[Path]) -> str:
+    digest = hashlib.sha256()
+    for file in files:
+        if file.is_file():
+            digest.update(file.name.encode() + b"\0" if len(files) > 1 else b"")
+            digest.update(file.read_bytes())
+    return digest.hexdigest()

@@ -1,0 +1,408 @@
+"""The reference engine: a transformers Whisper, quantised by bitsandbytes, its LoRA adapter attached by peft.
+
+    engine = TransformersEngine.load(base_dir, adapter_dir, quantization="int8", n_threads=2, dynamic=True)
+    hypotheses = engine.transcribe_batch([log_mel], [DecodingOptions(language="mr")])
+
+Adapters stay beside a quantised base (merging into int8 weights changes the output). Beside an unquantised
+base the one in use is merged into fp32 weights, where that saves two small products a layer and step, and
+taken out again for requests to another or to the base alone. All share the base.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import threading
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from peft import PeftModel
+from safetensors import safe_open
+from torch import Tensor
+from transformers import BitsAndBytesConfig, WhisperForConditionalGeneration
+
+from serve.audio.features import pad_with_silence
+from serve.engine import (
+    CPU_BATCH,
+    GPU_BATCH,
+    SERVED_ADAPTER,
+    BatchSize,
+    DecodingOptions,
+    Hypothesis,
+    LogMel,
+    Quantization,
+)
+from serve.engine.batch_rows import transcribe_rows
+from serve.engine.fallback import decode_until_believed, measured
+from serve.engine.transformers.cached_decoder import CachedDecoder, detection_logits
+from serve.engine.transformers.int8_layers import keep_scales
+from serve.engine.transformers.quiet import quiet_libraries
+from serve.engine.transformers.search import Row, SearchRules, search
+from serve.engine.vocabulary import MAX_CONTEXT_TOKENS, Vocabulary
+from serve.errors import ArtifactError, BaseModelError
+from serve.model.artifact import ADAPTER_WEIGHTS, Artifact
+
+
+class TransformersEngine:
+    """See `serve.engine.Engine`."""
+
+    def __init__(
+        self,
+        model: WhisperForConditionalGeneration | PeftModel,
+        vocabulary: Vocabulary,
+        *,
+        merge: bool,
+        fallback: bool = True,
+    ) -> None:
+        """Take a loaded model.
+
+        Args:
+            model: The base, or the base with an adapter.
+            vocabulary: Of the base.
+            merge: Allows to merge the adapter into the weights.
+            fallback: Whether a window whose text is not believed is decoded again.
+        """
+        self._adapted = model if isinstance(model, PeftModel) else None
+        whisper = model.get_base_model() if isinstance(model, PeftModel) else model
+        assert isinstance(whisper, WhisperForConditionalGeneration)
+        self._model = whisper
+        self._vocabulary = vocabulary
+        self._decoder = CachedDecoder(whisper)
+        self._merges = merge
+        self._fallback = fallback
+        self._merged: str | None = None
+        self._names = {SERVED_ADAPTER: model.active_adapter} if isinstance(model, PeftModel) else {}
+        self._n_named = 0
+        self._turn = threading.RLock()  # adapters come and go between batches: they are parts of the model
+        self._rules = {tuned: self._search_rules(tuned) for tuned in (True, False)}
+
+    @classmethod
+    def load(
+        cls,
+        base_dir: Path,
+        adapter_dir: Path | None = None,
+        *,
+        quantization: Quantization = "int8",
+        n_threads: int = 1,
+        dynamic: bool = False,
+        fallback: bool = True,
+    ) -> TransformersEngine:
+        """Load a checkpoint directory, and an adapter on top of it.
+
+        Args:
+            base_dir: A transformers Whisper checkpoint.
+            adapter_dir: A peft adapter in safetensors; None serves the base model alone.
+            quantization: How linear layers of the base are kept: bitsandbytes int8 or nf4, or unquantised
+                (fp32 on a CPU, fp16 on a GPU).
+            n_threads: CPU threads of one matrix product; set for the whole process.
+            dynamic: Whether windows may be shorter than 30 s.
+            fallback: Whether a window whose text is not believed is decoded again.
+
+        Raises:
+            BaseModelError: The checkpoint cannot be loaded.
+            ArtifactError: The adapter cannot be loaded, or does not fit the base.
+        """
+        torch.set_num_threads(n_threads)
+        quiet_libraries()
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        dtype = torch.float16 if device.type == "cuda" else torch.float32
+        try:
+            model = WhisperForConditionalGeneration.from_pretrained(
+                base_dir,
+                local_files_only=True,
+                use_safetensors=True,
+                dtype=dtype,
+                attn_implementation="sdpa",
+                device_map={"": device},
+                quantization_config=_bitsandbytes_config(quantization, dtype),
+            )
+        except (OSError, ValueError, RuntimeError, KeyError) as error:
+            raise BaseModelError(f"{base_dir}: cannot be loaded as a Whisper checkpoint: {error}") from error
+        keep_scales(model)
+        vocabulary = Vocabulary.read(base_dir)
+        if dynamic:
+            # Imported here so that a fixed-window model does not depend on it.
+            from serve.engine.transformers.encoder_context import enable_dynamic_context
+
+            enable_dynamic_context(model)
+        model.eval()  # type: ignore[no-untyped-call]
+        merge = quantization == "none" and dtype == torch.float32
+        if adapter_dir is None:
+            return cls(model, vocabulary, merge=merge, fallback=fallback)
+        return cls(_attach_adapter(model, adapter_dir), vocabulary, merge=merge, fallback=fallback)
+
+    @property
+    def languages(self) -> frozenset[str]:
+        """Language codes the base model knows."""
+        return frozenset(self._vocabulary.languages or {"en": 0})
+
+    @property
+    def has_adapter(self) -> bool:
+        """Whether it was loaded with an adapter on top of the base model."""
+        return SERVED_ADAPTER in self._names
+
+    def unsupported(self, options: DecodingOptions) -> tuple[str, str] | None:
+        """Name the option that cannot be served, and why; see `serve.engine.Engine`."""
+        if options.beam_size > 1:
+            return "beam_size", "only 1, greedy search, is supported by the transformers engine"
+        for name in ("timestamps", "word_timestamps"):
+            if getattr(options, name):
+                return name, "not supported by the transformers engine"
+        return self._vocabulary.unsupported(options)
+
+    def adapter_bytes(self, artifact: Artifact) -> int:
+        """Return the size of its parameters as they are computed with; see `serve.engine.Engine`."""
+        with safe_open(artifact.adapter_dir / ADAPTER_WEIGHTS, framework="np") as weights:
+            shapes = [weights.get_slice(name).get_shape() for name in weights.keys()]  # noqa: SIM118
+        n_parameters: int = sum(math.prod(shape) for shape in shapes)
+        return n_parameters * torch.float32.itemsize
+
+    def base_bytes(self) -> int:
+        """Return the size of all parameters but those of adapters; see `serve.engine.Engine`."""
+        parameters = [each for name, each in self._model.named_parameters() if "lora_" not in name]
+        return sum(each.numel() * each.element_size() for each in parameters)
+
+    def load_adapter(self, key: str, artifact: Artifact) -> None:
+        """Attach a further adapter; see `serve.engine.Engine`."""
+        with self._turn:
+            self._n_named += 1
+            name = f"adapter{self._n_named}"
+            self._unmerge()
+            if artifact.manifest.encoder_context == "dynamic":
+                from serve.engine.transformers.encoder_context import enable_dynamic_context
+
+                enable_dynamic_context(self._model)
+            if self._adapted is None:
+                self._adapted = _attach_adapter(self._model, artifact.adapter_dir, name)
+            else:
+                _attach_adapter(self._adapted, artifact.adapter_dir, name)
+            self._names[key] = name
+            self._decoder = CachedDecoder(self._model)  # layers may have been replaced
+
+    def unload_adapter(self, key: str) -> None:
+        """Detach an adapter; see `serve.engine.Engine`."""
+        with self._turn:
+            if (name := self._names.pop(key, None)) is not None:
+                self._unmerge()
+                assert self._adapted is not None
+                if not self._names:  # peft cannot be without an adapter
+                    self._adapted.unload()
+                    self._adapted = None
+                    self._decoder = CachedDecoder(self._model)
+                    return
+                if self._adapted.active_adapter == name:  # peft would choose, and warn
+                    self._adapted.set_adapter(next(iter(self._names.values())), inference_mode=True)
+                self._adapted.delete_adapter(name)
+
+    def bytes_to_load(self, options: DecodingOptions) -> int:
+        """Return 0: base and adapters are all there is; see `serve.engine.Engine`."""
+        return 0
+
+    def make_ready(self, options: DecodingOptions) -> None:
+        """Do nothing: base and adapters are all there is; see `serve.engine.Engine`."""
+
+    def transcribe_batch(
+        self, log_mels: Sequence[LogMel], options: Sequence[DecodingOptions]
+    ) -> list[Hypothesis]:
+        """Decode windows together; see `serve.engine.Engine`."""
+        with self._turn:
+            return self._transcribe_batch(log_mels, options)
+
+    def _transcribe_batch(
+        self, log_mels: Sequence[LogMel], options: Sequence[DecodingOptions]
+    ) -> list[Hypothesis]:
+        return transcribe_rows(
+            log_mels,
+            options,
+            has_adapter=self.has_adapter,
+            only_language=self._vocabulary.only_language,
+            detect=self._detect,
+            transcribe=self._transcribe,
+        )
+
+    def close(self) -> None:
+        """Free the model."""
+        del self._model, self._adapted, self._decoder
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+    @property
+    def n_workers(self) -> int:
+        """One: torch shares every product out among its threads."""
+        return 1
+
+    @property
+    def usual_batch(self) -> BatchSize:
+        """The largest batch that is worth its wait; see `serve.engine.Engine`."""
+        return GPU_BATCH if self._model.device.type == "cuda" else CPU_BATCH
+
+    def _transcribe(
+        self,
+        adapter: str | None,
+        log_mels: list[LogMel],
+        options: list[DecodingOptions],
+        encoded: Tensor | None,
+    ) -> list[Hypothesis]:
+        """Decode rows that are all for the adapter, or all for the base model alone."""
+        with self._adapter(adapter), torch.inference_mode():
+            encoder_output = self._encode(log_mels) if encoded is None else encoded
+
+            def decode(rows: list[int], tried: list[DecodingOptions]) -> list[Hypothesis]:
+                chosen = encoder_output if len(rows) == len(options) else encoder_output[rows]
+                return self._decode(chosen, tried, self._rules[adapter is not None])
+
+            if self._fallback:
+                return decode_until_believed(options, decode, beams=False)
+            found = decode(list(range(len(options))), list(options))
+            return [measured(each, option.temperature) for each, option in zip(found, options, strict=True)]
+
+    def _encode(self, log_mels: Sequence[LogMel]) -> Tensor:
+        """Return (n_rows, n_frames / 2, d_model) of the windows, padded to the longest."""
+        n_frames = max(log_mel.shape[1] for log_mel in log_mels)
+        batch = np.stack([pad_with_silence(log_mel, n_frames) for log_mel in log_mels])
+        features = torch.from_numpy(batch).to(self._model.device, self._model.dtype)
+        encoder_output: Tensor = self._model.model.encoder(features).last_hidden_state
+        return encoder_output
+
+    def _decode(
+        self,
+        encoder_output: Tensor,
+        options: Sequence[DecodingOptions],
+        rules: SearchRules,
+    ) -> list[Hypothesis]:
+        """Decode rows once, those with equally long prompts and the same forbidden texts together."""
+        vocabulary = self._vocabulary
+        prompts = [vocabulary.prompt_of(option, option.language) for option in options]
+        groups: dict[tuple[int, tuple[str, ...]], list[int]] = defaultdict(list)
+        for index, (option, prompt) in enumerate(zip(options, prompts, strict=True)):
+            groups[len(prompt), option.suppress].append(index)
+
+        hypotheses: dict[int, Hypothesis] = {}
+        for (n_prompt, suppress), indices in groups.items():
+            room = MAX_CONTEXT_TOKENS - n_prompt
+            rows = [
+                Row(
+                    max_new_tokens=max(1, min(options[index].max_new_tokens, room)),
+                    temperature=options[index].temperature,
+                    seed=options[index].seed,
+                )
+                for index in indices
+            ]
+            chosen = encoder_output if len(indices) == len(options) else encoder_output[indices]
+            state = self._decoder.begin(chosen, n_prompt + max(row.max_new_tokens for row in rows))
+            tokens = torch.tensor([prompts[index] for index in indices], device=chosen.device)
+            n_prefix = prompts[indices[0]].index(vocabulary.start)
+            search(
+                self._decoder,
+                state,
+                tokens,
+                n_prefix,
+                rows,
+                rules.without(vocabulary.suppressed_by(suppress)),
+            )
+            for index, row in zip(indices, rows, strict=True):
+                hypotheses[index] = Hypothesis(
+                    tokens=tuple(row.tokens),
+                    text=vocabulary.text(row.tokens),
+                    language=options[index].language or "",
+                    language_prob=None,
+                    avg_logprob=row.avg_logprob,
+                    no_speech_prob=row.no_speech_prob,
+                    truncated=row.truncated,
+                    looped=row.looped,
+                )
+        return [hypotheses[index] for index in range(len(options))]
+
+    def _detect(self, log_mels: list[LogMel]) -> tuple[Tensor, list[tuple[str, float]]]:
+        """Encode windows with the base model alone, and find the likeliest language of each."""
+        vocabulary = self._vocabulary
+        codes = list(vocabulary.languages)
+        with self._adapter(None), torch.inference_mode():
+            encoder_output = self._encode(log_mels)
+            state = self._decoder.begin(encoder_output, max_tokens=1)
+            logits = detection_logits(self._decoder, state, vocabulary.start)
+            probabilities = logits[:, list(vocabulary.languages.values())].float().softmax(dim=-1)
+            best_probabilities, best = probabilities.max(dim=-1)
+        found = zip(best.tolist(), best_probabilities.tolist(), strict=True)
+        return encoder_output, [(codes[index], probability) for index, probability in found]
+
+    @contextlib.contextmanager
+    def _adapter(self, key: str | None) -> Iterator[None]:
+        """Run with an adapter, or with the base model alone."""
+        if self._adapted is None:
+            yield
+            return
+        if key is None:
+            self._unmerge()
+            with self._adapted.disable_adapter():
+                yield
+            return
+        name = self._names[key]
+        if self._merged != name:
+            self._unmerge()
+            if self._adapted.active_adapter != name:
+                self._adapted.set_adapter(name, inference_mode=True)
+            if self._merges:
+                with torch.no_grad():
+                    self._adapted.merge_adapter([name])  # forwarded by peft to its tuner
+                self._merged = name
+        yield
+
+    def _unmerge(self) -> None:
+        """Take the adapter out of the weights that is in them."""
+        if self._merged is not None:
+            # In fp32 a round trip moves a weight by one rounding (1e-7 of it), so switching stays harmless.
+            assert self._adapted is not None
+            with torch.no_grad():
+                self._adapted.unmerge_adapter()
+            self._merged = None
+
+    def _search_rules(self, tuned: bool) -> SearchRules:
+        vocabulary = self._vocabulary
+        n_vocabulary = int(self._model.config.vocab_size)
+        mask, first_mask = torch.zeros(n_vocabulary), torch.zeros(n_vocabulary)
+        mask[torch.from_numpy(vocabulary.suppressed[vocabulary.suppressed < n_vocabulary])] = -torch.inf
+        first_mask[torch.from_numpy(vocabulary.suppressed_first)] = -torch.inf
+        if tuned:
+            # An adapter is trained to answer noise with an empty text; the base is not, and would stop at
+            # random.
+            first_mask[vocabulary.end] = 0.0
+        return SearchRules(
+            end=vocabulary.end,
+            no_speech=vocabulary.no_speech,
+            mask=mask.to(self._model.device),
+            first_mask=first_mask.to(self._model.device),
+        )
+
+
+def _bitsandbytes_config(quantization: Quantization, dtype: torch.dtype) -> BitsAndBytesConfig | None:
+    options: dict[Quantization, dict[str, Any]] = {
+        "int8": {"load_in_8bit": True},
+        "int4": {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_compute_dtype": dtype},
+    }
+    if quantization == "none":
+        return None
+    return BitsAndBytesConfig(**options[quantization])  # type: ignore[no-untyped-call]
+
+
+def _attach_adapter(
+    model: WhisperForConditionalGeneration | PeftModel, adapter_dir: Path, name: str = "default"
+) -> PeftModel:
+    weights = adapter_dir / ADAPTER_WEIGHTS
+    if not weights.is_file():
+        # peft would otherwise look for a pickle, or for a repository of that name on a hub.
+        raise ArtifactError(weights, "is missing")
+    try:
+        if isinstance(model, PeftModel):
+            model.load_adapter(str(adapter_dir), name, torch_device=str(model.device))
+            adapted: PeftModel = model
+        else:
+            adapted = PeftModel.from_pretrained(model, str(adapter_dir), name, is_trainable=False)
+    except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
+        raise ArtifactError(adapter_dir, f"cannot be attached to this base model: {error}") from error
+    adapted.eval()
+    return adapted

@@ -1,0 +1,62 @@
+"""Choose the answer format that an `Accept` header likes best (RFC 9110, section 12.5.1)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from serve.errors import NotAcceptable
+from serve.transcript.formats import FORMATS, Format
+
+MediaRange = tuple[str, float]
+"""Such as `text/*`, and its quality from 0 to 1."""
+
+
+def media_ranges(accept: str) -> Iterator[MediaRange]:
+    """Yield each media range of an `Accept` header and its quality; what cannot be read is left out."""
+    for part in accept.split(","):
+        media_range, *parameters = (piece.strip().lower() for piece in part.split(";"))
+        quality = 1.0
+        for parameter in parameters:
+            name, _, value = parameter.partition("=")
+            if name.strip() == "q":
+                try:
+                    quality = float(value.strip())
+                except ValueError:
+                    quality = -1.0
+        if media_range.count("/") == 1 and 0.0 <= quality <= 1.0:
+            yield media_range, quality
+
+
+def quality_of(media_types: Sequence[str], ranges: Sequence[MediaRange]) -> float:
+    """Return the quality of the most specific range that matches, 0 where none does.
+
+    Args:
+        media_types: Names of one and the same type, the usual one first.
+        ranges: Of one `Accept` header.
+    """
+    main_type = media_types[0].partition("/")[0]
+    for pattern in (media_types, (f"{main_type}/*",), ("*/*",)):
+        matching = [quality for media_range, quality in ranges if media_range in pattern]
+        if matching:
+            return max(matching)
+    return 0.0
+
+
+def negotiate_format(accept: str | None) -> Format:
+    """Choose the format for an `Accept` header (RFC 9110, section 12.5.1); JSON where it is absent or empty.
+
+    Raises:
+        NotAcceptable: No format matches.
+    """
+    if accept is None or not accept.strip():
+        return FORMATS[0]
+    ranges = list(media_ranges(accept))
+
+    def quality(candidate: Format) -> float:
+        return quality_of((candidate.media_type, *candidate.aliases), ranges)
+
+    best = max(FORMATS, key=quality)
+    if quality(best) <= 0:
+        offered = ", ".join(dict.fromkeys(candidate.media_type for candidate in FORMATS))
+        raise NotAcceptable(f"no answer format matches the Accept header; choose one of {offered}")
+    return best

@@ -1,0 +1,126 @@
+"""Read and check an artifact directory: `manifest.json`, `adapter/`. Knows no model and no HTTP."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+from safetensors import SafetensorError, safe_open
+
+from serve.errors import ArtifactError
+from serve.model.scripts import SCRIPTS
+
+SCHEMA_VERSION = 1
+MANIFEST = "manifest.json"
+ADAPTER_DIR = "adapter"
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
+ADAPTER_CONFIG = "adapter_config.json"
+
+
+class BaseModel(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Which base model an adapter belongs to."""
+
+    name: str
+    """Name or directory that `resolve_base_model` understands."""
+    fingerprint: str
+    """`base_fingerprint` of the weights the adapter was trained on."""
+
+
+class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`manifest.json` of an artifact: what the server has to know about an adapter."""
+
+    schema_version: int
+    name: str
+    base_model: BaseModel
+    language: str | None
+    """Language code the adapter was trained on; None for several."""
+    task: Literal["transcribe", "translate"] = "transcribe"
+    encoder_context: Literal["fixed", "dynamic"] = "fixed"
+    """`dynamic`: trained on windows of the clip's own length; `fixed`: on 30 s."""
+    window_margin_s: float = 1.0
+    """Silence that the server adds behind the speech of a dynamic window, in seconds."""
+    max_window_s: float = 30.0
+    """Longest stretch of speech that the adapter met in training, in seconds."""
+    timestamps: bool = False
+    """Whether the adapter was trained with timestamp tokens."""
+    scripts: tuple[str, ...] | None = None
+    """Scripts of all texts it was trained on, by their Unicode names; it writes in no other. None: any."""
+    created: str = ""
+    """UTC time of the export, ISO 8601."""
+    training: dict[str, Any] = {}
+    """Record of the training run, for people."""
+    evaluation: dict[str, Any] = {}
+    """Record of the evaluation, for people."""
+
+    @property
+    def few_token_scripts(self) -> tuple[str, ...] | None:
+        """Scripts whose tokens are all it needs for its own language; None where it needs every token."""
+        return None if self.language is None else self.scripts
+
+
+class Artifact(msgspec.Struct, frozen=True, kw_only=True):
+    """A checked artifact directory."""
+
+    path: Path
+    manifest: Manifest
+
+    @property
+    def adapter_dir(self) -> Path:
+        """Directory of the peft adapter."""
+        return self.path / ADAPTER_DIR
+
+
+def load_artifact(model_dir: Path) -> Artifact:
+    """Return the artifact in `model_dir`.
+
+    Raises:
+        ArtifactError: names the file and what is wrong with it.
+    """
+    manifest = load_manifest(model_dir)
+    for name in (ADAPTER_CONFIG, ADAPTER_WEIGHTS):
+        if not (model_dir / ADAPTER_DIR / name).is_file():
+            raise ArtifactError(model_dir / ADAPTER_DIR / name, "the file is missing")
+    weights = model_dir / ADAPTER_DIR / ADAPTER_WEIGHTS
+    try:
+        with safe_open(weights, framework="np"):
+            pass
+    except (SafetensorError, OSError) as error:
+        raise ArtifactError(weights, "not a whole safetensors file") from error
+    return Artifact(path=model_dir, manifest=manifest)
+
+
+def load_manifest(model_dir: Path) -> Manifest:
+    """Return the checked `manifest.json` of a directory.
+
+    Raises:
+        ArtifactError: the file is missing, is not JSON, lacks a field or contradicts itself.
+    """
+    path = model_dir / MANIFEST
+    try:
+        manifest = msgspec.json.decode(path.read_bytes(), type=Manifest)
+    except FileNotFoundError as error:
+        raise ArtifactError(path, "the file is missing; is this an artifact directory?") from error
+    except OSError as error:
+        raise ArtifactError(path, f"cannot be read: {error.strerror}") from error
+    except msgspec.ValidationError as error:
+        raise ArtifactError(path, str(error)) from error
+    except msgspec.DecodeError as error:
+        raise ArtifactError(path, f"not JSON: {error}") from error
+    if manifest.schema_version != SCHEMA_VERSION:
+        raise ArtifactError(
+            path, f"schema_version is {manifest.schema_version}; this version reads {SCHEMA_VERSION}"
+        )
+    if not 1.0 <= manifest.max_window_s <= 30.0:
+        raise ArtifactError(path, f"max_window_s is {manifest.max_window_s}; it lies between 1 and 30")
+    if not 0.0 <= manifest.window_margin_s <= 10.0:
+        raise ArtifactError(path, f"window_margin_s is {manifest.window_margin_s}; it lies between 0 and 10")
+    if unknown := sorted(set(manifest.scripts or ()) - set(SCRIPTS)):
+        raise ArtifactError(path, f"scripts: '{unknown[0]}' is no script that this version knows")
+    return manifest
+
+
+def write_manifest(model_dir: Path, manifest: Manifest) -> None:
+    """Write `manifest.json`, indented for people."""
+    text = msgspec.json.format(msgspec.json.encode(manifest), indent=2)
+    (model_dir / MANIFEST).write_bytes(text + b"\n")

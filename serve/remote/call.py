@@ -1,0 +1,156 @@
+"""A recording, where it is to be transcribed and how; what is sent, and the call of a plain address."""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from serve.config.flags import read_pairs
+from serve.errors import ClientError, ConfigError
+from serve.remote.requests import s3_faults
+
+DEFAULT_URL = "http://localhost:8080"
+NDJSON = "application/x-ndjson"
+RAW = "application/octet-stream"
+_PART_BYTES = 65_536
+_HEADER_SAFE = re.compile(r"[\x21-\x3a\x3c-\x7e]+")  # visible ASCII; a semicolon ends a value
+
+
+@dataclass(frozen=True, kw_only=True)
+class Call:
+    """A recording and where it is to be transcribed."""
+
+    recording: Path
+    """File to transcribe, in any format; the flag itself may be left out where it comes first."""
+    mode: Literal["plain", "stream", "async", "bidirectional"] = "plain"
+    """plain (one answer), stream (text as it comes), async (through S3, for long recordings; endpoints
+    alone), bidirectional (speak and read at the same time; addresses alone)."""
+    url: str | None = None
+    """Address of the service; http://localhost:8080 by default."""
+    endpoint: str | None = None
+    """Name of a SageMaker endpoint, in place of an address."""
+    option: tuple[str, ...] = ()
+    """Option of the transcription, KEY=VALUE, such as language=mr."""
+    accept: str | None = None
+    """Media type of the answer; by default plain text, or of a stream events that are shown as text."""
+    component: str | None = None
+    """Inference component of the endpoint, such as an adapter."""
+    target_model: str | None = None
+    """Artifact of a multi-model endpoint, such as marathi.tar.gz."""
+    input: str | None = None
+    """Of async: S3 prefix where the recording is put."""
+    timeout_s: float = 900.0
+    """Longest wait for an answer."""
+    pace: float = 1.0
+    """Of bidirectional: how much faster than it was spoken the recording is sent; 0 sends it at once."""
+    region: str | None = None
+    """AWS region; that of the environment by default."""
+
+    def __post_init__(self) -> None:
+        """Refuse what contradicts itself.
+
+        Raises:
+            ConfigError: Lists every fault.
+        """
+        faults: list[str] = []
+        read_pairs(self.option, "--option", faults)
+        faults += s3_faults({"--input": self.input})
+        on_endpoint = self.endpoint is not None
+        rules = (
+            (self.recording.is_file(), f"there is no file {self.recording}"),
+            (not (on_endpoint and self.url), "--url and --endpoint exclude each other"),
+            (self.mode != "async" or on_endpoint, "--mode async is for an --endpoint"),
+            (self.mode != "async" or self.input is not None, "--mode async needs --input, a place in S3"),
+            (
+                self.mode != "bidirectional" or not on_endpoint,
+                "--mode bidirectional needs a --url: boto3 cannot call InvokeEndpointWithBidirectionalStream",
+            ),
+            (
+                on_endpoint or not (self.component or self.target_model),
+                "--component and --target-model need --endpoint",
+            ),
+            (
+                self.url is None or bool(re.match(r"https?://", self.url)),
+                "--url begins with http:// or https://",
+            ),
+            (self.timeout_s > 0, "--timeout-s is above 0"),
+            (self.pace >= 0, "--pace is 0 or more"),
+        )
+        faults += [fault for holds, fault in rules if not holds]
+        if faults:
+            raise ConfigError(faults)
+
+    @property
+    def media_type(self) -> str:
+        """Media type of the answer that is asked for."""
+        return self.accept or (NDJSON if self.mode == "stream" else "text/plain")
+
+    @property
+    def options(self) -> dict[str, str]:
+        """Options of the transcription."""
+        return read_pairs(self.option, "--option", [])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Payload:
+    """What is sent, wherever to."""
+
+    body: bytes
+    content_type: str
+    attributes: str
+    """For `X-Amzn-SageMaker-Custom-Attributes`; empty where the options are in the body."""
+
+
+def build_payload(call: Call) -> Payload:
+    """Return the recording with its options: in a header where they fit into one, otherwise all as JSON."""
+    audio = call.recording.read_bytes()
+    if all(_HEADER_SAFE.fullmatch(value) for value in call.options.values()):
+        attributes = ";".join(f"{name}={value}" for name, value in call.options.items())
+        return Payload(body=audio, content_type=RAW, attributes=attributes)
+    body = {"audio": base64.b64encode(audio).decode(), **call.options}
+    return Payload(
+        body=json.dumps(body, ensure_ascii=False).encode(), content_type="application/json", attributes=""
+    )
+
+
+def error_sentence(body: Any, status: int | None = None) -> str:
+    """Return what an error body of the service says, as one sentence."""
+    error = body.get("error") if isinstance(body, dict) else None
+    said = f"{error.get('code')}: {error.get('message')}" if isinstance(error, dict) else str(body)[:500]
+    return f"status {status}, {said}" if status else said
+
+
+def call_url(call: Call) -> Iterator[bytes]:
+    """Yield the parts of the answer of an address.
+
+    Raises:
+        ClientError: it does not answer, or answers with an error status.
+    """
+    payload = build_payload(call)
+    headers = {"Content-Type": payload.content_type, "Accept": call.media_type}
+    if payload.attributes:
+        headers["X-Amzn-SageMaker-Custom-Attributes"] = payload.attributes
+    url = f"{(call.url or DEFAULT_URL).rstrip('/')}/invocations"
+    request = urllib.request.Request(url, payload.body, headers, method="POST")
+    try:
+        with urllib.request.urlopen(request, timeout=call.timeout_s) as answer:
+            while part := answer.read1(_PART_BYTES):
+                yield part
+    except urllib.error.HTTPError as error:
+        raise ClientError(error_sentence(_json_or_text(error.read()), error.code)) from error
+    except OSError as error:
+        raise ClientError(f"{url} does not answer: {getattr(error, 'reason', error)}") from error
+
+
+def _json_or_text(body: bytes) -> Any:
+    try:
+        return json.loads(body)
+    except ValueError:
+        return body.decode(errors="replace")

@@ -1,0 +1,106 @@
+"""Send a recording as if it were being spoken, over a WebSocket, and print what is heard meanwhile.
+
+The protocol of `/invocations-bidirectional-stream`: a text frame of settings, binary frames of 16-bit PCM, a
+text frame `{"type": "end"}`; text frames `{"text", "is_final"}` come back, errors as `{"ModelStreamError"}`.
+Text that is not final yet is shown on terminals only, on the line that its final text will take.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TextIO
+
+import numpy as np
+
+from serve.audio.decode import AudioLimits, decode_audio
+from serve.audio.samples import SAMPLE_RATE
+from serve.errors import AudioError, ClientError
+
+if TYPE_CHECKING:
+    from websockets.sync.client import ClientConnection
+
+PATH = "/invocations-bidirectional-stream"
+FRAME_S = 0.1
+_LONGEST_S = 1_800.0  # SageMaker closes the stream after half an hour
+
+
+def speak(
+    recording: Path, url: str, options: dict[str, str], pace: float, timeout_s: float, out: TextIO
+) -> None:
+    """Send the recording and print what is said as it comes.
+
+    Args:
+        recording: any file that can be decoded.
+        url: `http://HOST:PORT` of the service.
+        options: of the transcription; they go into the frame of settings.
+        pace: how much faster than it was spoken; 0 sends all at once.
+        timeout_s: longest wait for the next text.
+        out: where the text goes.
+
+    Raises:
+        ClientError: the recording cannot be decoded, the service refuses, or breaks off.
+    """
+    from websockets.exceptions import ConnectionClosed, InvalidHandshake, WebSocketException
+    from websockets.sync.client import connect
+
+    try:
+        samples = decode_audio(recording.read_bytes(), AudioLimits(max_audio_s=_LONGEST_S))
+    except AudioError as error:
+        raise ClientError(str(error)) from error
+    pcm = (np.clip(samples, -1, 1) * 32_767).astype("<i2").tobytes()
+    address = f"ws{url.removeprefix('http').rstrip('/')}{PATH}"
+    try:
+        # Pongs queue up behind the sound, so whoever sends faster than it is heard gets them late.
+        with connect(address, ping_timeout=None) as connection:
+            settings = {"sample_rate": SAMPLE_RATE, "encoding": "pcm_s16le", **options}
+            with suppress(ConnectionClosed):  # whoever is refused before that reads why
+                connection.send(json.dumps(settings))
+            threading.Thread(target=_send, args=(connection, pcm, pace), daemon=True).start()
+            _print_texts(connection, timeout_s, out)
+    except InvalidHandshake as error:
+        raise ClientError(f"{address} opens no bidirectional stream: {error}") from error
+    except (OSError, WebSocketException) as error:
+        raise ClientError(f"{address}: {error}") from error
+
+
+def _send(connection: ClientConnection, pcm: bytes, pace: float) -> None:
+    """Send frames of PCM at their pace, then the end; a connection that closes ends this too."""
+    from websockets.exceptions import ConnectionClosed
+
+    frame_bytes = 2 * round(FRAME_S * SAMPLE_RATE)
+    started = time.monotonic()
+    try:
+        for number, offset in enumerate(range(0, len(pcm), frame_bytes)):
+            if pace:
+                time.sleep(max(0.0, started + number * FRAME_S / pace - time.monotonic()))
+            connection.send(pcm[offset : offset + frame_bytes])
+        connection.send(json.dumps({"type": "end"}))
+    except ConnectionClosed:
+        return
+
+
+def _print_texts(connection: ClientConnection, timeout_s: float, out: TextIO) -> None:
+    from websockets.exceptions import ConnectionClosedOK
+
+    while True:
+        try:
+            frame = json.loads(connection.recv(timeout=timeout_s))
+        except ConnectionClosedOK:
+            return
+        except TimeoutError as error:
+            raise ClientError(f"nothing was heard for {timeout_s:.0f} s") from error
+        _print_text(frame, out)
+
+
+def _print_text(frame: dict[str, Any], out: TextIO) -> None:
+    if failure := frame.get("ModelStreamError"):
+        raise ClientError(f"{failure.get('ErrorCode')}: {failure.get('Message')}")
+    line_start = "\r\x1b[K" if out.isatty() else ""
+    if frame.get("is_final"):
+        print(f"{line_start}{frame['text']}", file=out, flush=True)
+    elif line_start:
+        print(f"{line_start}{frame['text']}", end="", file=out, flush=True)

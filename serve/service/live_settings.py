@@ -1,0 +1,56 @@
+"""What is spoken in a live stream, and how it is to be heard. Names and values come as a plain mapping.
+
+    {"sample_rate": 16000, "encoding": "pcm_s16le", "channels": 1, "pause_s": 1.0, "language": "mr", ...}
+
+Everything else is an option of the transcription, checked as in any request.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Annotated, Any
+
+import msgspec
+
+from serve.audio.pcm import Encoding, PcmFormat
+from serve.options import TranscriptionOptions, option_refusal, parse_options
+
+
+@dataclass(frozen=True, kw_only=True)
+class LiveSettings:
+    """What is spoken, and how it is to be heard."""
+
+    pcm: PcmFormat = field(default_factory=PcmFormat)
+    options: TranscriptionOptions = field(default_factory=TranscriptionOptions)
+    pause_s: float = 1.0
+    """Silence that ends a phrase."""
+
+
+class _WireSound(msgspec.Struct, kw_only=True):
+    sample_rate: Annotated[int, msgspec.Meta(ge=8_000, le=48_000)] = 16_000
+    encoding: Encoding = "pcm_s16le"
+    channels: Annotated[int, msgspec.Meta(ge=1, le=2)] = 1
+    pause_s: Annotated[float, msgspec.Meta(ge=0.5, le=5.0)] = 1.0
+
+
+def parse_live_settings(values: Mapping[str, Any], base: TranscriptionOptions | None = None) -> LiveSettings:
+    """Check settings by name.
+
+    Args:
+        values: Name -> value; numbers may be written as text.
+        base: Options that hold where `values` says nothing.
+
+    Raises:
+        UnsupportedOption: A name is unknown, or has an impossible value.
+    """
+    try:
+        sound = msgspec.convert(dict(values), _WireSound, strict=False)
+    except msgspec.ValidationError as error:
+        raise option_refusal(str(error)) from error
+    rest = {name: value for name, value in values.items() if name not in _WireSound.__struct_fields__}
+    return LiveSettings(
+        pcm=PcmFormat(sample_rate=sound.sample_rate, encoding=sound.encoding, n_channels=sound.channels),
+        options=parse_options(rest, base=base),
+        pause_s=sound.pause_s,
+    )

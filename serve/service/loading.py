@@ -1,0 +1,178 @@
+"""Find, check and load what is to be served: base model, adapter, features, engine -> `Pipeline`.
+
+    pipeline = load_pipeline(model_dir=Path("model_artifacts/whisper-base-mr"), n_threads=2)
+    pipeline = load_pipeline(base_model="openai/whisper-base")  # no adapter
+
+Knows no environment and no HTTP.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from serve.audio.features import FeatureExtractor
+from serve.engine import SERVED_ADAPTER, Engine, EngineName, Quantization
+from serve.engine.ctranslate2.instruction_set import choose_instruction_set
+from serve.errors import ArtifactError, ConfigError
+from serve.model.artifact import MANIFEST, Artifact, load_artifact
+from serve.model.base_model import base_fingerprint, resolve_base_model
+from serve.pipeline import Pipeline, ServingFacts
+
+
+@dataclass(frozen=True, kw_only=True)
+class Served:
+    """What was found to serve."""
+
+    base_dir: Path
+    artifact: Artifact | None
+    """None where a base model is served alone."""
+
+
+def find_served(
+    model_dir: Path | None, base_model: str | None, *, cache_dir: Path | None = None, offline: bool = False
+) -> Served:
+    """Look at a model directory and say what is in it.
+
+    Args:
+        model_dir: An artifact; or a base model's checkpoint; or nothing, when `base_model` is named.
+        base_model: Name or directory of the base model, in place of the one that the artifact names.
+        cache_dir: Where a rebuilt base model is kept.
+        offline: Never reach for the network.
+
+    Raises:
+        ArtifactError: There is nothing to serve, or the adapter was trained on another base model.
+        BaseModelError: The base model cannot be had.
+    """
+    artifact = None
+    if model_dir is not None and (model_dir / MANIFEST).is_file():
+        artifact = load_artifact(model_dir)
+    elif model_dir is not None and base_model is None:
+        if not (model_dir / "config.json").is_file():
+            raise ArtifactError(
+                model_dir, f"holds neither {MANIFEST} nor a base model; name one with --model-dir"
+            )
+        base_model = str(model_dir)
+    if base_model is None:
+        assert artifact is not None and model_dir is not None
+        inside = model_dir / "base"  # an artifact may carry its base model, for places without a network
+        base_model = str(inside) if inside.is_dir() else artifact.manifest.base_model.name
+    base_dir = resolve_base_model(base_model, cache_dir=cache_dir, offline=offline)
+    if artifact is not None and base_fingerprint(base_dir) != artifact.manifest.base_model.fingerprint:
+        raise ArtifactError(
+            artifact.path / MANIFEST,
+            f"base_model.fingerprint is not that of {base_dir}: the adapter belongs to another base",
+        )
+    return Served(base_dir=base_dir, artifact=artifact)
+
+
+def serving_facts(
+    artifact: Artifact | None, *, name: str | None = None, key: str = SERVED_ADAPTER
+) -> ServingFacts:
+    """Say what the pipeline has to know about an artifact, or about a base model alone.
+
+    Args:
+        artifact: None for the base model alone.
+        name: Under which it is asked for; the manifest's by default.
+        key: Under which the engine holds it.
+    """
+    if artifact is None:
+        return ServingFacts()
+    manifest = artifact.manifest
+    return ServingFacts(
+        adapter_name=name or manifest.name,
+        adapter_key=key,
+        language=manifest.language,
+        task=manifest.task,
+        dynamic=manifest.encoder_context == "dynamic",
+        margin_s=manifest.window_margin_s,
+        max_window_s=manifest.max_window_s,
+        timestamps=manifest.timestamps,
+    )
+
+
+def load_pipeline(
+    model_dir: Path | None = None,
+    base_model: str | None = None,
+    *,
+    engine: EngineName = "auto",
+    quantization: Quantization = "int8",
+    n_threads: int = 1,
+    cache_dir: Path | None = None,
+    offline: bool = False,
+) -> Pipeline:
+    """Load an artifact, or a base model alone, ready to transcribe; see `find_served` for what may be named.
+
+    Args:
+        model_dir: See `find_served`.
+        base_model: See `find_served`.
+        engine: Runtime; `auto` takes the faster one that knows the quantization.
+        quantization: How linear layers are kept.
+        n_threads: CPU threads of the engine.
+        cache_dir: Where base models and converted models are kept.
+        offline: Never reach for the network.
+
+    Raises:
+        ArtifactError, BaseModelError, ConversionError: It cannot be served; one sentence says why.
+        ConfigError: The engine does not know the quantization.
+    """
+    served = find_served(model_dir, base_model, cache_dir=cache_dir, offline=offline)
+    return load_served(
+        served, engine=engine, quantization=quantization, n_threads=n_threads, cache_dir=cache_dir
+    )
+
+
+def load_served(
+    served: Served,
+    *,
+    engine: EngineName = "auto",
+    quantization: Quantization = "int8",
+    n_threads: int = 1,
+    cache_dir: Path | None = None,
+    preload: bool = True,
+) -> Pipeline:
+    """Load what was found; see `load_pipeline`.
+
+    Args:
+        served: What was found.
+        engine: Runtime.
+        quantization: How linear layers are kept.
+        n_threads: CPU threads of the engine.
+        cache_dir: Where converted models are kept.
+        preload: False lets an engine that loads adapters apart from their base wait for the first one.
+
+    Raises:
+        ArtifactError, BaseModelError, ConversionError: It cannot be served; one sentence says why.
+        ConfigError: The engine does not know the quantization.
+    """
+    if engine == "auto":
+        engine = "transformers" if quantization == "int4" else "ctranslate2"
+    if engine == "ctranslate2" and quantization == "int4":
+        raise ConfigError(["quantization int4 needs the engine transformers"])
+    facts = serving_facts(served.artifact)
+    loaded: Engine
+
+    # Imported here: a model runtime takes seconds to import, and whoever only looks at artifacts needs none.
+    if engine == "ctranslate2":
+        choose_instruction_set()
+        from serve.engine.ctranslate2.engine import CTranslate2Engine
+
+        loaded = CTranslate2Engine.load(
+            served.base_dir,
+            served.artifact,
+            quantization=quantization,
+            n_threads=n_threads,
+            cache_dir=cache_dir,
+            preload=preload,
+        )
+    else:
+        from serve.engine.transformers.engine import TransformersEngine
+
+        loaded = TransformersEngine.load(
+            served.base_dir,
+            served.artifact.adapter_dir if served.artifact else None,
+            quantization=quantization,
+            n_threads=n_threads,
+            dynamic=facts.dynamic,
+        )
+    return Pipeline(loaded, FeatureExtractor(served.base_dir), facts, base_dir=served.base_dir)

@@ -1,0 +1,242 @@
+"""The models of a multi-model service: loaded, held by requests, unloaded on demand. Knows no HTTP.
+
+Models of one base model are adapters of it (`serve.service.adapters`) and share its engine and its queue; a
+base goes when its last model has gone and nobody holds it. Nothing is evicted: the platform that asks for
+models unloads others when it is told that there is no memory.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import structlog
+
+from serve.config.settings import Settings
+from serve.engine import DecodingOptions
+from serve.engine.scheduler import Scheduler, Totals
+from serve.errors import (
+    BadAdapter,
+    ModelExists,
+    NoMemory,
+    RequestError,
+    StartupError,
+    UnknownModel,
+)
+from serve.model.adapter_source import base_of, check_links, find_source
+from serve.model.allocator import return_freed_memory
+from serve.pipeline import Pipeline
+from serve.service.adapters import NAME, Adapters, Held
+from serve.service.loading import Served, find_served, load_served
+from serve.service.memory import MemoryBudget
+
+_log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Model:
+    """A loaded model."""
+
+    name: str
+    url: str
+    """As the caller named it."""
+
+
+@dataclass(eq=False, kw_only=True)
+class _Base:
+    """A base model at work; all but the first three are guarded by the registry's lock."""
+
+    fingerprint: str
+    adapters: Adapters
+    scheduler: Scheduler
+    n_bytes: int = 0
+    """Taken from the budget when its engine was loaded."""
+    n_holders: int = 0
+    models: dict[str, _Loaded] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Loaded:
+    model: Model
+    base: _Base
+    is_adapter: bool
+
+
+class Models:
+    """A registry. Any thread may call it; `add` and `remove` may take long."""
+
+    def __init__(
+        self, settings: Settings, schedule: Callable[[Pipeline], Scheduler], budget: MemoryBudget
+    ) -> None:
+        """Begin without models.
+
+        Args:
+            settings: Say how engines are loaded, and where from.
+            schedule: Starts the threads of an engine.
+            budget: Memory of all models together.
+        """
+        self._settings = settings
+        self._schedule = schedule
+        self._budget = budget
+        self._lock = threading.Lock()
+        self._adding = threading.Lock()  # one at a time: two models may want the same base
+        self._loaded: dict[str, _Loaded] = {}
+        self._bases: dict[str, _Base] = {}
+        self._past = Totals()
+
+    @property
+    def schedulers(self) -> list[Scheduler]:
+        """Of all base models."""
+        with self._lock:
+            return [base.scheduler for base in self._bases.values()]
+
+    @property
+    def totals(self) -> Totals:
+        """What all engines have done, those included that are gone."""
+        return sum((scheduler.totals() for scheduler in self.schedulers), self._past)
+
+    def add(self, name: str, url: str) -> Model:
+        """Load a model.
+
+        Args:
+            name: Under which it is asked for.
+            url: Directory of an artifact, or of a base model's checkpoint.
+
+        Raises:
+            RequestError: The name cannot be one.
+            ModelExists: The name is taken.
+            UnknownPath: There is nothing that may be loaded.
+            BadAdapter: Its files are damaged, or do not fit each other.
+            NoMemory: There is no room.
+        """
+        if not NAME.fullmatch(name):
+            raise RequestError(
+                "model_name has up to 200 letters, digits, dots, colons, dashes and underlines"
+            )
+        with self._adding:
+            if name in self._loaded:
+                raise ModelExists(name)
+            settings = self._settings
+            path = find_source(url, settings.loading_roots)
+            check_links(path, settings.loading_roots)
+            try:
+                served = find_served(
+                    path, settings.base_model, cache_dir=settings.cache_dir, offline=settings.offline
+                )
+                base = self._base_of(served)
+                try:
+                    self._load(base, name, path, served)
+                except BaseException:
+                    self._drop_unless_used(base)
+                    raise
+            except StartupError as error:
+                raise BadAdapter(str(error).replace(f"{path}/", "")) from error
+            model = Model(name=name, url=url)
+            with self._lock:
+                loaded = _Loaded(model=model, base=base, is_adapter=served.artifact is not None)
+                base.models[name] = self._loaded[name] = loaded
+        _log.info("model.added", model=name, memory_bytes=self._budget.taken_bytes)
+        return model
+
+    def all(self) -> list[Model]:
+        """Return what is loaded, by name."""
+        with self._lock:
+            return [self._loaded[name].model for name in sorted(self._loaded)]
+
+    def get(self, name: str) -> Model:
+        """Return what is known of one.
+
+        Raises:
+            UnknownModel: None of that name is loaded.
+        """
+        with self._lock:
+            return self._find(name).model
+
+    def remove(self, name: str) -> None:
+        """Take a model away from requests to come, and free it once nobody holds it.
+
+        Raises:
+            UnknownModel: None of that name is loaded.
+        """
+        with self._lock:
+            loaded = self._find(name)
+            base = loaded.base
+            del self._loaded[name], base.models[name]
+        if loaded.is_adapter:
+            base.adapters.remove(name)
+        self._drop_unless_used(base)
+        _log.info("model.removed", model=name)
+
+    def hold(self, name: str) -> tuple[Adapters, Scheduler, Held]:
+        """Hold a model: what decodes it, and the pipeline that follows its manifest.
+
+        Raises:
+            UnknownModel: None of that name is loaded.
+        """
+        with self._lock:
+            loaded = self._find(name)
+            base = loaded.base
+            inner = base.adapters.hold(name if loaded.is_adapter else None)
+            base.n_holders += 1
+
+        def let_go() -> None:
+            inner.close()
+            with self._lock:
+                base.n_holders -= 1
+                is_over = not base.n_holders and not base.models
+            if is_over:  # whoever lets go may be the event loop, and freeing waits for a batch
+                threading.Thread(target=self._drop_unless_used, args=(base,), daemon=True).start()
+
+        return base.adapters, base.scheduler, Held(inner.pipeline, let_go)
+
+    def _find(self, name: str) -> _Loaded:
+        if name not in self._loaded:
+            raise UnknownModel(name)
+        return self._loaded[name]
+
+    def _base_of(self, served: Served) -> _Base:
+        """Return the base of a model, at work already or now."""
+        fingerprint = base_of(served.base_dir)
+        with self._lock:
+            if (base := self._bases.get(fingerprint)) is not None:
+                return base
+        n_bytes = sum(file.stat().st_size for file in served.base_dir.glob("*.safetensors"))
+        if not self._budget.fits(n_bytes):
+            raise NoMemory(n_bytes, self._budget.limit_bytes, self._budget.taken_bytes)
+        settings = self._settings
+        pipeline = load_served(
+            Served(base_dir=served.base_dir, artifact=None),
+            engine=settings.engine,
+            quantization=settings.quantization,
+            n_threads=settings.n_threads,
+            cache_dir=settings.cache_dir,
+            preload=False,
+        )
+        adapters = Adapters(pipeline, roots=settings.loading_roots, budget=self._budget)
+        n_bytes = pipeline.engine.base_bytes()  # 0 where it is loaded when it is first asked for
+        self._budget.take(n_bytes, force=True)
+        scheduler = self._schedule(pipeline)
+        base = _Base(fingerprint=fingerprint, adapters=adapters, scheduler=scheduler, n_bytes=n_bytes)
+        with self._lock:
+            self._bases[fingerprint] = base
+        return base
+
+    def _load(self, base: _Base, name: str, path: Path, served: Served) -> None:
+        engine = base.adapters.pipeline.engine
+        if served.artifact is not None:
+            base.adapters.add(name, str(path), pin=True)
+        else:
+            base.adapters.make_ready(DecodingOptions(adapter=None, language=min(engine.languages)))
+
+    def _drop_unless_used(self, base: _Base) -> None:
+        with self._lock:
+            if base.models or base.n_holders or self._bases.get(base.fingerprint) is not base:
+                return
+            del self._bases[base.fingerprint]
+            self._past += base.scheduler.totals()
+        if not base.scheduler.close(timeout_s=self._settings.engine_timeout_s):
+            _log.error("model.engine_does_not_end", base=base.fingerprint)
+        return_freed_memory()
+        self._budget.give_back(base.n_bytes + base.adapters.lasting_bytes)

@@ -1,0 +1,1 @@
+"""Recordings on disk -> transcripts on disk, through the pipeline that is served."""

@@ -1,0 +1,199 @@
+"""Files -> transcripts, many at a time, so that windows of like length are decoded together.
+
+Knows no command line; `serve.transcribe` is the one that uses it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import soundfile
+import structlog
+
+from serve.audio.container import MP3, sniff_container
+from serve.audio.decode import AudioLimits, open_audio
+from serve.config.progress import AudioBar
+from serve.engine.scheduler import BatchLimits, Scheduler
+from serve.errors import PayloadTooLarge, ServiceError
+from serve.options import TranscriptionOptions
+from serve.pipeline import Pipeline
+from serve.transcribe.files import Job, Problem, write_whole
+from serve.transcript.events import End, Event, Segment
+from serve.transcript.formats import Format
+
+FILES_AT_ONCE = 16
+MAX_BYTES_AT_ONCE = 1 << 30
+"""Of files that are worked on at a time; a larger one has the machine for itself."""
+
+MAX_FILE_BYTES = 8 << 30
+"""Longest file that is read; four hours of studio sound in two channels take half as much."""
+
+USUAL_BYTES_PER_S = 16_000
+"""By which the length of a file is guessed whose header does not tell: 128 kbit/s."""
+
+FEWEST_BYTES_PER_S = 500
+"""A header that claims less is not believed; the thriftiest codecs of speech need as much."""
+
+HEAD_BYTES = 4_096
+"""Read to tell a container."""
+
+_log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A job and how much work it is expected to be."""
+
+    job: Job
+    n_bytes: int
+    expected_s: float
+    """Length of the recording: a guess, for the order of work and the progress bar."""
+
+
+class Transcriber:
+    """A loaded pipeline, and how its transcripts are asked for and written."""
+
+    def __init__(
+        self,
+        pipeline: Pipeline,
+        options: TranscriptionOptions,
+        answer_format: Format,
+        *,
+        audio_limits: AudioLimits,
+        max_batch_windows: int | None,
+        max_batch_s: float | None,
+    ) -> None:
+        """Start the engine's thread.
+
+        Raises:
+            UnsupportedOption: The served model cannot do what is asked.
+        """
+        pipeline.resolve(options)
+        self._pipeline = pipeline
+        self._options = options
+        self._format = answer_format
+        self._limits = audio_limits
+        # Nobody waits for the next batch, so it may take as long as it likes.
+        limits = BatchLimits(max_batch_windows, max_batch_s, target_s=math.inf)
+        self._scheduler = Scheduler(pipeline.engine, max_requests=FILES_AT_ONCE, limits=limits)
+
+    def transcribe(self, path: Path) -> Iterator[Event]:
+        """Yield the events of one file.
+
+        Raises:
+            ServiceError: The file is not usable, or the transcription broke off.
+            OSError: The file cannot be read.
+        """
+        with self._scheduler.admit() as ticket:
+            if path.stat().st_size > MAX_FILE_BYTES:
+                raise PayloadTooLarge(MAX_FILE_BYTES)
+            split = self._options.channels == "split"
+            with open_audio(path.read_bytes(), self._limits, split=split) as recording:
+                yield from self._pipeline.transcribe(recording, self._options, ticket.decode)
+
+    def write_all(
+        self,
+        jobs: Sequence[Measured],
+        bar: AudioBar,
+        *,
+        on_written: Callable[[Job], None],
+        on_problem: Callable[[Problem], None],
+    ) -> None:
+        """Transcribe files into files; one that fails does not end the work on the others.
+
+        Args:
+            jobs: Done in order of their length, so that like lengths meet in a batch.
+            bar: Moves on by the seconds of audio.
+            on_written: Told of each transcript.
+            on_problem: Told of each file that gave none.
+        """
+        waiting = sorted(jobs, key=lambda measured: measured.expected_s, reverse=True)
+        running: dict[Future[None], Measured] = {}
+        workers = ThreadPoolExecutor(FILES_AT_ONCE, thread_name_prefix="file")
+        try:
+            while waiting or running:
+                while waiting and _has_room(waiting[-1], list(running.values())):
+                    measured = waiting.pop()
+                    running[workers.submit(self._write, measured, bar)] = measured
+                done, _ = wait(running, return_when=FIRST_COMPLETED)
+                for future in done:
+                    job = running.pop(future).job
+                    if (sentence := _fault(future)) is None:
+                        on_written(job)
+                    else:
+                        on_problem(Problem(str(job.source), sentence))
+                bar.note(f"{len(waiting) + len(running)} files to go")
+        finally:
+            workers.shutdown(wait=False, cancel_futures=True)
+
+    def close(self) -> None:
+        """Break off what runs, and free the engine."""
+        self._scheduler.close(timeout_s=1.0)
+
+    def _write(self, measured: Measured, bar: AudioBar) -> None:
+        encoder = self._format.new_encoder()
+        events = watched(self.transcribe(measured.job.source), bar, measured.expected_s)
+        write_whole(measured.job.target, b"".join([encoder.encode(event) for event in events]))
+
+
+def measure(job: Job) -> Measured:
+    """Guess how long a recording lasts, from its header and its size.
+
+    Raises:
+        OSError: There is no such file.
+    """
+    n_bytes = job.source.stat().st_size
+    announced_s = n_bytes / USUAL_BYTES_PER_S
+    with job.source.open("rb") as file:
+        container = sniff_container(file.read(HEAD_BYTES))
+    # An MP3 announces no length: libsndfile would read all of it, and write about its faults.
+    if container is not None and container.in_libsndfile and container is not MP3:
+        with suppress(soundfile.SoundFileError):
+            announced_s = float(soundfile.info(job.source).duration)
+    return Measured(job, n_bytes, min(announced_s, n_bytes / FEWEST_BYTES_PER_S))
+
+
+def watched(events: Iterator[Event], bar: AudioBar, expected_s: float) -> Iterator[Event]:
+    """Pass on the events of one recording, moving the bar that counts on `expected_s` for it."""
+    done_s = 0.0
+    try:
+        for event in events:
+            if isinstance(event, Segment | End):
+                at_s = event.end_s if isinstance(event, Segment) else event.transcript.duration_s
+                if at_s > expected_s:
+                    bar.expect(at_s - expected_s)
+                    expected_s = at_s
+                bar.advance(max(0.0, at_s - done_s))
+                done_s = max(done_s, at_s)
+            yield event
+    finally:
+        bar.expect(done_s - expected_s)  # it was shorter, or ended early
+
+
+def fault_of(error: Exception) -> str:
+    """Return the sentence that tells a person why a file gave no transcript."""
+    if isinstance(error, ServiceError):
+        return str(error)
+    if isinstance(error, OSError):
+        return f"{error.strerror or error}".lower()
+    _log.error("file.failed", error=type(error).__name__, exc_info=error)
+    return "the program failed on this file; the log has the reason"
+
+
+def _fault(future: Future[None]) -> str | None:
+    error = future.exception()
+    if error is None:
+        return None
+    if not isinstance(error, Exception):
+        raise error
+    return fault_of(error)
+
+
+def _has_room(candidate: Measured, running: Sequence[Measured]) -> bool:
+    n_bytes = candidate.n_bytes + sum(measured.n_bytes for measured in running)
+    return not running or (len(running) < FILES_AT_ONCE and n_bytes <= MAX_BYTES_AT_ONCE)

@@ -1,0 +1,248 @@
+"""Segments -> cues: short lines that stand long enough to be read, one after another. Knows no file format.
+
+    subtitler = Subtitler()
+    for segment in segments:
+        show(subtitler.add(segment))    # its cues, as soon as it is known
+    show(subtitler.finish())
+
+A reader sees grapheme clusters, not code points: क्षि is four code points and one letter to the eye, so lines
+are measured in clusters (UAX 29).
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+import regex
+
+from serve.errors import ConfigError
+from serve.transcript.events import Segment
+
+Array = npt.NDArray[np.float64]
+
+SENTENCE_ENDS = tuple(".?!…।॥。？！؟")
+"""A cue had better end behind one of these."""
+
+SENTENCE_END_WORTH = 0.25
+"""How much imbalance a break at the end of a sentence makes up for; a full cue weighs 1."""
+
+INSIDE = 1e-6
+"""Graphemes from the border of a word to the place that has the word's time."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CueRules:
+    """What a cue may be."""
+
+    max_line_graphemes: int = 42
+    max_lines: int = 2
+    max_cue_s: float = 7.0
+    """Longest time that a cue stands."""
+    min_cue_s: float = 1.0
+    """Shortest, where the pause behind the cue allows it."""
+
+    def __post_init__(self) -> None:
+        """Refuse rules that no cue could meet.
+
+        Raises:
+            ConfigError: A bound is not positive, or the times exclude one another.
+        """
+        faults = [f"{name} must be positive" for name, value in vars(self).items() if value <= 0]
+        if self.min_cue_s > self.max_cue_s:
+            faults.append("min_cue_s is above max_cue_s")
+        if faults:
+            raise ConfigError(faults)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cue:
+    """What stands on the screen at a time. Times are whole milliseconds, the resolution of subtitle files."""
+
+    start_ms: int
+    end_ms: int
+    lines: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class _Piece:
+    """What no line break parts: a word, or a stretch of one that is longer than a line."""
+
+    text: str
+    n_graphemes: int
+    joined: bool
+    """Whether it follows the piece before without a space."""
+    start_s: float
+    end_s: float
+
+
+class Subtitler:
+    """Makes the cues of one recording, segment by segment."""
+
+    def __init__(self, rules: CueRules | None = None) -> None:
+        self._rules = rules or CueRules()
+        self._start_ms = 0  # of the last cue
+        self._end_ms: dict[int | None, int] = {}  # channel -> when its last cue ends
+        self._waiting: tuple[Cue, int | None] | None = None  # a short cue and its channel
+
+    def add(self, segment: Segment) -> list[Cue]:
+        """Return the cues that are final once this segment is known.
+
+        Those are the segment's own, except a last one that is too short: what follows decides how long that
+        one stands. No cue begins before its predecessor, or before its channel's last cue has ended.
+        """
+        final: list[Cue] = []
+        pieces = _pieces(segment, self._rules.max_line_graphemes)
+        for first, end in _partition(len(pieces), lambda first, end: self._cost(pieces[first:end])):
+            cue = self._placed(pieces[first:end], segment.channel)
+            final += self._settled(cue.start_ms, segment.channel)
+            self._start_ms, self._end_ms[segment.channel] = cue.start_ms, cue.end_ms
+            if cue.end_ms - cue.start_ms < self._rules.min_cue_s * 1000:
+                self._waiting = cue, segment.channel
+            else:
+                final.append(cue)
+        return final
+
+    def finish(self, duration_s: float = math.inf) -> list[Cue]:
+        """Return what is left; no cue is drawn out beyond the end of the recording."""
+        return [] if self._waiting is None else self._settled(duration_s * 1000, self._waiting[1])
+
+    def _placed(self, pieces: Sequence[_Piece], channel: int | None) -> Cue:
+        """Make a cue, as early as those before it allow."""
+        earliest_ms = max(self._start_ms, self._end_ms.get(channel, 0))
+        start_ms = max(round(pieces[0].start_s * 1000), earliest_ms)
+        latest_ms = start_ms + round(self._rules.max_cue_s * 1000)
+        end_ms = min(max(round(pieces[-1].end_s * 1000), start_ms + 1), latest_ms)
+        return Cue(start_ms=start_ms, end_ms=end_ms, lines=self._lines(pieces))
+
+    def _settled(self, limit_ms: float, channel: int | None) -> list[Cue]:
+        """Return the cue that waits, drawn out as far as what follows on its channel allows."""
+        if self._waiting is None:
+            return []
+        cue, its_channel = self._waiting
+        self._waiting = None
+        wanted_ms = cue.start_ms + self._rules.min_cue_s * 1000
+        if channel == its_channel:
+            wanted_ms = min(wanted_ms, limit_ms)
+        end_ms = max(cue.end_ms, math.floor(wanted_ms))
+        self._end_ms[its_channel] = end_ms
+        return [replace(cue, end_ms=end_ms)]
+
+    def _lines(self, pieces: Sequence[_Piece]) -> tuple[str, ...]:
+        """Break into as few lines as can be, of lengths as even as can be."""
+        longest = self._rules.max_line_graphemes
+
+        def cost(first: int, end: int) -> float | None:
+            n_graphemes = _n_graphemes(pieces[first:end])
+            return n_graphemes**2 if n_graphemes <= longest else None
+
+        return tuple(_joined(pieces[first:end]) for first, end in _partition(len(pieces), cost))
+
+    def _cost(self, pieces: Sequence[_Piece]) -> float | None:
+        """Weigh a cue, 1 being a full one; None where it breaks a rule. A lone word breaks none."""
+        rules = self._rules
+        fullest = rules.max_line_graphemes * rules.max_lines
+        n_graphemes = _n_graphemes(pieces)
+        if len(pieces) > 1 and (
+            pieces[-1].end_s - pieces[0].start_s > rules.max_cue_s
+            or _n_lines(pieces, rules.max_line_graphemes) > rules.max_lines
+        ):
+            return None
+        ends_sentence = pieces[-1].text.endswith(SENTENCE_ENDS)
+        return (n_graphemes / fullest) ** 2 - SENTENCE_END_WORTH * ends_sentence
+
+
+def _pieces(segment: Segment, max_graphemes: int) -> list[_Piece]:
+    """Cut a text at its spaces, and what is longer than a line within, and say when each piece is said."""
+    parts: list[tuple[list[str], bool]] = []  # grapheme clusters, and whether no space precedes them
+    for word in segment.text.split():
+        clusters = regex.findall(r"\X", word)
+        n_graphemes = math.ceil(len(clusters) / math.ceil(len(clusters) / max_graphemes))
+        for first in range(0, len(clusters), n_graphemes):
+            parts.append((clusters[first : first + n_graphemes], first > 0))
+    ends = [0, *itertools.accumulate(len(clusters) for clusters, _ in parts)]
+    starts_s, ends_s = _times(segment, np.array(ends, dtype=np.float64))
+    return [
+        _Piece("".join(clusters), len(clusters), joined, float(start_s), float(end_s))
+        for (clusters, joined), start_s, end_s in zip(parts, starts_s, ends_s, strict=True)
+    ]
+
+
+def _times(segment: Segment, places: Array) -> tuple[Array, Array]:
+    """Say when each stretch of a text starts and ends, in seconds.
+
+    Word times decide where they are known, otherwise every grapheme takes the same time.
+
+    Args:
+        segment: Whose text it is.
+        places: Borders of the stretches, in graphemes without spaces, from 0 to the length of the text.
+    """
+    words = [(regex.findall(r"\X", word.text), word) for word in segment.words]
+    ends = list(itertools.accumulate(len(clusters) for clusters, _ in words))
+    if not ends or ends[-1] != places[-1]:
+        times_s = np.interp(places, [0.0, places[-1]], [segment.start_s, segment.end_s])
+        return times_s[:-1], times_s[1:]
+    # A border between words is a place with two times, so each lies a little inside its word.
+    anchors = [
+        place
+        for (clusters, _), end in zip(words, ends, strict=True)
+        for place in (end - len(clusters) + INSIDE, end - INSIDE)
+    ]
+    anchors_s = np.maximum.accumulate([time_s for _, word in words for time_s in (word.start_s, word.end_s)])
+    starts_s = np.interp(places[:-1] + INSIDE, anchors, anchors_s)
+    return starts_s, np.interp(places[1:] - INSIDE, anchors, anchors_s)
+
+
+def _partition(n_pieces: int, cost: Callable[[int, int], float | None]) -> list[tuple[int, int]]:
+    """Group pieces into as few runs as can be, and among those ways into the cheapest.
+
+    Args:
+        n_pieces: Pieces in order, numbered from 0.
+        cost: Price of the run [first, end); None where it may not be, nor any longer one.
+
+    Returns:
+        The runs, in order; a piece that may not even stand alone stands alone.
+    """
+    best: list[tuple[int, float, int]] = [
+        (0, 0.0, 0)
+    ]  # of the pieces up to here: runs, price, last run's first
+    for end in range(1, n_pieces + 1):
+        ways = []
+        for first in range(end - 1, -1, -1):
+            price = cost(first, end)
+            if price is None and first < end - 1:
+                break
+            n_runs, so_far, _ = best[first]
+            ways.append((n_runs + 1, so_far + (price or 0.0), first))
+        best.append(min(ways))
+    runs: list[tuple[int, int]] = []
+    end = n_pieces
+    while end:
+        first = best[end][2]
+        runs.append((first, end))
+        end = first
+    return runs[::-1]
+
+
+def _n_graphemes(pieces: Sequence[_Piece]) -> int:
+    """Return the length of a line of these pieces."""
+    return sum(piece.n_graphemes for piece in pieces) + sum(not piece.joined for piece in pieces[1:])
+
+
+def _n_lines(pieces: Sequence[_Piece], max_graphemes: int) -> int:
+    """Return how many lines these pieces need; filling each in turn needs fewest."""
+    n_lines, n_graphemes = 1, 0
+    for piece in pieces:
+        grown = n_graphemes + piece.n_graphemes + (n_graphemes > 0 and not piece.joined)
+        n_lines, n_graphemes = (
+            (n_lines, grown) if grown <= max_graphemes else (n_lines + 1, piece.n_graphemes)
+        )
+    return n_lines
+
+
+def _joined(pieces: Sequence[_Piece]) -> str:
+    return pieces[0].text + "".join(piece.text if piece.joined else f" {piece.text}" for piece in pieces[1:])

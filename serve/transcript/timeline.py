@@ -1,0 +1,98 @@
+"""Hypotheses of windows -> segments and words on the recording's time axis.
+
+A model times what it hears from the start of its window, and not always soberly: times are moved into the
+window, and never run backwards. Knows no engine and no samples.
+"""
+
+from __future__ import annotations
+
+import heapq
+import math
+from collections import deque
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+
+from serve.audio.samples import SAMPLE_RATE
+from serve.audio.segmentation import Window
+from serve.engine import Hypothesis, TimedText
+from serve.transcript.events import Segment, Word
+
+
+def place_segments(decoded: Iterable[tuple[Window, Hypothesis]], *, split: bool) -> Iterator[Segment]:
+    """Yield segments with recording times, numbered in order of their start.
+
+    Args:
+        decoded: Windows in order of their start, and what was heard in each.
+        split: Whether segments name their channel, and windows of different channels overlap.
+    """
+    later: list[tuple[float, int, Segment]] = []  # a heap
+    n_segments = n_found = 0
+    for window, hypothesis in decoded:
+        for segment in _segments_of(window, hypothesis, channel=window.channel if split else None):
+            heapq.heappush(later, (segment.start_s, n_found, segment))
+            n_found += 1
+        # A window of another channel may begin before this one ends, but not before this one begins.
+        settled_s = window.start / SAMPLE_RATE if split else math.inf
+        while later and later[0][0] <= settled_s:
+            yield replace(heapq.heappop(later)[2], id=n_segments)
+            n_segments += 1
+    while later:
+        yield replace(heapq.heappop(later)[2], id=n_segments)
+        n_segments += 1
+
+
+def _segments_of(window: Window, hypothesis: Hypothesis, channel: int | None) -> Iterator[Segment]:
+    """Yield one segment for each timed sentence of a window, or one for all of its speech."""
+    start_s, end_s = window.start / SAMPLE_RATE, window.end / SAMPLE_RATE
+    whole = TimedText(text=hypothesis.text, start_s=0.0, end_s=end_s - start_s)
+    sentences = [sentence for sentence in hypothesis.sentences if sentence.text.strip()] or [whole]
+    words = deque(hypothesis.words)
+    earliest_s = start_s
+    for sentence in sentences:
+        # The model may place times in the silence behind the window, or before those it wrote already.
+        first_s, last_s = _clamped(sentence, start_s, earliest_s, end_s)
+        is_last = sentence is sentences[-1]
+        own = list(words) if is_last else list(_take_words(words, sentence.text))
+        yield Segment(
+            id=0,
+            start_s=first_s,
+            end_s=last_s,
+            text=sentence.text.strip(),
+            avg_logprob=hypothesis.avg_logprob,
+            no_speech_prob=hypothesis.no_speech_prob,
+            language=hypothesis.language,
+            language_prob=hypothesis.language_prob,
+            tokens=sentence.tokens or hypothesis.tokens,
+            temperature=hypothesis.temperature,
+            compression_ratio=hypothesis.compression_ratio,
+            words=_placed_words(own, start_s, first_s, last_s, math.exp(hypothesis.avg_logprob)),
+            channel=channel,
+        )
+        earliest_s = last_s
+
+
+def _take_words(words: deque[TimedText], text: str) -> Iterator[TimedText]:
+    """Take the words that a sentence is made of off the front, by counting letters."""
+    n_letters = len("".join(text.split()))
+    while words and n_letters > 0:
+        n_letters -= len("".join(words[0].text.split()))
+        yield words.popleft()
+
+
+def _placed_words(
+    words: Iterable[TimedText], offset_s: float, start_s: float, end_s: float, usual_prob: float
+) -> tuple[Word, ...]:
+    """Place words on the time axis, each behind the one before it and inside the segment."""
+    placed = []
+    for word in words:
+        first_s, last_s = _clamped(word, offset_s, start_s, end_s)
+        probability = usual_prob if word.probability is None else word.probability
+        placed.append(Word(text=word.text.strip(), start_s=first_s, end_s=last_s, probability=probability))
+        start_s = last_s
+    return tuple(placed)
+
+
+def _clamped(timed: TimedText, offset_s: float, earliest_s: float, latest_s: float) -> tuple[float, float]:
+    """Return when something is said in the recording, start before end, inside the limits."""
+    start_s = min(max(offset_s + timed.start_s, earliest_s), latest_s)
+    return start_s, min(max(offset_s + timed.end_s, start_s), latest_s)

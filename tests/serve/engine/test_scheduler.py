@@ -1,0 +1,373 @@
+"""Who is served when: bounded, fair, cancellable, and one fault is one request's."""
+
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+
+from serve.engine import CPU_BATCH, SERVED_ADAPTER, DecodingOptions, Hypothesis
+from serve.engine.scheduler import WINDOWS_AHEAD, BatchLimits, Queue, Scheduler
+from serve.errors import EngineError, NotReady, Overloaded, RequestTimeout
+
+
+class Recorder:
+    """An engine that waits for `go`, notes its batches, answers with a window's label and fails on 'bad'."""
+
+    n_workers = 1
+    usual_batch = CPU_BATCH
+
+    def __init__(self) -> None:
+        self.batches: list[list[str]] = []
+        self.go = threading.Semaphore(0)
+        self.closed = False
+
+    def transcribe_batch(self, log_mels, options):
+        self.batches.append([option.prompt for option in options])
+        assert self.go.acquire(timeout=20)
+        if any(option.prompt == "bad" for option in options):
+            raise RuntimeError("kernel")
+        return [heard(option.prompt) for option in options]
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def heard(text: str) -> Hypothesis:
+    return Hypothesis(
+        tokens=(), text=text, language="mr", language_prob=None, avg_logprob=0.0, no_speech_prob=0.0
+    )
+
+
+def window(label: str, n_frames=300, adapter: str | None = SERVED_ADAPTER, language: str | None = "mr"):
+    options = DecodingOptions(language=language, prompt=label, adapter=adapter)
+    return np.zeros((80, n_frames), np.float32), options
+
+
+@pytest.fixture
+def engine():
+    return Recorder()
+
+
+@pytest.fixture
+def make(engine):
+    made = []
+
+    def make(**limits):
+        others = {"max_requests": 8} | {
+            name: limits.pop(name) for name in ("max_requests", "request_timeout_s") if name in limits
+        }
+        # How fast this machine is shall not decide what is in a batch, but where a test says so.
+        made.append(Scheduler(engine, limits=BatchLimits(**{"target_s": 1e9} | limits), **others))
+        return made[-1]
+
+    yield make
+    engine.go.release(1_000)
+    for scheduler in made:
+        assert scheduler.close()
+
+
+@pytest.fixture
+def pool():
+    with ThreadPoolExecutor() as pool:
+        yield pool
+
+
+def texts(ticket, windows):
+    with ticket:
+        return [hypothesis.text for hypothesis in ticket.decode(windows)]
+
+
+def wait_until(condition) -> None:
+    deadline = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+
+
+def queued(scheduler) -> int:
+    return scheduler.queue().n_waiting
+
+
+def occupy(scheduler, engine, pool):
+    """Let the engine begin a window, so that what comes next waits and can be looked at."""
+    first = pool.submit(texts, scheduler.admit(), [window("first", 3_000)])
+    wait_until(lambda: engine.batches)
+    return first
+
+
+def test_hypotheses_come_in_the_order_of_the_windows(make, engine):
+    engine.go.release(100)
+    labels = [str(number) for number in range(3 * WINDOWS_AHEAD)]
+    assert texts(make().admit(), map(window, labels)) == labels
+
+
+def test_what_goes_wrong_in_finding_windows_comes_after_those_that_were_found(make, engine):
+    def windows():
+        yield from (window(str(number)) for number in range(3))
+        raise ValueError("damage")
+
+    engine.go.release(100)
+    heard = []
+    with make().admit() as ticket, pytest.raises(ValueError, match="damage"):
+        for hypothesis in ticket.decode(windows()):
+            heard.append(hypothesis.text)
+    assert heard == ["0", "1", "2"]
+
+
+def test_a_short_clip_does_not_wait_for_a_long_recording(make, engine, pool):
+    scheduler = make(max_windows=1)
+    occupy(scheduler, engine, pool)
+    long = pool.submit(texts, scheduler.admit(), [window(f"long {n}") for n in range(6)])
+    wait_until(lambda: queued(scheduler) == 6)
+    short = pool.submit(texts, scheduler.admit(), [window("short")])
+    wait_until(lambda: queued(scheduler) == 7)
+    engine.go.release(100)
+    assert short.result() == ["short"]
+    assert long.result() == [f"long {n}" for n in range(6)]
+    assert engine.batches.index(["short"]) == 2
+
+
+def test_a_newcomer_waits_for_one_batch_however_many_long_recordings_are_before_it(make, engine, pool):
+    scheduler = make(max_windows=2)
+    occupy(scheduler, engine, pool)
+    for name in "abc":
+        pool.submit(texts, scheduler.admit(), [window(f"{name}{n}") for n in range(6)])
+        wait_until(lambda name=name: queued(scheduler) == 6 * ("abc".index(name) + 1))
+    for n_batches in (2, 3, 4, 5):
+        engine.go.release()
+        wait_until(lambda n=n_batches: len(engine.batches) == n)
+    short = pool.submit(texts, scheduler.admit(), [window("short", 200)])
+    wait_until(lambda: "short" in waiting_labels(scheduler))
+    engine.go.release(100)
+    assert short.result() == ["short"]
+    assert engine.batches[5] == ["short"]
+
+
+def waiting_labels(scheduler) -> set[str]:
+    return {each.options.prompt for ticket in list(scheduler._admitted) for each in list(ticket.waiting)}
+
+
+def test_a_request_that_had_nothing_to_do_saved_no_time_up(make, engine, pool):
+    scheduler = make(max_windows=1)
+    engine.go.release(6)
+    idle = scheduler.admit()
+    assert texts(scheduler.admit(), [window(f"early {n}") for n in range(6)])
+    occupy_with = pool.submit(texts, scheduler.admit(), [window(f"other {n}") for n in range(4)])
+    wait_until(lambda: queued(scheduler) == 3)
+    late = pool.submit(texts, idle, [window(f"late {n}") for n in range(4)])
+    wait_until(lambda: queued(scheduler) == 7)
+    engine.go.release(100)
+    assert occupy_with.result() and late.result()
+    order = [label.split()[0] for (label,) in engine.batches[6:]]
+    for end in range(1, 9):  # what is paid for a window is an expectation, so the turns need not alternate
+        assert order[:end].count("late") - order[:end].count("other") <= 2
+
+
+def test_windows_of_several_requests_share_a_batch(make, engine, pool):
+    scheduler = make(max_windows=4)
+    occupy(scheduler, engine, pool)
+    for name in "abc":
+        pool.submit(texts, scheduler.admit(), [window(f"{name}{n}") for n in range(2)])
+        wait_until(lambda name=name: queued(scheduler) == 2 * ("abc".index(name) + 1))
+    engine.go.release(100)
+    wait_until(lambda: not scheduler.n_admitted)
+    assert [sorted(batch) for batch in engine.batches[1:]] == [["a0", "a1", "b0", "c0"], ["b1", "c1"]]
+
+
+@pytest.mark.parametrize(
+    ("other", "why"),
+    [
+        (window("other", 600), "its length is another"),
+        (window("other", adapter=None), "it wants the base model alone"),
+    ],
+)
+def test_unlike_windows_do_not_share_a_batch(make, engine, pool, other, why):
+    scheduler = make()
+    occupy(scheduler, engine, pool)
+    pool.submit(texts, scheduler.admit(), [window("this")])
+    pool.submit(texts, scheduler.admit(), [other])
+    wait_until(lambda: queued(scheduler) == 2)
+    engine.go.release(100)
+    wait_until(lambda: not scheduler.n_admitted)
+    assert sorted(engine.batches[1:]) == [["other"], ["this"]], why
+
+
+def test_a_batch_is_bounded_in_seconds(make, engine, pool):
+    scheduler = make(max_batch_s=7.0)
+    occupy(scheduler, engine, pool)
+    pool.submit(texts, scheduler.admit(), [window(str(n), 300) for n in range(5)])
+    wait_until(lambda: queued(scheduler) == 5)
+    engine.go.release(100)
+    wait_until(lambda: not scheduler.n_admitted)
+    assert [len(batch) for batch in engine.batches] == [1, 2, 2, 1]
+
+
+def test_a_batch_is_bounded_by_the_time_it_is_expected_to_take(make, engine, pool):
+    # Before anything is learned, a window of 3 s with up to 224 tokens is expected to take about a second.
+    scheduler = make(target_s=2.5)
+    occupy(scheduler, engine, pool)
+    pool.submit(texts, scheduler.admit(), [window(str(n), 300) for n in range(5)])
+    wait_until(lambda: queued(scheduler) == 5)
+    assert scheduler.queue().waiting_s == pytest.approx(5 * (0.09 + 0.9), rel=0.05)
+    batch = scheduler._next_batch()
+    assert len(batch) == 2
+    for ticket in {each.ticket for each in batch}:
+        ticket.cancel()
+    engine.go.release(100)
+
+
+def test_the_queue_tells_what_waits_and_what_runs(make, engine, pool):
+    scheduler = make(max_windows=1)
+    idle = Queue(n_workers=1)
+    assert scheduler.queue() == idle
+    occupy(scheduler, engine, pool)
+    done = pool.submit(texts, scheduler.admit(), [window(str(n)) for n in range(3)])
+    wait_until(lambda: queued(scheduler) == 3)
+    queue = scheduler.queue()
+    assert (queue.n_admitted, queue.n_waiting, queue.n_running) == (2, 3, 1)
+    assert queue.waiting_s > 0
+    engine.go.release(100)
+    assert done.result()
+    wait_until(lambda: scheduler.queue() == idle)
+
+
+def test_a_request_whose_time_is_over_ends_although_the_engine_is_busy(make, engine, pool):
+    scheduler = make(request_timeout_s=0.3)
+    with pytest.raises(RequestTimeout, match=r"limit of 0\.3 s"):
+        texts(scheduler.admit(), [window("slow")])
+    assert scheduler.queue().n_admitted == 0
+    engine.go.release(100)
+    assert texts(scheduler.admit(), [window("next")]) == ["next"]
+
+
+def test_work_between_windows_ends_with_the_request_too(make):
+    scheduler = make(request_timeout_s=0.05)
+    ticket = scheduler.admit()
+    time.sleep(0.1)
+    with pytest.raises(RequestTimeout):
+        ticket.check()
+    cancelled = scheduler.admit()
+    cancelled.check()
+    cancelled.cancel(NotReady("leaving"))
+    with pytest.raises(NotReady, match="leaving"):
+        cancelled.check()
+
+
+def test_windows_are_made_only_a_few_ahead(make, engine, pool):
+    made = []
+
+    def windows():
+        for number in range(100):
+            made.append(number)
+            yield window(str(number))
+
+    done = pool.submit(texts, make(max_windows=1).admit(), windows())
+    wait_until(lambda: len(made) == WINDOWS_AHEAD)
+    time.sleep(0.1)
+    assert len(made) == WINDOWS_AHEAD
+    engine.go.release(1_000)
+    assert len(done.result()) == 100
+
+
+def test_requests_over_the_limit_are_refused_until_a_place_is_free(make):
+    scheduler = make(max_requests=2)
+    tickets = [scheduler.admit(), scheduler.admit()]
+    with pytest.raises(Overloaded) as refused:
+        scheduler.admit()
+    assert refused.value.retry_after_s >= 1
+    tickets[0].close()
+    tickets[0].close()
+    scheduler.admit()
+    with pytest.raises(Overloaded):
+        scheduler.admit()
+
+
+def test_a_cancelled_request_wakes_at_once_and_its_windows_never_reach_the_engine(make, engine, pool):
+    scheduler = make(max_windows=1)
+    occupy(scheduler, engine, pool)
+    ticket = scheduler.admit()
+    waiting = pool.submit(texts, ticket, [window(f"dropped {n}") for n in range(5)])
+    wait_until(lambda: queued(scheduler) == 5)
+    ticket.cancel(NotReady("leaving"))
+    with pytest.raises(NotReady, match="leaving"):
+        waiting.result(timeout=20)
+    assert scheduler.n_admitted == 1
+    engine.go.release(100)
+    assert texts(scheduler.admit(), [window("next")]) == ["next"]
+    assert engine.batches == [["first"], ["next"]]
+
+
+def test_a_request_cancelled_while_the_engine_is_at_it_wakes_at_once_too(make, engine, pool):
+    scheduler = make()
+    ticket = scheduler.admit()
+    waiting = pool.submit(texts, ticket, [window("running")])
+    wait_until(lambda: engine.batches)
+    ticket.cancel()
+    with pytest.raises(NotReady):
+        waiting.result(timeout=20)
+    engine.go.release(100)
+    assert texts(scheduler.admit(), [window("next")]) == ["next"]
+
+
+def test_a_fault_of_the_engine_fails_its_own_request_only(make, engine, pool):
+    scheduler = make()
+    occupy(scheduler, engine, pool)
+    bad = pool.submit(texts, scheduler.admit(), [window("bad")])
+    good = pool.submit(texts, scheduler.admit(), [window("good")])
+    wait_until(lambda: queued(scheduler) == 2)
+    engine.go.release(100)
+    assert good.result() == ["good"]
+    with pytest.raises(EngineError) as failed:
+        bad.result()
+    assert "kernel" not in str(failed.value)
+    assert texts(scheduler.admit(), [window("later")]) == ["later"]
+
+
+def test_an_engine_that_hangs_is_not_alive(make, engine, pool):
+    scheduler = make()
+    assert scheduler.is_alive(stuck_after_s=0.05)
+    occupy(scheduler, engine, pool)
+    wait_until(lambda: not scheduler.is_alive(stuck_after_s=0.05))
+    assert scheduler.is_alive(stuck_after_s=100)
+    engine.go.release(100)
+
+
+def test_closing_refuses_newcomers_wakes_those_inside_and_frees_the_engine(engine, pool):
+    scheduler = Scheduler(engine)
+    waiting = pool.submit(texts, scheduler.admit(), [window("running")])
+    wait_until(lambda: engine.batches)
+    assert not scheduler.close(timeout_s=0.05)  # the engine is in a batch
+    with pytest.raises(NotReady):
+        waiting.result(timeout=20)
+    with pytest.raises(NotReady):
+        scheduler.admit()
+    engine.go.release(100)
+    assert scheduler.close()
+    assert engine.closed
+
+
+def test_several_workers_decode_batches_side_by_side_and_share_what_waits(engine):
+    engine.n_workers = 2
+    scheduler = Scheduler(engine, limits=BatchLimits(target_s=1e9))
+    try:
+        with scheduler.admit() as blocker, scheduler.admit() as ticket:
+            futures = [scheduler._enqueue(blocker, *window("first"))]
+            wait_until(lambda: len(engine.batches) == 1)
+            with scheduler._changed:  # all come at once
+                futures += [scheduler._enqueue(ticket, *window(str(number))) for number in range(4)]
+            wait_until(lambda: len(engine.batches) == 2)  # though the first batch still runs
+            assert engine.batches[0] == ["first"] and scheduler.queue().n_running == 5
+            engine.go.release(2)
+            assert [future.result(20).text for future in futures] == ["first", "0", "1", "2", "3"]
+            with scheduler._changed:
+                futures = [scheduler._enqueue(ticket, *window(str(number))) for number in range(4)]
+            wait_until(lambda: len(engine.batches) == 4)
+            assert engine.batches[2:] == [["0", "1"], ["2", "3"]]
+            assert scheduler.is_alive(20) and not scheduler.is_alive(0)
+            engine.go.release(2)
+            assert [future.result(20).text for future in futures] == ["0", "1", "2", "3"]
+    finally:
+        engine.go.release(10)
+        assert scheduler.close(20) and engine.closed

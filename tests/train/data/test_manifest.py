@@ -1,0 +1,139 @@
+"""Manifests: what is read of them, and how a bad line is named."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+
+import numpy as np
+import pytest
+import soundfile
+
+from serve.audio.samples import SAMPLE_RATE
+from train.data.filters import DropLog, Filters
+from train.data.manifest import load_samples, read_manifest
+from train.errors import DataError
+
+
+@pytest.fixture
+def ramp(tmp_path):
+    """Two seconds whose value tells the time: 0 at the beginning, 0.8 at the end."""
+    samples = np.linspace(0, 0.8, 2 * SAMPLE_RATE, dtype=np.float32)
+    soundfile.write(tmp_path / "ramp.wav", samples, SAMPLE_RATE)
+    return tmp_path / "ramp.wav"
+
+
+def manifest(directory, *rows):
+    path = directory / "clips.jsonl"
+    path.write_text("".join(f"{row if isinstance(row, str) else json.dumps(row)}\n" for row in rows))
+    return path
+
+
+def test_a_clip_is_a_stretch_of_a_file(ramp, tmp_path):
+    row = {
+        "audio": "ramp.wav",
+        "text": " क ख ",
+        "start_s": 0.5,
+        "end_s": 1.25,
+        "voice": "v",
+        "language": "mr",
+    }
+    (clip,) = read_manifest(manifest(tmp_path, row))
+    assert (clip.text, clip.start_s, clip.duration_s, clip.voice) == ("क ख", 0.5, 0.75, "v")
+    samples = load_samples(clip)
+    assert len(samples) == 0.75 * SAMPLE_RATE
+    assert samples[[0, -1]] == pytest.approx([0.2, 0.5], abs=1e-3)
+
+
+def test_the_duration_is_measured_where_none_is_given(ramp, tmp_path):
+    (clip,) = read_manifest(manifest(tmp_path, {"audio": str(ramp), "text": "क"}))
+    assert clip.duration_s == 2.0 and len(load_samples(clip)) == 2 * SAMPLE_RATE
+
+
+def test_other_formats_and_rates_are_decoded_as_in_serving(ramp, tmp_path):
+    command = [
+        "ffmpeg",
+        "-v",
+        "error",
+        "-i",
+        str(ramp),
+        "-ar",
+        "44100",
+        "-ac",
+        "2",
+        str(tmp_path / "ramp.m4a"),
+    ]
+    subprocess.run(command, check=True)
+    (clip,) = read_manifest(manifest(tmp_path, {"audio": "ramp.m4a", "text": "क", "end_s": 2.0}))
+    assert len(load_samples(clip)) == pytest.approx(2 * SAMPLE_RATE, abs=0.1 * SAMPLE_RATE)
+
+
+@pytest.mark.parametrize(
+    ("row", "named"),
+    [
+        ("{broken", "malformed"),
+        ({"text": "क"}, "audio"),
+        ({"audio": "ramp.wav"}, "text"),
+        ({"audio": "absent.wav", "text": "क"}, r"absent\.wav does not exist"),
+        ({"audio": "ramp.wav", "text": "क", "start_s": 1.5, "end_s": 1.0}, "start_s 1.5 does not lie before"),
+        ({"audio": "ramp.wav", "text": "क", "start_s": -1}, "start_s -1.0"),
+        ({"audio": "clips.jsonl", "text": "क"}, "cannot be decoded"),
+    ],
+)
+def test_a_bad_line_is_named_by_file_and_line(ramp, tmp_path, row, named):
+    good = {"audio": "ramp.wav", "text": "क"}
+    with pytest.raises(DataError, match=rf"clips\.jsonl:3: .*{named}"):
+        read_manifest(manifest(tmp_path, good, good, row))
+
+
+def test_audio_that_ends_before_the_clip_is_named(ramp, tmp_path):
+    (clip,) = read_manifest(manifest(tmp_path, {"audio": "ramp.wav", "text": "क", "start_s": 3, "end_s": 4}))
+    with pytest.raises(DataError, match=r"clips\.jsonl:1: .*ends before 3"):
+        load_samples(clip)
+
+
+@pytest.mark.parametrize("content", [b"", b"\n\n", b"\xff\xfe\x00"])
+def test_a_manifest_without_clips_is_refused(tmp_path, content):
+    (tmp_path / "clips.jsonl").write_bytes(content)
+    with pytest.raises(DataError, match=r"clips\.jsonl (holds no clips)|clips\.jsonl:1: "):
+        read_manifest(tmp_path / "clips.jsonl")
+
+
+def test_bad_lines_are_left_out_where_the_log_takes_them(ramp, tmp_path):
+    good = {"audio": "ramp.wav", "text": "क"}
+    rows = [
+        good,
+        "",
+        {"audio": "absent.wav", "text": "क"},
+        "{broken",
+        {**good, "text": " "},
+        {**good, "end_s": 9},
+    ]
+    log = DropLog()
+    clips = read_manifest(manifest(tmp_path, *rows), log, Filters(max_duration_s=5))
+    assert len(clips) == 1
+    assert [(drop.origin.rpartition(":")[2], str(drop.reason)) for drop in log.dropped] == [
+        ("2", "empty line"),
+        ("3", "missing file"),
+        ("4", "malformed row"),
+        ("5", "empty text"),
+        ("6", "too long"),
+    ]
+
+
+def test_an_empty_text_passes_where_nothing_is_asked_of_clips(ramp, tmp_path):
+    assert read_manifest(manifest(tmp_path, {"audio": "ramp.wav", "text": ""}))[0].text == ""
+
+
+def test_a_recording_that_is_shorter_than_its_row_says_is_cut_off(ramp, tmp_path):
+    (clip,) = read_manifest(manifest(tmp_path, {"audio": "ramp.wav", "text": "क", "duration_s": 3.0}))
+    with pytest.raises(
+        DataError, match=r"clips\.jsonl:1: .*cut off: it ends after 2\.00 s, the clip after 3\.0"
+    ):
+        load_samples(clip)
+
+
+def test_a_line_separator_within_a_text_ends_no_line(ramp, tmp_path):
+    row = json.dumps({"audio": "ramp.wav", "text": "क\u2028ख"}, ensure_ascii=False)
+    (clip,) = read_manifest(manifest(tmp_path, row))
+    assert clip.text == "क\u2028ख"

@@ -1,0 +1,67 @@
+"""Evaluating a tiny artifact through the serving pipeline, and the command that does it."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from serve.options import TranscriptionOptions
+from serve.service.loading import load_pipeline
+from train.evaluate.__main__ import main
+from train.evaluate.evaluation import evaluate_models
+from train.examples.corpus import load_evaluation_set
+
+APP = typer.Typer()
+APP.command()(main)
+
+
+def test_base_and_tuned_are_scored_and_compared_on_the_same_clips(tiny_artifact_dir, tiny_manifest, tmp_path):
+    tones = load_evaluation_set(str(tiny_manifest), "mr", tmp_path)
+    pipeline = load_pipeline(tiny_artifact_dir, quantization="none")
+    results = evaluate_models(
+        pipeline, [tones], TranscriptionOptions(), against_base=True, profiles=("nfc",), max_clips=3
+    )
+    pipeline.engine.close()
+    models = results["tones"]
+    assert list(models) == ["base", "tuned"] and models["tuned"]["profile"] == "nfc"
+    assert list(models["tuned"]["scores"]) == ["nfc"]
+    row = models["tuned"]["utterances"][0]
+    assert row["duration_s"] == pytest.approx(0.7) and len(models["tuned"]["utterances"]) == 3
+    assert row["hits"] + row["substitutions"] + row["deletions"] == 3
+    found = models["tuned"]["against_base"]
+    assert found["better"] + found["worse"] + found["equal"] == 3
+
+
+def test_the_command_writes_scores_tables_and_pictures(tiny_artifact_dir, tiny_manifest, tmp_path):
+    options = ["--model-dir", str(tiny_artifact_dir), "--manifest", str(tiny_manifest), "--max-clips", "2"]
+    options += ["--quantization", "none", "--against-base", "--profile", "raw", "--seed", "3"]
+    outputs = ["--json", str(tmp_path / "out.json"), "--markdown", str(tmp_path / "out.md")]
+    answer = CliRunner().invoke(APP, [*options, *outputs, "--report", str(tmp_path / "report")])
+    assert answer.exit_code == 0, (answer.output, answer.exception)
+    record = json.loads((tmp_path / "out.json").read_text("utf-8"))
+    assert record["seed"] == 3 and len(record["results"]["tones"]["base"]["utterances"]) == 2
+    assert record == json.loads((tmp_path / "report" / "evaluation.json").read_text("utf-8"))
+    assert (tmp_path / "out.md").read_text() == (tmp_path / "report" / "evaluation.md").read_text()
+    assert (tmp_path / "report" / "scores.png").read_bytes().startswith(b"\x89PNG")
+    assert "tuned minus base" in answer.output
+
+
+def test_two_test_sets_of_one_name_are_refused(tiny_manifest):
+    twice = ["--manifest", str(tiny_manifest)] * 2
+    answer = CliRunner().invoke(APP, twice, env={"COLUMNS": "200", "TERM": "dumb"})
+    assert answer.exit_code == 2 and "differ in their names" in answer.output
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        (["--manifest", "a.jsonl", "--profile", "nonsense"], "nonsense"),
+        (["--manifest", "a.jsonl", "--quantization", "int3"], "int3"),
+    ],
+)
+def test_an_option_that_cannot_be_is_named(options, named):
+    answer = CliRunner().invoke(APP, options, env={"COLUMNS": "200", "TERM": "dumb"})
+    assert answer.exit_code == 2 and named in answer.output

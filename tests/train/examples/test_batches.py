@@ -1,0 +1,109 @@
+"""The plan of an epoch: every clip once, batches within their budget, the same again from the same seed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from train.config import TrainConfig
+from train.data.manifest import Clip
+from train.examples.batches import plan_epoch, shard_numbers
+
+DURATIONS_S = np.random.default_rng(0).uniform(0.6, 11.0, 1_300).tolist()
+
+
+def config(**values):
+    return TrainConfig(
+        **{"name": "x", "output_dir": Path("x"), "train_data": ("x.jsonl",), "max_window_s": 14, **values}
+    )
+
+
+@pytest.mark.parametrize("values", [{}, {"join_probability": 0.5, "no_speech_probability": 0.2}])
+def test_every_clip_is_heard_exactly_once_an_epoch(values):
+    plan = plan_epoch(DURATIONS_S, config(**values), epoch=0)
+    heard = [clip for batch in plan for example in batch for clip in example.clips]
+    assert sorted(heard) == list(range(len(DURATIONS_S)))
+
+
+@pytest.mark.parametrize("context", ["dynamic", "fixed"])
+def test_no_batch_is_over_its_budget_with_padding_counted(context):
+    settings = config(batch_s=90, encoder_context=context, join_probability=0.3)
+    for batch in plan_epoch(DURATIONS_S, settings, epoch=0):
+        longest_s = max(example.duration_s for example in batch) + sum(settings.window_margin_s) / 2
+        assert len(batch) * (30 if context == "fixed" else longest_s) <= 90
+
+
+def test_a_clip_over_the_budget_is_a_batch_of_its_own():
+    plan = plan_epoch([9.0, 9.0, 1.0], config(batch_s=5), epoch=0)
+    assert sorted(len(batch) for batch in plan) == [1, 1, 1]
+
+
+def test_the_same_seed_and_epoch_give_the_same_plan():
+    settings = config(join_probability=0.3, no_speech_probability=0.1)
+    assert plan_epoch(DURATIONS_S, settings, 3) == plan_epoch(DURATIONS_S, settings, 3)
+
+
+def test_another_epoch_or_seed_gives_another_plan():
+    first = plan_epoch(DURATIONS_S, config(), 0)
+    assert plan_epoch(DURATIONS_S, config(), 1) != first
+    assert plan_epoch(DURATIONS_S, config(seed=1), 0) != first
+
+
+def test_examples_of_a_batch_are_alike_in_length_and_batches_come_in_mixed_order():
+    plan = plan_epoch(DURATIONS_S, config(batch_s=48), epoch=0)
+    padded_s = sum(len(batch) * max(example.duration_s for example in batch) for batch in plan)
+    assert padded_s < 1.1 * sum(DURATIONS_S)
+    lengths_s = [batch[0].duration_s for batch in plan]
+    assert lengths_s != sorted(lengths_s)
+
+
+def test_joined_clips_fit_the_window_and_pauses_are_counted():
+    joined = [
+        example
+        for batch in plan_epoch(DURATIONS_S, config(join_probability=1.0), epoch=0)
+        for example in batch
+        if len(example.clips) > 1
+    ]
+    assert joined
+    for example in joined:
+        assert sum(DURATIONS_S[clip] for clip in example.clips) < example.duration_s <= 14
+
+
+def test_windows_without_speech_come_in_the_share_asked_for():
+    plan = plan_epoch(DURATIONS_S, config(no_speech_probability=0.2), epoch=0)
+    n_silent = sum(not example.clips for batch in plan for example in batch)
+    assert 0.15 * len(DURATIONS_S) < n_silent < 0.25 * len(DURATIONS_S)
+    assert not any(not example.clips for batch in plan_epoch(DURATIONS_S, config(), 0) for example in batch)
+
+
+def test_clips_of_shards_are_mixed_only_with_those_of_a_few_shards_at_a_time():
+    shards = [clip // 50 for clip in range(len(DURATIONS_S))]  # 26 of them
+    plan = plan_epoch(DURATIONS_S, config(), 0, shards)
+    heard = [clip for batch in plan for example in batch for clip in example.clips]
+    assert sorted(heard) == list(range(len(DURATIONS_S)))
+    seen = [frozenset(shards[clip] for clip in heard[start : start + 400]) for start in range(0, 1_300, 400)]
+    assert [len(together) for together in seen] == [8, 8, 8, 2]
+    assert not seen[0] & seen[1] and seen[0] != frozenset(range(8))  # in another order than on disk
+    assert [shards[clip] for clip in heard[:400]] != sorted(shards[clip] for clip in heard[:400])
+    assert plan_epoch(DURATIONS_S, config(), 0, shards) == plan
+    assert plan_epoch(DURATIONS_S, config(), 1, shards) != plan
+
+
+def test_a_few_shards_are_mixed_as_well_as_files_of_their_own():
+    settings = config(join_probability=0.3)
+    plan = plan_epoch(DURATIONS_S, settings, 0, [clip // 500 for clip in range(len(DURATIONS_S))])
+    early = [clip for batch in plan[: len(plan) // 4] for example in batch for clip in example.clips]
+    assert {clip // 500 for clip in early} == {0, 1, 2}
+
+
+def test_files_of_their_own_among_shards_count_as_shards_of_neighbours():
+    def clip(path, size_bytes=None):
+        named = {"path": Path(path), "origin": "x:1", "text": "क", "language": None, "voice": None}
+        return Clip(**named, start_s=0, duration_s=1, size_bytes=size_bytes)
+
+    files = [clip(f"{number}.wav") for number in range(1_500)]
+    assert shard_numbers(files) is None
+    numbers = shard_numbers([clip("a.tar", 9), clip("a.tar", 9), clip("b.tar", 9), *files])
+    assert numbers[:3] == [0, 0, 1] and set(numbers[3:]) == {2, 3}

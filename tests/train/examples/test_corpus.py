@@ -1,0 +1,76 @@
+"""The clips of a whole run: what the test data keeps out of training, and where strictness lies."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from train.config import TrainConfig
+from train.errors import DataError
+from train.examples.corpus import load_corpus
+
+
+def row(number, text, voice):
+    return json.dumps({"audio": f"{number}.wav", "text": text, "voice": voice}, ensure_ascii=False)
+
+
+@pytest.fixture
+def config(wavs, tmp_path):
+    """Return a function that makes a configuration whose training rows repeat what is held out."""
+    manifests = {
+        "train": [row(0, "पाऊस आला", "a"), row(1, "दार उघड.", "a"), row(2, "चहा", "t"), row(3, "ऊन", "b")],
+        "valid": [row(4, "ऊन!", "a")],
+        "test": [row(5, "दार उघड", "t")],
+        "bad-test": [row(5, "वारा", "t"), row("absent", "पाणी", "t")],
+    }
+    for name, rows in manifests.items():
+        (wavs / f"{name}.jsonl").write_text("\n".join(rows) + "\n", encoding="utf-8")
+
+    def make(**changes):
+        values = {
+            **{f"{name}_data": (f"{wavs}/{name}.jsonl",) for name in ("train", "valid", "test")},
+            **{"name": "x", "output_dir": tmp_path / "run"},
+        }
+        return TrainConfig(**{**values, **changes})
+
+    return make
+
+
+def test_sentences_of_validation_and_test_and_voices_of_the_test_are_not_trained_on(config):
+    corpus = load_corpus(config())
+    assert [clip.text for clip in corpus.train] == ["पाऊस आला"]
+    assert corpus.log.counts == {"sentence is held out": 2, "voice is held out": 1}
+    assert [len(test.clips) for test in corpus.tests] == [1] and len(corpus.valid) == 1
+
+
+@pytest.mark.parametrize(("held_out", "n_kept"), [("sentences", 2), ("nothing", 4)])
+def test_a_configuration_says_what_is_held_out(config, held_out, n_kept):
+    assert len(load_corpus(config(held_out=held_out)).train) == n_kept
+
+
+def test_a_single_voice_in_training_and_test_is_answered_with_the_key_to_change(config, wavs):
+    one = f"{wavs}/one.jsonl"
+    Path(one).write_text(row(6, "वारा", "t") + "\n", encoding="utf-8")
+    with pytest.raises(DataError, match=r"holds no clips: voice is held out 1; `held_out` says"):
+        load_corpus(config(train_data=(one,)))
+
+
+def test_the_first_bad_row_of_test_data_ends_the_run_unless_its_source_says_otherwise(config, wavs):
+    bad = f"{wavs}/bad-test.jsonl"
+    with pytest.raises(DataError, match=r"bad-test\.jsonl:2: .*absent\.wav does not exist"):
+        load_corpus(config(test_data=(bad,)))
+    (test,) = load_corpus(config(test_data=(f"{bad}?strict=false",))).tests
+    assert len(test.clips) == 1 and test.log.counts == {"missing file": 1} and test.name == "bad-test"
+
+
+def test_strict_training_data_ends_at_the_first_bad_row(config):
+    with pytest.raises(DataError, match=r"train\.jsonl:2: .*also stands in"):
+        load_corpus(config(strict=True))
+
+
+def test_several_sources_are_read_one_after_the_other(config, wavs, common_voice):
+    corpus = load_corpus(config(train_data=(f"{wavs}/train.jsonl", f"commonvoice:{common_voice}?split=dev")))
+    assert len(corpus.train) == 1 + 2
+    assert corpus.train[1].path.suffix == ".tar" and corpus.train[0].path.suffix == ".wav"

@@ -1,0 +1,73 @@
+"""Token sequences, decoded again."""
+
+from __future__ import annotations
+
+import pytest
+from transformers import WhisperTokenizer
+
+from train.examples.targets import MAX_TOKENS, Sentence, TargetBuilder
+
+START, MARATHI, TRANSCRIBE, NO_TIMESTAMPS, END, PREVIOUS = 50258, 50320, 50359, 50363, 50257, 50361
+SENTENCES = [
+    Sentence(text="आई घरी आहे", start_s=0.4, end_s=2.1),
+    Sentence(text="पाऊस आला", start_s=2.6, end_s=3.905),
+]
+
+
+@pytest.fixture(scope="module")
+def tokenizer(whisper_base_dir):
+    return WhisperTokenizer.from_pretrained(str(whisper_base_dir))
+
+
+@pytest.fixture
+def build(tokenizer):
+    builder = TargetBuilder(tokenizer)
+
+    def make(sentences, **changes):
+        options = {"language": "mr", "task": "transcribe", "timestamps": False, **changes}
+        return builder.build(sentences, **options)
+
+    return make
+
+
+def test_plain_text_follows_four_tokens_and_ends(build, tokenizer):
+    target = build(SENTENCES)
+    assert target.tokens[: target.n_prompt] == [START, MARATHI, TRANSCRIBE, NO_TIMESTAMPS]
+    assert target.tokens[-1] == END and target.tokens.count(END) == 1
+    assert tokenizer.decode(target.tokens[target.n_prompt : -1]) == "आई घरी आहे पाऊस आला"
+
+
+def test_times_stand_around_each_sentence_in_steps_of_twenty_milliseconds(build):
+    target = build(SENTENCES, timestamps=True)
+    assert target.n_prompt == 3 and NO_TIMESTAMPS not in target.tokens
+    times = [token - NO_TIMESTAMPS - 1 for token in target.tokens if token > NO_TIMESTAMPS]
+    assert times == [20, 105, 130, 195]
+    assert target.tokens[3] == NO_TIMESTAMPS + 1 + 20 and target.tokens[-2] == NO_TIMESTAMPS + 1 + 195
+
+
+def test_earlier_text_keeps_its_end_where_it_is_long(build, tokenizer):
+    target = build(SENTENCES[:1], previous_text=" ".join(f"शब्द {n}" for n in range(200)))
+    assert target.tokens[0] == PREVIOUS and target.tokens.count(START) == 1
+    earlier = target.tokens[1 : target.tokens.index(START)]
+    assert len(earlier) == 223 and tokenizer.decode(earlier).endswith("शब्द 199")
+    assert target.n_prompt == len(earlier) + 5
+
+
+def test_silence_is_the_end_token_alone(build):
+    for timestamps in (False, True):
+        target = build([], timestamps=timestamps)
+        assert target.tokens[target.n_prompt :] == [END]
+
+
+def test_sentences_that_the_decoder_cannot_hold_are_left_out_whole(build, tokenizer):
+    many = [Sentence(text=f"वाक्य {n} आहे", start_s=n, end_s=n + 0.5) for n in range(60)]
+    for timestamps in (False, True):
+        target = build(many, timestamps=timestamps)
+        assert len(target.tokens) <= MAX_TOKENS and target.tokens[-1] == END
+        text = tokenizer.decode([token for token in target.tokens[target.n_prompt : -1] if token < END])
+        assert text.endswith("आहे")
+
+
+def test_language_and_task_are_written_as_asked(build, tokenizer):
+    tokens = build(SENTENCES, language="hi", task="translate").tokens
+    assert tokenizer.convert_ids_to_tokens(tokens[1:3]) == ["<|hi|>", "<|translate|>"]

@@ -1,0 +1,181 @@
+"""What a training run leaves behind: an artifact that can be served, scores, a curve and a card."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+import torch
+from peft import get_peft_model_state_dict
+from safetensors.torch import load_file
+
+from serve.errors import ArtifactError
+from serve.model.artifact import load_artifact, load_manifest, write_manifest
+from serve.service.loading import load_pipeline
+from train.errors import ExportError, TrainConfigError
+from train.export.artifact import export_artifact, publish_artifact, record_evaluation
+from train.loop.loop import Outcome
+from train.model.build import continue_adapter
+
+OUTCOME = Outcome(step=6, total_steps=6, samples=40, skipped_batches=1, trained_s=12.4, finished=True)
+TEXTS = ("पाणी प्या", "दोन 2")
+
+
+@pytest.fixture
+def model(tiny_config, tiny_model):
+    """A tiny model whose adapters are not zero."""
+    model = tiny_model(tiny_config())
+    for name, parameter in model.named_parameters():
+        if "lora_" in name:
+            torch.nn.init.normal_(parameter, std=0.3)
+    return model
+
+
+@pytest.fixture
+def exported(model, tiny_config, tiny_base_dir):
+    return export_artifact(model, tiny_base_dir, tiny_config(), OUTCOME, TEXTS)
+
+
+def test_the_artifact_holds_the_trained_weights_in_fp16_and_nothing_else(exported, model):
+    files = {str(path.relative_to(exported)) for path in exported.rglob("*") if path.is_file()}
+    files -= {"adapter/README.md"}  # peft's own card
+    assert files == {"manifest.json", "adapter/adapter_config.json", "adapter/adapter_model.safetensors"}
+    written = load_file(exported / "adapter" / "adapter_model.safetensors")
+    trained = get_peft_model_state_dict(model)
+    assert written.keys() == trained.keys()
+    for name, tensor in written.items():
+        assert tensor.dtype == torch.float16
+        torch.testing.assert_close(tensor.float(), trained[name], atol=1e-3, rtol=1e-3)
+
+
+def test_the_manifest_says_what_the_server_must_know(exported, tiny_base_dir):
+    manifest = load_manifest(exported)
+    assert (manifest.name, manifest.language, manifest.encoder_context) == ("tiny", "mr", "dynamic")
+    assert manifest.window_margin_s == pytest.approx(0.9) and manifest.max_window_s == 4.0
+    assert manifest.base_model.name == str(tiny_base_dir)
+    assert manifest.training["steps"] == 6 and manifest.training["samples"] == 40
+    assert manifest.training["continued_from"] is None
+
+
+def test_what_is_exported_is_served(exported, speech):
+    pipeline = load_pipeline(exported, quantization="none")
+    assert pipeline.engine.has_adapter
+    assert pipeline.transcribe_many([speech])[0].text
+
+
+@pytest.mark.parametrize("quantization", ["none", "int8"])
+def test_a_dora_adapter_is_served(tiny_config, tiny_model, tiny_base_dir, speech, quantization):
+    config = tiny_config(lora_method="dora")
+    artifact = export_artifact(tiny_model(config), tiny_base_dir, config, OUTCOME, TEXTS)
+    pipeline = load_pipeline(artifact, quantization=quantization)
+    assert pipeline.transcribe_many([speech])[0].text
+    pipeline.engine.close()
+
+
+def test_two_exports_of_the_same_weights_are_the_same_to_the_bit(exported, model, tiny_config, tiny_base_dir):
+    files = [exported / "adapter" / name for name in ("adapter_config.json", "adapter_model.safetensors")]
+    before = [file.read_bytes() for file in files]
+    export_artifact(model, tiny_base_dir, tiny_config(), OUTCOME, TEXTS)
+    assert [file.read_bytes() for file in files] == before
+
+
+@pytest.mark.parametrize("value", [float("nan"), 1e6])
+def test_weights_that_fp16_cannot_hold_are_refused_and_the_old_artifact_stays(
+    exported, model, tiny_config, tiny_base_dir, value
+):
+    next(p for name, p in model.named_parameters() if "lora_B" in name).data[0, 0] = value
+    with pytest.raises(ExportError, match="lower learning_rate"):
+        export_artifact(model, tiny_base_dir, tiny_config(), OUTCOME, TEXTS)
+    load_artifact(exported)
+
+
+def test_a_run_directory_that_cannot_be_written_is_named(model, tiny_config, tiny_base_dir, tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    config = tiny_config(output_dir=tmp_path / "file")
+    with pytest.raises(ExportError, match="could not be written"):
+        export_artifact(model, tiny_base_dir, config, OUTCOME, TEXTS)
+
+
+def test_publishing_replaces_what_was_there_as_a_whole(exported, tmp_path):
+    target = tmp_path / "served" / "tiny"
+    target.mkdir(parents=True)
+    (target / "stale.txt").write_text("of an older artifact")
+    assert publish_artifact(exported, target) == target
+    assert not (target / "stale.txt").exists() and load_artifact(target)
+    assert [path.name for path in target.parent.iterdir()] == ["tiny"]
+
+
+def test_training_further_starts_with_the_artifact_and_says_so(
+    exported, model, tiny_config, tiny_model, tiny_base_dir, tmp_path
+):
+    config = tiny_config(continue_from=exported, output_dir=tmp_path / "further")
+    further = tiny_model(config)
+    continue_adapter(further, load_artifact(exported), tiny_base_dir)
+    kept, begun = get_peft_model_state_dict(model), get_peft_model_state_dict(further)
+    for name, tensor in begun.items():
+        torch.testing.assert_close(tensor, kept[name].half().float(), msg=name)
+        assert tensor.dtype == torch.float32
+
+    lineage = load_manifest(export_artifact(further, tiny_base_dir, config, OUTCOME, TEXTS)).training[
+        "continued_from"
+    ]
+    assert lineage["name"] == "tiny" and lineage["training"]["steps"] == 6 and len(lineage["sha256"]) == 64
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"lora_rank": 8}, "lora_rank is 8, but .*adapter_config.json says 4"),
+        ({"lora_alpha": 4}, "lora_alpha is 4, but .* says 8"),
+        ({"lora_method": "rslora"}, "lora_method is rslora, but .* says lora"),
+        ({"lora_method": "dora"}, "lora_method is dora, but .* says lora"),
+        ({"lora_targets": ("q_proj",)}, "lora_targets are not those of the adapter"),
+    ],
+)
+def test_an_adapter_of_another_shape_is_not_trained_further(
+    exported, tiny_config, tiny_model, tiny_base_dir, changes, named
+):
+    with pytest.raises(TrainConfigError, match=named):
+        continue_adapter(tiny_model(tiny_config(**changes)), load_artifact(exported), tiny_base_dir)
+
+
+def test_an_adapter_of_another_base_model_is_not_trained_further(
+    exported, tiny_config, tiny_model, tiny_base_dir
+):
+    manifest = load_manifest(exported)
+    other = msgspec.structs.replace(manifest.base_model, fingerprint="0" * 64)
+    write_manifest(exported, msgspec.structs.replace(manifest, base_model=other))
+    with pytest.raises(TrainConfigError, match="base_model is not the one"):
+        continue_adapter(tiny_model(tiny_config()), load_artifact(exported), tiny_base_dir)
+
+
+def test_what_to_continue_from_must_be_an_artifact(tmp_path):
+    with pytest.raises(ArtifactError, match=r"manifest\.json"):
+        load_artifact(tmp_path)
+
+
+def result(wer: float) -> dict:
+    values = {"utterances": 3, "wer": wer, "wer_low": wer / 2, "wer_high": 2 * wer, "cer": wer / 5}
+    counts = {"hits": 1, "substitutions": 2, "deletions": 3, "insertions": 4}
+    rates = {"hallucination_rate": 0.0, "script_fidelity": 1.0}
+    return {"scores": {"marathi": {**values, **counts, **rates}}, "utterances": [{"hypothesis": "गुपित"}]}
+
+
+def test_scores_are_recorded_without_the_utterances(exported):
+    record_evaluation(exported, {"test": {"tuned": result(0.2)}})
+    manifest = load_manifest(exported)
+    assert manifest.evaluation["test"]["tuned"]["scores"]["marathi"]["wer"] == 0.2
+    assert "गुपित" not in (exported / "manifest.json").read_text("utf-8")
+    assert msgspec.structs.replace(manifest, evaluation={}).training["steps"] == 6
+
+
+def test_the_scripts_of_what_was_trained_are_recorded_and_grow_with_further_training(
+    exported, tiny_config, tiny_model, tiny_base_dir, tmp_path
+):
+    assert load_manifest(exported).scripts == ("Devanagari",)
+    further = tiny_config(continue_from=exported, output_dir=tmp_path / "further")
+    artifact = export_artifact(tiny_model(further), tiny_base_dir, further, OUTCOME, ["मी WhatsApp वापरतो"])
+    assert load_manifest(artifact).scripts == ("Devanagari", "Latin")
+    manifest = load_manifest(exported)
+    write_manifest(exported, msgspec.structs.replace(manifest, scripts=None))  # older: nobody knows
+    artifact = export_artifact(tiny_model(further), tiny_base_dir, further, OUTCOME, TEXTS)
+    assert load_manifest(artifact).scripts is None

@@ -1,0 +1,63 @@
+"""Looks at the validation clips: loss and WER of the model in training."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from train.examples.batches import ExamplePlan
+from train.loop.checkpoint import Position
+from train.loop.validation import Look, Validation, is_better
+from train.model.build import batch_loss
+
+CPU = torch.device("cpu")
+EXAMPLE = ExamplePlan(clips=(0,), duration_s=1.0)
+
+
+@pytest.mark.parametrize(
+    "base",
+    [{"quantization": name} for name in ("none", "int8", "int4")] + [{"precision": "bfloat16"}],
+    ids=lambda base: next(iter(base.values())),
+)
+def test_a_look_measures_loss_and_wer_and_leaves_the_model_training(
+    tiny_config, tiny_model, tiny_collator, base
+):
+    config = tiny_config(lora_dropout=0.1, valid_clips=5, **base)
+    model = tiny_model(config).train()
+    validation = Validation(tiny_collator(config, augmented=False), config, CPU)
+    look = validation.look(model)
+    assert model.training and 0 < look.loss < 20
+    assert look.wer is not None and look.wer > 0
+    assert validation.look(model) == look  # nothing random, dropout included
+    batch_loss(model, tiny_collator(config).collate([EXAMPLE], (0, 0)), CPU)[0].backward()
+    assert all(p.grad is not None for p in model.parameters() if p.requires_grad)
+
+
+def test_without_clips_to_transcribe_there_is_no_wer(tiny_config, tiny_model, tiny_collator):
+    config = tiny_config()
+    look = Validation(tiny_collator(config, augmented=False), config, CPU).look(tiny_model(config))
+    assert look.wer is None
+
+
+def test_clips_that_are_transcribed_are_spread_over_the_set(tiny_config, tiny_model, tiny_collator):
+    config = tiny_config(valid_clips=3)
+    data = tiny_collator(config, augmented=False)
+    heard = []
+    data.collate, collate = (
+        (lambda examples, key: heard.append(examples) or collate(examples, key)),
+        data.collate,
+    )
+    Validation(data, config, CPU).look(tiny_model(config))
+    assert sorted(example.clips[0] for example in heard[-1]) == [0, 4, 8]
+
+
+def test_the_best_look_is_remembered_and_those_since_are_counted(tiny_config):
+    config, position = tiny_config(valid_clips=1, best_by="wer"), Position()
+    better = []
+    for step, wer in enumerate([math.nan, 0.9, 0.5, 0.6, 0.5, math.nan], 1):
+        position.step = step
+        better.append(is_better(Look(loss=1.0, wer=wer), position, config))
+    assert better == [False, True, True, False, False, False]
+    assert (position.best, position.best_step, position.looks_since_best) == (0.5, 3, 3)

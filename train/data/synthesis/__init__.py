@@ -1,0 +1,1 @@
+"""Marathi text -> synthetic voices -> clips and manifests."""

@@ -1,0 +1,1 @@
+"""A model and a manifest -> scores, through the pipeline that is served."""

@@ -1,0 +1,215 @@
+"""Compare what was said with what was written: WER, CER and what hides behind them. Knows no audio.
+
+Rates are corpus-level: errors of all utterances over words (or characters) of all references. An empty
+reference counts every word of its hypothesis as an insertion.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+import zlib
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import jiwer
+import numpy as np
+import numpy.typing as npt
+
+from train.data.normalise import PROFILES
+
+WordErrors = npt.NDArray[np.int64]
+"""(n_utterances, 4): hits, substitutions, deletions, insertions."""
+
+_BOOTSTRAP_ROUNDS = 1_000
+_LOOP_COMPRESSION_RATIO = 2.4  # openai/whisper's threshold for text that repeats itself
+_RUNAWAY_LENGTH_RATIO = 2.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Score:
+    """Scores of one corpus under one profile; rates are fractions, not per cent."""
+
+    profile: str
+    utterances: int
+    wer: float
+    wer_low: float
+    """Lower end of the bootstrap 95 % interval of `wer` (utterances redrawn)."""
+    wer_high: float
+    cer: float
+    hits: int
+    substitutions: int
+    deletions: int
+    insertions: int
+    hallucination_rate: float
+    """Share of utterances whose text loops, is twice as long as the reference, or answers silence."""
+    script_fidelity: float
+    """Share of the hypotheses' letters that are in the script of the references."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the fields, rates rounded to five places."""
+        return {key: round(v, 5) if isinstance(v, float) else v for key, v in asdict(self).items()}
+
+
+@dataclass(frozen=True, kw_only=True)
+class UtteranceScore:
+    """Scores of one utterance under one profile; rates are fractions."""
+
+    wer: float
+    cer: float
+    hits: int
+    substitutions: int
+    deletions: int
+    insertions: int
+
+    @property
+    def word_errors(self) -> tuple[int, int, int, int]:
+        """(hits, substitutions, deletions, insertions), a row of what `rate` and the intervals take."""
+        return self.hits, self.substitutions, self.deletions, self.insertions
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """Two models on the same utterances: WER of the second minus WER of the first, as fractions."""
+
+    difference: float
+    """Below zero where the second model makes fewer errors."""
+    low: float
+    """Lower end of the 95 % interval: the same utterances are redrawn for both (paired bootstrap)."""
+    high: float
+    better: int
+    """Utterances in which the second model makes fewer word errors."""
+    worse: int
+    equal: int
+
+
+def score(references: Sequence[str], hypotheses: Sequence[str], profile: str, *, seed: int = 0) -> Score:
+    """Return the scores of hypotheses against references.
+
+    Args:
+        references: what was said.
+        hypotheses: what was written, in the same order.
+        profile: name of a profile of `PROFILES`, applied to both.
+        seed: of the bootstrap's draws.
+    """
+    pairs = _normalised(references, hypotheses, profile)
+    words = np.array([_errors(ref.split(), hyp.split()) for ref, hyp in pairs])  # (n, 4): hits, S, D, I
+    characters = np.array([_errors(list(ref), list(hyp)) for ref, hyp in pairs])
+    hits, substitutions, deletions, insertions = (int(total) for total in words.sum(axis=0))
+    low, high = wer_interval(words, seed=seed)
+    return Score(
+        profile=profile,
+        utterances=len(pairs),
+        wer=rate(words),
+        wer_low=low,
+        wer_high=high,
+        cer=rate(characters),
+        hits=hits,
+        substitutions=substitutions,
+        deletions=deletions,
+        insertions=insertions,
+        hallucination_rate=float(np.mean([_is_hallucination(ref, hyp) for ref, hyp in pairs])),
+        script_fidelity=_script_fidelity([ref for ref, _ in pairs], [hyp for _, hyp in pairs]),
+    )
+
+
+def score_utterances(
+    references: Sequence[str], hypotheses: Sequence[str], profile: str
+) -> list[UtteranceScore]:
+    """Return the scores of each utterance, in order."""
+    scores = []
+    for reference, hypothesis in _normalised(references, hypotheses, profile):
+        words = _errors(reference.split(), hypothesis.split())
+        characters = _errors(list(reference), list(hypothesis))
+        hits, substitutions, deletions, insertions = words
+        scores.append(
+            UtteranceScore(
+                wer=rate(np.array([words])),
+                cer=rate(np.array([characters])),
+                hits=hits,
+                substitutions=substitutions,
+                deletions=deletions,
+                insertions=insertions,
+            )
+        )
+    return scores
+
+
+def compare(first: WordErrors, second: WordErrors, *, seed: int = 0) -> Comparison:
+    """Return how the second model differs from the first on the same utterances.
+
+    Args:
+        first: word errors of one model, (n_utterances, 4): hits, substitutions, deletions, insertions.
+        second: those of the other, in the same order.
+        seed: of the bootstrap's draws.
+    """
+    assert first.shape == second.shape
+    differences = [rate(second[draw]) - rate(first[draw]) for draw in _redrawn(len(first), seed)]
+    low, high = np.percentile(differences, (2.5, 97.5))
+    gained = second[:, 1:].sum(axis=1) - first[:, 1:].sum(axis=1)
+    return Comparison(
+        difference=rate(second) - rate(first),
+        low=float(low),
+        high=float(high),
+        better=int((gained < 0).sum()),
+        worse=int((gained > 0).sum()),
+        equal=int((gained == 0).sum()),
+    )
+
+
+def rate(errors: WordErrors) -> float:
+    """Return the error rate, as a fraction, of rows of (hits, substitutions, deletions, insertions)."""
+    hits, substitutions, deletions, insertions = errors.sum(axis=0)
+    n_reference = hits + substitutions + deletions
+    wrong = substitutions + deletions + insertions
+    return float(wrong / n_reference) if n_reference else float(wrong > 0)
+
+
+def wer_interval(words: WordErrors, *, seed: int = 0) -> tuple[float, float]:
+    """Return the 95 % interval of the rate, by redrawing utterances."""
+    rates = [rate(words[draw]) for draw in _redrawn(len(words), seed)]
+    low, high = np.percentile(rates, (2.5, 97.5))
+    return float(low), float(high)
+
+
+def _redrawn(n_utterances: int, seed: int) -> WordErrors:
+    """Return (rounds, n_utterances) numbers of utterances drawn with replacement."""
+    return np.random.default_rng(seed).integers(n_utterances, size=(_BOOTSTRAP_ROUNDS, n_utterances))
+
+
+def _normalised(references: Sequence[str], hypotheses: Sequence[str], profile: str) -> list[tuple[str, str]]:
+    normalise = PROFILES[profile]
+    return [(normalise(ref), normalise(hyp)) for ref, hyp in zip(references, hypotheses, strict=True)]
+
+
+def _errors(reference: list[str], hypothesis: list[str]) -> tuple[int, int, int, int]:
+    """Return (hits, substitutions, deletions, insertions) of one utterance's words or characters."""
+    if not reference:  # jiwer refuses an empty reference
+        return 0, 0, 0, len(hypothesis)
+    # jiwer splits at blanks, which are characters here: it is given numbers, one for each distinct unit.
+    numbers = {unit: str(number) for number, unit in enumerate({*reference, *hypothesis})}
+    numbered = [" ".join(numbers[unit] for unit in side) for side in (reference, hypothesis)]
+    result = jiwer.process_words(numbered[0], numbered[1])
+    return result.hits, result.substitutions, result.deletions, result.insertions
+
+
+def _is_hallucination(reference: str, hypothesis: str) -> bool:
+    if not reference:
+        return bool(hypothesis)
+    encoded = hypothesis.encode()
+    loops = len(encoded) > 60 and len(encoded) / len(zlib.compress(encoded)) > 2 * _LOOP_COMPRESSION_RATIO
+    return loops or len(hypothesis) > _RUNAWAY_LENGTH_RATIO * max(10, len(reference))
+
+
+def _script_fidelity(references: Sequence[str], hypotheses: Sequence[str]) -> float:
+    script = _most_frequent([name for text in references for name in _scripts(text)])
+    written = [name for text in hypotheses for name in _scripts(text)]
+    return written.count(script) / len(written) if script and written else 1.0
+
+
+def _scripts(text: str) -> list[str]:
+    return [unicodedata.name(char, "UNKNOWN").split()[0] for char in text if char.isalpha()]
+
+
+def _most_frequent(names: list[str]) -> str | None:
+    return max(set(names), key=names.count) if names else None

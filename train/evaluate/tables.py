@@ -1,0 +1,132 @@
+"""Turn results of an evaluation into tables, for terminal and Markdown. Knows no model and no page."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich import box
+from rich.table import Table
+
+from train.evaluate.confusions import Confusion
+from train.evaluate.durations import DurationBucket
+
+SCORE_COLUMNS = ("test set", "clips", "model", "profile", "WER % (95 % interval)", "CER %", "S / D / I")
+DURATION_COLUMNS = ("clip lasts", "model", "clips", "WER % (95 % interval)")
+CONFUSION_COLUMNS = ("no.", "said", "written", "times")
+COMPARISON_COLUMNS = ("test set", "WER, tuned minus base (95 % interval)", "better / worse / same clips")
+UTTERANCE_COLUMNS = ("WER %", "S / D / I", "seconds", "voice", "said", "written")
+NO_WORD = "\u2205"  # stands for a word left out, or for nothing having been said
+
+Row = tuple[str, ...]
+
+
+def score_table(results: dict[str, Any]) -> Table:
+    """Return a table of {test set: {model: result}}, in per cent, that fits a terminal of 80 columns."""
+    table = Table(title="per cent; lower is better, except script", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for column in ("test set", "model", "profile"):
+        table.add_column(column, no_wrap=True)
+    for column in ("WER", "95 % interval", "CER", "script"):
+        table.add_column(column, justify="right", no_wrap=True)
+    for test_set, models in results.items():
+        for label, result in models.items():
+            for profile, values in result["scores"].items():
+                names = ("wer", "wer_low", "wer_high", "cer", "script_fidelity")
+                wer, low, high, cer, script = (f"{100 * values[name]:.1f}" for name in names)
+                table.add_row(test_set, label, profile, wer, f"{low} to {high}", cer, script)
+    return table
+
+
+def score_rows(results: dict[str, Any]) -> list[Row]:
+    """Return a row of `SCORE_COLUMNS` for each test set, model and profile."""
+    return [
+        (
+            test_set,
+            str(v["utterances"]),
+            label,
+            profile,
+            _interval(v["wer"], v["wer_low"], v["wer_high"]),
+            f"{100 * v['cer']:.1f}",
+            _counts(v),
+        )
+        for test_set, models in results.items()
+        for label, result in models.items()
+        for profile, v in result["scores"].items()
+    ]
+
+
+def comparison_rows(results: dict[str, Any]) -> list[Row]:
+    """Return a row of `COMPARISON_COLUMNS` for each test set on which both models were scored."""
+    return [
+        (
+            test_set,
+            "{:+.1f} ({:+.1f} to {:+.1f}) points".format(
+                *(100 * found[name] for name in ("difference", "low", "high"))
+            ),
+            f"{found['better']} / {found['worse']} / {found['equal']}",
+        )
+        for test_set, models in results.items()
+        if (found := models.get("tuned", {}).get("against_base"))
+    ]
+
+
+def duration_rows(buckets: Mapping[str, Sequence[DurationBucket]]) -> list[Row]:
+    """Return a row of `DURATION_COLUMNS` for each model's groups, shortest clips first."""
+    rows = [(bucket, label) for label, found in buckets.items() for bucket in found]
+    return [
+        (bucket.label, label, str(bucket.utterances), _interval(bucket.wer, bucket.wer_low, bucket.wer_high))
+        for bucket, label in sorted(rows, key=lambda row: row[0].low_s)
+    ]
+
+
+def confusion_rows(confusions: Sequence[Confusion]) -> list[Row]:
+    """Return a numbered row of `CONFUSION_COLUMNS` for each confusion."""
+    return [
+        (str(number), found.reference or NO_WORD, found.hypothesis or NO_WORD, str(found.count))
+        for number, found in enumerate(confusions, 1)
+    ]
+
+
+def worst_utterances(result: dict[str, Any], limit: int = 20) -> list[Row]:
+    """Return a row of `UTTERANCE_COLUMNS` for the utterances with the highest error rates."""
+    worst = sorted(result["utterances"], key=lambda row: (-row["wer"], -row["cer"]))[:limit]
+    return [
+        (
+            f"{100 * row['wer']:.0f}",
+            _counts(row),
+            f"{row['duration_s']:.1f}",
+            row["voice"] or "",
+            row["reference"],
+            row["hypothesis"],
+        )
+        for row in worst
+        if row["wer"] > 0
+    ]
+
+
+def score_markdown(results: dict[str, Any]) -> str:
+    """Return the scores as a Markdown table."""
+    return markdown_table(SCORE_COLUMNS, score_rows(results)) if results else "Not evaluated."
+
+
+def markdown_table(columns: Sequence[str], rows: Sequence[Row]) -> str:
+    """Return a Markdown table; bars within cells are escaped and line ends become blanks."""
+    lines = [columns, ["---"] * len(columns), *([_markdown_cell(cell) for cell in row] for row in rows)]
+    head, rule, *body = lines
+    return "\n".join(
+        [f"| {' | '.join(head)} |", f"|{'|'.join(rule)}|", *(f"| {' | '.join(r)} |" for r in body)]
+    )
+
+
+def _markdown_cell(text: str) -> str:
+    for character in ("\\", "|", "*", "_", "`", "<", "["):
+        text = text.replace(character, f"\\{character}")
+    return " ".join(text.split())
+
+
+def _interval(wer: float, low: float, high: float) -> str:
+    return f"{100 * wer:.1f} ({100 * low:.1f} to {100 * high:.1f})"
+
+
+def _counts(values: dict[str, Any]) -> str:
+    return f"{values['substitutions']} / {values['deletions']} / {values['insertions']}"

@@ -1,0 +1,1 @@
+"""Rows of data -> examples -> batches, as a training step sees them."""

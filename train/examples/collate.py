@@ -1,0 +1,197 @@
+"""Turn planned examples into tensors: audio -> augmented windows -> log_mel, text -> labels.
+
+Features come from `serve.audio.features`: training sees exactly what the server will compute.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from transformers import WhisperTokenizer
+
+from serve.audio.features import MAX_WINDOW_S, MIN_WINDOW_S, FeatureExtractor, window_length_s
+from serve.audio.samples import SAMPLE_RATE, Samples
+from train.config import TrainConfig
+from train.data.filters import DropLog, Reason
+from train.data.manifest import Clip, load_samples
+from train.errors import DataError
+from train.examples.augment import Augmenter
+from train.examples.batches import JOIN_PAUSE_S, ExamplePlan
+from train.examples.no_speech import no_speech
+from train.examples.targets import Sentence, Target, TargetBuilder
+
+_JITTER_STEP_S = 0.5
+"""Windows of training are as long as chance has it, in steps: oneDNN compiles a program for each new shape
+of a batch, which on a processor with AMX takes longer than to run it."""
+
+_TOKENS_STEP = 16
+"""Texts of a batch are filled up to a multiple of this, for the same reason."""
+
+LEAD_IN_S = (0.0, 0.4)
+"""Silence before the speech: the server's windows begin a little before the first word."""
+IGNORED = -100
+"""Label of positions that carry no loss."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """Tensors of one training batch."""
+
+    log_mel: torch.Tensor
+    """(batch, n_mels, n_frames) float32."""
+    decoder_input_ids: torch.Tensor
+    """(batch, n_tokens) int64, exactly one start token each."""
+    labels: torch.Tensor
+    """(batch, n_tokens) int64, `IGNORED` where there is no loss."""
+    audio_s: float
+    """Seconds of audio before padding."""
+
+
+class Collator:
+    """Builds batches from clips. `augmented` is False for validation: no change, constant margin.
+
+    A clip that cannot be decoded is left out of its example and counted in `log`; without a log, or with a
+    strict one, it ends the run.
+    """
+
+    def __init__(
+        self,
+        clips: Sequence[Clip],
+        config: TrainConfig,
+        features: FeatureExtractor,
+        tokenizer: WhisperTokenizer,
+        *,
+        augmented: bool,
+        log: DropLog | None = None,
+    ) -> None:
+        self.clips = clips
+        self.config = config
+        self.features = features
+        self.tokenizer = tokenizer
+        self.augmented = augmented
+        self.log = log if log is not None else DropLog(strict=True)
+        self._targets = TargetBuilder(tokenizer)
+
+    def collate(self, batch: Sequence[ExamplePlan], key: Sequence[int]) -> Batch:
+        """Return the tensors of a batch; the same `key` gives the same random choices.
+
+        Raises:
+            DataError: a clip cannot be decoded, and the log is strict.
+        """
+        decoded = self._decode(batch)
+        batch = [
+            dataclasses.replace(example, clips=tuple(index for index in example.clips if index in decoded))
+            for example in batch
+        ]  # what is left without any clip becomes an example without speech
+        rng = np.random.default_rng([self.config.seed, *key])
+        augmenter = Augmenter(self.config.augment, rng)
+        windows = [self._wave(example, decoded, augmenter, rng) for example in batch]
+        window_s = self._window_s(max(len(wave) for wave, _ in windows), rng)
+        log_mels = []
+        for wave, _ in windows:
+            wave = wave[: round(window_s * SAMPLE_RATE)]
+            log_mel = self.features.log_mel(wave, window_s)
+            speech_frames = log_mel.shape[1] * len(wave) // round(window_s * SAMPLE_RATE)
+            log_mels.append(augmenter.log_mel(log_mel, speech_frames) if self.augmented else log_mel)
+        targets = [
+            self._target(example, sentences, rng)
+            for example, (_, sentences) in zip(batch, windows, strict=True)
+        ]
+        decoder_input_ids, labels = stack_targets(targets, self.tokenizer.pad_token_id)
+        return Batch(
+            log_mel=torch.from_numpy(np.stack(log_mels)),
+            decoder_input_ids=decoder_input_ids,
+            labels=labels,
+            audio_s=sum(len(wave) for wave, _ in windows) / SAMPLE_RATE,
+        )
+
+    def _decode(self, batch: Sequence[ExamplePlan]) -> dict[int, Samples]:
+        """Return the samples of every clip of the batch that can be decoded."""
+        decoded: dict[int, Samples] = {}
+        for index in (index for example in batch for index in example.clips):
+            clip = self.clips[index]
+            try:
+                decoded[index] = load_samples(clip)
+            except DataError as error:
+                self.log.drop(Reason.UNDECODABLE, clip.origin, str(error).removeprefix(f"{clip.origin}: "))
+        return decoded
+
+    def _wave(
+        self,
+        example: ExamplePlan,
+        decoded: Mapping[int, Samples],
+        augmenter: Augmenter,
+        rng: np.random.Generator,
+    ) -> tuple[Samples, list[Sentence]]:
+        """Return the samples of an example, and which sentence is spoken when."""
+        if not example.clips:
+            return no_speech(round(example.duration_s * SAMPLE_RATE), rng), []
+        pause_s = rng.uniform(*LEAD_IN_S) if self.augmented else 0.0
+        pieces: list[Samples] = []
+        sentences: list[Sentence] = []
+        at_s = 0.0
+        for index in example.clips:
+            pieces += [np.zeros(round(pause_s * SAMPLE_RATE), np.float32), decoded[index]]
+            start_s, at_s = at_s + pause_s, at_s + pause_s + len(pieces[-1]) / SAMPLE_RATE
+            sentences.append(Sentence(text=self.clips[index].text, start_s=start_s, end_s=at_s))
+            pause_s = rng.uniform(*JOIN_PAUSE_S)
+        samples = np.concatenate(pieces)
+        if not self.augmented:
+            return samples, sentences
+        changed, tempo = augmenter.waveform(samples)
+        # Slowed down beyond the longest window, the speech would be cut and its text would not.
+        if len(changed) > MAX_WINDOW_S * SAMPLE_RATE:
+            return samples, sentences
+        return changed, [
+            Sentence(text=said.text, start_s=said.start_s / tempo, end_s=said.end_s / tempo)
+            for said in sentences
+        ]
+
+    def _window_s(self, n_samples: int, rng: np.random.Generator) -> float:
+        if self.config.encoder_context == "fixed":
+            return MAX_WINDOW_S
+        if not self.augmented:
+            return window_length_s(n_samples, 1.0)  # as it is served
+        length_s = n_samples / SAMPLE_RATE + rng.uniform(*self.config.window_margin_s)
+        steps = math.ceil(length_s / _JITTER_STEP_S)
+        return min(MAX_WINDOW_S, max(MIN_WINDOW_S, round(steps * _JITTER_STEP_S, 1)))
+
+    def _target(
+        self, example: ExamplePlan, sentences: Sequence[Sentence], rng: np.random.Generator
+    ) -> Target:
+        first = self.clips[example.clips[0]] if example.clips else None
+        # A window holds one language: clips are joined as they come, and the first one's is written.
+        language = (first.language if first else None) or self.config.language
+        timestamps = self.augmented and bool(rng.random() < self.config.timestamp_probability)
+        previous = ""
+        if example.clips and self.augmented and rng.random() < self.config.prompt_probability:
+            previous = self.clips[example.clips[0] - 1].text  # the line above, as recordings are cut in order
+        return self._targets.build(
+            sentences,
+            language=language,
+            task=self.config.task,
+            timestamps=timestamps,
+            previous_text=previous,
+        )
+
+
+def stack_targets(targets: Sequence[Target], pad_id: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return (decoder_input_ids, labels), each (batch, n_tokens), of sequences with prompt and end token.
+
+    Inputs are the sequences without their last token, labels without their first: one start token, no shift
+    by the model. The prompt carries no loss. The end token does, although it is also the padding.
+    """
+    n_tokens = max(len(target.tokens) for target in targets) - 1
+    n_tokens = _TOKENS_STEP * math.ceil(n_tokens / _TOKENS_STEP)  # at most 448, what the decoder holds
+    inputs = torch.full((len(targets), n_tokens), pad_id)
+    labels = torch.full((len(targets), n_tokens), IGNORED)
+    for row, target in enumerate(targets):
+        tokens, n_prompt = target.tokens, target.n_prompt
+        inputs[row, : len(tokens) - 1] = torch.tensor(tokens[:-1])
+        labels[row, n_prompt - 1 : len(tokens) - 1] = torch.tensor(tokens[n_prompt:])
+    return inputs, labels

@@ -1,0 +1,1 @@
+"""A trained adapter -> an artifact; merged models for other engines; the hub."""

@@ -1,0 +1,163 @@
+"""Write a trained adapter as an artifact that `serve` can load: manifest, fp16 safetensors, nothing else."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import os
+import platform
+import shutil
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model_state_dict
+from safetensors.torch import save_file
+
+from serve.errors import ArtifactError
+from serve.model.artifact import (
+    ADAPTER_DIR,
+    ADAPTER_WEIGHTS,
+    SCHEMA_VERSION,
+    BaseModel,
+    Manifest,
+    load_artifact,
+    write_manifest,
+)
+from serve.model.base_model import base_fingerprint
+from serve.model.scripts import scripts_of
+from train.config import TrainConfig
+from train.errors import ExportError
+from train.export.directories import replace_directory
+from train.loop.loop import Outcome
+
+
+def export_artifact(
+    model: PeftModel, base_dir: Path, config: TrainConfig, outcome: Outcome, texts: Iterable[str]
+) -> Path:
+    """Write `output_dir/artifact` and return it; an older one is replaced only once the new one is whole.
+
+    Args:
+        model: holds the adapter.
+        base_dir: checkpoint of its base model.
+        config: of the run.
+        outcome: of the run.
+        texts: all that the adapter was trained to write; the server keeps the tokens of their scripts.
+
+    Raises:
+        ExportError: the disk refuses, or what was written cannot be read back.
+    """
+    target = config.output_dir / "artifact"
+    building = config.output_dir / ".artifact.part"
+    try:
+        shutil.rmtree(building, ignore_errors=True)
+        (building / ADAPTER_DIR).mkdir(parents=True)
+        _write_adapter(model, config, building / ADAPTER_DIR)
+        write_manifest(building, _manifest(base_dir, config, outcome, _scripts(config, texts)))
+        load_artifact(building)
+        replace_directory(building, target)
+    except (OSError, ArtifactError) as error:
+        raise ExportError(f"artifact {target} could not be written: {error}") from error
+    return target
+
+
+def record_evaluation(artifact_dir: Path, scores: dict[str, Any]) -> None:
+    """Put the scores, without their utterances, into the artifact's manifest."""
+    manifest = load_artifact(artifact_dir).manifest
+    summary = {
+        test_set: {
+            label: {key: value for key, value in result.items() if key != "utterances"}
+            for label, result in models.items()
+        }
+        for test_set, models in scores.items()
+    }
+    write_manifest(artifact_dir, msgspec.structs.replace(manifest, evaluation=summary))
+
+
+def publish_artifact(artifact_dir: Path, target: Path) -> Path:
+    """Copy a finished artifact to where it is served from, and return that place."""
+    copy = target.with_name(f".{target.name}.part")
+    shutil.rmtree(copy, ignore_errors=True)
+    shutil.copytree(artifact_dir, copy)
+    replace_directory(copy, target)
+    return target
+
+
+def _write_adapter(model: PeftModel, config: TrainConfig, into: Path) -> None:
+    trained = model.peft_config["default"]
+    assert isinstance(trained, LoraConfig)
+    lora = dataclasses.replace(trained, base_model_name_or_path=config.base_model, inference_mode=True)
+    lora.target_modules = sorted(
+        lora.target_modules or ()
+    )  # a set would be written in another order each time
+    lora.save_pretrained(str(into))
+    weights = {
+        name: tensor.half().cpu().contiguous() for name, tensor in get_peft_model_state_dict(model).items()
+    }
+    if not all(torch.isfinite(tensor).all() for tensor in weights.values()):
+        raise ExportError("the adapter holds values that fp16 cannot: train again with a lower learning_rate")
+    save_file(weights, into / ADAPTER_WEIGHTS, metadata={"format": "pt"})
+
+
+def _scripts(config: TrainConfig, texts: Iterable[str]) -> tuple[str, ...] | None:
+    """Return the scripts of all training texts, those of an adapter that was trained further among them."""
+    found = scripts_of(texts)
+    before: tuple[str, ...] | None = ()
+    if config.continue_from is not None:
+        before = load_artifact(config.continue_from).manifest.scripts
+    if not found or before is None:
+        return None
+    return tuple(sorted({*found, *before}))
+
+
+def _manifest(
+    base_dir: Path, config: TrainConfig, outcome: Outcome, scripts: tuple[str, ...] | None
+) -> Manifest:
+    return Manifest(
+        schema_version=SCHEMA_VERSION,
+        name=config.name,
+        base_model=BaseModel(name=config.base_model, fingerprint=base_fingerprint(base_dir)),
+        language=config.language,
+        task=config.task,
+        encoder_context=config.encoder_context,
+        window_margin_s=round(sum(config.window_margin_s) / 2, 2)
+        if config.encoder_context == "dynamic"
+        else 0.0,
+        max_window_s=config.max_window_s,
+        timestamps=config.timestamp_probability > 0,
+        scripts=scripts,
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        training={
+            "steps": outcome.step,
+            "samples": outcome.samples,
+            "skipped_batches": outcome.skipped_batches,
+            "wall_clock_s": round(outcome.trained_s),
+            "cores": os.cpu_count(),
+            "machine": platform.machine(),
+            "torch": str(torch.__version__),
+            "lora_rank": config.lora_rank,
+            "lora_alpha": config.lora_alpha,
+            "lora_targets": list(config.lora_targets),
+            "quantization": config.quantization,
+            "learning_rate": config.learning_rate,
+            "seed": config.seed,
+            "continued_from": _lineage(config.continue_from),
+        },
+    )
+
+
+def _lineage(continued_from: Path | None) -> dict[str, Any] | None:
+    """Return what the adapter that was trained further says of itself, and the hash of its weights."""
+    if continued_from is None:
+        return None
+    artifact = load_artifact(continued_from)
+    weights = (artifact.adapter_dir / ADAPTER_WEIGHTS).read_bytes()
+    return {
+        "name": artifact.manifest.name,
+        "created": artifact.manifest.created,
+        "sha256": hashlib.sha256(weights).hexdigest(),
+        "training": artifact.manifest.training,
+    }

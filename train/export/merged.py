@@ -1,0 +1,150 @@
+"""Write an artifact merged with its base model, for engines that know no adapters.
+
+    artifact ─► base in fp32 + adapter ─► transformers checkpoint (fp16)
+                                      └─► CTranslate2 directory, weights quantised after the merge
+                                      └─► the same with few tokens, for the service
+
+The merge itself, and the conversion, are those of the service: see `serve.engine.ctranslate2.merging`.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Literal, cast
+
+from serve.engine.ctranslate2.merging import (
+    COPIED_FILES,
+    RECORD,
+    Storage,
+    adapter_hashes,
+    carried_model,
+    convert,
+    merge,
+    record,
+    write_record,
+)
+from serve.errors import ArtifactError
+from serve.model.artifact import MANIFEST, Artifact, load_artifact
+from serve.model.base_model import base_fingerprint, resolve_base_model
+from train.config import ExportFormat
+from train.errors import ExportError
+from train.export.directories import replace_directory
+
+_CHECKPOINT_FILES = (
+    *(*COPIED_FILES, "tokenizer_config.json"),
+    *("vocab.json", "merges.txt", "normalizer.json", "special_tokens_map.json", "added_tokens.json"),
+)
+
+
+def export_merged(artifact_dir: Path, kind: ExportFormat, output_dir: Path | None = None) -> Path:
+    """Write a merged model and return its directory; an older one is replaced once the new one is whole.
+
+    Within the artifact, a CTranslate2 model gets another beside it, where the manifest names scripts: that
+    with the tokens of these alone, which the service loads when it starts.
+
+    Args:
+        artifact_dir: of the adapter; its base model is resolved as the server does.
+        kind: see `ExportFormat`.
+        output_dir: where to, for programs that know no artifacts; `merged-KIND` within it if None.
+
+    Raises:
+        ArtifactError, BaseModelError: the artifact or its base model cannot be read.
+        ExportError: the merged weights do not fit fp16, or the disk refuses.
+    """
+    artifact = load_artifact(artifact_dir)
+    base_dir = find_base(artifact)
+    target = output_dir or artifact_dir / f"merged-{kind}"
+    _write(artifact, base_dir, kind, target)
+    scripts = artifact.manifest.few_token_scripts
+    if output_dir is None and kind != "transformers" and scripts is not None:
+        few_tokens = carried_model(artifact_dir, _storage(kind), scripts)
+        _write(artifact, base_dir, kind, few_tokens, scripts)
+    return target
+
+
+def _write(
+    artifact: Artifact, base_dir: Path, kind: ExportFormat, target: Path, scripts: Sequence[str] | None = None
+) -> None:
+    """Write one merged model, with its record."""
+    if target.resolve() == artifact.path.resolve():
+        raise ExportError(f"{target} is the artifact itself: name another --output-dir")
+    if target.is_dir() and any(target.iterdir()) and not (target / RECORD).is_file():
+        raise ExportError(f"{target} holds something else than a merged model: name another --output-dir")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(dir=target.parent, prefix=".merging-") as scratch:
+            building = Path(scratch) / "model"
+            if kind == "transformers":
+                write_checkpoint(artifact, base_dir, building, dtype="float16")
+                made_of: dict[str, Any] = {"format": kind, **adapter_hashes(artifact)}
+            else:
+                convert(base_dir, artifact, _storage(kind), building, scripts)
+                made_of = record(base_dir, artifact, _storage(kind), scripts)
+            write_record(building, {**_description(artifact), **made_of})
+            replace_directory(building, target)
+    except OSError as error:
+        raise ExportError(f"{target} could not be written: {error}") from error
+
+
+def _storage(kind: ExportFormat) -> Storage:
+    return cast(Storage, kind.removeprefix("ct2-"))
+
+
+def find_base(artifact: Artifact) -> Path:
+    """Return the directory of an artifact's base model.
+
+    Raises:
+        BaseModelError: it cannot be had.
+        ArtifactError: what is found under its name is another model.
+    """
+    base_dir = resolve_base_model(artifact.manifest.base_model.name)
+    if base_fingerprint(base_dir) != artifact.manifest.base_model.fingerprint:
+        raise ArtifactError(
+            artifact.path / MANIFEST,
+            f"base_model.fingerprint is not that of {base_dir}: the adapter belongs to another base",
+        )
+    return base_dir
+
+
+def write_checkpoint(
+    artifact: Artifact, base_dir: Path, into: Path, *, dtype: Literal["float32", "float16"]
+) -> None:
+    """Write the merged model as a transformers checkpoint.
+
+    Args:
+        artifact: holds the adapter.
+        base_dir: the base model's checkpoint.
+        into: a directory, made here.
+        dtype: of the written weights.
+
+    Raises:
+        ExportError: the merged weights do not fit fp16.
+    """
+    import torch
+
+    merged: Any = merge(base_dir, artifact)
+    if dtype == "float16":
+        merged = merged.half()
+        if not all(torch.isfinite(tensor).all() for tensor in merged.parameters()):
+            raise ExportError("the merged weights hold values that fp16 cannot: export ct2-int8 instead")
+    merged.save_pretrained(into)  # makes the directory
+    for name in _CHECKPOINT_FILES:
+        if (base_dir / name).is_file():
+            shutil.copy(base_dir / name, into / name)
+
+
+def _description(artifact: Artifact) -> dict[str, Any]:
+    """Return what the manifest says that an engine has to know; beside a merged model there is none."""
+    manifest = artifact.manifest
+    return {
+        "name": manifest.name,
+        "base_model": {"name": manifest.base_model.name, "fingerprint": manifest.base_model.fingerprint},
+        "language": manifest.language,
+        "task": manifest.task,
+        "encoder_context": manifest.encoder_context,
+        "window_margin_s": manifest.window_margin_s,
+        "max_window_s": manifest.max_window_s,
+    }

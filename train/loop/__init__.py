@@ -1,0 +1,1 @@
+"""Batches -> gradients -> a trained adapter; checkpoints, validation and metrics on the way."""

@@ -1,0 +1,183 @@
+"""Write and read resumable checkpoints: adapter weights, optimiser moments, position.
+
+Safetensors and JSON only. A checkpoint is written under a temporary name and renamed when it is whole, so
+that a killed run leaves only whole ones; the newest few are kept, and beside them the adapter that was best
+on the validation clips.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from peft import PeftModel
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+
+from train.errors import DataError
+from train.model.adalora import rank_tensors, restore_ranks
+
+_STATE = "state.json"
+_ADAPTER = "adapter.safetensors"
+_OPTIMISER = "optimiser.safetensors"
+_BEST = "best.safetensors"
+_RANKS = "ranks."
+
+
+@dataclass(kw_only=True)
+class Position:
+    """Where a run stands; saved with every checkpoint."""
+
+    step: int = 0
+    epoch: int = 0
+    batch: int = 0
+    """Number of the next batch within the epoch."""
+    trained_s: float = 0.0
+    """Wall-clock seconds spent in training, over all starts of the run."""
+    samples: int = 0
+    skipped_batches: int = 0
+    best: float | None = None
+    """WER or loss of the best look at the validation clips."""
+    best_step: int = 0
+    looks_since_best: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """What was read from one."""
+
+    path: Path
+    adapter: dict[str, torch.Tensor]
+    optimiser: dict[str, torch.Tensor]
+    position: Position
+
+
+def save_checkpoint(
+    directory: Path,
+    model: PeftModel,
+    optimiser: torch.optim.Optimizer,
+    position: Position,
+    keep: int,
+    log: Path | None = None,
+) -> Path:
+    """Write `directory/step-NNNNNN` and remove all but the newest `keep`; return its path.
+
+    `log` holds the metrics so far; a copy of it goes along, for a run that goes on elsewhere.
+    """
+    target = directory / f"step-{position.step:06d}"
+    building = directory / f".{target.name}.part"
+    shutil.rmtree(building, ignore_errors=True)
+    building.mkdir(parents=True)
+    save_file(_adapter(model), building / _ADAPTER)
+    ranks = {f"{_RANKS}{name}": value for name, value in rank_tensors(model).items()}
+    save_file({**_moments(optimiser), **ranks}, building / _OPTIMISER)
+    if log and log.is_file():
+        shutil.copyfile(log, building / log.name)
+    (building / _STATE).write_text(json.dumps(asdict(position)))
+    if target.exists():
+        shutil.rmtree(target)
+    building.replace(target)
+    for old in _whole_checkpoints(directory)[:-keep]:
+        shutil.rmtree(old)
+    return target
+
+
+def newest_checkpoint(directory: Path) -> Path | None:
+    """Return the newest whole checkpoint, or None."""
+    found = _whole_checkpoints(directory)
+    return found[-1] if found else None
+
+
+def read_checkpoint(path: Path) -> Checkpoint:
+    """Return the content of a whole checkpoint."""
+    return Checkpoint(
+        path=path,
+        adapter=load_file(path / _ADAPTER),
+        optimiser=load_file(path / _OPTIMISER),
+        position=Position(**json.loads((path / _STATE).read_text())),
+    )
+
+
+def restore_checkpoint(saved: Checkpoint, model: PeftModel, optimiser: torch.optim.Optimizer) -> Position:
+    """Restore model and optimiser in place and return the saved position.
+
+    Raises:
+        DataError: the checkpoint belongs to another model or adapter configuration.
+    """
+    _restore_adapter(model, saved.adapter, saved.path)
+    moments: dict[int, dict[str, torch.Tensor | int]] = {}
+    ranks: dict[str, torch.Tensor] = {}
+    for key, value in saved.optimiser.items():
+        if key.startswith(_RANKS):
+            ranks[key.removeprefix(_RANKS)] = value
+            continue
+        index, _, name = key.partition(".")
+        counts = value.dtype == torch.int64  # bitsandbytes counts its steps in a plain number
+        moments.setdefault(int(index), {})[name] = int(value) if counts else value
+    optimiser.load_state_dict({**optimiser.state_dict(), "state": moments})
+    restore_ranks(model, ranks)
+    return saved.position
+
+
+def save_best(directory: Path, model: PeftModel) -> None:
+    """Keep the adapter as the best so far."""
+    directory.mkdir(parents=True, exist_ok=True)
+    building = directory / f".{_BEST}.part"
+    save_file(_adapter(model), building)
+    building.replace(directory / _BEST)
+
+
+def restore_best(directory: Path, model: PeftModel) -> None:
+    """Put the best adapter into the model.
+
+    Raises:
+        DataError: there is none that can be read, or it belongs to another adapter configuration.
+    """
+    path = directory / _BEST
+    try:
+        weights = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise DataError(f"the best adapter {path} cannot be read: {error}") from error
+    _restore_adapter(model, weights, path)
+
+
+def _adapter(model: PeftModel) -> dict[str, torch.Tensor]:
+    return {name: p.detach().contiguous() for name, p in model.named_parameters() if p.requires_grad}
+
+
+def _restore_adapter(model: PeftModel, weights: dict[str, torch.Tensor], path: Path) -> None:
+    expected = _adapter(model)
+    if {name: w.shape for name, w in weights.items()} != {name: w.shape for name, w in expected.items()}:
+        raise DataError(f"{path} belongs to another model or adapter: start anew with --resume never")
+    with torch.no_grad():
+        for name, parameter in expected.items():
+            parameter.copy_(weights[name])
+
+
+def _moments(optimiser: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
+    """Return the optimiser's state of each parameter, as `NUMBER.NAME`."""
+    parameters = [parameter for group in optimiser.param_groups for parameter in group["params"]]
+    return {
+        f"{index}.{name}": torch.as_tensor(value)
+        for index, parameter in enumerate(parameters)
+        for name, value in optimiser.state.get(parameter, {}).items()
+    }
+
+
+def _whole_checkpoints(directory: Path) -> list[Path]:
+    return [path for path in sorted(directory.glob("step-*")) if _is_whole(path)]
+
+
+def _is_whole(checkpoint: Path) -> bool:
+    """Tell whether all files were written to their end: a power cut may undo what was renamed."""
+    try:
+        for name in (_ADAPTER, _OPTIMISER):
+            with safe_open(checkpoint / name, framework="pt"):
+                pass  # opening compares the header with the file's size
+        json.loads((checkpoint / _STATE).read_text())
+    except (OSError, SafetensorError, ValueError):
+        return False
+    return True

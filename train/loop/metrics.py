@@ -1,0 +1,170 @@
+"""Say how a run goes: one table of metrics, written to `metrics.jsonl`, to standard output and to watchers.
+
+    metric loss=0.1234 learning_rate=0.0006 samples_per_s=3.5 step=500;
+    metric valid_loss=0.066 step=500;
+    metric eval_wer=21.3 eval_cer=3.3 set=test-everyday step=1517;
+
+These lines are stable: `metric_definitions` gives SageMaker the regular expressions that read them. Knows no
+model.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from train.loop.watchers import Watcher, open_watchers
+
+if TYPE_CHECKING:
+    from train.config import TrainConfig
+    from train.examples.collate import Batch
+    from train.loop.checkpoint import Position
+
+STEP_METRICS = ("loss", "learning_rate", "samples_per_s")
+"""Of each logged step: nats a token, AdamW's rate, examples a second."""
+VALID_METRICS = ("valid_loss", "valid_wer")
+"""Of each look at the validation clips: nats a token; per cent, where it is measured."""
+EVAL_METRICS = ("eval_wer", "eval_cer")
+"""Of the tuned model on each test set, under its headline profile: per cent."""
+METRICS = (*STEP_METRICS, *VALID_METRICS, *EVAL_METRICS)
+
+METRICS_FILE = "metrics.jsonl"
+"""Of a run directory: one object a logged step."""
+MAX_DEFINITIONS = 40  # SageMaker takes no more for one job
+_NUMBER = r"([-+.0-9e]+)"
+
+
+def metric_line(values: Mapping[str, float | None], step: int, test_set: str | None = None) -> str:
+    """Return the line for standard output; values that are no finite number are left out."""
+    known = [(name, values.get(name)) for name in METRICS]
+    fields = [f"{name}={v:.4g}" for name, v in known if v is not None and math.isfinite(v)]
+    fields += [f"set={_word(test_set)}"] if test_set else []
+    return f"metric {' '.join([*fields, f'step={step}'])};"
+
+
+def metric_definitions(test_sets: Sequence[str] = ()) -> list[dict[str, str]]:
+    """Return SageMaker's metric definitions for the lines above: a name and a regex with one group.
+
+    Args:
+        test_sets: names of test sets whose scores are wanted one by one, besides those of all together.
+    """
+    found = [{"Name": name, "Regex": rf"metric (?:\S+ )*?{name}={_NUMBER} "} for name in METRICS]
+    for test_set in test_sets:
+        found += [
+            {
+                "Name": f"{name}:{_word(test_set)}",
+                "Regex": rf"metric (?:\S+ )*?{name}={_NUMBER} (?:\S+ )*?set={re.escape(_word(test_set))} ",
+            }
+            for name in EVAL_METRICS
+        ]
+    if len(found) > MAX_DEFINITIONS:
+        raise ValueError(f"{len(found)} metric definitions; SageMaker takes {MAX_DEFINITIONS}")
+    return found
+
+
+@dataclass(kw_only=True)
+class Window:
+    """Figures since the last logged step."""
+
+    trained_s: float = 0.0
+    """Wall-clock seconds of training; looks at the validation loss are left out."""
+    losses: list[float] = field(default_factory=list)
+    """Mean loss of each step, in nats a token; steps without a usable batch have none."""
+    samples: int = 0
+    audio_s: float = 0.0
+
+    def add(self, batch: Batch) -> None:
+        """Count a batch that was trained on."""
+        self.samples += len(batch.log_mel)
+        self.audio_s += batch.audio_s
+
+    @property
+    def loss(self) -> float:
+        """Mean over the steps; not a number where there was none."""
+        return sum(self.losses) / len(self.losses) if self.losses else math.nan
+
+
+class MetricsLog:
+    """Appends to `metrics.jsonl`. A resumed run first drops what lies behind the step it goes on from."""
+
+    def __init__(self, path: Path, step: int, watchers: Sequence[Watcher] = ()) -> None:
+        self._path = path
+        self._watchers = watchers
+        self._keep(lambda row: 0 < row["step"] <= step)
+
+    def log(self, position: Position, window: Window, learning_rate: float) -> None:
+        """Write the figures of the steps since the last call."""
+        self._append(
+            step=position.step,
+            epoch=position.epoch,
+            loss=None if math.isnan(window.loss) else round(window.loss, 5),
+            learning_rate=learning_rate,
+            samples_per_s=round(window.samples / window.trained_s, 3),
+            audio_s_per_s=round(window.audio_s / window.trained_s, 3),
+            samples=position.samples,
+            trained_s=round(position.trained_s, 1),
+            skipped_batches=position.skipped_batches,
+        )
+
+    def log_valid(self, position: Position, valid_loss: float, valid_wer: float | None = None) -> None:
+        """Write the loss on the validation clips, and in per cent their WER (a fraction), if measured."""
+        values: dict[str, Any] = {"valid_loss": round(valid_loss, 5)}
+        if valid_wer is not None:
+            values["valid_wer"] = round(100 * valid_wer, 3)
+        self._append(step=position.step, **values)
+
+    def log_evaluation(self, step: int, results: Mapping[str, Mapping[str, Any]]) -> None:
+        """Write the tuned model's scores on each test set, in per cent, in place of older ones."""
+        self._keep(lambda row: row.get("set") not in results)
+        for test_set, models in results.items():
+            if tuned := models.get("tuned"):
+                scores = tuned["scores"][tuned["profile"]]
+                wer, cer = (round(100 * scores[name], 3) for name in ("wer", "cer"))
+                self._append(step=step, eval_wer=wer, eval_cer=cer, set=test_set)
+
+    def _append(self, *, step: int, set: str | None = None, **values: Any) -> None:
+        row = {"step": step, **({"set": set} if set else {}), **values}
+        with self._path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+        print(metric_line(values, step, set), flush=True)
+        for watcher in self._watchers:
+            watcher.log({k: values[k] for k in METRICS if values.get(k) is not None}, step, set)
+
+    def _keep(self, wanted: Callable[[dict[str, Any]], bool]) -> None:
+        """Drop the lines that are not wanted, and those that a killed run left half written."""
+        kept = [line for line in _whole_lines(self._path) if wanted(json.loads(line))]
+        self._path.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+
+
+@contextmanager
+def open_metrics(config: TrainConfig, step: int) -> Iterator[MetricsLog]:
+    """Open the log of a run that stands at `step`, and what the configuration says shall watch it.
+
+    Raises:
+        TrainError: a watcher cannot be opened.
+    """
+    with ExitStack() as stack:
+        watchers = [stack.enter_context(closing(each)) for each in open_watchers(config, step)]
+        yield MetricsLog(config.output_dir / METRICS_FILE, step, watchers)
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """Return the rows of a `metrics.jsonl`; none where there is no file."""
+    return [json.loads(line) for line in _whole_lines(path)]
+
+
+def _word(text: str) -> str:
+    """Return the text as one word: fields of a metric line are divided by blanks."""
+    return "-".join(text.split())
+
+
+def _whole_lines(path: Path) -> list[str]:
+    """Return the lines that were written to their end; a killed run may leave half a line."""
+    text = path.read_text(encoding="utf-8") if path.is_file() else ""
+    return [line.rstrip("\n") for line in text.splitlines(keepends=True) if line.endswith("}\n")]

@@ -1,0 +1,154 @@
+"""One optimiser step: a few batches -> summed gradients -> changed adapter weights. Knows no files."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from peft import PeftModel
+
+from train.config import TrainConfig
+from train.errors import TrainError
+from train.examples.collate import Batch
+from train.loop.checkpoint import Position
+from train.loop.distributed import ALONE, Processes
+from train.loop.gradients import GradientSum
+from train.loop.metrics import Window
+from train.model.adalora import RankAllocation
+from train.model.build import multiplies_in_bfloat16
+
+_LOSS_SCALE = 1_000.0  # losses are sums over tokens: divided, their gradients stay in the range of fp16
+_MAX_BAD_BATCHES = 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class NumberedBatch:
+    """A batch of this process, and where the run stands once all processes have done theirs."""
+
+    epoch: int
+    number: int
+    """Number within the epoch."""
+    batch: Batch
+    next_epoch: int
+    next_number: int
+    """Number of the batch that follows the last one taken by any process."""
+
+
+class AdapterOptimiser:
+    """AdamW over the parameters of a model that require gradients, in step with the other processes."""
+
+    def __init__(
+        self,
+        model: PeftModel,
+        config: TrainConfig,
+        device: torch.device,
+        processes: Processes = ALONE,
+        total_steps: int = 0,
+    ) -> None:
+        """Take the model; `total_steps` is what AdaLoRA plans for."""
+        self._config = config
+        self._processes = processes
+        self._parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        mixed = multiplies_in_bfloat16(config, device)
+        self._gradients = GradientSum(model, self._parameters, device, _LOSS_SCALE, mixed=mixed)
+        self._ranks = RankAllocation(model, total_steps) if config.lora_method == "adalora" else None
+        self.adamw = _adamw(self._parameters, config, device)
+        self._bad_in_a_row = 0
+
+    def step(
+        self, batches: Iterator[NumberedBatch], position: Position, window: Window, learning_rate: float
+    ) -> None:
+        """Take the batches of one step, change the weights, and count in `position` and `window`.
+
+        A batch whose loss is not finite is skipped and counted; a step whose gradient is not finite changes
+        nothing. Counts and gradients are sums over all processes, so that all of them do and count the same.
+
+        Raises:
+            TrainError: the loss was not finite for twenty batches in a row, or a clip does not fit in memory.
+        """
+        share, loss_sum, n_tokens, n_bad = Window(), 0.0, 0, 0
+        for _ in range(self._config.accumulate_batches):
+            numbered = next(batches)
+            position.epoch, position.batch = numbered.next_epoch, numbered.next_number
+            self._seed_dropout(numbered.epoch, numbered.number)
+            loss, n_labels = self._gradients.add(numbered.batch)
+            if not math.isfinite(loss):
+                n_bad += 1
+                continue
+            loss_sum, n_tokens = loss_sum + loss, n_tokens + n_labels
+            share.add(numbered.batch)
+        loss_sum, all_tokens, samples, audio_s, all_bad = self._processes.sum(
+            [loss_sum, n_tokens, share.samples, share.audio_s, n_bad]
+        )
+        window.samples += int(samples)
+        window.audio_s += audio_s
+        position.samples += int(samples)
+        if all_tokens:
+            self._bad_in_a_row = 0
+            window.losses.append(loss_sum / all_tokens)
+            if not self._apply(all_tokens, learning_rate, position.step + 1):
+                all_bad += 1
+        self.adamw.zero_grad(set_to_none=True)
+        position.step += 1
+        self._skip(int(all_bad), position)
+
+    def _apply(self, n_tokens: float, learning_rate: float, step: int) -> bool:
+        """Apply the gradients of summed losses as those of the mean over tokens, if they are finite."""
+        self._processes.sum_gradients(self._parameters)
+        for parameter in self._parameters:
+            if parameter.grad is not None:
+                parameter.grad.mul_(_LOSS_SCALE / n_tokens)
+        if self._ranks:
+            self._ranks.regularise()
+        norm = torch.nn.utils.clip_grad_norm_(self._parameters, self._config.max_grad_norm)
+        if not math.isfinite(norm.item()):
+            return False
+        for group in self.adamw.param_groups:
+            group["lr"] = learning_rate
+        self.adamw.step()
+        if self._ranks:
+            self._ranks.reallocate(step)
+        return True
+
+    def _skip(self, n_batches: int, position: Position) -> None:
+        position.skipped_batches += n_batches
+        self._bad_in_a_row += n_batches
+        if self._bad_in_a_row >= _MAX_BAD_BATCHES:
+            raise TrainError(
+                f"the loss is not a number for {_MAX_BAD_BATCHES} batches in a row: lower learning_rate"
+            )
+
+    def _seed_dropout(self, epoch: int, number: int) -> None:
+        """Let dropout follow from the batch's place, as all else does, so that resuming stays exact."""
+        state = np.random.SeedSequence([self._config.seed, epoch, number]).generate_state(1)
+        torch.manual_seed(int(state[0]))
+
+
+def learning_rate_factor(step: int, total_steps: int, warmup_fraction: float) -> float:
+    """Return the share of the peak rate at a step: linear warm-up, then half a cosine down to zero."""
+    warmup_steps = max(1, round(total_steps * warmup_fraction))
+    if step < warmup_steps:
+        return (step + 1) / warmup_steps
+    progress = (step - warmup_steps) / max(1, total_steps - warmup_steps)
+    return 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+
+
+def _adamw(
+    parameters: list[torch.nn.Parameter], config: TrainConfig, device: torch.device
+) -> torch.optim.Optimizer:
+    if config.optimiser == "adamw_8bit":
+        from bitsandbytes.optim.adamw import AdamW8bit
+
+        eight_bit: torch.optim.Optimizer = AdamW8bit(  # type: ignore[no-untyped-call]
+            parameters, lr=config.learning_rate, weight_decay=config.weight_decay
+        )
+        return eight_bit
+    return torch.optim.AdamW(
+        parameters,
+        lr=config.learning_rate,
+        weight_decay=config.weight_decay,
+        fused=device.type in ("cpu", "cuda"),
+    )

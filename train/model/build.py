@@ -1,0 +1,181 @@
+"""Build the model to train: a frozen base in 8, 4 or all bits, with LoRA adapters on named linear layers."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import typing
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import (
+    AdaLoraConfig,
+    LoraConfig,
+    PeftModel,
+    get_peft_model,
+    get_peft_model_state_dict,
+    set_peft_model_state_dict,
+)
+from safetensors.torch import load_file
+from transformers import BitsAndBytesConfig, WhisperForConditionalGeneration
+
+from serve.engine.transformers.encoder_context import enable_dynamic_context
+from serve.engine.transformers.int8_layers import keep_scales
+from serve.engine.transformers.quiet import quiet_libraries
+from serve.model.allocator import return_freed_memory
+from serve.model.artifact import ADAPTER_CONFIG, ADAPTER_WEIGHTS, Artifact
+from serve.model.base_model import base_fingerprint
+from train.config import TrainConfig
+from train.errors import TrainConfigError
+from train.examples.collate import IGNORED, Batch
+from train.model.fused_lora import fuse_lora
+from train.model.output_loss import output_loss
+
+
+def build_model(base_dir: Path, config: TrainConfig, device: torch.device) -> PeftModel:
+    """Return the base with fresh adapters; only the adapters require gradients.
+
+    `task_type` stays unset: with a sequence-to-sequence task peft would pass `input_ids`, which Whisper
+    lacks.
+
+    Raises:
+        TrainConfigError: layers are to be compiled, and there is no compiler.
+    """
+    if config.compile and not _has_compiler():
+        raise TrainConfigError(
+            ["compile: it needs a C compiler (gcc or clang, or what CC names), and there is none here"]
+        )
+    quiet_libraries()
+    model = WhisperForConditionalGeneration.from_pretrained(
+        base_dir,
+        dtype=_base_dtype(config, device),
+        quantization_config=_quantization(config),
+        device_map={"": device},
+    )
+    return_freed_memory()
+    keep_scales(model)
+    model.config.use_cache = False
+    model.requires_grad_(False)
+    if config.encoder_context == "dynamic":
+        enable_dynamic_context(model)
+    if config.gradient_checkpointing:
+        model.activation_checkpointing_enable({"use_reentrant": False})
+    adapted = get_peft_model(model, adapter_config(config))
+    fuse_lora(adapted)
+    if config.compile:
+        for layer in (*model.model.encoder.layers, *model.model.decoder.layers):
+            layer.compile(dynamic=True)  # one program for all layers of a kind and all lengths of window
+    return adapted
+
+
+def _has_compiler() -> bool:
+    return any(shutil.which(name) for name in (os.environ.get("CC", ""), "gcc", "clang"))
+
+
+def adapter_config(config: TrainConfig) -> LoraConfig:
+    """Return peft's description of the adapter."""
+    targets = list(config.lora_targets)
+    common: dict[str, Any] = {
+        "lora_alpha": config.lora_alpha,
+        "lora_dropout": config.lora_dropout,
+        "target_modules": "all-linear" if targets == ["all-linear"] else targets,
+    }
+    if config.lora_method == "adalora":
+        # The loop sets the schedule once it knows the number of steps; peft refuses to be without one.
+        target_rank = max(1, config.lora_rank // 2)
+        return AdaLoraConfig(init_r=config.lora_rank, target_r=target_rank, total_step=1, **common)
+    return LoraConfig(
+        r=config.lora_rank,
+        use_rslora=config.lora_method == "rslora",
+        use_dora=config.lora_method == "dora",
+        **common,
+    )
+
+
+def lora_method(adapter: LoraConfig) -> str:
+    """Return how the configuration calls the method of an adapter that peft describes."""
+    return "dora" if adapter.use_dora else "rslora" if adapter.use_rslora else "lora"
+
+
+def continue_adapter(model: PeftModel, artifact: Artifact, base_dir: Path) -> None:
+    """Load the artifact's adapter into a model that `build_model` made of `base_dir`, to train it further.
+
+    Raises:
+        TrainConfigError: base model, rank, scale or layers of the adapter are not those of the model.
+    """
+    wanted = typing.cast(LoraConfig, model.peft_config["default"])
+    found = LoraConfig.from_pretrained(str(artifact.adapter_dir))
+    faults = [
+        f"{key} is {ours}, but {artifact.adapter_dir / ADAPTER_CONFIG} says {theirs}"
+        for key, ours, theirs in (
+            ("lora_rank", wanted.r, found.r),
+            ("lora_alpha", wanted.lora_alpha, found.lora_alpha),
+            ("lora_method", lora_method(wanted), lora_method(found)),
+        )
+        if ours != theirs
+    ]
+    weights = load_file(artifact.adapter_dir / ADAPTER_WEIGHTS)
+    if artifact.manifest.base_model.fingerprint != base_fingerprint(base_dir):
+        faults.append(f"base_model is not the one that the adapter in {artifact.path} was trained on")
+    if not faults and {name: w.shape for name, w in weights.items()} != {
+        name: w.shape for name, w in get_peft_model_state_dict(model).items()
+    }:
+        faults = [f"lora_targets are not those of the adapter in {artifact.path}"]
+    if faults:
+        raise TrainConfigError(faults)
+    set_peft_model_state_dict(model, weights)
+
+
+def multiplies_in_bfloat16(config: TrainConfig, device: torch.device) -> bool:
+    """Tell whether the products of a step are in bfloat16: on a GPU always, on a CPU as configured."""
+    if config.precision == "mixed" and device.type == "cpu":
+        able = torch.cpu.get_capabilities()  # without such instructions bfloat16 is slower than float32
+        return bool(able.get("avx512_bf16") or able.get("bf16"))
+    return device.type == "cuda" or config.precision == "bfloat16"
+
+
+def batch_loss(
+    model: PeftModel, batch: Batch, device: torch.device, *, mixed: bool = False
+) -> tuple[torch.Tensor, int]:
+    """Return the summed cross-entropy of a batch and the number of tokens it covers.
+
+    `mixed` multiplies weights in float32 as bfloat16; those in bfloat16 always are, and all on a GPU.
+
+    Logits are computed only where a label stands, and a few rows at a time.
+    """
+    whisper = typing.cast(WhisperForConditionalGeneration, model.get_base_model())
+    mixed = mixed or device.type == "cuda" or whisper.dtype == torch.bfloat16
+    with torch.autocast(device.type, dtype=torch.bfloat16, enabled=mixed):
+        hidden = whisper.model(
+            input_features=batch.log_mel.to(device),
+            decoder_input_ids=batch.decoder_input_ids.to(device),
+            use_cache=False,
+        ).last_hidden_state  # (batch, n_tokens, d_model)
+    labels = batch.labels.to(device)
+    counted = labels != IGNORED
+    output = whisper.proj_out.weight
+    loss = output_loss(hidden[counted], output, labels[counted], torch.bfloat16 if mixed else output.dtype)
+    return loss, int(counted.sum())
+
+
+def _base_dtype(config: TrainConfig, device: torch.device) -> torch.dtype:
+    """Return the dtype of what is not quantised; bitsandbytes' GPU kernels want fp16 beside their 8 bits."""
+    if config.quantization != "none" and device.type == "cuda":
+        return torch.float16
+    return torch.bfloat16 if config.precision == "bfloat16" else torch.float32
+
+
+def _quantization(config: TrainConfig) -> BitsAndBytesConfig | None:
+    if config.quantization == "int8":
+        return BitsAndBytesConfig(  # type: ignore[no-untyped-call]
+            load_in_8bit=True, llm_int8_skip_modules=["proj_out"]
+        )
+    if config.quantization == "int4":
+        return BitsAndBytesConfig(  # type: ignore[no-untyped-call]
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_compute_dtype=torch.float32 if not torch.cuda.is_available() else torch.bfloat16,
+            llm_int8_skip_modules=["proj_out"],
+        )
+    return None

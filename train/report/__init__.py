@@ -1,0 +1,1 @@
+"""A run directory -> one page for a person."""

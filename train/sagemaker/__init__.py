@@ -1,0 +1,1 @@
+"""The `train` verb of the image, and the launcher of training jobs."""

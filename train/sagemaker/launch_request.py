@@ -1,0 +1,259 @@
+"""The flags of `python -m train.sagemaker.launch`, checked, and the CreateTrainingJob request they make."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+from serve.config.flags import read_pairs
+from serve.errors import ConfigError
+from serve.remote.prices import describe_price, gpus_of, price_of
+from serve.remote.requests import (
+    Request,
+    common_faults,
+    name_faults,
+    s3_faults,
+    tag_list,
+    vpc_config,
+    without_empty,
+)
+from train.config import TrainConfig
+from train.errors import TrainConfigError
+from train.loop.metrics import MAX_DEFINITIONS, metric_definitions
+from train.sagemaker.config import resolve_config
+from train.sagemaker.job import TrainingJob
+
+_OPT_ML = Path("/opt/ml")
+_MAX_HYPERPARAMETERS = 100
+_MAX_HYPERPARAMETER_CHARACTERS = 2_500
+
+
+@dataclass(frozen=True, kw_only=True)
+class Launch:
+    """A training job to be started."""
+
+    name: str
+    """Name of the job; no two of an account are the same."""
+    image: str
+    """Container image in ECR, as `make image` builds it."""
+    role: str
+    """ARN of the role that the job takes: docs/iam-training.json says what it must be allowed."""
+    output: str
+    """S3 prefix for the model, the report and, under the job's name, the checkpoints."""
+    channel: tuple[str, ...] = ()
+    """Input channel, NAME=s3://BUCKET/PREFIX; train, validation, test and adapter have a meaning."""
+    config: str = "whisper-large-v2-mr"
+    """Committed configuration to start from."""
+    hyperparameter: tuple[str, ...] = ()
+    """Key of the configuration, KEY=VALUE."""
+    environment: tuple[str, ...] = ()
+    """Environment variable of the container, NAME=VALUE."""
+    tag: tuple[str, ...] = ()
+    """Tag of the job, KEY=VALUE."""
+    instance_type: str = "ml.g5.xlarge"
+    """Machine to train on."""
+    instances: int = 1
+    """Number of machines; they train one adapter together."""
+    volume_gb: int = 100
+    """Disk of each machine, in GB."""
+    input_mode: Literal["FastFile", "File"] = "FastFile"
+    """FastFile reads S3 as it goes along; File copies everything first."""
+    max_runtime_s: int = 6 * 3600
+    """The job is stopped after this time, with a checkpoint."""
+    spot: bool = False
+    """Take spare capacity, which is cheaper and may go at any time; the job goes on from its checkpoints."""
+    max_wait_s: int | None = None
+    """Of a spot job: longest time for running and waiting together; twice the runtime by default."""
+    checkpoints: str | None = None
+    """S3 prefix of the checkpoints; OUTPUT/NAME/checkpoints by default."""
+    tensorboard: str | None = None
+    """S3 prefix to which TensorBoard's files are copied while the job runs."""
+    test_set: tuple[str, ...] = ()
+    """Name of a test set whose scores become metrics of their own, such as channel-test."""
+    retries: int = 0
+    """Times to start again after a failure of SageMaker itself."""
+    warm_pool_s: int = 0
+    """Keep the machines so long for the next job."""
+    subnet: tuple[str, ...] = ()
+    """Subnet of a VPC to run in."""
+    security_group: tuple[str, ...] = ()
+    """Security group in it."""
+    isolated: bool = False
+    """Cut the container off from every network; its base model must then be a channel or in the image."""
+    encrypt_traffic: bool = False
+    """Encrypt what several machines say to each other, which is slower."""
+    kms_key: str | None = None
+    """Key that encrypts disks and results."""
+    audio_h: float | None = None
+    """Hours of training audio, for an estimate of the time."""
+    audio_s_per_s: float | None = None
+    """Seconds of audio that one process trains on in a second, as an earlier metrics.jsonl says."""
+    price_per_hour: float | None = None
+    """USD that one machine costs an hour, in place of the built-in estimate."""
+    region: str | None = None
+    """AWS region; that of the environment by default."""
+    dry_run: bool = False
+    """Print the request as JSON and send nothing."""
+
+    def __post_init__(self) -> None:
+        """Refuse what SageMaker or the container would refuse later, all at once.
+
+        Raises:
+            ConfigError: Lists every fault.
+        """
+        faults: list[str] = []
+        channels = read_pairs(self.channel, "--channel", faults)
+        hyperparameters = read_pairs(self.hyperparameter, "--hyperparameter", faults)
+        read_pairs(self.environment, "--environment", faults)
+        read_pairs(self.tag, "--tag", faults)
+        faults += name_faults({"--name": self.name})
+        faults += common_faults(
+            role=self.role,
+            instance_type=self.instance_type,
+            subnets=self.subnet,
+            security_groups=self.security_group,
+        )
+        faults += s3_faults(
+            {
+                "--output": self.output,
+                "--checkpoints": self.checkpoints,
+                "--tensorboard": self.tensorboard,
+                **{f"--channel {name}": uri for name, uri in channels.items()},
+            }
+        )
+        at_least = {
+            "instances": (self.instances, 1),
+            "volume-gb": (self.volume_gb, 1),
+            "max-runtime-s": (self.max_runtime_s, 1),
+            "retries": (self.retries, 0),
+            "warm-pool-s": (self.warm_pool_s, 0),
+        }
+        faults += [
+            f"--{name} is at least {least}" for name, (value, least) in at_least.items() if value < least
+        ]
+        rules = (
+            (bool(self.image.strip()), "--image is empty"),
+            (self.spot or self.max_wait_s is None, "--max-wait-s is for --spot"),
+            (
+                self.max_wait_s is None or self.max_wait_s >= self.max_runtime_s,
+                f"--max-wait-s is {self.max_wait_s}; it covers --max-runtime-s, {self.max_runtime_s}",
+            ),
+            (not (self.spot and self.warm_pool_s), "--warm-pool-s and --spot exclude each other"),
+            (self.warm_pool_s <= 3_600, "--warm-pool-s is at most 3600"),
+            (self.retries <= 30, "--retries is at most 30"),
+            ((self.audio_h is None) == (self.audio_s_per_s is None), "--audio-h needs --audio-s-per-s"),
+            (
+                len(hyperparameters) < _MAX_HYPERPARAMETERS,
+                f"{len(hyperparameters) + 1} hyperparameters; SageMaker takes {_MAX_HYPERPARAMETERS}",
+            ),
+            (
+                all(len(value) <= _MAX_HYPERPARAMETER_CHARACTERS for value in hyperparameters.values()),
+                f"a hyperparameter is longer than {_MAX_HYPERPARAMETER_CHARACTERS} characters",
+            ),
+            (
+                len(metric_definitions()) + 2 * len(self.test_set) <= MAX_DEFINITIONS,
+                f"{len(self.test_set)} of --test-set make more than {MAX_DEFINITIONS} metrics",
+            ),
+        )
+        faults += [fault for holds, fault in rules if not holds]
+        try:
+            _ = self.train_config
+        except TrainConfigError as error:
+            faults += error.faults
+        if faults:
+            raise ConfigError(faults)
+
+    @cached_property
+    def train_config(self) -> TrainConfig:
+        """The configuration that the container will resolve from this job's hyperparameters and channels."""
+        channels = {text.partition("=")[0]: _OPT_ML / "input" / "data" for text in self.channel}
+        job = TrainingJob(base_dir=_OPT_ML, hyperparameters=self.hyperparameters, channels=channels)
+        return resolve_config(job, (), {}).train
+
+    @property
+    def hyperparameters(self) -> dict[str, str]:
+        """All of them, as SageMaker hands them to the container."""
+        return {"config": self.config, **read_pairs(self.hyperparameter, "--hyperparameter", [])}
+
+
+def training_request(launch: Launch) -> Request:
+    """Return the CreateTrainingJob request of a launch."""
+    checkpoints = launch.checkpoints or f"{launch.output.rstrip('/')}/{launch.name}/checkpoints"
+    max_wait_s = launch.max_wait_s or 2 * launch.max_runtime_s
+    parameters: dict[str, Any] = {
+        "TrainingJobName": launch.name,
+        "RoleArn": launch.role,
+        "AlgorithmSpecification": {
+            "TrainingImage": launch.image,
+            "TrainingInputMode": launch.input_mode,
+            "MetricDefinitions": metric_definitions(launch.test_set),
+            "EnableSageMakerMetricsTimeSeries": True,
+        },
+        "HyperParameters": launch.hyperparameters,
+        "Environment": read_pairs(launch.environment, "--environment", []),
+        "InputDataConfig": [
+            _channel(name, uri, launch.input_mode)
+            for name, uri in read_pairs(launch.channel, "--channel", []).items()
+        ],
+        "OutputDataConfig": without_empty({"S3OutputPath": launch.output, "KmsKeyId": launch.kms_key}),
+        "ResourceConfig": without_empty(
+            {
+                "InstanceType": launch.instance_type,
+                "InstanceCount": launch.instances,
+                "VolumeSizeInGB": launch.volume_gb,
+                "VolumeKmsKeyId": launch.kms_key,
+                "KeepAlivePeriodInSeconds": launch.warm_pool_s or None,
+            }
+        ),
+        "StoppingCondition": without_empty(
+            {
+                "MaxRuntimeInSeconds": launch.max_runtime_s,
+                "MaxWaitTimeInSeconds": max_wait_s if launch.spot else None,
+            }
+        ),
+        "CheckpointConfig": {"S3Uri": checkpoints, "LocalPath": str(_OPT_ML / "checkpoints")},
+        "EnableManagedSpotTraining": launch.spot,
+        "EnableNetworkIsolation": launch.isolated,
+        "EnableInterContainerTrafficEncryption": launch.encrypt_traffic,
+        "VpcConfig": vpc_config(launch.subnet, launch.security_group),
+        "RetryStrategy": {"MaximumRetryAttempts": launch.retries} if launch.retries else None,
+        "TensorBoardOutputConfig": {
+            "S3OutputPath": launch.tensorboard,
+            "LocalPath": str(_OPT_ML / "output" / "data" / "tensorboard"),
+        }
+        if launch.tensorboard
+        else None,
+        "Tags": tag_list(read_pairs(launch.tag, "--tag", [])),
+    }
+    return Request(service="sagemaker", operation="CreateTrainingJob", parameters=without_empty(parameters))
+
+
+def _channel(name: str, uri: str, input_mode: str) -> dict[str, Any]:
+    source = {"S3DataType": "S3Prefix", "S3Uri": uri, "S3DataDistributionType": "FullyReplicated"}
+    return {"ChannelName": name, "DataSource": {"S3DataSource": source}, "InputMode": input_mode}
+
+
+def describe_cost(launch: Launch) -> str:
+    """Return what the job may cost and how long it may take, in a few sentences."""
+    price = price_of(launch.instance_type, launch.price_per_hour)
+    hours = launch.max_runtime_s / 3_600
+    said = [describe_price(launch.instance_type, launch.instances, launch.price_per_hour)]
+    if price is not None:
+        said.append(f"at most {price * launch.instances * hours:.2f} USD for {hours:.1f} h of runtime")
+    if (expected_h := expected_hours(launch)) is not None:
+        cost = "" if price is None else f", {price * launch.instances * expected_h:.2f} USD"
+        short = " (more than --max-runtime-s allows)" if expected_h > hours else ""
+        said.append(f"training itself takes about {expected_h:.1f} h{short}{cost}")
+    if launch.spot:
+        said.append("spot capacity is billed below that")
+    return "; ".join(said)
+
+
+def expected_hours(launch: Launch) -> float | None:
+    """Return how long the training steps take at the given speed; None where none is given."""
+    if launch.audio_h is None or launch.audio_s_per_s is None:
+        return None
+    n_processes = launch.instances * max(1, gpus_of(launch.instance_type) or 1)
+    return launch.audio_h * launch.train_config.epochs / (launch.audio_s_per_s * n_processes)
