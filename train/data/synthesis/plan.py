@@ -1,7 +1,6 @@
-"""Plan what neural voices say: sentences and short phrases, each once in a voice of its own, in a fair order.
+"""Decide what is said, by which voice and how, before anything is spoken.
 
-Any first part of a plan is a sample of the whole, so that training may begin before all is spoken; and a plan
-for more clips begins as a plan for fewer. Speaks nothing itself.
+Sentences are split first, then each side is given to its own voices. Knows no audio.
 """
 
 from __future__ import annotations
@@ -9,73 +8,181 @@ from __future__ import annotations
 import hashlib
 import random
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
-from train.data.synthesis import text
+from train.data.synthesis import text, voices
+from train.data.synthesis.held_out import NOTHING, Resemblance, Split, split_sentences
+from train.data.synthesis.kokoro import draw_blend
+from train.data.synthesis.lines import Line, Phrases, plan_lines
+from train.data.synthesis.voices import Delivery, Voice
 
-_EVERY = 8  # one clip in so many is a phrase of a few words: single words are heard worst
-_COUNTED_SHARE = 0.45  # of the phrases: numbers and colours
-_DICTIONARY_SHARE = 0.35  # of the other phrases' words; the rest are words of the sentences
-_LEAST_USES = 2  # of a word in the sentences, to be said outside of one
+_FESTIVAL_SHARE = 0.5  # of training clips: the one voice made from a human speaker, and the hardest to hear
+_HELD_OUT_FESTIVAL_SHARE = 0.3
+_NEURAL_VALID_CLIPS = 60  # each costs seconds, and validation hears them often
 
 
-@dataclass(frozen=True)
-class Line:
-    """One thing to be said, and what to draw its voice and delivery from."""
+@dataclass(frozen=True, kw_only=True)
+class Sizes:
+    """How many clips of each kind to build; 0 leaves a kind out."""
 
-    text: str
+    everyday: int
+    catalogue: int
+    exchanged: int
+    words: int
+    kokoro: int
+    piper: int
+    test: int
+
+    @property
+    def neural(self) -> int:
+        """Training clips of neural voices."""
+        return self.kokoro + self.piper
+
+
+@dataclass(frozen=True, kw_only=True)
+class Utterance:
+    """One clip to be spoken."""
+
+    split: str
     source: str
-    rng: random.Random
+    sentence: str
+    voice: Voice
+    delivery: Delivery
+
+    @property
+    def clip_name(self) -> str:
+        """File name that depends on what is said and how, not on the order of building."""
+        key = f"{self.sentence}|{self.voice.name}|{self.delivery}"
+        return f"{hashlib.sha256(key.encode()).hexdigest()[:16]}.flac"
 
 
-class Phrases:
-    """Draws phrases of one to four words: of the sentences, of the dictionary, and numbers and colours.
+def plan_corpus(sizes: Sizes, seed: int) -> list[Utterance]:
+    """Return every clip of the corpus; sentences and voices of the test sets appear nowhere else.
 
-    A number or a colour is never said alone: recordings of people who say just that are what the hearing of
-    single words is checked with.
+    Each part, and each training sentence, draws from a generator of its own: more training text leaves the
+    test sets as they are, to the bit, and most clips that were spoken before.
     """
-
-    def __init__(self, sentences: Sequence[str]) -> None:
-        uses = Counter(word for sentence in sentences for word in sentence.split())
-        self._counted = text.counted_words()
-        known = set(self._counted)
-        self._common = sorted(word for word, n in uses.items() if n >= _LEAST_USES and word not in known)
-        self._rare = [word for word in text.word_list() if word not in uses and word not in known]
-
-    def draw(self, rng: random.Random) -> str:
-        """Return one phrase."""
-        if rng.random() < _COUNTED_SHARE:
-            return " ".join(rng.choice(self._counted) for _ in range(rng.randint(2, 4)))
-        n_words = rng.randint(1, 4)
-        return " ".join(
-            rng.choice(self._rare if rng.random() < _DICTIONARY_SHARE else self._common)
-            for _ in range(n_words)
-        )
-
-
-def plan_lines(sentences: Sequence[str], phrases: Phrases, engine: str, count: int, seed: int) -> list[Line]:
-    """Return `count` lines for one engine: each sentence once before any comes again, and phrases between."""
-    lines: list[Line] = []
-    deck = _shuffled_again_and_again(sentences, f"{seed}/{engine}")
-    times: Counter[str] = Counter()
-    for number in range(count):
-        if number % _EVERY == _EVERY - 1:
-            rng = random.Random(f"{seed}/{engine}/phrase/{number}")
-            lines.append(Line(phrases.draw(rng), "phrases", rng))
-        else:
-            sentence = next(deck)
-            times[sentence] += 1
-            rng = random.Random(f"{seed}/{engine}/{sentence}/{times[sentence]}")
-            lines.append(Line(sentence, "everyday", rng))
-    return lines
+    rng = random.Random(seed)
+    everyday = (
+        split_sentences(text.everyday_sentences(), sizes.test, rng)
+        if sizes.everyday or sizes.neural
+        else NOTHING
+    )
+    catalogue = split_sentences(text.catalogue_sentences(), sizes.test, rng) if sizes.catalogue else NOTHING
+    held_out = Resemblance([*everyday.valid, *everyday.test, *catalogue.valid, *catalogue.test])
+    own = [*everyday.train, *text.training_sentences()] if sizes.everyday or sizes.neural else []
+    taught = {
+        "everyday": [sentence for sentence in own if sentence not in held_out],
+        "catalogue": [sentence for sentence in catalogue.train if sentence not in held_out],
+    }
+    splits = {"everyday": everyday, "catalogue": catalogue}
+    return [
+        *(_neural_held_out(everyday, seed) if sizes.neural else ()),
+        *_formant_and_diphone(sizes, seed, taught, splits, held_out),
+        *(_neural_training(taught["everyday"], sizes, seed) if sizes.neural else ()),
+    ]
 
 
-def _shuffled_again_and_again(sentences: Sequence[str], seed: str) -> Iterator[str]:
-    """Yield all sentences in an order that hardly changes when sentences are added, then in another."""
-    turn = 0
-    while sentences:
-        turn += 1
-        yield from sorted(
-            sentences, key=lambda sentence: hashlib.sha256(f"{seed}/{turn}/{sentence}".encode()).digest()
-        )
+def _neural_held_out(everyday: Split, seed: int) -> Iterator[Utterance]:
+    """Yield the clips of neural voices to test and to choose with: each voice as often as any other."""
+    for split, sentences, speakers in (
+        ("test-neural", everyday.test, voices.NEURAL_TEST_VOICES),
+        ("valid-neural", everyday.valid[:_NEURAL_VALID_CLIPS], voices.NEURAL_VALID_VOICES),
+    ):
+        for number, sentence in enumerate(sentences):
+            rng = random.Random(f"{seed}/{split}/{sentence}")
+            yield Utterance(
+                split=split,
+                source="everyday",
+                sentence=sentence,
+                voice=speakers[number % len(speakers)],
+                delivery=_neural_delivery(rng.uniform(0.85, 1.2)),
+            )
+
+
+def _neural_training(sentences: list[str], sizes: Sizes, seed: int) -> list[Utterance]:
+    """Return the training clips of neural voices, those of either engine spread evenly among the other's."""
+    phrases = Phrases(sentences)
+    placed: list[tuple[float, Utterance]] = []
+    for engine, count in (("kokoro", sizes.kokoro), ("piper", sizes.piper)):
+        for number, line in enumerate(plan_lines(sentences, phrases, engine, count, seed)):
+            voice, delivery = _draw_kokoro(line) if engine == "kokoro" else _draw_piper(line)
+            utterance = Utterance(
+                split="train-neural",
+                source=line.source,
+                sentence=line.text,
+                voice=voice,
+                delivery=delivery,
+            )
+            placed.append(((number + 0.5) / count, utterance))
+    return [utterance for _, utterance in sorted(placed, key=lambda each: each[0])]
+
+
+def _draw_kokoro(line: Line) -> tuple[Voice, Delivery]:
+    voice = voices.kokoro_voice(draw_blend(line.rng))
+    return voice, _neural_delivery(line.rng.uniform(0.8, 1.3))
+
+
+def _draw_piper(line: Line) -> tuple[Voice, Delivery]:
+    voice = line.rng.choice(voices.PIPER_VOICES)
+    return voice, _neural_delivery(line.rng.uniform(0.75, 1.2), line.rng.random())
+
+
+def _neural_delivery(speed: float, liveliness: float = 0.0) -> Delivery:
+    return Delivery(speed=round(speed, 2), pitch=0.0, liveliness=round(liveliness, 2))
+
+
+def _formant_and_diphone(
+    sizes: Sizes, seed: int, taught: dict[str, list[str]], splits: dict[str, Split], held_out: Resemblance
+) -> list[Utterance]:
+    """Return the clips of espeak and festival, of every split."""
+    plan: list[Utterance] = []
+
+    def speak(split: str, source: str, sentences: Iterable[str], choices: Sequence[Voice]) -> None:
+        rng = random.Random(f"{seed}/{split}/{source}")
+        festival_share = _FESTIVAL_SHARE if split == "train" else _HELD_OUT_FESTIVAL_SHARE
+        times: Counter[str] = Counter()
+        for sentence in sentences:
+            if split == "train":
+                times[sentence] += 1
+                rng = random.Random(f"{seed}/{source}/{sentence}/{times[sentence]}")
+            voice = _choose_voice(choices, rng, festival_share)
+            plan.append(
+                Utterance(split=split, source=source, sentence=sentence, voice=voice, delivery=_delivery(rng))
+            )
+
+    for source, count in {"everyday": sizes.everyday, "catalogue": sizes.catalogue}.items():
+        chosen = text.cycle(taught[source], count, random.Random(f"{seed}/{source}"))
+        speak("train", source, chosen, voices.TRAIN_VOICES)
+    sentences = [sentence for kept in taught.values() for sentence in kept]
+    known = {word for sentence in sentences for word in sentence.split()}
+    new_words = (
+        [word for word in text.word_list() if word not in known] if sizes.exchanged or sizes.words else []
+    )
+    exchange = partial(text.exchange_words, sentences)
+    for source, make, count in (
+        ("exchanged", exchange, sizes.exchanged),
+        ("words", text.word_sequences, sizes.words),
+    ):
+        made = make(new_words, count, random.Random(f"{seed}/{source}")) if count else []
+        speak("train", source, (s for s in made if s not in held_out), voices.TRAIN_VOICES)
+    for source, split in splits.items():
+        if source == "catalogue" or sizes.everyday:
+            speak("valid", source, split.valid, voices.TRAIN_VOICES)
+            speak(f"test-{source}", source, split.test, voices.TEST_VOICES)
+    return plan
+
+
+def _choose_voice(choices: Sequence[Voice], rng: random.Random, festival_share: float) -> Voice:
+    engine = "festival" if rng.random() < festival_share else "espeak"
+    return rng.choice([voice for voice in choices if voice.engine == engine])
+
+
+def _delivery(rng: random.Random) -> Delivery:
+    return Delivery(
+        speed=round(rng.uniform(0.85, 1.25), 2),
+        pitch=round(rng.uniform(-1, 1), 2),
+        liveliness=round(rng.random(), 2),
+    )

