@@ -73,9 +73,15 @@ def say(sentence: str, blend: str, speed: float) -> tuple[Samples, int] | None:
     """
     model = _load()
     tokens = model.tokens(pronounce(sentence))
-    if tokens is None:
+    known = [token for token in tokens if token is not None]
+    if not 0 < len(known) == len(tokens) <= _MAX_SOUNDS:
         return None
-    return model.speak(tokens, blend, speed), _SAMPLE_RATE
+    return model.speak(known, blend, speed), _SAMPLE_RATE
+
+
+def unknown_sounds(sounds: str) -> set[str]:
+    """Return the signs that Kokoro has no token for."""
+    return {sign for sign, token in zip(sounds, _load().tokens(sounds), strict=True) if token is None}
 
 
 class _Kokoro:
@@ -93,11 +99,9 @@ class _Kokoro:
         self._directory = directory / "voices"
         self._speakers: dict[str, npt.NDArray[np.float32]] = {}
 
-    def tokens(self, sounds: str) -> list[int] | None:
-        """Return a token for each sign, or None where one is unknown or they are too many."""
-        tokens = [self._vocabulary.get(sign) for sign in sounds.replace("ɭ", "ɽ")]
-        known = [token for token in tokens if token is not None]
-        return known if 0 < len(known) == len(tokens) <= _MAX_SOUNDS else None
+    def tokens(self, sounds: str) -> list[int | None]:
+        """Return a token for each sign; None stands for one that is unknown."""
+        return [self._vocabulary.get(sign) for sign in sounds.replace("ɭ", "ɽ")]
 
     def speak(self, tokens: list[int], blend: str, speed: float) -> Samples:
         """Return samples (n_samples,) at 24 kHz."""

@@ -35,7 +35,18 @@ def say(sentence: str, speed: float, liveliness: float) -> tuple[Samples, int] |
         DataError: the model cannot be had.
         FileNotFoundError: espeak-ng is not installed.
     """
-    return _load().speak(pronounce(sentence), speed, liveliness)
+    return _load().speak(_in_english(pronounce(sentence)), speed, liveliness)
+
+
+def unknown_sounds(sounds: str) -> set[str]:
+    """Return the signs that the voice has no number for."""
+    return _load().unknown(_in_english(sounds))
+
+
+def _in_english(sounds: str) -> str:
+    for sign, english in _ENGLISH.items():
+        sounds = sounds.replace(sign, english)
+    return sounds
 
 
 class _Piper:
@@ -54,10 +65,13 @@ class _Piper:
         self._sample_rate = int(config["audio"]["sample_rate"])
         self._noise, self._jitter = config["inference"]["noise_scale"], config["inference"]["noise_w"]
 
+    def unknown(self, sounds: str) -> set[str]:
+        """Return the signs that have no number."""
+        return set(sounds) - self._ids.keys()
+
     def speak(self, sounds: str, speed: float, liveliness: float) -> tuple[Samples, int] | None:
-        for sign, english in _ENGLISH.items():
-            sounds = sounds.replace(sign, english)
-        if not sounds or any(sign not in self._ids for sign in sounds):
+        """Return samples (n_samples,) and their rate, or None where a sign has no number."""
+        if not sounds or self.unknown(sounds):
             return None
         tokens = [*self._ids[_START], *self._ids[_BETWEEN]]
         for sign in sounds:

