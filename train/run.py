@@ -80,6 +80,9 @@ def run(config: TrainConfig, processes: Processes) -> int:
     valid_data = None
     if corpus.valid:
         valid_data = Collator(corpus.valid, config, features, tokenizer, augmented=False, log=corpus.log)
+    distill_data = None
+    if corpus.distill:
+        distill_data = Collator(corpus.distill, config, features, tokenizer, augmented=True, log=corpus.log)
 
     model = build_model(base_dir, config, device)
     if config.continue_from:
@@ -94,7 +97,7 @@ def run(config: TrainConfig, processes: Processes) -> int:
     if device.type == "cpu":
         keep_freed_memory()
     n_before = len(corpus.log)
-    outcome = train_adapter(model, config, train_data, valid_data, device, processes)
+    outcome = train_adapter(model, config, train_data, valid_data, device, processes, distill_data)
     if not processes.leads:
         return 0
     if len(corpus.log) > n_before:

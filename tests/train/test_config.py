@@ -159,6 +159,14 @@ def test_blocks_take_what_is_said_for_the_whole_model_unless_they_say_otherwise(
         ({"lora_method": "adalora", "encoder": {"rank": 4}}, "adalora begins with one rank"),
         ({"continue_blocks": ["decoder"]}, "continue_blocks names one block at least"),
         ({"continue_blocks": ["head"]}, "'continue_blocks' is ['head']"),
+        ({"distill_data": ["a.jsonl"]}, "distill_data and distill_weight need each other"),
+        ({"distill_weight": 1.0}, "distill_data and distill_weight need each other"),
+        (
+            {"distill_data": ["a.jsonl"], "distill_weight": 1.0, "encoder": {"rank": 0}},
+            "distill_data holds the encoder near its base, but encoder.rank is 0",
+        ),
+        ({"train_data": ["a/x.jsonl?weight=2", "b/x.jsonl"]}, "tell them apart with ?label=NAME"),
+        ({"augment": {"speed_range": [1.2, 0.8]}}, "augment.speed_range is a range"),
         ({"valid_data": ["a.jsonl?weight=2"]}, "has a weight, which only sources of train_data"),
     ],
 )
@@ -205,8 +213,7 @@ def test_a_configuration_cannot_be_changed():
 
 
 def test_augmentation_is_off_unless_asked_for():
-    chances = {name: value for name, value in dataclasses.asdict(AugmentConfig()).items() if name != "snr_db"}
-    assert set(chances.values()) == {0.0}
+    assert len(AugmentConfig().probabilities) == 13 and set(AugmentConfig().probabilities.values()) == {0.0}
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)

@@ -39,8 +39,10 @@ class Corpus:
     train: list[Clip]
     valid: list[Clip]
     tests: list[EvaluationSet]
+    distill: list[Clip]
+    """Recordings whose transcripts are not read, and may be empty."""
     log: DropLog
-    """What was left out of training and validation."""
+    """What was left out of all but the tests."""
 
 
 def load_corpus(config: TrainConfig) -> Corpus:
@@ -72,13 +74,17 @@ def load_corpus(config: TrainConfig) -> Corpus:
 
     valid = load(config.valid_data, "valid", filters)
     kept_apart = _held_out(config, valid, tests)
+    unread = Filters(
+        min_duration_s=MIN_CLIP_S, max_duration_s=config.max_window_s, silent=True, held_out=kept_apart
+    )
     try:
         train = load(config.train_data, "train", replace(filters, held_out=kept_apart))
+        distill = load(config.distill_data, "train", unread)
     except DataError as error:
         if "is held out" in str(error):
             raise DataError(f"{error}; `held_out` says what the test data keeps out of training") from error
         raise
-    return Corpus(train=train, valid=valid, tests=tests, log=log)
+    return Corpus(train=train, valid=valid, tests=tests, distill=distill, log=log)
 
 
 def sum_up_heard(clips: Sequence[Clip]) -> list[dict[str, Any]]:

@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from train.loop.watchers import Watcher, open_watchers
@@ -29,8 +30,9 @@ if TYPE_CHECKING:
     from train.loop.checkpoint import Position
     from train.loop.validation import Look
 
-STEP_METRICS = ("loss", "learning_rate", "samples_per_s")
-"""Of each logged step: nats a token, AdamW's rate, examples a second."""
+STEP_METRICS = ("loss", "learning_rate", "samples_per_s", "distill_loss")
+"""Of each logged step: nats a token, AdamW's rate, examples a second; the encoder's distance from the base on
+`distill_data`, where there is any."""
 VALID_METRICS = ("valid_loss", "valid_wer", "valid_cer")
 """Of each look at the validation clips, and of each of their sources: nats a token; WER in per cent, where it
 is measured. Of each kind of voice among them: WER and CER in per cent."""
@@ -82,6 +84,8 @@ class Window:
     """Wall-clock seconds of training; looks at the validation loss are left out."""
     losses: list[float] = field(default_factory=list)
     """Mean loss of each step, in nats a token; steps without a usable batch have none."""
+    distances: list[float] = field(default_factory=list)
+    """Of the encoder from the base model's, at each step that measured it."""
     samples: int = 0
     audio_s: float = 0.0
 
@@ -111,6 +115,7 @@ class MetricsLog:
             epoch=position.epoch,
             loss=None if math.isnan(window.loss) else round(window.loss, 5),
             learning_rate=learning_rate,
+            **({"distill_loss": round(fmean(window.distances), 6)} if window.distances else {}),
             samples_per_s=round(window.samples / window.trained_s, 3),
             audio_s_per_s=round(window.audio_s / window.trained_s, 3),
             samples=position.samples,

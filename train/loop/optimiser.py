@@ -13,6 +13,7 @@ from peft import PeftModel
 from train.config import TrainConfig
 from train.errors import TrainError
 from train.examples.collate import Batch
+from train.loop.anchor import EncoderAnchor
 from train.loop.checkpoint import Position
 from train.loop.distributed import ALONE, Processes
 from train.loop.gradients import GradientSum
@@ -48,9 +49,11 @@ class AdapterOptimiser:
         device: torch.device,
         processes: Processes = ALONE,
         total_steps: int = 0,
+        anchor: EncoderAnchor | None = None,
     ) -> None:
-        """Take the model; `total_steps` is what AdaLoRA plans for."""
+        """Take the model; `total_steps` is what AdaLoRA plans for, `anchor` what holds the encoder."""
         self._config = config
+        self._anchor = anchor
         self._processes = processes
         groups = _parameter_groups(model, config)
         self._parameters = [parameter for parameters, _ in groups for parameter in parameters]
@@ -92,6 +95,9 @@ class AdapterOptimiser:
         if all_tokens:
             self._bad_in_a_row = 0
             window.losses.append(loss_sum / all_tokens)
+            if self._anchor and self._anchor.is_due(position.step):
+                scale = all_tokens / _LOSS_SCALE  # which `_apply` takes out again
+                window.distances.append(self._anchor.add_gradient(position.step, self._parameters, scale))
             if not self._apply(all_tokens, learning_rate, position.step + 1):
                 all_bad += 1
         self.adamw.zero_grad(set_to_none=True)

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import dataclasses
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
-from peft import PeftModel
-from transformers import WhisperForConditionalGeneration
+from peft import PeftModel, get_peft_model
+from transformers import WhisperConfig, WhisperForConditionalGeneration
 
 from serve.engine.ctranslate2.merging import merge
 from serve.model.artifact import load_artifact
-from train.config import BlockConfig
+from train.config import BlockConfig, load_config
 from train.errors import TrainConfigError
 from train.examples.batches import ExamplePlan
 from train.export.artifact import export_artifact
 from train.loop.loop import Outcome
+from train.model.adapter import adapter_config, check_layers
 from train.model.build import batch_loss
 from train.model.fused_lora import FusedLoraLinear
 
@@ -118,3 +122,36 @@ def test_layers_that_the_base_does_not_have_are_named(tiny_config, tiny_model):
         tiny_model(config)
     assert "encoder.layers names 7; the encoder of" in caught.value.faults[0]
     assert "has the layers 0 to 1" in caught.value.faults[1]
+
+
+LARGE_V2 = {
+    **{"d_model": 1280, "vocab_size": 51865, "num_mel_bins": 80},
+    **dict.fromkeys(("encoder_layers", "decoder_layers"), 32),
+    **dict.fromkeys(("encoder_ffn_dim", "decoder_ffn_dim"), 5120),
+    **dict.fromkeys(("encoder_attention_heads", "decoder_attention_heads"), 20),
+}
+
+
+@pytest.mark.parametrize(
+    ("changes", "n_trained"),
+    [
+        (
+            {},
+            32 * (2 + 4) * 32 * 2 * 1280,
+        ),  # q and v of one attention, and of two: 15.7 million
+        ({"encoder": BlockConfig(rank=0)}, 32 * 4 * 32 * 2 * 1280),
+        ({"encoder": BlockConfig(rank=8, layers=(30, 31))}, (32 * 4 * 32 + 2 * 2 * 8) * 2 * 1280),
+        (
+            {"encoder": BlockConfig(rank=0), "decoder": BlockConfig(targets=("fc1", "fc2"))},
+            32 * 2 * 32 * (1280 + 5120),
+        ),
+    ],
+)
+def test_the_shapes_of_large_v2_are_adapted_block_by_block(changes, n_trained):
+    shipped = load_config(Path(__file__).parents[3] / "train" / "configs" / "whisper-large-v2-mr.yaml")
+    config = dataclasses.replace(shipped, **changes)
+    whisper = WhisperConfig(**LARGE_V2)
+    check_layers(config, whisper)
+    with torch.device("meta"):  # shapes alone: the weights would be six gigabytes
+        model = get_peft_model(WhisperForConditionalGeneration(whisper), adapter_config(config))
+    assert model.get_nb_trainable_parameters()[0] == n_trained
