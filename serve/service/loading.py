@@ -15,6 +15,7 @@ from serve.audio.features import FeatureExtractor
 from serve.engine import SERVED_ADAPTER, Engine, EngineName, Quantization
 from serve.engine.ctranslate2.instruction_set import choose_instruction_set
 from serve.errors import ArtifactError, ConfigError
+from serve.model.adapter_tensors import check_adapter
 from serve.model.artifact import MANIFEST, Artifact, load_artifact
 from serve.model.base_model import base_fingerprint, resolve_base_model
 from serve.pipeline import Pipeline, ServingFacts
@@ -41,7 +42,7 @@ def find_served(
         offline: Never reach for the network.
 
     Raises:
-        ArtifactError: There is nothing to serve, or the adapter was trained on another base model.
+        ArtifactError: There is nothing to serve, or the adapter does not fit the base model.
         BaseModelError: The base model cannot be had.
     """
     artifact = None
@@ -63,6 +64,8 @@ def find_served(
             artifact.path / MANIFEST,
             f"base_model.fingerprint is not that of {base_dir}: the adapter belongs to another base",
         )
+    if artifact is not None:
+        check_adapter(artifact.adapter_dir, base_dir)
     return Served(base_dir=base_dir, artifact=artifact)
 
 

@@ -17,12 +17,13 @@ from peft import (
     get_peft_model_state_dict,
     set_peft_model_state_dict,
 )
-from safetensors.torch import load_file
 from transformers import BitsAndBytesConfig, WhisperForConditionalGeneration
 
+from serve.engine.transformers.adapter import read_tensors
 from serve.engine.transformers.encoder_context import enable_dynamic_context
 from serve.engine.transformers.int8_layers import keep_scales
 from serve.engine.transformers.quiet import quiet_libraries
+from serve.model.adapter_tensors import check_adapter
 from serve.model.allocator import return_freed_memory
 from serve.model.artifact import ADAPTER_CONFIG, ADAPTER_WEIGHTS, Artifact
 from serve.model.base_model import base_fingerprint
@@ -103,7 +104,11 @@ def continue_adapter(model: PeftModel, artifact: Artifact, base_dir: Path) -> No
 
     Raises:
         TrainConfigError: base model, rank, scale or layers of the adapter are not those of the model.
+        ArtifactError: its tensors are not those that its own configuration names.
     """
+    is_on_this_base = artifact.manifest.base_model.fingerprint == base_fingerprint(base_dir)
+    if is_on_this_base:
+        check_adapter(artifact.adapter_dir, base_dir)
     wanted = typing.cast(LoraConfig, model.peft_config["default"])
     found = LoraConfig.from_pretrained(str(artifact.adapter_dir))
     faults = [
@@ -115,9 +120,14 @@ def continue_adapter(model: PeftModel, artifact: Artifact, base_dir: Path) -> No
         )
         if ours != theirs
     ]
-    weights = load_file(artifact.adapter_dir / ADAPTER_WEIGHTS)
-    if artifact.manifest.base_model.fingerprint != base_fingerprint(base_dir):
+    faults += [
+        f"{key} of {artifact.adapter_dir / ADAPTER_CONFIG} is set, which training does not continue"
+        for key in ("alpha_pattern", "rank_pattern", "modules_to_save", "lora_bias")
+        if getattr(found, key)
+    ]
+    if not is_on_this_base:
         faults.append(f"base_model is not the one that the adapter in {artifact.path} was trained on")
+    weights = read_tensors(artifact.adapter_dir / ADAPTER_WEIGHTS)
     if not faults and {name: w.shape for name, w in weights.items()} != {
         name: w.shape for name, w in get_peft_model_state_dict(model).items()
     }:
