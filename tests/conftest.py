@@ -42,6 +42,7 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line(
         "filterwarnings", "ignore:`is_gradient_checkpointing` is deprecated:FutureWarning:transformers"
     )
+    config.addinivalue_line("filterwarnings", "ignore:Model has `tie_word_embeddings=True`:UserWarning")
     config.stash[KEPT_CACHE] = default_cache_dir()
     own = TemporaryDirectory(prefix="shrota-tests-")
     link_cache(config.stash[KEPT_CACHE], Path(own.name) / "shrota")

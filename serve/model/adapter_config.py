@@ -173,7 +173,7 @@ def read_adapter_config(path: Path) -> AdapterConfig:
         found = str(values.get("peft_type"))[:60]
         raise ArtifactError(path, f"peft_type is {found}; only {KIND} can be served")
     for key, value in values.items():
-        if key not in _USED and key not in _OF_NO_WEIGHT and value not in (None, False, [], {}, ""):
+        if key not in _USED and key not in _OF_NO_WEIGHT and value not in (None, False, [], ""):
             # Among them megatron_config, for which peft would import the module that stands beside it.
             raise ArtifactError(path, f"{key[:60]} is set, which is not supported")
     if fault := _fault_of(values):

@@ -39,6 +39,7 @@ from serve.errors import (
     ServiceError,
     UnsupportedMediaType,
 )
+from serve.model.artifact import find_root
 
 CODE_DIR = "code"
 
@@ -236,6 +237,7 @@ def load_hooks(model_dir: Path, program: str) -> Hooks | None:
     Raises:
         ArtifactError: It lies elsewhere, cannot be imported, or its functions cannot be called as they must.
     """
+    model_dir = find_root(model_dir)
     code_dir = model_dir / CODE_DIR
     path = code_dir / f"{program.removesuffix('.py')}.py"
     if not path.is_file():

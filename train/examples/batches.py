@@ -12,6 +12,7 @@ import numpy as np
 
 from train.config import TrainConfig
 from train.data.manifest import Clip
+from train.examples.targets import MAX_TEXT_TOKENS
 
 JOIN_PAUSE_S = (0.2, 0.8)
 _NO_SPEECH_S = (0.6, 8.0)
@@ -30,7 +31,11 @@ class ExamplePlan:
 
 
 def plan_epoch(
-    durations_s: Sequence[float], config: TrainConfig, epoch: int, shards: Sequence[int] | None = None
+    durations_s: Sequence[float],
+    config: TrainConfig,
+    epoch: int,
+    shards: Sequence[int] | None = None,
+    n_tokens: Sequence[int] | None = None,
 ) -> list[list[ExamplePlan]]:
     """Return the batches of one epoch, each of examples of similar length and at most `batch_s` seconds.
 
@@ -40,11 +45,12 @@ def plan_epoch(
         epoch: another one gives another order.
         shards: number of the file that holds each clip. Files then come in random order, and clips are mixed
             within eight of them at a time, so that reading stays near-sequential. None mixes all clips.
+        n_tokens: of each clip's text; clips are joined as long as the decoder can write them all. None: 0.
     """
     rng = np.random.default_rng([config.seed, epoch])
     batches: list[list[ExamplePlan]] = []
     for clips in _mixed_together(len(durations_s), shards, rng):
-        examples = _plan_examples(clips, durations_s, config, rng)
+        examples = _plan_examples(clips, durations_s, n_tokens or [0] * len(durations_s), config, rng)
         mixed: list[list[ExamplePlan]] = []
         for start in range(0, len(examples), _SORTED_TOGETHER):
             pool = sorted(examples[start : start + _SORTED_TOGETHER], key=lambda example: example.duration_s)
@@ -82,7 +88,11 @@ def _mixed_together(
 
 
 def _plan_examples(
-    order: list[int], durations_s: Sequence[float], config: TrainConfig, rng: np.random.Generator
+    order: list[int],
+    durations_s: Sequence[float],
+    n_tokens: Sequence[int],
+    config: TrainConfig,
+    rng: np.random.Generator,
 ) -> list[ExamplePlan]:
     """Return examples of one or more clips each, and some without; empties `order`."""
     examples: list[ExamplePlan] = []
@@ -91,7 +101,11 @@ def _plan_examples(
         length_s = durations_s[clips[0]]
         if rng.random() < config.join_probability:
             target_s = rng.uniform(length_s, config.max_window_s)
+            n_written = n_tokens[clips[0]]
             while order and length_s + JOIN_PAUSE_S[1] + durations_s[order[-1]] <= target_s:
+                n_written += n_tokens[order[-1]]
+                if n_written > MAX_TEXT_TOKENS:
+                    break
                 length_s += JOIN_PAUSE_S[1] + durations_s[order[-1]]
                 clips.append(order.pop())
         examples.append(ExamplePlan(clips=tuple(clips), duration_s=length_s))

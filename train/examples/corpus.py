@@ -6,16 +6,30 @@ are scores of another test set. Training data is filtered, and what was left out
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any, TypeVar
+
+from transformers import WhisperTokenizer
 
 from train.config import TrainConfig
 from train.data.clips import load_clips
-from train.data.filters import MIN_CLIP_S, DropLog, Filters, HeldOut, sentence_key
+from train.data.filters import (
+    MIN_CLIP_S,
+    DropLog,
+    Filters,
+    HeldOut,
+    Reason,
+    commonest,
+    sentence_key,
+)
 from train.data.manifest import Clip
 from train.data.specs import Purpose, parse_spec
 from train.errors import DataError
+from train.examples.targets import MAX_TEXT_TOKENS, TargetBuilder, token_fault
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +60,10 @@ def load_corpus(config: TrainConfig) -> Corpus:
         DataError: a source cannot be read, nothing of it can be used, or a row is bad where none may be.
     """
     prepare_dir = config.output_dir / "data"
-    tests = [load_evaluation_set(source, config.language, prepare_dir) for source in config.test_data]
+    tests = [
+        _named("test_data", source, load_evaluation_set, config.language, prepare_dir)
+        for source in config.test_data
+    ]
     log = DropLog(strict=config.strict)
     filters = Filters(language=config.language, min_duration_s=MIN_CLIP_S, max_duration_s=config.max_window_s)
 
@@ -57,8 +74,15 @@ def load_corpus(config: TrainConfig) -> Corpus:
             own = (
                 log if strict is None else replace(log, strict=strict)
             )  # shares the list of what was dropped
-            clips += load_clips(
-                source, purpose, config.language, log=own, filters=chosen, prepare_dir=prepare_dir
+            clips += _named(
+                f"{purpose}_data",
+                source,
+                load_clips,
+                purpose,
+                config.language,
+                log=own,
+                filters=chosen,
+                prepare_dir=prepare_dir,
             )
         return clips
 
@@ -68,9 +92,44 @@ def load_corpus(config: TrainConfig) -> Corpus:
         train = load(config.train_data, "train", replace(filters, held_out=kept_apart))
     except DataError as error:
         if "is held out" in str(error):
-            raise DataError(f"{error}; `held_out` says what the test data keeps out of training") from error
+            raise DataError(
+                f"{error}; the key `held_out` says what the test data keeps out of training: name other"
+                " train_data or test_data, or set it to 'sentences' or 'nothing'"
+            ) from error
         raise
     return Corpus(train=train, valid=valid, tests=tests, log=log)
+
+
+def leave_out_long_texts(corpus: Corpus, tokenizer: WhisperTokenizer) -> Corpus:
+    """Return the corpus without the training and validation clips whose texts the decoder cannot write whole.
+
+    Raises:
+        DataError: nothing to train on is left, or the log is strict and a text is too long.
+    """
+
+    def kept(clips: list[Clip]) -> list[Clip]:
+        counts = builder.n_tokens([clip.text for clip in clips])
+        for clip, n_tokens in zip(clips, counts, strict=True):
+            if n_tokens > MAX_TEXT_TOKENS:
+                corpus.log.drop(Reason.TOO_MANY_TOKENS, clip.origin, token_fault(n_tokens))
+        return [clip for clip, count in zip(clips, counts, strict=True) if count <= MAX_TEXT_TOKENS]
+
+    builder = TargetBuilder(tokenizer)
+    n_before = len(corpus.log)
+    train, valid = kept(corpus.train), kept(corpus.valid)
+    if corpus.train and not train:
+        raise DataError(f"train_data: no clip can be used: {commonest(corpus.log.dropped[n_before:])}")
+    return replace(corpus, train=train, valid=valid)
+
+
+def _named(key: str, source: str, load: Callable[..., T], *arguments: Any, **options: Any) -> T:
+    """Load a source; errors say which key of the configuration names it, and where it lies."""
+    try:
+        return load(source, *arguments, **options)
+    except DataError as error:
+        location = Path(parse_spec(source).location)
+        place = f" ({location.resolve()})" if location.exists() and not location.is_absolute() else ""
+        raise DataError(f"{key} {source}{place}: {error}") from error
 
 
 def load_evaluation_set(

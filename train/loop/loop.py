@@ -76,6 +76,7 @@ def train_adapter(
         [clip.duration_s for clip in train_data.clips],
         config,
         shards=shard_numbers(train_data.clips),
+        n_tokens=train_data.n_tokens,
     )
     total_steps = _total_steps(plan, config, processes.count)
     optimiser = AdapterOptimiser(model, config, device, processes, total_steps)

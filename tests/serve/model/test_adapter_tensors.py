@@ -78,10 +78,10 @@ def test_names_with_a_known_prefix_are_the_names_without(artifact, tiny_base_dir
         (renamed(lambda name: name.replace("model.model.model", "model.model.model.model")), "no layer"),
         (renamed(lambda name: name.replace(".weight", ".default.weight")), "lora_A.default.weight'"),
         (renamed(lambda name: name.replace("layers.1", "layers.7")), r"layers\.7.*belongs to no layer"),
-        (without("lora_B"), r"lacks 'model.*lora_B\.weight', and in all 14 of the 28"),
-        (without("decoder"), r"lacks 'model\.decoder.*, and in all 18 of the 28"),
-        (without("layers.1."), r"lacks 'model.*layers\.1\..*, and in all 14 of the 28"),
-        (without("_proj"), r"lacks '.*, and in all 20 of the 28"),
+        (without("lora_B"), r"lacks 'model.*lora_B\.weight', and in all 16 of the 32"),
+        (without("decoder"), r"lacks 'model\.decoder.*, and in all 20 of the 32"),
+        (without("layers.1."), r"lacks 'model.*layers\.1\..*, and in all 16 of the 32"),
+        (without("_proj"), r"lacks '.*, and in all 24 of the 32"),
         (lambda tensors: {**tensors, "x": torch.zeros(1)}, "'x' belongs to no layer"),
         (
             lambda tensors: {**tensors, PEFT_PREFIX + "model.encoder.conv1.weight": torch.ones(64, 80, 3)},
@@ -171,6 +171,7 @@ def test_a_configuration_that_its_weights_do_not_follow_is_refused(artifact, tin
         check_adapter(artifact / "adapter", tiny_base_dir)
 
 
+@pytest.mark.filterwarnings("ignore:Adapter 'default'")  # peft takes biases for tensors that are cut up
 @pytest.mark.parametrize(
     "lora",
     [
