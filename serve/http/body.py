@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import binascii
 import io
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -15,6 +13,7 @@ from litestar.types import Receive
 from multipart import MultipartError, MultipartParser, MultipartPart, parse_options_header
 from sagemaker_inference import content_types
 
+from serve.audio.base64_text import decode_base64
 from serve.audio.samples import Samples
 from serve.errors import PayloadTooLarge, RequestError, UnsupportedMediaType, UnsupportedOption
 from serve.http.encoding import decoder_of
@@ -39,8 +38,6 @@ _BYTES_OF_ANY_KIND = frozenset(
 
 _CONTAINERS = frozenset(("application/ogg", "application/x-ogg", "application/mp4", "application/x-matroska"))
 
-_DATA_URL = re.compile(rb"\s*data:[^,]{0,200};\s*base64\s*,", re.IGNORECASE)
-_TO_PLAIN_BASE64 = bytes.maketrans(b"-_", b"+/")
 BOM = b"\xef\xbb\xbf"
 """Some programs write it before any text, JSON too."""
 
@@ -152,24 +149,7 @@ def _parse_json(body: bytes) -> ParsedBody:
     encoded = fields.pop(AUDIO_FIELD, None)
     if not isinstance(encoded, str):
         raise RequestError(f"the body has no field '{AUDIO_FIELD}' with a recording in base64")
-    return ParsedBody(audio=_decode_base64(encoded), options=fields, typed=True)
-
-
-def _decode_base64(text: str) -> bytes:
-    """Decode base64 in either alphabet, with line breaks or without, padded or not, or as a `data:` URL.
-
-    Raises:
-        RequestError: It is none.
-    """
-    encoded = text.encode("utf-8", errors="replace")
-    if (url := _DATA_URL.match(encoded)) is not None:
-        encoded = encoded[url.end() :]
-    encoded = encoded.translate(_TO_PLAIN_BASE64, delete=b" \t\r\n\f\v")
-    bare = encoded.rstrip(b"=")
-    try:
-        return binascii.a2b_base64(bare + b"=" * (-len(bare) % 4), strict_mode=True)
-    except (binascii.Error, ValueError) as error:
-        raise RequestError(f"the field '{AUDIO_FIELD}' is not base64: {error}") from error
+    return ParsedBody(audio=decode_base64(encoded), options=fields, typed=True)
 
 
 def _parse_form(body: bytes, content_type: str) -> ParsedBody:

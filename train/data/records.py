@@ -23,7 +23,7 @@ _ENCODINGS = (  # UTF-32 first: its mark begins as that of UTF-16 does
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
 
-_LINE_END = re.compile(r"\s*[\r\n\u2028\u2029\x0b\x0c\x85]\s*")
+_LINE_END = re.compile(r"\s*[\r\n]\s*")
 
 
 class Record(msgspec.Struct, frozen=True, kw_only=True):
