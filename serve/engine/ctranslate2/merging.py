@@ -202,6 +202,7 @@ def merge(base_dir: Path, artifact: Artifact | None) -> WhisperForConditionalGen
         if artifact is not None:
             check_adapter(artifact.adapter_dir, base_dir)
             model = attach_adapter(model, artifact.adapter_dir).merge_and_unload()
+            model.config.tie_word_embeddings = _is_tied(model)  # an adapter may have saved one of the two
     except (ArtifactError, BaseModelError, RuntimeError, ValueError) as error:
         parts = f"{base_dir}" if artifact is None else f"{artifact.adapter_dir} and {base_dir}"
         raise ConversionError(f"{parts} cannot be loaded together: {error}") from error
@@ -265,8 +266,7 @@ def _keep_tokens(model: WhisperForConditionalGeneration, kept: KeptTokens) -> No
     """Leave out of a model, in place, the embeddings and the rows of the output layer of all other tokens."""
     import torch
 
-    decoder, output = model.model.decoder, model.proj_out.weight
-    is_tied = output.data_ptr() == decoder.embed_tokens.weight.data_ptr()  # not where an adapter saved one
+    decoder, output, is_tied = model.model.decoder, model.proj_out.weight, _is_tied(model)
     fewer = torch.nn.Embedding(len(kept), model.config.d_model)
     fewer.weight.data = decoder.embed_tokens.weight.data[list(kept)].clone()
     decoder.embed_tokens = fewer
@@ -278,6 +278,11 @@ def _keep_tokens(model: WhisperForConditionalGeneration, kept: KeptTokens) -> No
         setattr(generation, name, kept.to_kept(getattr(generation, name, None) or []))
     languages: dict[str, int] = getattr(generation, "lang_to_id", None) or {}
     generation.lang_to_id = {name: kept.to_kept([token])[0] for name, token in languages.items()}
+
+
+def _is_tied(model: WhisperForConditionalGeneration) -> bool:
+    """Tell whether the output layer is the embedding."""
+    return model.proj_out.weight.data_ptr() == model.model.decoder.embed_tokens.weight.data_ptr()
 
 
 def _allow_empty_text(directory: Path, end: int) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel, set_peft_model_state_dict
+from peft.utils import ModulesToSaveWrapper
 from safetensors import safe_open
 from transformers import WhisperForConditionalGeneration
 
@@ -53,7 +54,7 @@ def attach_adapter(
         name: Under which peft knows it.
 
     Raises:
-        ArtifactError: It does not fit; nothing of it stays on a model that has adapters.
+        ArtifactError: It does not fit; nothing of it stays on the model.
     """
     weights = adapter_dir / ADAPTER_WEIGHTS
     if not weights.is_file():
@@ -73,11 +74,21 @@ def attach_adapter(
         if strays or lacking:
             raise ValueError(f"'{(strays + lacking)[0]}' has no {'place' if strays else 'tensor'}")
     except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
-        if adapted is not None and adapted is model and name in adapted.peft_config:
+        if adapted is not None and adapted is not model:
+            detach_adapters(adapted)
+        elif adapted is not None and name in adapted.peft_config:
             adapted.delete_adapter(name)
         raise ArtifactError(adapter_dir, f"cannot be attached to this base model: {error}") from error
     adapted.eval()
     return adapted
+
+
+def detach_adapters(adapted: PeftModel) -> None:
+    """Take all adapters off a model, in place; the base model is what it was."""
+    for module in list(adapted.modules()):
+        if isinstance(module, ModulesToSaveWrapper):
+            module.set_adapter([])  # peft would leave the active adapter's layer in the base model
+    adapted.unload()
 
 
 def read_tensors(weights: Path) -> dict[str, torch.Tensor]:

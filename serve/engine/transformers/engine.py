@@ -38,7 +38,7 @@ from serve.engine import (
 )
 from serve.engine.batch_rows import transcribe_rows
 from serve.engine.fallback import decode_until_believed, measured
-from serve.engine.transformers.adapter import attach_adapter, is_of_adapter, load_base
+from serve.engine.transformers.adapter import attach_adapter, detach_adapters, is_of_adapter, load_base
 from serve.engine.transformers.cached_decoder import CachedDecoder, detection_logits
 from serve.engine.transformers.int8_layers import keep_scales
 from serve.engine.transformers.quiet import quiet_libraries
@@ -187,7 +187,7 @@ class TransformersEngine:
                 self._unmerge()
                 assert self._adapted is not None
                 if not self._names:  # peft cannot be without an adapter
-                    self._adapted.unload()
+                    detach_adapters(self._adapted)
                     self._adapted = None
                     self._decoder = CachedDecoder(self._model)
                     return

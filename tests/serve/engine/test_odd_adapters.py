@@ -20,20 +20,14 @@ from serve.errors import ArtifactError, BaseModelError, ConversionError
 from serve.model.artifact import load_artifact
 
 MARATHI = DecodingOptions(language="mr", max_new_tokens=12)
-SAVED = (
-    ["proj_out"],
-    ["embed_tokens"],
-    ["proj_out", "embed_tokens"],
-    ["decoder.layer_norm", "fc2"],
-    ["conv1"],
-)
+SAVED = (["proj_out"], ["embed_tokens"], ["decoder.layer_norm", "fc2", "conv1"])
 
 
 @pytest.fixture(scope="module")
 def log_mels(tiny_base_dir):
     features = FeatureExtractor(tiny_base_dir)
     rng = np.random.default_rng(0)
-    return [features.log_mel(rng.normal(0, 0.1, 16_000).astype(np.float32), 30.0) for _ in range(4)]
+    return [features.log_mel(rng.normal(0, 0.1, 16_000).astype(np.float32), 30.0) for _ in range(2)]
 
 
 @pytest.fixture(scope="module", params=SAVED, ids="+".join)
@@ -104,8 +98,10 @@ def test_saved_layers_are_honoured_beside_another_adapter(
         engine.load_adapter("other", other)
         for _ in range(2):
             assert [tokens(engine, log_mels, key) for key in ("saved", "other")] == expected
+        engine.unload_adapter("other")
+        assert tokens(engine, log_mels, "saved") == expected[0]
         engine.unload_adapter("saved")
-        assert tokens(engine, log_mels, "other") == expected[1]
+        assert tokens(engine, log_mels, None) == as_peft_writes(tiny_base_dir, None, log_mels)
         engine.close()
 
 

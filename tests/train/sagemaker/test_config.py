@@ -1,4 +1,4 @@
-"""What a job asks for: its hyperparameters without the platform's own, and its files as any editor writes them."""
+"""What a job asks for: its hyperparameters without the platform's own, and its files with marks and junk."""
 
 from __future__ import annotations
 
