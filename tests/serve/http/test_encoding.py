@@ -28,7 +28,7 @@ def in_members(data: bytes) -> bytes:
 
 ENCODINGS = {
     "gzip": ("gzip", gzip.compress),
-    "x-gzip": (" X-GZIP ", gzip.compress),
+    "x-gzip": ("X-GZIP", gzip.compress),
     "gzip in members": ("gzip", in_members),
     "deflate with zlib's header": ("deflate", zlib.compress),
     "deflate without": ("deflate", raw_deflate),

@@ -73,7 +73,7 @@ def test_a_recording_arrives_whole_whatever_else_is_offered(connection, speech_w
 
 @pytest.mark.parametrize("write", [sized, chunked])
 def test_a_recording_arrives_whole_wherever_it_is_cut(shared, speech_wav, write):
-    message = write(speech_wav[:20_044], *JAVA)
+    message = write(speech_wav, *JAVA)
     n_head = message.index(b"\r\n\r\n") + 4
     cuts = [(1,), (10,), (n_head - 3, n_head - 1), (n_head,), (n_head + 1, n_head + 9), (len(message) - 1,)]
     for places in [*cuts, tuple(range(20, n_head + 40, 20))]:
@@ -83,7 +83,7 @@ def test_a_recording_arrives_whole_wherever_it_is_cut(shared, speech_wav, write)
                 connection.sendall(message[start:end])
                 time.sleep(0.005)
             status, body = answer_of(connection)
-            assert (status, body["text"], round(body["duration_s"], 3)) == (200, "श्रोता", 0.625)
+            assert (status, body["text"], body["duration_s"]) == (200, "श्रोता", 5.0)
 
 
 def test_requests_that_follow_each_other_at_once_are_all_answered(connection, speech_wav):
