@@ -42,7 +42,9 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line(
         "filterwarnings", "ignore:`is_gradient_checkpointing` is deprecated:FutureWarning:transformers"
     )
-    config.addinivalue_line("filterwarnings", "ignore:Model has `tie_word_embeddings=True`:UserWarning")
+    # peft tells of adapters with saved layers.
+    for message in ("Model has `tie_word_embeddings=True`", "Input and output embeddings are no longer tied"):
+        config.addinivalue_line("filterwarnings", f"ignore:{message}:UserWarning")
     config.stash[KEPT_CACHE] = default_cache_dir()
     own = TemporaryDirectory(prefix="shrota-tests-")
     link_cache(config.stash[KEPT_CACHE], Path(own.name) / "shrota")

@@ -202,7 +202,6 @@ def merge(base_dir: Path, artifact: Artifact | None) -> WhisperForConditionalGen
         if artifact is not None:
             check_adapter(artifact.adapter_dir, base_dir)
             model = attach_adapter(model, artifact.adapter_dir).merge_and_unload()
-            model.config.tie_word_embeddings = _is_tied(model)  # an adapter may have saved one of the two
     except (ArtifactError, BaseModelError, RuntimeError, ValueError) as error:
         parts = f"{base_dir}" if artifact is None else f"{artifact.adapter_dir} and {base_dir}"
         raise ConversionError(f"{parts} cannot be loaded together: {error}") from error
@@ -281,7 +280,7 @@ def _keep_tokens(model: WhisperForConditionalGeneration, kept: KeptTokens) -> No
 
 
 def _is_tied(model: WhisperForConditionalGeneration) -> bool:
-    """Tell whether the output layer is the embedding."""
+    """Tell whether the output layer is the embedding: not where an adapter saved one of the two."""
     return model.proj_out.weight.data_ptr() == model.model.decoder.embed_tokens.weight.data_ptr()
 
 
