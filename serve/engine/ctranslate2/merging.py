@@ -281,7 +281,8 @@ def _keep_tokens(model: WhisperForConditionalGeneration, kept: KeptTokens) -> No
 
 def _is_tied(model: WhisperForConditionalGeneration) -> bool:
     """Tell whether the output layer is the embedding: not where an adapter saved one of the two."""
-    return model.proj_out.weight.data_ptr() == model.model.decoder.embed_tokens.weight.data_ptr()
+    same: bool = model.proj_out.weight.data_ptr() == model.model.decoder.embed_tokens.weight.data_ptr()
+    return same
 
 
 def _allow_empty_text(directory: Path, end: int) -> None:

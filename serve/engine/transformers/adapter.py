@@ -27,11 +27,12 @@ def load_base(base_dir: Path, **arguments: Any) -> WhisperForConditionalGenerati
         BaseModelError: It cannot be loaded, or lacks tensors, or holds some that the model has no place for.
     """
     try:
-        model, found = WhisperForConditionalGeneration.from_pretrained(
+        loaded: Any = WhisperForConditionalGeneration.from_pretrained(
             base_dir, local_files_only=True, use_safetensors=True, output_loading_info=True, **arguments
         )
     except (OSError, ValueError, RuntimeError, KeyError) as error:
         raise BaseModelError(f"{base_dir}: cannot be loaded as a Whisper checkpoint: {error}") from error
+    model, found = loaded
     if missing := sorted(set(found["missing_keys"]) - {"proj_out.weight"}):  # tied to the embedding
         raise BaseModelError(
             f"{base_dir}: the weights lack '{missing[0]}' (and in all {len(missing)} tensors that config.json"
