@@ -38,17 +38,18 @@ def saved(request, write_tiny_artifact, tmp_path_factory):
 
 
 def engines(tiny_base_dir, artifact, cache_dir):
-    yield CTranslate2Engine.load(
-        tiny_base_dir, artifact, quantization="none", cache_dir=cache_dir, fallback=False
-    )
-    yield TransformersEngine.load(
-        tiny_base_dir, artifact.adapter_dir if artifact else None, quantization="none", fallback=False
-    )
+    yield CTranslate2Engine.load(tiny_base_dir, artifact, quantization="none", cache_dir=cache_dir)
+    adapter_dir = artifact.adapter_dir if artifact else None
+    yield TransformersEngine.load(tiny_base_dir, adapter_dir, quantization="none")
 
 
-def tokens(engine, log_mels, adapter=SERVED_ADAPTER):
-    options = [replace(MARATHI, adapter=adapter)] * len(log_mels)
-    return [found.tokens for found in engine.transcribe_batch(log_mels, options)]
+@pytest.fixture
+def tokens(decode):
+    def tokens(engine, log_mels, adapter=SERVED_ADAPTER):
+        options = [replace(MARATHI, adapter=adapter)] * len(log_mels)
+        return [found.tokens for found in decode(engine, log_mels, options)]
+
+    return tokens
 
 
 def as_peft_writes(tiny_base_dir, adapter_dir, log_mels):
@@ -76,7 +77,7 @@ def as_peft_writes(tiny_base_dir, adapter_dir, log_mels):
 
 
 def test_saved_layers_are_honoured_by_both_engines_and_gone_without_the_adapter(
-    saved, tiny_base_dir, log_mels, tmp_path
+    saved, tiny_base_dir, log_mels, tmp_path, tokens
 ):
     expected = as_peft_writes(tiny_base_dir, saved.adapter_dir, log_mels)
     base = as_peft_writes(tiny_base_dir, None, log_mels)
@@ -89,7 +90,7 @@ def test_saved_layers_are_honoured_by_both_engines_and_gone_without_the_adapter(
 
 
 def test_saved_layers_are_honoured_beside_another_adapter(
-    saved, tiny_base_dir, tiny_artifact_dir, log_mels, tmp_path
+    saved, tiny_base_dir, tiny_artifact_dir, log_mels, tmp_path, tokens
 ):
     other = load_artifact(tiny_artifact_dir)
     expected = [as_peft_writes(tiny_base_dir, each.adapter_dir, log_mels) for each in (saved, other)]
@@ -105,19 +106,17 @@ def test_saved_layers_are_honoured_beside_another_adapter(
         engine.close()
 
 
-def test_a_model_of_few_tokens_has_the_rows_of_saved_layers(saved, tiny_base_dir, tmp_path, log_mels):
+def test_a_model_of_few_tokens_has_the_rows_of_saved_layers(saved, tiny_base_dir, tmp_path, log_mels, tokens):
     convert(tiny_base_dir, saved, "float32", tmp_path / "few", ("Devanagari",))
     kept = kept_tokens(tmp_path / "few")
     assert kept is not None and len(kept) <= Vocabulary.read(tiny_base_dir).size
-    engine = CTranslate2Engine.load(
-        tiny_base_dir, saved, quantization="none", cache_dir=tmp_path, fallback=False
-    )
+    engine = CTranslate2Engine.load(tiny_base_dir, saved, quantization="none", cache_dir=tmp_path)
     assert tokens(engine, log_mels) == as_peft_writes(tiny_base_dir, saved.adapter_dir, log_mels)
 
 
 @pytest.mark.parametrize("prefix", ["_orig_mod.", "module.", "base_model.model.", ""])
 def test_an_adapter_of_a_wrapped_model_is_served_as_what_it_is(
-    prefix, tiny_base_dir, tiny_artifact_dir, log_mels, tmp_path
+    prefix, tiny_base_dir, tiny_artifact_dir, log_mels, tmp_path, tokens
 ):
     odd = shutil.copytree(tiny_artifact_dir, tmp_path / "odd")
     weights = odd / "adapter" / "adapter_model.safetensors"
