@@ -21,6 +21,7 @@ import itertools
 import re
 import threading
 from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -28,7 +29,6 @@ from pathlib import Path
 import structlog
 
 from serve.engine import DecodingOptions
-from serve.engine.closing import Closing
 from serve.errors import (
     AdapterExists,
     BadAdapter,
@@ -97,7 +97,7 @@ class _Entry:
     """Counts up with every use of any."""
 
 
-class Held(Closing):
+class Held(AbstractContextManager["Held"]):
     """A hold on an adapter, and the pipeline that follows its manifest. A context manager."""
 
     def __init__(self, pipeline: Pipeline, let_go: Callable[[], None]) -> None:
@@ -110,6 +110,10 @@ class Held(Closing):
         let_go, self._let_go = self._let_go, None
         if let_go is not None:
             let_go()
+
+    def __exit__(self, *error: object) -> None:
+        """Let go."""
+        self.close()
 
 
 class Adapters:

@@ -16,7 +16,8 @@ import structlog
 
 from serve.config.settings import Settings
 from serve.engine import DecodingOptions
-from serve.engine.scheduler import Scheduler, Totals
+from serve.engine.figures import Totals
+from serve.engine.scheduler import Scheduler
 from serve.errors import (
     BadAdapter,
     ModelExists,

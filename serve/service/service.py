@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Generic, Literal, ParamSpec, TypeVar
 import structlog
 
 from serve.config.settings import Settings
-from serve.engine.closing import Closing
-from serve.engine.scheduler import BatchLimits, Queue, Scheduler, Ticket, Totals
+from serve.engine.figures import Queue, Totals
+from serve.engine.scheduler import BatchLimits, Scheduler, Ticket
 from serve.errors import AudioTooLong, NotReady, ServiceError, StartupError, UnknownModel
 from serve.options import TranscriptionOptions
 from serve.service.memory import MemoryBudget
@@ -70,7 +70,7 @@ def load_from_settings(settings: Settings) -> Pipeline:
     )
 
 
-class Place(Closing):
+class Place(AbstractContextManager["Place"]):
     """An admitted request: its ticket, and the adapter it holds. A context manager: leaving frees both."""
 
     def __init__(self, ticket: Ticket, adapters: Adapters, held: Held, *, model: str | None = None) -> None:
@@ -108,6 +108,10 @@ class Place(Closing):
         """Free everything; any number of times."""
         self.ticket.close()
         self._held.close()
+
+    def __exit__(self, *error: object) -> None:
+        """Free everything."""
+        self.close()
 
 
 @dataclass(frozen=True)
@@ -281,7 +285,7 @@ class Service:
             with self._audio_turns:
                 recording = stack.enter_context(opening)
             recording = _in_turn(recording, self._audio_turns, ticket)
-            yield from place.pipeline.transcribe(recording, options, ticket.decode)
+            yield from place.pipeline.transcribe(recording, options, ticket)
 
     @contextmanager
     def live_session(self, settings: LiveSettings, place: Place) -> Iterator[LiveSession]:
@@ -371,7 +375,12 @@ class Service:
         pipeline = self._load(self.settings)
         hooks = self._load_hooks()
         scheduler = self._scheduler_of(pipeline)
-        _warm_up(pipeline, scheduler)
+        with scheduler.admit() as ticket:
+            try:
+                pipeline.warm_up(ticket)
+            except ServiceError as error:
+                raise StartupError("the model is loaded, but fails on its first window") from error
+        import serve.audio.decode  # noqa: F401  # the first request finds it imported
         from serve.service.adapters import Adapters
 
         self.adapters = Adapters(
@@ -448,29 +457,3 @@ def _in_turn(recording: Recording, turns: AbstractContextManager[object], ticket
             yield block
 
     return Recording(blocks(), n_channels=recording.n_channels, duration_s=recording.duration_s)
-
-
-def _warm_up(pipeline: Pipeline, scheduler: Scheduler) -> None:
-    """Decode a window of noise: the first request finds everything loaded, and /ping speaks the truth."""
-    import numpy as np
-
-    import serve.audio.decode  # noqa: F401  # the first request finds it imported
-    from serve.audio.features import MAX_WINDOW_S, window_length_s
-    from serve.audio.samples import SAMPLE_RATE
-    from serve.audio.segmentation import find_speech
-    from serve.engine import DecodingOptions
-
-    noise = np.random.default_rng(0).normal(0, 0.01, SAMPLE_RATE).astype(np.float32)
-    find_speech(noise)
-    facts = pipeline.facts
-    window_s = window_length_s(len(noise), facts.margin_s) if facts.dynamic else MAX_WINDOW_S
-    decoding = DecodingOptions(
-        language=facts.language,
-        adapter=None if facts.adapter_name is None else facts.adapter_key,
-        max_new_tokens=4,
-    )
-    with scheduler.admit() as ticket:
-        try:
-            list(ticket.decode([(pipeline.features.log_mel(noise, window_s), decoding)]))
-        except ServiceError as error:
-            raise StartupError("the model is loaded, but fails on its first window") from error

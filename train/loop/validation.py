@@ -15,7 +15,7 @@ import torch
 from bitsandbytes.nn.modules import Linear4bit
 from peft import PeftModel
 
-from serve.engine import DecodingOptions
+from serve.engine import SERVED_ADAPTER, DecodingOptions, EngineInput
 from serve.engine.transformers.engine import TransformersEngine
 from serve.engine.vocabulary import Vocabulary
 from train.config import TrainConfig
@@ -77,11 +77,14 @@ class Validation:
         n_chosen = min(self._config.valid_clips, len(clips))
         chosen = [number * len(clips) // n_chosen for number in range(n_chosen)]
         vocabulary = Vocabulary.read(Path(str(model.get_base_model().name_or_path)))
-        engine = TransformersEngine(model, vocabulary, merge=False, fallback=False)
-        options = DecodingOptions(language=self._config.language, task=self._config.task)
+        engine = TransformersEngine(model, vocabulary, merge=False)
+        options = DecodingOptions(
+            language=self._config.language, task=self._config.task, adapter=SERVED_ADAPTER
+        )
         heard: dict[int, str] = {}
         for indices, batch in self._batches(chosen):
-            hypotheses = engine.transcribe_batch(list(batch.log_mel.numpy()), [options] * len(indices))
+            windows = [EngineInput(log_mel=log_mel, options=options) for log_mel in batch.log_mel.numpy()]
+            hypotheses = engine.decode(windows)
             heard.update(zip(indices, (hypothesis.text for hypothesis in hypotheses), strict=True))
         heard = self._processes.gather(heard)
         references = [clips[index].text for index in chosen]

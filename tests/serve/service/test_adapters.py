@@ -5,8 +5,9 @@ import threading
 
 import pytest
 
-from serve.engine.ctranslate2.engine import ADAPTED, CTranslate2Engine
+from serve.engine.ctranslate2.engine import CTranslate2Engine
 from serve.engine.ctranslate2.merging import WEIGHTS, converted_model
+from serve.engine.ctranslate2.variants import ADAPTED
 from serve.errors import (
     AdapterExists,
     BadAdapter,
@@ -109,8 +110,8 @@ def heard_as(adapters, name, language="mr"):
 def weights_bytes(adapters):
     """Return the size of all models that the engine has loaded, without the one it started with."""
     engine = adapters.pipeline.engine
-    models = [variant for variant in engine._models if variant != ADAPTED]
-    return sum((engine._directories[variant]() / WEIGHTS).stat().st_size for variant in models)
+    models = [variant for variant in engine.variants.loaded if variant != ADAPTED]
+    return sum((engine.variants.directories[variant]() / WEIGHTS).stat().st_size for variant in models)
 
 
 def loaded(adapters):

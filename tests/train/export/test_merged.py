@@ -16,7 +16,7 @@ from peft import PeftModel
 from transformers import WhisperForConditionalGeneration as Whisper
 
 from serve.audio.features import FeatureExtractor, window_length_s
-from serve.engine import DecodingOptions
+from serve.engine import SERVED_ADAPTER, DecodingOptions, EngineInput
 from serve.engine.transformers.engine import TransformersEngine
 from serve.engine.vocabulary import Vocabulary
 from serve.errors import ArtifactError
@@ -144,7 +144,8 @@ def test_the_shipped_adapter_writes_the_same_text_merged_into_int8_and_beside_th
     for clip in (samples, 0.4 * samples, samples[: len(samples) // 2]):
         # CTranslate2 slices its positions as the server does: a window may be shorter than 30 s.
         log_mel = features.log_mel(clip, window_length_s(len(clip), artifact.manifest.window_margin_s))
-        (expected,) = engine.transcribe_batch([log_mel], [DecodingOptions(language="mr")])
+        window = EngineInput(log_mel=log_mel, options=DecodingOptions(language="mr", adapter=SERVED_ADAPTER))
+        (expected,) = engine.decode([window])
         start = ["<|startoftranscript|>", "<|mr|>", "<|transcribe|>", "<|notimestamps|>"]
         (found,) = merged.generate(
             ctranslate2.StorageView.from_array(log_mel[np.newaxis]), [start], beam_size=1
