@@ -7,7 +7,25 @@
     transcripts = pipeline.transcribe_many(clips)                                   # offline, side by side
 
 The service, files and the evaluation of a training run all go through it, and through a scheduler to the
-engine. Knows no web, no environment and no runtime.
+engine. Knows no web, no environment and no runtime. This is a request's way, from its route to its text; no
+other call of ours leads to one of these:
+
+     1  transcribe_body           serve/http/sagemaker.py      in the event loop
+     2  asked_outside_body        serve/http/sagemaker.py      by headers and query: session, options, format
+     3  Service.admit             serve/service/service.py
+     4  read_body                 serve/http/body.py
+     5  read_recording            serve/http/sagemaker.py      the body's recording and options, or a hook's
+     6  whole_answer              serve/http/sagemaker.py
+     7  Service.transcribe        serve/service/service.py
+     8  Place.transcribe          serve/service/place.py       in a thread of the request
+     9  open_audio                serve/audio/decode.py
+    10  Pipeline.transcribe       serve/pipeline.py
+    11  Pipeline._decoded         serve/pipeline.py
+    12  Ticket.decode             serve/engine/scheduler.py
+    13  Pipeline._inputs          serve/pipeline.py            features of windows, as long as there is room
+    14  Scheduler._run            serve/engine/scheduler.py    in a thread of the engine
+    15  Scheduler._call           serve/engine/scheduler.py    a batch of one kind
+    16  CTranslate2Engine.decode  serve/engine/ctranslate2/engine.py
 """
 
 from __future__ import annotations
@@ -35,7 +53,7 @@ from serve.errors import UnsupportedOption
 from serve.language import LANGUAGE_WINDOWS, settle_recording, settle_window, with_language
 from serve.options import DETECT, NO_ADAPTER, TranscriptionOptions
 from serve.transcript.events import End, Event, Segment, Start, Transcript, build_transcript
-from serve.transcript.timeline import place_segments
+from serve.transcript.timeline import Timeline
 
 Cut = Callable[[Iterable[Samples], WindowLimits], Iterator[tuple[Window, Samples]]]
 """Finds windows in blocks of samples, each (n_channels, n_samples)."""
@@ -162,24 +180,16 @@ class Pipeline:
         yield Start(duration_s=recording.duration_s, language=decoding.language)
 
         windows = cut(recording.blocks(), self._limits(decoding))
+        timeline = Timeline(split=options.channels == "split")
         said: list[Hypothesis] = []
-        segments: list[Segment] = []
-        heard = _said(self._heard(windows, decoding, decoder), said)
-        for segment in place_segments(heard, split=options.channels == "split"):
-            segments.append(segment)
-            yield segment
+        for window, hypothesis in self._decoded(windows, decoding, decoder):
+            if is_said(window, hypothesis):
+                said.append(hypothesis)
+                yield from timeline.place(window, hypothesis)
+        yield from timeline.rest()
 
         assert recording.duration_s is not None, "it was read to its end"
-        language, language_prob = decoding.language, None
-        if language is None and said:
-            language, language_prob = settle_recording(said)
-        transcript = build_transcript(
-            segments,
-            duration_s=recording.duration_s,
-            language=language,
-            language_prob=language_prob,
-            task=decoding.task,
-        )
+        transcript = _transcript(timeline.segments, decoding, said, recording.duration_s)
         yield End(transcript=transcript, processing_s=time.perf_counter() - started)
 
     def transcribe_many(
@@ -227,17 +237,10 @@ class Pipeline:
             raise UnsupportedOption(
                 "adapter", f"'{options.adapter[:60]}' is not served here; {' or '.join(served)} is"
             )
-        language = facts.language if options.language is None else options.language
-        if language == DETECT:
-            language = None
-        if language is None and len(self.engine.languages) == 1:
-            (language,) = self.engine.languages
-        if language is not None and language not in self.engine.languages:
-            raise UnsupportedOption("language", f"the base model does not know '{language}'")
         tuned = facts.adapter_name is not None and options.adapter != NO_ADAPTER
         usual = 1 if options.temperature > 0 else USUAL_BEAM_SIZE
         decoding = DecodingOptions(
-            language=language,
+            language=self._language(options),
             expected_language=facts.language if tuned else None,
             task=options.task or facts.task,
             adapter=facts.adapter_key if tuned else None,
@@ -257,6 +260,16 @@ class Pipeline:
         timed = replace(decoding, timestamps=tuned and facts.timestamps)
         return decoding if self.engine.unsupported(timed) else timed
 
+    def _language(self, options: TranscriptionOptions) -> str | None:
+        """Return the language that is asked for; None where it is to be detected."""
+        known = self.engine.languages
+        language = options.language or self.facts.language
+        if language in (None, DETECT):
+            return next(iter(known)) if len(known) == 1 else None
+        if language not in known:
+            raise UnsupportedOption("language", f"the base model does not know '{language}'")
+        return language
+
     def _limits(self, decoding: DecodingOptions) -> WindowLimits:
         """Say how long windows may be that the model can read."""
         facts = self.facts
@@ -269,43 +282,43 @@ class Pipeline:
             max_gap_s=facts.max_gap_s,
         )
 
-    def _heard(
+    def _decoded(
         self, windows: Iterator[tuple[Window, Samples]], decoding: DecodingOptions, decoder: Decoder
     ) -> Iterator[tuple[Window, Hypothesis]]:
         """Decode windows in order; where no language is given, the first ones settle it for the rest."""
+        pulled: deque[tuple[Window, float | None]] = deque()
+        voters: list[tuple[Window, Hypothesis]] = []
         language_prob = None
-        if decoding.language is None:
-            first: list[tuple[Window, Hypothesis]] = []
-            for each in self._decoded(islice(windows, LANGUAGE_WINDOWS), decoding, decoder):
-                first.append(each)
-                yield each
-            if not first:
+        while True:
+            is_settled = decoding.language is not None
+            some = windows if is_settled else islice(windows, LANGUAGE_WINDOWS)
+            for hypothesis in decoder.decode(self._inputs(some, decoding, decoder, pulled)):
+                window, own_prob = pulled.popleft()
+                heard = (
+                    window,
+                    replace(hypothesis, language_prob=language_prob if own_prob is None else own_prob),
+                )
+                if not is_settled:
+                    voters.append(heard)
+                yield heard
+            if is_settled or not voters:
                 return
-            voters = [hypothesis for window, hypothesis in first if is_said(window, hypothesis)]
-            voters = voters or [hypothesis for _, hypothesis in first]
-            language, language_prob = settle_recording(voters)
+            said = [hypothesis for window, hypothesis in voters if is_said(window, hypothesis)]
+            language, language_prob = settle_recording(said or [hypothesis for _, hypothesis in voters])
             decoding = with_language(decoding, language)
-        yield from self._decoded(windows, decoding, decoder, language_prob)
 
-    def _decoded(
+    def _inputs(
         self,
-        windows: Iterator[tuple[Window, Samples]],
+        windows: Iterable[tuple[Window, Samples]],
         decoding: DecodingOptions,
         decoder: Decoder,
-        language_prob: float | None = None,
-    ) -> Iterator[tuple[Window, Hypothesis]]:
-        """Decode windows in order, each in a language of its own where none is known yet."""
-        pulled: deque[tuple[Window, float | None]] = deque()
-
-        def inputs() -> Iterator[EngineInput]:
-            for window, samples in windows:
-                given, own_prob = self.engine_input(window, samples, decoding, decoder)
-                pulled.append((window, language_prob if own_prob is None else own_prob))
-                yield given
-
-        for hypothesis in decoder.decode(inputs()):
-            window, prob = pulled.popleft()
-            yield window, replace(hypothesis, language_prob=prob)
+        pulled: deque[tuple[Window, float | None]],
+    ) -> Iterator[EngineInput]:
+        """Yield what the engine is given, and note in `pulled` the window and its language's probability."""
+        for window, samples in windows:
+            given, language_prob = self.engine_input(window, samples, decoding, decoder)
+            pulled.append((window, language_prob))
+            yield given
 
     def engine_input(
         self, window: Window, samples: Samples, decoding: DecodingOptions, decoder: Decoder
@@ -366,14 +379,15 @@ def _channels(recording: Recording | Samples, options: TranscriptionOptions) -> 
     return recording
 
 
-def _said(
-    heard: Iterable[tuple[Window, Hypothesis]], said: list[Hypothesis]
-) -> Iterator[tuple[Window, Hypothesis]]:
-    """Pass on the windows that hold words, and note what was heard in them."""
-    for window, hypothesis in heard:
-        if is_said(window, hypothesis):
-            said.append(hypothesis)
-            yield window, hypothesis
+def _transcript(
+    segments: Sequence[Segment], decoding: DecodingOptions, said: Sequence[Hypothesis], duration_s: float
+) -> Transcript:
+    language, language_prob = decoding.language, None
+    if language is None and said:
+        language, language_prob = settle_recording(said)
+    return build_transcript(
+        segments, duration_s=duration_s, language=language, language_prob=language_prob, task=decoding.task
+    )
 
 
 def is_said(window: Window, hypothesis: Hypothesis) -> bool:

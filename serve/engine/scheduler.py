@@ -31,6 +31,9 @@ from serve.errors import EngineError, NotReady, Overloaded, RequestTimeout, Serv
 WINDOWS_AHEAD = 8
 """Windows of one request that exist at a time for each worker; their features take up to 1 MB each."""
 
+Answer = Hypothesis | tuple[str, float]
+"""Text of a window, or its language and the probability of that."""
+
 LANGUAGE = "language"
 """Kind of the calls that ask for a language."""
 
@@ -47,6 +50,13 @@ class BatchLimits:
     """Seconds of windows, padding included; the engine's usual ones, if None."""
     target_s: float = 1.5
     """Seconds that a batch of several windows may be expected to take: so long a newcomer waits for it."""
+
+    def largest(self, usual: BatchSize) -> BatchSize:
+        """Return the largest batch; `usual` is the engine's."""
+        return BatchSize(
+            usual.windows if self.max_windows is None else self.max_windows,
+            usual.window_s if self.max_batch_s is None else self.max_batch_s,
+        )
 
 
 @dataclass(frozen=True)
@@ -171,14 +181,10 @@ class Scheduler(AbstractContextManager["Scheduler"]):
         self._max_requests = max_requests
         self._request_timeout_s = request_timeout_s
         self._frees_engine = frees_engine
-        limits, usual = limits or BatchLimits(), engine.usual_batch
-        largest = BatchSize(
-            usual.windows if limits.max_windows is None else limits.max_windows,
-            usual.window_s if limits.max_batch_s is None else limits.max_batch_s,
-        )
+        limits = limits or BatchLimits()
         self._changed = threading.Condition()
         self._admitted: set[Ticket] = set()
-        self._waiting = FairQueue(largest, limits.target_s)
+        self._waiting = FairQueue(limits.largest(engine.usual_batch), limits.target_s)
         self._totals = Totals()
         self._closing = False
         self._running: dict[int, _Running] = {}  # by worker
@@ -308,12 +314,13 @@ class Scheduler(AbstractContextManager["Scheduler"]):
         """Call the engine and hand out what was found; no error leaves this function."""
         started = time.monotonic()
         windows, encoded_s = [call.window for call in batch], sum(call.encoded_s for call in batch)
-        found: Sequence[Hypothesis | tuple[str, float]]
+        found: list[Answer] = []
         try:
-            if batch[0].kind == LANGUAGE:
-                found = self._engine.detect_language(windows)
-            else:
-                found = self._engine.decode(windows)
+            found += (
+                self._engine.detect_language(windows)
+                if batch[0].kind == LANGUAGE
+                else self._engine.decode(windows)
+            )
         except Exception as error:
             self._fail(batch, error)
             return
@@ -330,7 +337,7 @@ class Scheduler(AbstractContextManager["Scheduler"]):
             except Exception as error:
                 self._fail([call], error)
 
-    def _take(self, call: Call, found: Hypothesis | tuple[str, float]) -> None:
+    def _take(self, call: Call, found: Answer) -> None:
         """Give out what was found, or try the window again before what its request waits for besides."""
         if call.trial is None or not isinstance(found, Hypothesis):
             self._settle(call, found)
@@ -362,7 +369,7 @@ class Scheduler(AbstractContextManager["Scheduler"]):
         for call in batch:
             self._settle(call, EngineError("the engine failed on this recording"))
 
-    def _settle(self, call: Call, outcome: Hypothesis | tuple[str, float] | ServiceError) -> None:
+    def _settle(self, call: Call, outcome: Answer | ServiceError) -> None:
         """Hand out what was found, unless the request was cancelled meanwhile."""
         with self._changed:
             if call.future not in call.line.unsettled:

@@ -30,7 +30,7 @@ from serve.errors import AudioTooLong, ServiceError
 from serve.pipeline import Pipeline, is_said
 from serve.service.live_settings import LiveSettings
 from serve.transcript.events import LiveText, Segment, join_text
-from serve.transcript.timeline import place_segments
+from serve.transcript.timeline import Timeline
 
 RUN_SAMPLES = 8 * FRAME_SAMPLES  # heard at a time: a quarter of a second
 PARTIAL_EVERY_S = 1.0
@@ -179,7 +179,7 @@ class LiveSession:
         if not is_said(window, hypothesis):
             self._withdraw()
             return
-        segments = list(place_segments([(window, hypothesis)], split=False))
+        segments = list(Timeline().place(window, hypothesis))
         segment = replace(
             segments[0],
             id=self._n_finals,

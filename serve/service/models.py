@@ -54,7 +54,7 @@ class _Base:
     scheduler: Scheduler
     n_bytes: int = 0
     """Taken from the budget when its engine was loaded."""
-    n_holders: int = 0
+    n_references: int = 0
     models: dict[str, _Loaded] = field(default_factory=dict)
 
 
@@ -180,17 +180,17 @@ class Models:
             loaded = self._find(name)
             base = loaded.base
             inner = base.adapters.hold(name if loaded.is_adapter else None)
-            base.n_holders += 1
+            base.n_references += 1
 
-        def let_go() -> None:
+        def release() -> None:
             inner.close()
             with self._lock:
-                base.n_holders -= 1
-                is_over = not base.n_holders and not base.models
-            if is_over:  # whoever lets go may be the event loop, and freeing waits for a batch
+                base.n_references -= 1
+                is_over = not base.n_references and not base.models
+            if is_over:  # whoever releases may be the event loop, and freeing waits for a batch
                 threading.Thread(target=self._drop_unless_used, args=(base,), daemon=True).start()
 
-        return base.adapters, base.scheduler, Held(inner.pipeline, let_go)
+        return base.adapters, base.scheduler, Held(inner.pipeline, release)
 
     def _find(self, name: str) -> _Loaded:
         if name not in self._loaded:
@@ -233,7 +233,7 @@ class Models:
 
     def _drop_unless_used(self, base: _Base) -> None:
         with self._lock:
-            if base.models or base.n_holders or self._bases.get(base.fingerprint) is not base:
+            if base.models or base.n_references or self._bases.get(base.fingerprint) is not base:
                 return
             del self._bases[base.fingerprint]
             self._past += base.scheduler.totals()
