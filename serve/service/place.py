@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, nullcontext
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from serve.engine.scheduler import Ticket
@@ -27,16 +26,6 @@ if TYPE_CHECKING:  # their imports take seconds, which the loading thread spends
     from serve.service.sessions import Session
 
 
-@dataclass(frozen=True, kw_only=True)
-class AudioWork:
-    """How requests share what decodes recordings."""
-
-    max_audio_s: float
-    """Longest recording."""
-    turns: AbstractContextManager[object]
-    """Held while a block is decoded."""
-
-
 class Place(ExitStack):
     """An admitted request: its ticket, and the adapter it holds. Closing it frees both."""
 
@@ -45,8 +34,9 @@ class Place(ExitStack):
         ticket: Ticket,
         adapters: Adapters,
         held: Held,
-        work: AudioWork,
         *,
+        max_audio_s: float,
+        audio_turns: AbstractContextManager[object],
         model: str | None = None,
         session: Session | None = None,
     ) -> None:
@@ -56,7 +46,8 @@ class Place(ExitStack):
             ticket: The scheduler's.
             adapters: Those of the base model that decodes.
             held: What serves a request that names no adapter.
-            work: How recordings are decoded.
+            max_audio_s: Longest recording.
+            audio_turns: Held while a block of a recording is decoded.
             model: Name of the model of a multi-model service, whose adapter is the only one.
             session: The session that the request belongs to; it goes on from the text.
         """
@@ -65,7 +56,8 @@ class Place(ExitStack):
         self.session = session
         self._adapters = adapters
         self._held = held
-        self._work = work
+        self._max_audio_s = max_audio_s
+        self._audio_turns = audio_turns
         self._model = model
         self.callback(lambda: self._held.close())
         self.callback(ticket.close)
@@ -99,12 +91,12 @@ class Place(ExitStack):
         from serve.audio.recording import Recording
 
         if isinstance(audio, bytes):
-            limits = AudioLimits(max_audio_s=self._work.max_audio_s)
+            limits = AudioLimits(max_audio_s=self._max_audio_s)
             return open_audio(audio, limits, split=options.channels == "split")
         recording = Recording.of(audio)
         assert recording.duration_s is not None, "it is in memory"
-        if recording.duration_s > self._work.max_audio_s:
-            raise AudioTooLong(recording.duration_s, self._work.max_audio_s)
+        if recording.duration_s > self._max_audio_s:
+            raise AudioTooLong(recording.duration_s, self._max_audio_s)
         return nullcontext(recording)
 
     def transcribe(
@@ -127,9 +119,9 @@ class Place(ExitStack):
             ServiceError: The recording is not usable, or the transcription broke off.
         """
         with ExitStack() as stack:
-            with self._work.turns:
+            with self._audio_turns:
                 recording = stack.enter_context(opening)
-            recording = _in_turn(recording, self._work.turns, self.ticket)
+            recording = _in_turn(recording, self._audio_turns, self.ticket)
             for event in self.pipeline.transcribe(recording, options, self.ticket):
                 if self.session is not None and isinstance(event, End):
                     self.session.last_text = event.transcript.text

@@ -100,9 +100,8 @@ class Residency:
         """
         if entry.artifact is None or entry.is_loaded:
             return
-        n_bytes = self._engine.adapter_bytes(
-            entry.artifact
-        )  # takes longest where it converts, and holds up nobody
+        # Takes longest where it converts, and holds up nobody.
+        n_bytes = self._engine.adapter_bytes(entry.artifact)
         while True:
             with self._loading:
                 if entry.is_loaded:

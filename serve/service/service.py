@@ -20,7 +20,7 @@ from serve.engine.scheduler import BatchLimits, Scheduler
 from serve.errors import NotReady, ServiceError, StartupError, UnknownModel
 from serve.options import TranscriptionOptions
 from serve.service.memory import MemoryBudget
-from serve.service.place import AudioWork, Place
+from serve.service.place import Place
 from serve.service.sessions import Session, Sessions
 from serve.transcript.events import Event
 
@@ -91,9 +91,7 @@ class Service:
         self._audio_workers = ThreadPoolExecutor(settings.n_audio_workers, thread_name_prefix="audio")
         self._loaders = ThreadPoolExecutor(N_LOADERS, thread_name_prefix="loader")
         self._live: set[LiveSession] = set()
-        self._audio_work = AudioWork(
-            max_audio_s=settings.max_audio_s, turns=threading.BoundedSemaphore(settings.n_audio_workers)
-        )
+        self._audio_turns = threading.BoundedSemaphore(settings.n_audio_workers)
 
     @property
     def n_admitted(self) -> int:
@@ -175,7 +173,15 @@ class Service:
         except BaseException:
             held.close()
             raise
-        return Place(ticket, adapters, held, self._audio_work, model=model, session=session)
+        return Place(
+            ticket,
+            adapters,
+            held,
+            max_audio_s=self.settings.max_audio_s,
+            audio_turns=self._audio_turns,
+            model=model,
+            session=session,
+        )
 
     async def in_loader(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run what loads or frees a model off the event loop, and off the threads of requests."""

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import json
 import threading
-from collections import Counter
 from collections.abc import Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -104,8 +103,6 @@ class CTranslate2Engine:
         self._languages: dict[str, str | None] = {SERVED_ADAPTER: language}
         self._convert = convert
         self._drawing = threading.Lock()
-        self._running: Counter[str | None] = Counter()  # batches by adapter
-        self._changed = threading.Condition()
         if preload:
             self.variants.model(self.variants.usual(SERVED_ADAPTER if self.has_adapter else None))
 
@@ -198,16 +195,13 @@ class CTranslate2Engine:
         """Load the model of a further adapter; see `serve.engine.Engine`."""
         assert self._convert is not None
         self._languages[key] = artifact.manifest.language
-        self.variants.add(key, artifact, self._convert)
+        self.variants.directories |= variants_of(key, artifact, self._convert)
         self.variants.model(self.variants.usual(key))
 
     def unload_adapter(self, key: str) -> None:
         """Free the models of an adapter; see `serve.engine.Engine`."""
-        with self._changed:
-            self._changed.wait_for(lambda: not self._running[key])
         self.variants.drop(key)
         self._languages.pop(key, None)
-        self._running.pop(key, None)
 
     def bytes_to_load(self, options: DecodingOptions) -> int:
         """Return the size of the weights of models that are not loaded; see `serve.engine.Engine`."""
@@ -263,7 +257,7 @@ class CTranslate2Engine:
     def decode(self, windows: Sequence[EngineInput]) -> list[Hypothesis]:
         """Decode windows of one kind together; see `serve.engine.Engine`."""
         options = windows[0].options
-        with _errors(), self._at_work(options.adapter):
+        with _errors(), self.variants.in_use(options.adapter):
             variant = self._variant(options)
             _encode(self.variants.model(variant), windows)  # all variants of an adapter encode alike
             encoded = gathered([window.encoded for window in windows])
@@ -281,17 +275,6 @@ class CTranslate2Engine:
     def close(self) -> None:
         """Free the models."""
         self.variants.loaded.clear()
-
-    @contextmanager
-    def _at_work(self, adapter: str | None) -> Iterator[None]:
-        with self._changed:
-            self._running[adapter] += 1
-        try:
-            yield
-        finally:
-            with self._changed:
-                self._running[adapter] -= 1
-                self._changed.notify_all()
 
     def _generate(
         self,

@@ -8,8 +8,9 @@ Knows no windows and no options.
 from __future__ import annotations
 
 import threading
-from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -85,7 +86,8 @@ class Variants:
         self.workers = workers
         self._compute = compute
         self._loading: dict[Variant, threading.Lock] = defaultdict(threading.Lock)
-        self._lock = threading.Lock()
+        self._n_uses: Counter[str | None] = Counter()  # batches by adapter
+        self._changed = threading.Condition()
 
     def usual(self, adapter: str | None) -> Variant:
         """Return the variant that is asked for most."""
@@ -100,7 +102,7 @@ class Variants:
         """
         if (model := self.loaded.get(variant)) is not None:
             return model
-        with self._lock:
+        with self._changed:
             loading = self._loading[variant]  # one that takes long holds up nobody who wants another
         with loading:
             if variant not in self.loaded:
@@ -116,12 +118,23 @@ class Variants:
         missing = [variant for variant in variants if variant not in self.loaded]
         return sum(weights_bytes(self.directories[variant]) for variant in missing)
 
-    def add(self, adapter: str, artifact: Artifact, convert: Convert) -> None:
-        """Make the variants of an adapter known; load none yet."""
-        self.directories |= variants_of(adapter, artifact, convert)
+    @contextmanager
+    def in_use(self, adapter: str | None) -> Iterator[None]:
+        """Keep the models of an adapter until a batch is done."""
+        with self._changed:
+            self._n_uses[adapter] += 1
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._n_uses[adapter] -= 1
+                self._changed.notify_all()
 
     def drop(self, adapter: str) -> None:
-        """Free the models of an adapter, which nobody may ask for any more."""
+        """Free the models of an adapter once no batch uses it; nobody may ask for it any more."""
+        with self._changed:
+            self._changed.wait_for(lambda: not self._n_uses[adapter])
+        self._n_uses.pop(adapter, None)
         for variant in (Variant(adapter), Variant(adapter, few_tokens=True)):
             self.loaded.pop(variant, None)
             self.directories.pop(variant, None)
