@@ -265,7 +265,7 @@ def test_an_adapter_that_many_ask_for_at_once_is_loaded_once(make, sources):
 def test_what_an_adapter_needs_later_is_counted_and_takes_the_room_of_idle_ones(real):
     make, few, full, base = real
     adapters = make(limit_bytes=few + max(full, base))
-    taken = adapters._budget
+    taken = adapters._residency._budget
     assert loaded(adapters) == ["first", "a", "b"] and taken.taken_bytes == weights_bytes(adapters) == 2 * few
     for _ in range(2):  # counted once
         heard_as(adapters, "a", language="hi")
@@ -297,15 +297,15 @@ def test_what_cannot_be_loaded_later_is_not_counted(real, tmp_path):
     adapters = make()
     heard_as(adapters, "a", language="hi")
     (weights,) = (
-        adapters.pipeline.engine._directories[variant]() / WEIGHTS
-        for variant in adapters.pipeline.engine._models
+        adapters.pipeline.engine.variants.directories[variant]() / WEIGHTS
+        for variant in adapters.pipeline.engine.variants.loaded
         if (variant.adapter or "").startswith("a#") and not variant.few_tokens
     )
-    assert adapters._budget.taken_bytes == 2 * few + full
+    assert adapters._residency._budget.taken_bytes == 2 * few + full
     adapters.remove("a")
     weights.write_bytes(bytes(full))  # as long as it was, and no model
     adapters.add("a", str(tmp_path / "a"))
     with pytest.raises(EngineError, match="adapter 'a' cannot be loaded"):
         heard_as(adapters, "a", language="hi")
-    assert adapters._budget.taken_bytes == weights_bytes(adapters) == 2 * few
+    assert adapters._residency._budget.taken_bytes == weights_bytes(adapters) == 2 * few
     heard_as(adapters, "a")
