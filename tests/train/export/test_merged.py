@@ -179,7 +179,7 @@ pipeline = Pipeline(engine, FeatureExtractor(base_dir), serving_facts(artifact))
 samples = decode_audio(audio.read_bytes(), AudioLimits())
 for prompt in ("", "English"):  # what few tokens cannot write is read by the model that has all
     print(pipeline.transcribe_many([samples], TranscriptionOptions(prompt=prompt))[0].text)
-print(sorted(variant.few_tokens for variant in engine._models))
+print(sorted(variant.few_tokens for variant in engine.variants.loaded))
 """
 
 
