@@ -27,7 +27,7 @@ from serve.http.errors import UNKNOWN_ERROR_MESSAGE, AnyRequest, ClientGone
 from serve.http.hooked import answer_with_hooks, headers_of
 from serve.http.metrics import Metrics
 from serve.http.sessions import answer_session_request, session_of
-from serve.options import TranscriptionOptions, parse_options
+from serve.options import KNOWN_OPTIONS, TranscriptionOptions, parse_options
 from serve.service.place import Place
 from serve.service.service import Service
 from serve.service.sessions import Session
@@ -99,11 +99,10 @@ async def transcribe_body(
     """
     service: Service = state.service
     asked = asked_outside_body(request, service)
-    place = service.admit(
-        model, asked.session
-    )  # before the body: whoever will not be served need not send it
+    # Before the body: whoever will not be served need not send it.
+    place = service.admit(model, asked.session)
     try:
-        body = await read_body(request.receive, request.headers.get("content-length"), _limits(service))
+        body = await read_body(request.receive, request.headers, _limits(service))
         answer = await _answer_without_us(request, service, place, body, asked)
         if answer is not None:
             place.close()
@@ -256,14 +255,15 @@ def options_outside_body(
 ) -> tuple[Format | None, TranscriptionOptions]:
     """Read options, and a format where one is named, from headers, the query and the custom attributes.
 
-    The headers name an adapter; the query wins over them, and the custom attributes over the query.
+    The headers name an adapter; the query wins over them, and the custom attributes over the query. What the
+    custom attributes hold besides is the caller's own.
 
     Args:
         request: Of HTTP, or the first one of a WebSocket.
         base: Options that hold where neither says anything.
 
     Raises:
-        UnsupportedOption: One is unknown or wrong.
+        UnsupportedOption: One is wrong, or one of the query is unknown.
     """
     try:
         query = parse_qsl(request.scope["query_string"].decode(), keep_blank_values=True, max_num_fields=64)
@@ -274,7 +274,8 @@ def options_outside_body(
         base = replace(base or TranscriptionOptions(), adapter=adapter)
     options = parse_options(rest, base=base)
     attributes = request.headers.get(CUSTOM_ATTRIBUTES, "")
-    # Parts without '=' are left alone: platforms send their trace numbers here.
     pairs = (part.partition("=") for part in attributes.split(";") if "=" in part)
-    named, rest = take_format({name.strip(): value.strip() for name, _, value in pairs})
+    values = {name.strip(): value.strip() for name, _, value in pairs}
+    # Others use the header too, for trace numbers or for what their own containers understand.
+    named, rest = take_format({name: values[name] for name in values if name in KNOWN_OPTIONS})
     return named or query_format, parse_options(rest, base=options)
