@@ -30,7 +30,7 @@ from serve.engine import (
     Hypothesis,
     Quantization,
 )
-from serve.engine.ctranslate2.merging import Storage, converted_model
+from serve.engine.ctranslate2.merging import Storage
 from serve.engine.ctranslate2.model import CT2Model, Generated, gathered
 from serve.engine.ctranslate2.variants import (
     ADAPTED,
@@ -41,6 +41,7 @@ from serve.engine.ctranslate2.variants import (
     Variant,
     Variants,
     Workers,
+    converter,
     variants_of,
     weights_bytes,
     writes_few_tokens,
@@ -135,13 +136,8 @@ class CTranslate2Engine:
         storage, compute = _LAYOUT[quantization, device]
         d_model = json.loads((base_dir / "config.json").read_bytes()).get("d_model", 0)
 
-        def find(adapted: Artifact | None, scripts: Sequence[str] | None = None) -> Find:
-            return lambda: converted_model(base_dir, adapted, storage, scripts=scripts, cache_dir=cache_dir)
-
-        def convert(adapted: Artifact, few_tokens: bool) -> Find:
-            return find(adapted, adapted.manifest.scripts if few_tokens else None)
-
-        directories = {BASE: find(None)}
+        convert = converter(base_dir, storage, cache_dir)
+        directories = {BASE: convert(None, False)}
         if artifact is not None:
             directories |= variants_of(SERVED_ADAPTER, artifact, convert)
         return cls(

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Literal
 
 from serve.engine import SERVED_ADAPTER
-from serve.engine.ctranslate2.merging import WEIGHTS
+from serve.engine.ctranslate2.merging import WEIGHTS, Storage, converted_model
 from serve.engine.ctranslate2.model import CT2Model
 from serve.model.artifact import Artifact
 
@@ -44,8 +44,8 @@ ADAPTED, FEW_TOKENS = Variant(SERVED_ADAPTER), Variant(SERVED_ADAPTER, few_token
 Find = Callable[[], Path]
 """Returns the directory of a converted model, first making it where there is none."""
 
-Convert = Callable[[Artifact, bool], Find]
-"""Says how to find the model of an adapter; with the tokens of its scripts alone, or with all."""
+Convert = Callable[[Artifact | None, bool], Find]
+"""Says how to find the model of an adapter, or of the base model alone; with few tokens, or with all."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,6 +148,16 @@ class Variants:
             n_workers=n_workers,
             threads_per_worker=self.workers.threads,
         )
+
+
+def converter(base_dir: Path, storage: Storage, cache_dir: Path | None) -> Convert:
+    """Return what finds the models of a base, kept in the cache as `storage` says."""
+
+    def convert(artifact: Artifact | None, few_tokens: bool) -> Find:
+        scripts = artifact.manifest.scripts if artifact is not None and few_tokens else None
+        return lambda: converted_model(base_dir, artifact, storage, scripts=scripts, cache_dir=cache_dir)
+
+    return convert
 
 
 def variants_of(adapter: str, artifact: Artifact, convert: Convert) -> dict[Variant, Find]:
