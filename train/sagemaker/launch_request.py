@@ -1,4 +1,4 @@
-"""The flags of `python -m train.sagemaker.launch`, checked, and the CreateTrainingJob request they make."""
+"""The flags of `shrota launch`, checked, and the CreateTrainingJob request they make."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-from serve.config.flags import read_pairs
+from serve.config.reader import read_pairs
 from serve.errors import ConfigError
 from serve.remote.prices import describe_price, gpus_of, price_of
 from serve.remote.requests import (
