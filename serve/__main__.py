@@ -1,7 +1,7 @@
 """Serve speech recognition over HTTP: `shrota serve`, which `python -m serve` is as well.
 
-Exit status: 0 after SIGTERM or SIGINT, 1 when the service cannot start (a sentence for each reason on standard
-error), 2 for words that are no flags.
+Exit status: 0 after SIGTERM or SIGINT, 1 when the service cannot start (a sentence for each reason on
+standard error), 2 for words that are no flags.
 """
 
 from __future__ import annotations

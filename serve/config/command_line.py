@@ -15,7 +15,6 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib import import_module
-from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import click
@@ -35,6 +34,7 @@ WIDTH = 110
 """Longest line of a help text, in letters."""
 
 _WORDS = "words"
+_DOT = "__"  # of a dotted key, in the names of parameters, which must be identifiers
 
 
 class Text(click.ParamType):
@@ -64,7 +64,7 @@ class Flag(click.Option):
 
 def flags_of(
     cls: type,
-    names: Iterable[str] | None = None,
+    only: Iterable[str] | None = None,
     *,
     heading: str = "Options",
     prefix: str | None = None,
@@ -76,7 +76,7 @@ def flags_of(
 
     Args:
         cls: The dataclass.
-        names: Of its keys that become flags; by default all.
+        only: Its keys that become flags; by default all.
         heading: Stands above them in the help.
         prefix: Of the variables of the environment that the help names; None where there are none.
         bare: Switches take no value: for commands whose other words they might swallow.
@@ -85,7 +85,7 @@ def flags_of(
     """
     keys = keys_of(cls)
     flags: list[click.Option] = []
-    for key in keys.values() if names is None else [keys[name] for name in names]:
+    for key in keys.values() if only is None else [keys[name] for name in only]:
         shown = shown_default(key)
         default = {"required": "required", "none": ""}.get(shown, f"default {shown}")
         told = ", ".join(filter(None, (variable_of(key.name, prefix) if prefix is not None else "", default)))
@@ -103,7 +103,9 @@ def flags_of(
         elif key.has_many and repeated:
             more["multiple"] = True
         text = f"{about} [{told}]" if told else about
-        flags.append(Flag([written, key.name], help=text, heading=heading, default=None, **more))
+        flags.append(
+            Flag([written, key.name.replace(".", _DOT)], help=text, heading=heading, default=None, **more)
+        )
     return flags
 
 
@@ -136,6 +138,7 @@ class Command(click.Command, Generic[T]):
         many_words: Whether it takes several.
         leaves_at_once: The process ends without waiting for threads that are still inside the engine.
         needs: Extra of the package that the command needs, such as `train`.
+        on_faults: Is told of all faults before they are printed.
     """
 
     def __init__(
@@ -151,6 +154,7 @@ class Command(click.Command, Generic[T]):
         many_words: bool = False,
         leaves_at_once: bool = False,
         needs: str = "",
+        on_faults: Callable[[Sequence[str]], None] | None = None,
     ) -> None:
         several = "..." if many_words else ""
         metavar = f"{words.upper()}{several}" if words else ""
@@ -170,7 +174,7 @@ class Command(click.Command, Generic[T]):
         )
         self._read, self._run = read, run
         self._words, self._many_words = words, many_words
-        self._leaves_at_once, self._needs = leaves_at_once, needs
+        self._leaves_at_once, self._needs, self._on_faults = leaves_at_once, needs, on_faults
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Sort words into flags; what is wrong with them is kept, to be said with all other faults."""
@@ -183,7 +187,9 @@ class Command(click.Command, Generic[T]):
                 faults.append(f"{error.option_name} lacks its value")
                 rest.pop()  # only the last word can lack one
         words, strays = self._sorted_words([*ctx.params.pop(_WORDS, ()), *ctx.args])
-        flags = {name: value for name, value in ctx.params.items() if value not in (None, ())}
+        flags = {
+            name.replace(_DOT, "."): value for name, value in ctx.params.items() if value not in (None, ())
+        }
         if self._words and words and self._many_words:
             flags.setdefault(self._words, tuple(words))
         elif self._words and words:
@@ -216,19 +222,22 @@ class Command(click.Command, Generic[T]):
             ConfigError: Lists every fault.
             ShrotaError: The command fails.
         """
-        flags, misspelt = ctx.params["flags"], ctx.params["faults"]
+        flags, faults = ctx.params["flags"], ctx.params["faults"]
+        kind = UsageFaults if faults else ConfigError
         if self._leaves_at_once and isinstance(ctx.obj, dict):
             ctx.obj["leaves_at_once"] = True
         try:
             try:
                 options = self._read(flags)
             except ConfigError as error:
-                raise (UsageFaults if misspelt else ConfigError)([*misspelt, *error.faults]) from error
-            if misspelt:
-                raise UsageFaults(misspelt)
-            return self._run(options)
+                faults += error.faults
+            if not faults:
+                return self._run(options)
         except ModuleNotFoundError as error:
             raise missing_extra(error, self.name or "", self._needs) from error
+        if self._on_faults is not None:
+            self._on_faults(faults)
+        raise kind(faults)
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the flags under their headings."""
@@ -363,6 +372,6 @@ def exit_with(command: click.Command) -> None:
     sys.stdout.flush()
     sys.stderr.flush()
     if state.get("leaves_at_once"):
-        # Not sys.exit: it would wait for threads that are still inside a product of matrices or an ffmpeg child.
+        # Not sys.exit: it would wait for threads that are inside a product of matrices or an ffmpeg child.
         os._exit(status)
     sys.exit(status)

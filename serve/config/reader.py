@@ -159,7 +159,7 @@ def read_dataclass(
     """Return a dataclass of the values in a layer; None where anything is wrong.
 
     Args:
-        cls: Frozen dataclass whose `__post_init__` raises an error with `faults` for contradictions.
+        cls: Frozen dataclass whose `__post_init__` raises `ConfigError` for contradictions.
         layer: What was given. Keys that the dataclass does not have are faults.
         faults: Every fault is added to it.
         names: How keys are called where they are missing, such as `--name`; by default as they are.
@@ -187,9 +187,7 @@ def read_dataclass(
     if needed <= set(stand_ins or ()):
         try:
             built = _build(cls, {**{name: (stand_ins or {})[name] for name in needed}, **values})
-        except Exception as error:  # ConfigError, or a caller's own error of the same kind
-            if not hasattr(error, "faults"):
-                raise
+        except ConfigError as error:
             faults += error.faults
     return built if len(faults) == faults_before else None
 

@@ -1,7 +1,7 @@
 """A file, environment variables and flags -> one frozen `Settings`. Knows no model and no HTTP.
 
-Every field is a key of the file (`--config FILE` or `SHROTA_CONFIG`), the variable `SHROTA_<FIELD>` and the flag
-`--<field>`; a flag wins over a variable, a variable over the file. SageMaker's own variables
+Every field is a key of the file (`--config FILE` or `SHROTA_CONFIG`), the variable `SHROTA_<FIELD>` and the
+flag `--<field>`; a flag wins over a variable, a variable over the file. SageMaker's own variables
 (`SAGEMAKER_BIND_TO_PORT` and others) set the defaults of the fields they speak of.
 """
 

@@ -48,7 +48,7 @@ def file_layer(path: Path, faults: list[str]) -> Layer:
 def environment_layer(
     environ: Mapping[str, str], keys: Iterable[str], prefix: str = PREFIX
 ) -> dict[str, Given]:
-    """Return what variables say; an empty one says nothing, and those that a platform sets are passed over."""
+    """Return what variables say. Empty ones say nothing; those that a platform sets are passed over."""
     variables = {variable_of(name, prefix): name for name in keys}
     return {
         variables[variable]: Given(value.strip(), variable)

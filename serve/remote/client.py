@@ -1,6 +1,6 @@
 """Have a recording transcribed by a SageMaker endpoint, or by any address that serves: `shrota client`.
 
-An address needs nothing but this package; an endpoint needs boto3. The text goes to standard output as it comes.
+An address needs nothing but this package; an endpoint needs boto3. The text is printed as it comes.
 """
 
 from __future__ import annotations

@@ -32,7 +32,7 @@ SHIPPED_ARTIFACT = Path(__file__).parents[2] / "model_artifacts" / "whisper-base
 """What a checkout uses where no model is named."""
 
 MODEL_FLAGS = ("model_dir", "base_model", "engine", "quantization", "n_threads", "cache_dir", "offline")
-"""Parameters of `serve.service.loading.load_pipeline`, which loads runtimes: too much for a look at --help."""
+"""Parameters of `serve.service.loading.load_pipeline`, whose module is too slow to import for --help."""
 LIMIT_FLAGS = ("max_audio_s", "max_batch_windows", "max_batch_s")
 FORMAT_NAMES = tuple(each.name for each in FORMATS)
 OPTION_FLAGS = tuple(spec.name for spec in fields(TranscriptionOptions))
@@ -232,10 +232,10 @@ command = Command(
     run=transcribe,
     about="""Transcribe recordings.
 
-The transcript of a single file is printed. Of several files, and of folders, each gets a file of its own, beside
-the recording or in --output-dir; its name is printed. Transcripts that exist are not written again, so a run
-that was stopped goes on where it was. Where no model is named, the one in /opt/ml/model hears, or else the
-Marathi adapter of this checkout.""",
+The transcript of a single file is printed. Of several files, and of folders, each gets a file of its own,
+beside the recording or in --output-dir; its name is printed. Transcripts that exist are not written again, so
+a run that was stopped goes on where it was. Where no model is named, the one in /opt/ml/model hears, or else
+the Marathi adapter of this checkout.""",
     examples="""\
 shrota transcribe speech.mp3
 shrota transcribe lecture.mp4 --format srt > lecture.srt
@@ -245,7 +245,9 @@ shrota transcribe 'calls/**/*.wav' --channels split --format ndjson --model-dir 
     flags=[
         *flags_of(Files, ("format", "output_dir", "overwrite"), bare=True, choices={"format": FORMAT_NAMES}),
         *flags_of(
-            TranscriptionOptions, heading="What to hear: the options of the service, with the same values", bare=True
+            TranscriptionOptions,
+            heading="What to hear: the options of the service, with the same values",
+            bare=True,
         ),
         config_flag("File of settings, YAML or TOML. [SHROTA_CONFIG]", heading=_MODEL),
         *flags_of(Settings, (*MODEL_FLAGS, *LIMIT_FLAGS), heading=_MODEL, prefix=PREFIX, bare=True),

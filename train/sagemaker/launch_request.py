@@ -170,7 +170,7 @@ class Launch:
         """The configuration that the container will resolve from this job's hyperparameters and channels."""
         channels = {text.partition("=")[0]: _OPT_ML / "input" / "data" for text in self.channel}
         job = TrainingJob(base_dir=_OPT_ML, hyperparameters=self.hyperparameters, channels=channels)
-        return resolve_config(job, (), {}).train
+        return resolve_config(job, {}, {}).train
 
     @property
     def hyperparameters(self) -> dict[str, str]:

@@ -1,8 +1,5 @@
 """Build a Marathi speech corpus without a data hub: text -> synthetic voices -> FLAC clips and manifests.
 
-    python -m train.data.synthesis.build --output-dir data/mr --seed 0
-    python -m train.data.synthesis.build --output-dir data/tiny --everyday 40 --catalogue 0 --exchanged 0
-
 Sentences are split first, then each side is spoken by its own voices: no test sentence and no test voice is
 ever heard in training. The same seed, options and synthesiser versions give the same corpus. Manifests:
 `train.jsonl`, `valid.jsonl` (held-out sentences, training voices: for choosing), `test-catalogue.jsonl` and
@@ -23,18 +20,16 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Annotated
 
 import soundfile
 import torch
-import typer
 
 from serve.audio.samples import SAMPLE_RATE
 from serve.config.progress import progress_bar
 from train.data.synthesis import text, voices
 from train.data.synthesis.conditions import CONDITIONS, write_condition, write_no_speech
 from train.data.synthesis.voices import Delivery, Voice
-from train.errors import DataError, TrainError
+from train.errors import DataError
 
 MAX_CLIP_S = 12.0
 _MOST_RESEMBLANCE = 0.75  # of a training sentence to a held-out one
@@ -234,38 +229,3 @@ def _manifest_line(utterance: Utterance, duration_s: float) -> str:
         "source": utterance.source,
     }
     return json.dumps(row, ensure_ascii=False) + "\n"
-
-
-def main(
-    output_dir: Annotated[Path, typer.Option(help="Directory for clips and manifests.")],
-    everyday: Annotated[int, typer.Option(help="Training clips of everyday sentences.")] = 40_000,
-    catalogue: Annotated[int, typer.Option(help="Training clips of message-catalogue sentences.")] = 2500,
-    exchanged: Annotated[
-        int,
-        typer.Option(help="Training clips of sentences with words exchanged for others of the same ending."),
-    ] = 6000,
-    words: Annotated[int, typer.Option(help="Training clips of word sequences.")] = 1500,
-    test: Annotated[
-        int, typer.Option(help="Sentences held out for each test set, and as many for validation.")
-    ] = 150,
-    seed: Annotated[int, typer.Option(help="Fixes text, split, voices and delivery.")] = 0,
-) -> None:
-    """Build a synthetic Marathi corpus from installed text and voices.
-
-    Example: python -m train.data.synthesis.build --output-dir data/mr
-    """
-    try:
-        counts = build_corpus(
-            output_dir,
-            Sizes(everyday=everyday, catalogue=catalogue, exchanged=exchanged, words=words, test=test),
-            seed,
-        )
-    except TrainError as error:
-        typer.echo(f"error: {error}", err=True)
-        raise typer.Exit(1) from error
-    for split, count in sorted(counts.items()):
-        typer.echo(f"{split}: {count} clips -> {output_dir / f'{split}.jsonl'}")
-
-
-if __name__ == "__main__":
-    typer.run(main)

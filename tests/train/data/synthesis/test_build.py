@@ -77,7 +77,7 @@ def test_exchanged_words_and_sequences_teach_words_that_no_sentence_does(plan):
 
 
 def build(directory, *options):
-    command = [sys.executable, "-m", "train.data.synthesis.build", "--output-dir", str(directory)]
+    command = [sys.executable, "-m", "train.command_line", "data", "--output-dir", str(directory)]
     sizes = ["--everyday", "12", "--catalogue", "0", "--exchanged", "0", "--words", "0", "--test", "3"]
     return subprocess.run(
         [*command, *sizes, *options], cwd=ROOT, capture_output=True, text=True, check=False, timeout=120
