@@ -210,7 +210,7 @@ class Command(click.Command, Generic[T]):
                 kept.append(word)
                 continue
             name, equals, _ = word.partition("=")
-            faults.append(f"{name} is no option{nearest(name, known)}")
+            faults.append(f"{name} is no option{nearest(name, known, '--')}")
             if rest and not equals and not rest[0].startswith("-"):
                 rest.pop(0)  # what seems to be its value
         return kept, faults

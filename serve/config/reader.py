@@ -286,10 +286,15 @@ def _convert_number(value: Any, kind: type) -> Any:
     return kind(number)
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
-    """Return a hint at the known name that is most like a wrong one; empty where none is."""
-    found = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
-    return f"; did you mean {found[0]}?" if found else ""
+def nearest(name: str, known: Iterable[str], prefix: str = "") -> str:
+    """Return a hint at the known name that is most like a wrong one; empty where none is.
+
+    All begin with `prefix`, which likens none to another.
+    """
+    found = difflib.get_close_matches(
+        name.removeprefix(prefix), [each.removeprefix(prefix) for each in known], n=1
+    )
+    return f"; did you mean {prefix}{found[0]}?" if found else ""
 
 
 def shown_default(key: Key) -> str:
