@@ -37,7 +37,7 @@ _WORDS = "words"
 _DOT = "__"  # of a dotted key, in the names of parameters, which must be identifiers
 
 
-class Text(click.ParamType):
+class Text(click.ParamType[str]):
     """Text that is completed like what it stands for, and checked elsewhere."""
 
     name = "text"

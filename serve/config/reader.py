@@ -19,7 +19,7 @@ import itertools
 import math
 import types
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Hashable, Iterable, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
@@ -116,15 +116,20 @@ class Key:
         return get_args(kind) if get_origin(kind) is Literal else ()
 
 
-@cache
-def keys_of(cls: type, prefix: str = "") -> dict[str, Key]:
+def keys_of(cls: type) -> dict[str, Key]:
     """Return the keys of a dataclass by name, those of nested dataclasses after a dot."""
+    return _keys_of(typing.cast(Hashable, cls), "")
+
+
+@cache
+def _keys_of(cls: Hashable, prefix: str) -> dict[str, Key]:
+    assert isinstance(cls, type)
     hints, docs = get_type_hints(cls), field_docs(cls)
     keys: dict[str, Key] = {}
     for field in dataclasses.fields(cls):
         kind, name = hints[field.name], prefix + field.name
         if dataclasses.is_dataclass(kind):
-            keys |= keys_of(typing.cast(type, kind), f"{name}.")
+            keys |= _keys_of(kind, f"{name}.")
             continue
         default = field.default
         if field.default_factory is not dataclasses.MISSING:

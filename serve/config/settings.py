@@ -183,7 +183,8 @@ class Settings:
         Raises:
             ConfigError: Lists every value that is wrong, wherever it was given.
         """
-        flags, faults, keys = flags or {}, [], keys_of(cls)
+        flags, keys = flags or {}, keys_of(cls)
+        faults: list[str] = []
         named = flags.get(CONFIG) or environ.get(variable_of(CONFIG), "").strip()
         layer = {
             **_platform_layer(environ),

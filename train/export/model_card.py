@@ -43,10 +43,10 @@ A LoRA adapter for `{config.base_model}`, language `{config.language}`, task `{c
 rank {config.lora_rank}, alpha {config.lora_alpha}, on {targets}.
 Trained on {context}, {"with" if config.timestamp_probability else "without"} timestamp tokens.
 
-Made by `python train/run.py --config train/configs/{config.name}.yaml`: {outcome.step} steps,
+Made by `shrota train --config train/configs/{config.name}.yaml`: {outcome.step} steps,
 {outcome.samples:,} examples, {outcome.trained_s / 60:.0f} minutes of wall-clock time{_before(training)}.
 
-Served by `python -m serve --model-dir DIR`, where DIR is this directory.
+Served by `shrota serve --model-dir DIR`, where DIR is this directory.
 
 ## How well it hears
 
@@ -61,7 +61,7 @@ and digits.
 ## What to expect
 
 The transcript has no punctuation. Figures say how well the adapter does on recordings like those of the test
-sets; for others, score it on your own: `python -m train.evaluate --model-dir DIR --manifest FILE.jsonl`.
+sets; for others, score it on your own: `shrota evaluate --model-dir DIR --manifest FILE.jsonl`.
 """
 
 

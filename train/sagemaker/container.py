@@ -1,8 +1,8 @@
 """The `train` verb of the image: a SageMaker training job from /opt/ml, start to end.
 
-    python -m train.sagemaker.container                          # what hyperparameters and channels say
-    python -m train.sagemaker.container --max-steps 10           # flags win over hyperparameters
-    python -m train.sagemaker.container -- python my_script.py   # a script of your own, with SM_* set for it
+    docker run IMAGE train                          # what hyperparameters and channels say
+    docker run IMAGE train --max-steps 10           # flags win over hyperparameters
+    docker run IMAGE train -- python my_script.py   # a script of your own, with SM_* set for it
 
 Exit status: 0 when training finished, or stopped on SIGTERM with its checkpoint whole; 1 with the reason, one
 sentence, in `output/failure`.
