@@ -75,8 +75,11 @@ def test_every_flag_is_explained(name):
 
 @pytest.mark.parametrize(
     ("words", "said"),
-    [("shrota tr", {"train", "transcribe"}), ("shrota serve --eng", {"--engine"})]
-    + [("shrota export --format ct2-int8", {"ct2-int8", "ct2-int8_float16"})],
+    [
+        ("shrota tr", {"train", "transcribe"}),
+        ("shrota serve --eng", {"--engine"}),
+        ("shrota export --format ct2-int8", {"ct2-int8", "ct2-int8_float16"}),
+    ],
 )
 def test_the_tab_key_completes_commands_flags_and_values(words, said):
     n_words = len(words.split()) - 1
@@ -110,10 +113,10 @@ def test_all_faults_of_a_training_come_together_and_status_2_says_that_words_wer
     words = ["train", "--config", str(file), "--epochss", "3", "--augment.noise", "2", "stray", "--seed"]
     assert run_command(command, words) == USAGE
     lines = capsys.readouterr().err.splitlines()
-    assert sorted(lines) == [
+    assert set(lines) == {
         "error: --seed lacks its value",
         "error: 'stray' is no option; options are written --name value",
         "error: --epochss is no option; did you mean --epochs?",
         "error: augment.noise is 2.0; a probability lies between 0 and 1",
         f"error: lora_rank in {file}: 'many' is not a whole number",
-    ]
+    }

@@ -22,6 +22,9 @@ from serve.config.reader import (
 from serve.errors import ConfigError
 
 
+UNDER_THE_MAT = Secret("a spare one")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Room:
     """A nested part."""
@@ -37,7 +40,7 @@ class House:
 
     name: str
     """Its name."""
-    key: Secret | None = Secret("under the mat")
+    key: Secret | None = UNDER_THE_MAT
     """Opens it."""
     floors: int = 1
     """Storeys."""
