@@ -21,7 +21,6 @@ from serve.config.reader import (
 )
 from serve.errors import ConfigError
 
-
 UNDER_THE_MAT = Secret("a spare one")
 
 
