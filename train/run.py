@@ -39,7 +39,7 @@ def run(config: TrainConfig, processes: Processes) -> int:
     from serve.model.base_model import resolve_base_model
     from train.evaluate.evaluation import evaluate_artifact
     from train.examples.collate import Collator
-    from train.examples.corpus import load_corpus
+    from train.examples.corpus import describe_heard, load_corpus, sum_up_heard
     from train.export.artifact import export_artifact, publish_artifact, record_evaluation
     from train.export.merged import export_merged
     from train.export.model_card import write_model_card
@@ -48,7 +48,8 @@ def run(config: TrainConfig, processes: Processes) -> int:
     from train.loop.memory import estimate_memory, largest_batch
     from train.loop.metrics import open_metrics
     from train.model.adalora import as_lora
-    from train.model.build import build_model, continue_adapter
+    from train.model.adapter import continue_adapter
+    from train.model.build import build_model
     from train.report.results import save_results, write_report
 
     console = Console(stderr=True, quiet=not processes.leads)
@@ -62,6 +63,8 @@ def run(config: TrainConfig, processes: Processes) -> int:
     with processes.first_alone():  # the first on each machine prepares what must be decoded
         corpus = load_corpus(config)
     console.print(f"{len(corpus.train)} training clips, {len(corpus.log)} left out")
+    heard = sum_up_heard(corpus.train)
+    console.print("\n".join(describe_heard(heard)))
     left_out = config.output_dir / "data" / "left-out.jsonl"
     if processes.leads:
         corpus.log.report(console, left_out)
@@ -72,10 +75,13 @@ def run(config: TrainConfig, processes: Processes) -> int:
     valid_data = None
     if corpus.valid:
         valid_data = Collator(corpus.valid, config, features, tokenizer, augmented=False, log=corpus.log)
+    distill_data = None
+    if corpus.distill:
+        distill_data = Collator(corpus.distill, config, features, tokenizer, augmented=True, log=corpus.log)
 
     model = build_model(base_dir, config, device)
     if config.continue_from:
-        continue_adapter(model, load_artifact(config.continue_from), base_dir)
+        continue_adapter(model, load_artifact(config.continue_from), base_dir, config)
     trainable, total = model.get_nb_trainable_parameters()
     console.print(
         f"{trainable:,} of {total:,} parameters are trained, base in {config.quantization} on {device}"
@@ -86,7 +92,7 @@ def run(config: TrainConfig, processes: Processes) -> int:
     if device.type == "cpu":
         keep_freed_memory()
     n_before = len(corpus.log)
-    outcome = train_adapter(model, config, train_data, valid_data, device, processes)
+    outcome = train_adapter(model, config, train_data, valid_data, device, processes, distill_data)
     if not processes.leads:
         return 0
     if len(corpus.log) > n_before:
@@ -102,7 +108,7 @@ def run(config: TrainConfig, processes: Processes) -> int:
     if config.lora_method == "adalora":
         model = as_lora(model)
     texts = (clip.text for clip in corpus.train)
-    artifact_dir = export_artifact(model, base_dir, config, outcome, texts)
+    artifact_dir = export_artifact(model, base_dir, config, outcome, texts, heard)
     del model
     scores = evaluate_artifact(artifact_dir, config, corpus.tests, console)
     record_evaluation(artifact_dir, scores)

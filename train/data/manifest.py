@@ -1,4 +1,4 @@
-"""Read JSONL manifests, one clip a line: `{"audio", "text", "start_s"?, "end_s"?, "language"?, ...}`.
+"""Read JSONL manifests, one clip a line: `{"audio", "text", "start_s"?, "language"?, "kind"?, ...}`.
 
 A bad line is named by file and line, and left out unless the caller is strict. Also reads the audio of a
 clip, whether it is a file or a stretch of bytes in a shard. Knows no model.
@@ -18,7 +18,7 @@ from serve.audio.decode import AudioLimits, decode_audio
 from serve.audio.samples import SAMPLE_RATE, Samples
 from serve.errors import AudioError
 from train.data.filters import DropLog, Filters, Reason
-from train.data.records import Record
+from train.data.records import Record, VoiceKind, voice_kind
 from train.errors import DataError
 
 MOST_MISSING_S = 0.25
@@ -36,6 +36,8 @@ class Row(msgspec.Struct, kw_only=True):
     language: str | None = None
     duration_s: float | None = None
     voice: str | None = None
+    kind: str | None = None
+    """One of `VOICE_KINDS`: who speaks."""
     source: str | None = None
 
 
@@ -55,6 +57,12 @@ class Clip(msgspec.Struct, frozen=True, kw_only=True):
     """Where in `path` the recording begins."""
     size_bytes: int | None = None
     """Length of the recording in a shard; None where `path` is the recording."""
+    kind: VoiceKind = "unknown"
+    """Who speaks."""
+    source: str = ""
+    """Name of the source it came from, for tables."""
+    weight: float = 1.0
+    """How often it is heard in an epoch of training."""
 
 
 def read_records(path: Path, log: DropLog) -> Iterator[Record]:
@@ -90,6 +98,7 @@ def read_records(path: Path, log: DropLog) -> Iterator[Record]:
             end_s=end_s,
             language=row.language,
             voice=row.voice,
+            kind=voice_kind(row.kind, row.voice, row.text.strip()),
             source=row.source,
         )
 
@@ -198,6 +207,7 @@ def _checked(records: Iterable[Record], log: DropLog, filters: Filters) -> Itera
             language=record.language,
             voice=record.voice,
             origin=record.origin,
+            kind=record.kind,
         )
 
 

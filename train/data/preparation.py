@@ -325,6 +325,7 @@ def _entry(record: Record, n_samples: int) -> Entry:
         source=record.source,
         start_s=record.start_s,
         origin=record.origin,
+        kind=record.kind,
     )
 
 

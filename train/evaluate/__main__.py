@@ -1,6 +1,8 @@
 """Score an artifact, or a base model alone: `shrota evaluate`, which `python -m train.evaluate` is as well.
 
-Test sets are named as `train.data.specs` says; the scores are those of the serving pipeline.
+Test sets are named as `train.data.specs` says; the scores are those of the serving pipeline. A clip is
+decoded in the language of its row, of its source, or of `--language`, the first of them that is said. The
+JSON holds `summary`, flat rows with people first, and `results`, everything by test set and model.
 """
 
 from __future__ import annotations
@@ -35,12 +37,12 @@ class Evaluation:
     base_model: str | None = None
     """Base model to score alone, or to put under the artifact."""
     language: str | None = None
-    """Language code; the artifact's own by default."""
+    """Language of clips whose row or source names none; the artifact's own by default."""
     against_base: bool = False
     """Score the base model alone beside the artifact."""
     profile: tuple[str, ...] = ()
     """Normaliser, such as raw, nfc, indic or marathi. May be given several times; the last one scores single
-    utterances. By default raw and marathi."""
+    utterances and groups. By default raw and marathi, which is indic for other languages."""
     engine: EngineName = "auto"
     """Runtime; auto is ctranslate2, and transformers for int4."""
     quantization: Quantization = "int8"
@@ -92,9 +94,10 @@ def evaluate(wanted: Evaluation) -> int:
     from serve.options import TranscriptionOptions
     from serve.service.loading import load_pipeline
     from train.evaluate.evaluation import REPORTED_PROFILES, evaluate_models, report_left_out
-    from train.evaluate.tables import comparison_rows, score_table
+    from train.evaluate.tables import comparison_rows, score_table, voices_note
 
-    tests = _load_tests(wanted)
+    code = wanted.language or _language_of(wanted.model_dir)
+    tests = _load_tests(wanted, code)
     pipeline = load_pipeline(
         wanted.model_dir,
         wanted.base_model,
@@ -105,7 +108,7 @@ def evaluate(wanted: Evaluation) -> int:
     results = evaluate_models(
         pipeline,
         tests,
-        TranscriptionOptions(language=wanted.language),
+        TranscriptionOptions(language=code),
         against_base=wanted.against_base,
         profiles=tuple(dict.fromkeys(wanted.profile or REPORTED_PROFILES)),
         seed=wanted.seed,
@@ -113,6 +116,7 @@ def evaluate(wanted: Evaluation) -> int:
     )
     console = Console()
     console.print(score_table(results))
+    console.print(voices_note(results))
     report_left_out(tests, console)
     for test_set, difference, clips in comparison_rows(results):
         console.print(
@@ -122,15 +126,14 @@ def evaluate(wanted: Evaluation) -> int:
     return 0
 
 
-def _load_tests(wanted: Evaluation) -> list[EvaluationSet]:
-    """Return the test sets.
+def _load_tests(wanted: Evaluation, code: str) -> list[EvaluationSet]:
+    """Return the test sets; `code` is the language of those that name none.
 
     Raises:
         ConfigError: Two have one name.
     """
     from train.examples.corpus import load_evaluation_set
 
-    code = wanted.language or _language_of(wanted.model_dir)
     tests = [
         load_evaluation_set(text, code, wanted.prepare_dir, strict=not wanted.skip_bad)
         for text in wanted.manifest
@@ -152,6 +155,7 @@ def _language_of(model_dir: Path | None) -> str:
 def _write_results(wanted: Evaluation, results: dict[str, Any]) -> None:
     """Write scores as JSON, tables and pictures, where that is asked for."""
     from train.evaluate.findings import draw_findings, findings_markdown
+    from train.evaluate.tables import score_summary
 
     record = {
         "model_dir": str(wanted.model_dir) if wanted.model_dir else None,
@@ -159,6 +163,7 @@ def _write_results(wanted: Evaluation, results: dict[str, Any]) -> None:
         "engine": wanted.engine,
         "quantization": wanted.quantization,
         "seed": wanted.seed,
+        "summary": score_summary(results),
         "results": results,
     }
     report = wanted.report
@@ -186,6 +191,7 @@ command = Command(
     examples="""\
 shrota evaluate --model-dir DIR --manifest data/mr/test-everyday.jsonl
 shrota evaluate --model-dir DIR --manifest FILE.jsonl --against-base --report DIR
+shrota evaluate --model-dir DIR --manifest A.jsonl --manifest 'B.jsonl?language=hi&kind=people'
 shrota evaluate --base-model openai/whisper-base --manifest FILE.jsonl --language mr
 """,
     flags=flags_of(Evaluation, bare=True, repeated=True, choices={"profile": tuple(PROFILES)}),

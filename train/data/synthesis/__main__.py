@@ -18,14 +18,18 @@ class Corpus:
 
     output_dir: Path
     """Directory for clips and manifests."""
-    everyday: int = 40_000
-    """Training clips of everyday sentences."""
-    catalogue: int = 2_500
+    everyday: int = 4_000
+    """Training clips of everyday sentences by espeak and festival."""
+    catalogue: int = 800
     """Training clips of message-catalogue sentences."""
-    exchanged: int = 6_000
+    exchanged: int = 800
     """Training clips of sentences with words exchanged for others of the same ending."""
-    words: int = 1_500
+    words: int = 400
     """Training clips of word sequences."""
+    kokoro: int = 6_000
+    """Training clips of Kokoro's neural voices; each takes a core four seconds."""
+    piper: int = 1_200
+    """Training clips of Piper's neural voice."""
     test: int = 150
     """Sentences held out for each test set, and as many for validation."""
     seed: int = 0
@@ -43,13 +47,16 @@ def read_corpus(flags: Mapping[str, Any]) -> Corpus:
 
 def build(wanted: Corpus) -> int:
     """Speak the corpus, say how many clips each split has, and return the exit status."""
-    from train.data.synthesis.build import Sizes, build_corpus
+    from train.data.synthesis.build import build_corpus
+    from train.data.synthesis.plan import Sizes
 
     sizes = Sizes(
         everyday=wanted.everyday,
         catalogue=wanted.catalogue,
         exchanged=wanted.exchanged,
         words=wanted.words,
+        kokoro=wanted.kokoro,
+        piper=wanted.piper,
         test=wanted.test,
     )
     for split, count in sorted(build_corpus(wanted.output_dir, sizes, wanted.seed).items()):
@@ -65,7 +72,7 @@ command = Command(
     " on where it was when the same command is given again. A size of 0 leaves a kind out.",
     examples="""\
 shrota data --output-dir data/mr
-shrota data --output-dir data/tiny --everyday 40 --catalogue 0 --exchanged 0
+shrota data --output-dir data/tiny --everyday 40 --catalogue 0 --exchanged 0 --kokoro 20
 """,
     flags=flags_of(Corpus),
     needs="train",
