@@ -34,10 +34,12 @@ def load_config(path: Path | None, *layers: Layer) -> TrainConfig:
     """
     faults: list[str] = []
     merged = dict(file_layer(path, faults)) if path else {}
+    if faults:  # whatever it was to say would seem to be missing
+        raise TrainConfigError(faults)
     for layer in layers:
         merged |= layer
     config = read_dataclass(TrainConfig, merged, faults, stand_ins=_STAND_INS)
-    if config is None or faults:
+    if config is None:
         raise TrainConfigError(faults)
     return config
 
