@@ -39,7 +39,7 @@ def run(config: TrainConfig, processes: Processes) -> int:
     from serve.model.base_model import resolve_base_model
     from train.evaluate.evaluation import evaluate_artifact
     from train.examples.collate import Collator
-    from train.examples.corpus import describe_heard, load_corpus, sum_up_heard
+    from train.examples.corpus import describe_heard, leave_out_long_texts, load_corpus, sum_up_heard
     from train.export.artifact import export_artifact, publish_artifact, record_evaluation
     from train.export.merged import export_merged
     from train.export.model_card import write_model_card
@@ -60,17 +60,17 @@ def run(config: TrainConfig, processes: Processes) -> int:
         config.output_dir.mkdir(parents=True, exist_ok=True)
         (config.output_dir / "config.yaml").write_text(dump_config(config), encoding="utf-8")
 
+    base_dir = resolve_base_model(config.base_model)
+    tokenizer = WhisperTokenizer.from_pretrained(str(base_dir))
     with processes.first_alone():  # the first on each machine prepares what must be decoded
-        corpus = load_corpus(config)
+        corpus = leave_out_long_texts(load_corpus(config), tokenizer)
     console.print(f"{len(corpus.train)} training clips, {len(corpus.log)} left out")
     heard = sum_up_heard(corpus.train)
     console.print("\n".join(describe_heard(heard)))
     left_out = config.output_dir / "data" / "left-out.jsonl"
     if processes.leads:
         corpus.log.report(console, left_out)
-    base_dir = resolve_base_model(config.base_model)
     features = FeatureExtractor(base_dir)
-    tokenizer = WhisperTokenizer.from_pretrained(str(base_dir))
     train_data = Collator(corpus.train, config, features, tokenizer, augmented=True, log=corpus.log)
     valid_data = None
     if corpus.valid:

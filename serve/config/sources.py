@@ -27,9 +27,9 @@ _PLATFORM_VALUE = re.compile(r"(tcp|udp|sctp)://")
 def file_layer(path: Path, faults: list[str]) -> Layer:
     """Return what a file holds, its sections with dots; what cannot be read is added to `faults`."""
     try:
-        values = _parse(path, path.read_text(encoding="utf-8-sig"))
-    except (OSError, UnicodeDecodeError) as error:
-        faults.append(f"{path} cannot be read: {getattr(error, 'strerror', None) or 'it is not UTF-8'}")
+        values = _parse(path, path.read_bytes())
+    except OSError as error:
+        faults.append(f"{path} cannot be read: {error.strerror}")
         return {}
     except ValueError as error:
         faults.append(f"{path} {error}")
@@ -131,8 +131,8 @@ def _flattened(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _parse(path: Path, text: str) -> Any:
-    """Return what YAML or TOML holds.
+def _parse(path: Path, content: bytes) -> Any:
+    """Return what YAML or TOML holds, behind a byte order mark or without one.
 
     Raises:
         ValueError: It is neither; the rest of a sentence that begins with the path.
@@ -141,12 +141,12 @@ def _parse(path: Path, text: str) -> Any:
         import tomllib
 
         try:
-            return tomllib.loads(text)
-        except tomllib.TOMLDecodeError as error:
+            return tomllib.loads(content.decode("utf-8-sig"))
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise ValueError(f"is not TOML: {error}") from error
     import yaml
 
     try:
-        return yaml.safe_load(text)
+        return yaml.safe_load(content)
     except yaml.YAMLError as error:
         raise ValueError(f"is not YAML: {error}") from error

@@ -27,7 +27,7 @@ from serve.http.errors import UNKNOWN_ERROR_MESSAGE, AnyRequest, ClientGone
 from serve.http.hooked import answer_with_hooks, headers_of, read_with_hooks
 from serve.http.metrics import Metrics
 from serve.http.sessions import answer_session_request, remember, session_of, session_request
-from serve.options import TranscriptionOptions, parse_options
+from serve.options import KNOWN_OPTIONS, TranscriptionOptions, parse_options
 from serve.service.service import Place, Service
 from serve.service.sessions import Session
 from serve.transcript.events import End, Event, Failure
@@ -96,7 +96,7 @@ async def transcribe_body(
 
     place = service.admit(model)  # before the body: whoever will not be served need not send it
     try:
-        body = await read_body(request.receive, request.headers.get("content-length"), _limits(service))
+        body = await read_body(request.receive, request.headers, _limits(service))
         if (fields := session_request(request, body)) is not None:
             streams = (answer_format or negotiate_format(accept)).streams
             with place:
@@ -215,14 +215,15 @@ def options_outside_body(
 ) -> tuple[Format | None, TranscriptionOptions]:
     """Read options, and a format where one is named, from headers, the query and the custom attributes.
 
-    The headers name an adapter; the query wins over them, and the custom attributes over the query.
+    The headers name an adapter; the query wins over them, and the custom attributes over the query. What the
+    custom attributes hold besides is the caller's own.
 
     Args:
         request: Of HTTP, or the first one of a WebSocket.
         base: Options that hold where neither says anything.
 
     Raises:
-        UnsupportedOption: One is unknown or wrong.
+        UnsupportedOption: One is wrong, or one of the query is unknown.
     """
     try:
         query = parse_qsl(request.scope["query_string"].decode(), keep_blank_values=True, max_num_fields=64)
@@ -233,7 +234,8 @@ def options_outside_body(
         base = replace(base or TranscriptionOptions(), adapter=adapter)
     options = parse_options(rest, base=base)
     attributes = request.headers.get(CUSTOM_ATTRIBUTES, "")
-    # Parts without '=' are left alone: platforms send their trace numbers here.
     pairs = (part.partition("=") for part in attributes.split(";") if "=" in part)
-    named, rest = take_format({name.strip(): value.strip() for name, _, value in pairs})
+    values = {name.strip(): value.strip() for name, _, value in pairs}
+    # Others use the header too, for trace numbers or for what their own containers understand.
+    named, rest = take_format({name: values[name] for name in values if name in KNOWN_OPTIONS})
     return named or query_format, parse_options(rest, base=options)

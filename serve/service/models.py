@@ -27,6 +27,7 @@ from serve.errors import (
 )
 from serve.model.adapter_source import base_of, check_links, find_source
 from serve.model.allocator import return_freed_memory
+from serve.model.base_model import weight_files
 from serve.pipeline import Pipeline
 from serve.service.adapters import NAME, Adapters, Held
 from serve.service.loading import Served, find_served, load_served
@@ -202,7 +203,7 @@ class Models:
         with self._lock:
             if (base := self._bases.get(fingerprint)) is not None:
                 return base
-        n_bytes = sum(file.stat().st_size for file in served.base_dir.glob("*.safetensors"))
+        n_bytes = sum(file.stat().st_size for file in weight_files(served.base_dir))
         if not self._budget.fits(n_bytes):
             raise NoMemory(n_bytes, self._budget.limit_bytes, self._budget.taken_bytes)
         settings = self._settings

@@ -110,7 +110,9 @@ def take_format(values: Mapping[str, Any]) -> tuple[Format | None, dict[str, Any
         UnsupportedOption: There is no such format, or two different ones are asked for.
     """
     rest = dict(values)
-    asked = {option: value for option in FORMAT_OPTIONS if (value := rest.pop(option, None)) is not None}
+    asked = {
+        option: value for option in FORMAT_OPTIONS if (value := rest.pop(option, None)) not in (None, "")
+    }
     formats = [named_format(value, option) for option, value in asked.items()]
     if len(set(asked.values())) > 1:
         raise UnsupportedOption(FORMAT_OPTIONS[1], f"contradicts option '{FORMAT_OPTIONS[0]}'")

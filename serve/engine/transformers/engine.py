@@ -38,12 +38,13 @@ from serve.engine import (
 )
 from serve.engine.batch_rows import transcribe_rows
 from serve.engine.fallback import decode_until_believed, measured
+from serve.engine.transformers.adapter import attach_adapter, detach_adapters, is_of_adapter, load_base
 from serve.engine.transformers.cached_decoder import CachedDecoder, detection_logits
 from serve.engine.transformers.int8_layers import keep_scales
 from serve.engine.transformers.quiet import quiet_libraries
 from serve.engine.transformers.search import Row, SearchRules, search
 from serve.engine.vocabulary import MAX_CONTEXT_TOKENS, Vocabulary
-from serve.errors import ArtifactError, BaseModelError
+from serve.model.adapter_tensors import check_adapter
 from serve.model.artifact import ADAPTER_WEIGHTS, Artifact
 
 
@@ -110,18 +111,13 @@ class TransformersEngine:
         quiet_libraries()
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         dtype = torch.float16 if device.type == "cuda" else torch.float32
-        try:
-            model = WhisperForConditionalGeneration.from_pretrained(
-                base_dir,
-                local_files_only=True,
-                use_safetensors=True,
-                dtype=dtype,
-                attn_implementation="sdpa",
-                device_map={"": device},
-                quantization_config=_bitsandbytes_config(quantization, dtype),
-            )
-        except (OSError, ValueError, RuntimeError, KeyError) as error:
-            raise BaseModelError(f"{base_dir}: cannot be loaded as a Whisper checkpoint: {error}") from error
+        model = load_base(
+            base_dir,
+            dtype=dtype,
+            attn_implementation="sdpa",
+            device_map={"": device},
+            quantization_config=_bitsandbytes_config(quantization, dtype),
+        )
         keep_scales(model)
         vocabulary = Vocabulary.read(base_dir)
         if dynamic:
@@ -133,7 +129,8 @@ class TransformersEngine:
         merge = quantization == "none" and dtype == torch.float32
         if adapter_dir is None:
             return cls(model, vocabulary, merge=merge, fallback=fallback)
-        return cls(_attach_adapter(model, adapter_dir), vocabulary, merge=merge, fallback=fallback)
+        check_adapter(adapter_dir, base_dir)
+        return cls(attach_adapter(model, adapter_dir), vocabulary, merge=merge, fallback=fallback)
 
     @property
     def languages(self) -> frozenset[str]:
@@ -163,7 +160,7 @@ class TransformersEngine:
 
     def base_bytes(self) -> int:
         """Return the size of all parameters but those of adapters; see `serve.engine.Engine`."""
-        parameters = [each for name, each in self._model.named_parameters() if "lora_" not in name]
+        parameters = [each for name, each in self._model.named_parameters() if not is_of_adapter(name)]
         return sum(each.numel() * each.element_size() for each in parameters)
 
     def load_adapter(self, key: str, artifact: Artifact) -> None:
@@ -177,9 +174,9 @@ class TransformersEngine:
 
                 enable_dynamic_context(self._model)
             if self._adapted is None:
-                self._adapted = _attach_adapter(self._model, artifact.adapter_dir, name)
+                self._adapted = attach_adapter(self._model, artifact.adapter_dir, name)
             else:
-                _attach_adapter(self._adapted, artifact.adapter_dir, name)
+                attach_adapter(self._adapted, artifact.adapter_dir, name)
             self._names[key] = name
             self._decoder = CachedDecoder(self._model)  # layers may have been replaced
 
@@ -190,7 +187,7 @@ class TransformersEngine:
                 self._unmerge()
                 assert self._adapted is not None
                 if not self._names:  # peft cannot be without an adapter
-                    self._adapted.unload()
+                    detach_adapters(self._adapted)
                     self._adapted = None
                     self._decoder = CachedDecoder(self._model)
                     return
@@ -387,22 +384,3 @@ def _bitsandbytes_config(quantization: Quantization, dtype: torch.dtype) -> Bits
     if quantization == "none":
         return None
     return BitsAndBytesConfig(**options[quantization])  # type: ignore[no-untyped-call]
-
-
-def _attach_adapter(
-    model: WhisperForConditionalGeneration | PeftModel, adapter_dir: Path, name: str = "default"
-) -> PeftModel:
-    weights = adapter_dir / ADAPTER_WEIGHTS
-    if not weights.is_file():
-        # peft would otherwise look for a pickle, or for a repository of that name on a hub.
-        raise ArtifactError(weights, "is missing")
-    try:
-        if isinstance(model, PeftModel):
-            model.load_adapter(str(adapter_dir), name, torch_device=str(model.device))
-            adapted: PeftModel = model
-        else:
-            adapted = PeftModel.from_pretrained(model, str(adapter_dir), name, is_trainable=False)
-    except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
-        raise ArtifactError(adapter_dir, f"cannot be attached to this base model: {error}") from error
-    adapted.eval()
-    return adapted

@@ -8,6 +8,7 @@ import time
 import httpx
 import numpy as np
 import pytest
+import torchaudio.functional  # noqa: F401 - services import it in a thread, where its warnings would be errors
 
 from serve.config.settings import Settings
 from serve.engine import CPU_BATCH, Hypothesis

@@ -13,10 +13,12 @@ import pytest
 import soundfile
 import torch
 from peft import PeftModel
+from safetensors.torch import load_file
 from transformers import WhisperForConditionalGeneration as Whisper
 
 from serve.audio.features import FeatureExtractor, window_length_s
 from serve.engine import DecodingOptions
+from serve.engine.transformers.adapter import load_base
 from serve.engine.transformers.engine import TransformersEngine
 from serve.engine.vocabulary import Vocabulary
 from serve.errors import ArtifactError
@@ -202,3 +204,21 @@ def test_an_exported_artifact_is_served_with_few_tokens_and_nothing_is_converted
     own, prompted, variants = child.stdout.splitlines()
     assert own == expected and len(own.split()) == 7
     assert prompted and variants == "[False, True]"
+
+
+@pytest.mark.parametrize("saved", ["proj_out", "embed_tokens"])
+def test_a_saved_half_of_the_tied_layers_is_in_the_checkpoint_and_the_other_is_the_bases(
+    write_tiny_artifact, tiny_base_dir, tmp_path, saved
+):
+    artifact_dir = write_tiny_artifact(tmp_path / "artifact", lora={"modules_to_save": [saved]})
+    artifact = load_artifact(artifact_dir)
+    write_checkpoint(artifact, tiny_base_dir, tmp_path / "merged", dtype="float32")
+    merged, base = (load_base(path) for path in (tmp_path / "merged", tiny_base_dir))
+    trained = [tensor for name, tensor in load_file(weights_of(artifact)).items() if saved in name]
+    halves = {"proj_out": merged.proj_out, "embed_tokens": merged.model.decoder.embed_tokens}
+    assert torch.equal(halves.pop(saved).weight, trained[0])
+    assert torch.equal(halves.popitem()[1].weight, base.proj_out.weight)
+
+
+def weights_of(artifact):
+    return artifact.adapter_dir / "adapter_model.safetensors"

