@@ -140,10 +140,10 @@ def _differences(
         ]
     faults = []
     for key, wanted, patterns, usual in (
-        ("rank", block.rank, found.rank_pattern, found.r),
-        ("alpha", block.alpha, found.alpha_pattern, found.lora_alpha),
+        ("rank", block.rank, found.rank_pattern or {}, found.r),
+        ("alpha", block.alpha, found.alpha_pattern or {}, found.lora_alpha),
     ):
-        values = {patterns.get(get_pattern_key(patterns, module), usual) for module in _modules(theirs)}
+        values = {patterns.get(get_pattern_key(list(patterns), module), usual) for module in _modules(theirs)}
         if values - {wanted}:
             said = ", ".join(map(str, sorted(values)))
             faults.append(f"lora_{key} is {wanted}, but {where} says {said} ({block.name})")
