@@ -15,9 +15,10 @@ from typing import Any
 import torch
 from peft import AdaLoraConfig, LoraConfig, PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
 from peft.utils.other import get_pattern_key
-from safetensors.torch import load_file
 from transformers import WhisperConfig
 
+from serve.engine.transformers.adapter import read_tensors
+from serve.model.adapter_tensors import check_adapter
 from serve.model.artifact import ADAPTER_CONFIG, ADAPTER_WEIGHTS, Artifact
 from serve.model.base_model import base_fingerprint
 from train.config import BLOCKS, Block, TrainConfig
@@ -89,14 +90,22 @@ def continue_adapter(model: PeftModel, artifact: Artifact, base_dir: Path, confi
 
     Raises:
         TrainConfigError: base model, layers, ranks or scales of the adapter are not those of the model.
+        ArtifactError: its tensors are not those that its own configuration names.
     """
+    is_on_this_base = artifact.manifest.base_model.fingerprint == base_fingerprint(base_dir)
+    if is_on_this_base:
+        check_adapter(artifact.adapter_dir, base_dir)
     wanted = typing.cast(LoraConfig, model.peft_config["default"])
     found = LoraConfig.from_pretrained(str(artifact.adapter_dir))
     where = artifact.adapter_dir / ADAPTER_CONFIG
-    weights = load_file(artifact.adapter_dir / ADAPTER_WEIGHTS)
+    weights = read_tensors(artifact.adapter_dir / ADAPTER_WEIGHTS)
     fresh = get_peft_model_state_dict(model)
-    faults = []
-    if artifact.manifest.base_model.fingerprint != base_fingerprint(base_dir):
+    faults = [
+        f"{where} has {key}, which is not trained further"
+        for key in ("modules_to_save", "lora_bias")
+        if getattr(found, key)
+    ]
+    if not is_on_this_base:
         faults.append(f"base_model is not the one that the adapter in {artifact.path} was trained on")
     if (ours := lora_method(wanted)) != (theirs := lora_method(found)):
         faults.append(f"lora_method is {ours}, but {where} says {theirs}")
@@ -131,8 +140,8 @@ def _differences(
         ]
     faults = []
     for key, wanted, patterns, usual in (
-        ("rank", block.rank, found.rank_pattern, found.r),
-        ("alpha", block.alpha, found.alpha_pattern, found.lora_alpha),
+        ("rank", block.rank, found.rank_pattern or {}, found.r),
+        ("alpha", block.alpha, found.alpha_pattern or {}, found.lora_alpha),
     ):
         values = {patterns.get(get_pattern_key(patterns, module), usual) for module in _modules(theirs)}
         if values - {wanted}:

@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def build(directory, *options):
-    command = [sys.executable, "-m", "train.data.synthesis.build", "--output-dir", str(directory)]
+    command = [sys.executable, "-m", "train.command_line", "data", "--output-dir", str(directory)]
     sizes = ["--everyday", "12", "--catalogue", "0", "--exchanged", "0", "--words", "0"]
     sizes += ["--kokoro", "1", "--piper", "0", "--test", "3"]
     return subprocess.run(
