@@ -100,7 +100,7 @@ def test_batches_have_few_shapes(collator):
 
 def text_of(tokenizer, n_tokens):
     """A text of so many tokens: one for a word of Latin letters."""
-    text = "the" + " the" * (n_tokens - 1)
+    text = "and" + " and" * (n_tokens - 1)
     assert len(tokenizer(text, add_special_tokens=False).input_ids) == n_tokens
     return text
 
