@@ -22,6 +22,7 @@ from itertools import islice
 from pathlib import Path
 
 from serve.audio.features import MAX_WINDOW_S, FeatureExtractor, window_length_s
+from serve.audio.mixing import mix_channels
 from serve.audio.recording import Recording
 from serve.audio.samples import SAMPLE_RATE, Samples
 from serve.audio.segmentation import Window, WindowLimits, iter_windows
@@ -149,7 +150,7 @@ class Pipeline:
         decoding = self.resolve(options)
         recording = _channels(recording, options)
         self._prepare(decoding)
-        yield Start(duration_s=recording.duration_s, language=decoding.language)
+        yield Start(duration_s=recording.duration_s, language=decoding.language, sound=recording.report)
 
         windows = cut(recording.blocks(), self._limits(decoding))
         decoded = self._decode(windows, decoding, decode or self._decode_directly)
@@ -159,8 +160,7 @@ class Pipeline:
             segments.append(segment)
             yield segment
 
-        assert recording.duration_s is not None, "it was read to its end"
-        transcript = _transcript(segments, decoding, vote, recording.duration_s)
+        transcript = _transcript(segments, decoding, vote, recording)
         yield End(transcript=transcript, processing_s=time.perf_counter() - started)
 
     def transcribe_many(
@@ -236,8 +236,7 @@ class Pipeline:
             vote = LanguageVote()
             decoded = ((window, hypotheses[clip][index]) for index, (window, _) in enumerate(cut[clip]))
             segments = list(place_segments(vote.count(decoded), split=options[clip].channels == "split"))
-            assert recording.duration_s is not None, "it was read to its end"
-            transcripts.append(_transcript(segments, decodings[clip], vote, recording.duration_s))
+            transcripts.append(_transcript(segments, decodings[clip], vote, recording))
         return transcripts
 
     def resolve(self, options: TranscriptionOptions) -> DecodingOptions:
@@ -389,7 +388,7 @@ def _channels(recording: Recording | Samples, options: TranscriptionOptions) -> 
     if not isinstance(recording, Recording):
         recording = Recording.of(recording)
     if options.channels == "mix":
-        return recording.mixed()
+        return mix_channels(recording)
     if recording.n_channels > MAX_CHANNELS:
         raise UnsupportedOption(
             "channels",
@@ -399,13 +398,19 @@ def _channels(recording: Recording | Samples, options: TranscriptionOptions) -> 
 
 
 def _transcript(
-    segments: Sequence[Segment], decoding: DecodingOptions, vote: LanguageVote, duration_s: float
+    segments: Sequence[Segment], decoding: DecodingOptions, vote: LanguageVote, recording: Recording
 ) -> Transcript:
+    assert recording.duration_s is not None, "it was read to its end"
     language, language_prob = decoding.language, None
     if language is None and (elected := vote.result()) is not None:
         language, language_prob = elected
     return build_transcript(
-        segments, duration_s=duration_s, language=language, language_prob=language_prob, task=decoding.task
+        segments,
+        duration_s=recording.duration_s,
+        language=language,
+        language_prob=language_prob,
+        task=decoding.task,
+        sound=recording.report,
     )
 
 

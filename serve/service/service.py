@@ -196,7 +196,7 @@ class Service:
             seconds = round(time.monotonic() - started, 1)
             _log.info("model.ready", adapter=facts.adapter_name, language=facts.language, load_s=seconds)
 
-            from serve.audio.decode import load_resampler
+            from serve.audio.resampling import load_resampler
 
             load_resampler()  # behind the ready sign: only recordings of other rates than 16 kHz wait for it
 
@@ -287,7 +287,7 @@ class Service:
         opening: AbstractContextManager[Recording]
         if isinstance(audio, bytes):
             limits = AudioLimits(max_audio_s=self.settings.max_audio_s)
-            opening = open_audio(audio, limits, split=options.channels == "split")
+            opening = open_audio(audio, limits, split=options.channels == "split", track=options.track)
         else:
             recording = Recording.of(audio)
             assert recording.duration_s is not None, "it is in memory"
@@ -434,11 +434,8 @@ def _budget(limit_mib: float | None, measured: bool = False) -> MemoryBudget:
 
 def _in_turn(recording: Recording, turns: AbstractContextManager[object], ticket: Ticket) -> Recording:
     """Return the recording, decoded in turn with others, and no further than its request lives."""
-    from serve.audio.recording import Recording
 
-    unread = recording.blocks()
-
-    def blocks() -> Iterator[Samples]:
+    def in_turn(unread: Iterator[Samples]) -> Iterator[Samples]:
         while True:
             ticket.check()
             with turns:
@@ -447,7 +444,7 @@ def _in_turn(recording: Recording, turns: AbstractContextManager[object], ticket
                 return
             yield block
 
-    return Recording(blocks(), n_channels=recording.n_channels, duration_s=recording.duration_s)
+    return recording.read_by(in_turn)
 
 
 def _warm_up(pipeline: Pipeline, scheduler: Scheduler) -> None:

@@ -16,7 +16,8 @@ import soundfile
 import torch
 import torchaudio.functional
 
-from serve.audio.decode import BLOCK_S, HEAD_S, AudioLimits, Resampler, decode_audio, open_audio
+from serve.audio.decode import BLOCK_S, HEAD_S, AudioLimits, decode_audio, open_audio
+from serve.audio.resampling import Resampler
 from serve.audio.samples import SAMPLE_RATE
 from serve.errors import AudioError, AudioTooLong, ConfigError, EmptyAudio, UndecodableAudio
 
