@@ -127,12 +127,8 @@ def _language(value: str) -> str:
 def _track(value: str | int) -> str:
     """Return a track's number, or the code of its language where Whisper knows it."""
     named = str(value).strip().lower()
-    if not named.isalnum() and language_code(named) is None and not re.fullmatch(r"[\w ()-]+", named):
-        raise UnsupportedOption(
-            "track", f"'{named}' is neither the number of a track, from 1, nor a language"
-        )
-    if named.isdecimal() and not 1 <= int(named) <= MAX_TRACK:
-        raise UnsupportedOption("track", f"'{named}' is no number of a track; the first is 1")
+    if not named or (named.isdecimal() and not 1 <= int(named) <= MAX_TRACK):
+        raise UnsupportedOption("track", f"'{named}' is no track; give its number, from 1, or its language")
     return language_code(named) or named
 
 
