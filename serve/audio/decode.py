@@ -30,6 +30,7 @@ from serve.audio.framing import (
     has_hidden_size,
     has_several_streams,
     read_wav_header,
+    with_size_filled_in,
 )
 from serve.audio.mixing import Layout, Mixer
 from serve.audio.mpeg import find_bare_stream, find_mpeg_frames
@@ -136,6 +137,7 @@ def open_audio(
         raise UndecodableAudio(
             "the body is not a recording in a format we read, such as WAV, MP3, FLAC, Ogg, M4A or WebM"
         )
+    data = with_size_filled_in(data, container)
     with _open(data, container, limits, track) as source:
         del data  # a decoder that needs the body holds it
         _check_claims(source, limits)

@@ -63,6 +63,18 @@ def has_hidden_size(data: bytes) -> bool:
     return not is_chunk
 
 
+def with_size_filled_in(data: bytes, container: Container) -> bytes:
+    """Return a Wave64, or a WAV of 64-bit sizes, whose size was never written, so that all of it is read."""
+    if container is WAV and data.startswith((b"RF64", b"BW64")):
+        header = read_wav_header(data)
+        return data if header is None or header.data_bytes else b"RIFF" + data[4:]  # 32 bits of ones: unknown
+    if container is W64 and (at := _w64_data(data)) is not None:
+        (size,) = struct.unpack_from("<16xQ", data, at)
+        if size <= 24 or _stands_for_unknown(size):
+            return data[: at + 16] + struct.pack("<Q", len(data) - at) + data[at + 24 :]
+    return data
+
+
 @dataclass(frozen=True, kw_only=True)
 class WavHeader:
     """What a WAV says before its samples."""
@@ -121,14 +133,19 @@ def _stands_for_unknown(n_bytes: int) -> bool:
 
 
 def _w64_is_cut(data: bytes) -> bool:
+    at = _w64_data(data)
+    return at is not None and at + struct.unpack_from("<16xQ", data, at)[0] > len(data) + WAV_SLACK_BYTES
+
+
+def _w64_data(data: bytes) -> int | None:
+    """Return where the chunk of samples begins in a Wave64."""
     offset = 40  # the GUIDs of the file and of its kind, and its size
     while offset + 24 <= len(data):
-        (size,) = struct.unpack_from("<16xQ", data, offset)
         if data.startswith(b"data", offset):
-            is_known = size > 24 and not _stands_for_unknown(size)
-            return is_known and offset + size > len(data) + WAV_SLACK_BYTES
+            return offset
+        (size,) = struct.unpack_from("<16xQ", data, offset)
         offset += max(24, size + -size % 8)
-    return False
+    return None
 
 
 def _mp4_is_cut(data: bytes) -> bool:

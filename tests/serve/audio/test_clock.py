@@ -22,7 +22,7 @@ Film = Callable[..., bytes]
 
 CONTAINERS = {  # what is written into it: pictures, sound
     "mp4": ("mpeg4", "aac"),
-    "mov": ("mpeg4", "pcm_s16le"),
+    "mov": ("mpeg4", "aac"),
     "mkv": ("mpeg4", "libvorbis"),
     "webm": ("libvpx", "libopus"),
     "ts": ("mpeg2video", "aac"),

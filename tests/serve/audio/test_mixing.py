@@ -189,14 +189,16 @@ CHILDREN = {  # what writes a layout down: name -> suffix, codec
 }
 
 
-@pytest.mark.parametrize("kind", CHILDREN)
-@pytest.mark.parametrize(("layout", "centre", "subwoofer"), [("5.1", 2, 3), ("7.1", 2, 3)])
-def test_the_layout_that_a_file_names_is_found_whatever_its_own_order(
-    kind, layout, centre, subwoofer, tmp_path
-):
+@pytest.mark.parametrize(
+    ("kind", "layout"),
+    [
+        *((kind, "5.1") for kind in CHILDREN),
+        *((kind, "7.1") for kind in CHILDREN if kind not in ("mkv", "alac")),
+    ],
+)
+def test_the_layout_that_a_file_names_is_found_whatever_its_own_order(kind, layout, tmp_path: Path):
     suffix, codec = CHILDREN[kind]
-    if (codec, layout) == ("ac3", "7.1"):
-        pytest.skip("AC-3 has six channels")
+    centre, subwoofer = 2, 3
     time_s = np.arange(3 * SAMPLE_RATE) / SAMPLE_RATE
     frames = np.zeros((len(time_s), 6 if layout == "5.1" else 8), np.float32)
     frames[:, centre] = 0.3 * np.sin(2 * np.pi * 500 * time_s)

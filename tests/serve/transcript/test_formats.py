@@ -103,8 +103,8 @@ def test_what_was_done_to_the_sound_is_told_where_something_was(name: str) -> No
             "clock": {
                 "starts_at": 5.0,
                 "gaps": 8.0,
-                "note": "the container's clock leaps by 90000 s; no silence was put there, so times are earlier "
-                "than its own",
+                "note": "the container's clock leaps by 90000 s; no silence was put there, so times are "
+                "earlier than its own",
             },
         }
 
