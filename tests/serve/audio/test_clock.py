@@ -152,6 +152,18 @@ def test_an_edit_list_that_leaves_out_the_beginning_is_followed(film: Film, tmp_
     assert len(samples) / SAMPLE_RATE == pytest.approx(3.0, abs=0.1)
 
 
+def test_transport_streams_that_were_joined_are_heard_to_the_end(film: Film) -> None:
+    samples, _ = heard(film("ts") + film("ts", sound_s=3.0))
+    assert len(samples) / SAMPLE_RATE == pytest.approx(5.0, abs=0.2)
+    assert sum(end_s - start_s for start_s, end_s in stretches(samples)) == pytest.approx(5.0, abs=0.2)
+
+
+def test_a_transport_stream_whose_clock_comes_round_to_zero_is_whole(film: Film) -> None:
+    samples, report = heard(film("ts", "-output_ts_offset", str(2**33 / 90_000 - 3), sound_s=6.0))
+    assert stretches(samples) == [pytest.approx((0.0, 6.0), abs=0.1)]
+    assert report is None
+
+
 @pytest.mark.parametrize("suffix", ["mp4", "mkv"])
 def test_a_start_that_lies_days_ahead_is_passed_over_and_told(suffix: str, film: Film) -> None:
     samples, report = heard(film(suffix, late_s=250_000.0, pictures=False))
