@@ -94,7 +94,8 @@ class Layout:
             weights = np.ones(self.n_channels, dtype=np.float32)
         if not weights.any():
             weights[:] = 1.0
-        return weights / weights.sum()
+        shares: Weights = weights / weights.sum()
+        return shares
 
     def _by_speaker(self) -> list[float]:
         has_centre = "FC" in self.speakers
