@@ -151,8 +151,9 @@ def open_audio(
         if not n_samples:
             raise EmptyAudio("the recording holds no samples")
         full_scale = FullScale()
+        whole = itertools.chain([np.concatenate(head, axis=1)], blocks)
         yield Recording(
-            map(full_scale.push, itertools.chain([np.concatenate(head, axis=1)], blocks)),
+            (full_scale.push(block) for block in whole if block.size),
             n_channels=source.layout.n_channels if split else 1,
             duration_s=duration_s,
             report=lambda: _report(source, mixers),
