@@ -1,33 +1,28 @@
-"""Train, evaluate and export an adapter: the one command of an ML engineer.
+"""Train, evaluate and export an adapter: `shrota train`, which `python train/run.py` is as well.
 
-    python train/run.py --config train/configs/whisper-base-mr.yaml
-    python train/run.py --config train/configs/smoke.yaml --max-steps 10 --output-dir /tmp/run
-    python train/run.py --config CONFIG --augment.noise 0.3 --resume never
-    torchrun --nproc_per_node 4 train/run.py --config CONFIG           # one process a GPU
-
-Every key of the configuration is also an option. A run that is stopped (SIGTERM, Ctrl-C, power) goes on where
-it was when the same command is given again.
+Everything that a run does stands in `run`, in the order in which it happens.
 """
 
 from __future__ import annotations
 
 import os
 import sys
-import textwrap
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a file: packages lie beside `train/`
 
-from train.config import TrainConfig, describe_keys, dump_config, load_config
-from train.errors import TrainConfigError
+from serve.config.command_line import Command, config_flag, exit_with, flags_of
+from serve.config.reader import keys_of
+from serve.config.sources import TRAINING_PREFIX, flag_layer, unknown_variables
+from serve.errors import ShrotaError
+from train.config import TrainConfig, dump_config, environment_config, load_config
 from train.loop.allocator import bound_shape_caches
 from train.sagemaker.failure import FAILURE_VARIABLE, write_failure
 
 if TYPE_CHECKING:
     from train.loop.distributed import Processes
-
-USAGE = "usage: python train/run.py --config FILE [--key value ...]"
 
 
 def run(config: TrainConfig, processes: Processes) -> int:
@@ -44,7 +39,7 @@ def run(config: TrainConfig, processes: Processes) -> int:
     from serve.model.base_model import resolve_base_model
     from train.evaluate.evaluation import evaluate_artifact
     from train.examples.collate import Collator
-    from train.examples.corpus import load_corpus
+    from train.examples.corpus import describe_heard, leave_out_long_texts, load_corpus, sum_up_heard
     from train.export.artifact import export_artifact, publish_artifact, record_evaluation
     from train.export.merged import export_merged
     from train.export.model_card import write_model_card
@@ -53,7 +48,8 @@ def run(config: TrainConfig, processes: Processes) -> int:
     from train.loop.memory import estimate_memory, largest_batch
     from train.loop.metrics import open_metrics
     from train.model.adalora import as_lora
-    from train.model.build import build_model, continue_adapter
+    from train.model.adapter import continue_adapter
+    from train.model.build import build_model
     from train.report.results import save_results, write_report
 
     console = Console(stderr=True, quiet=not processes.leads)
@@ -64,23 +60,28 @@ def run(config: TrainConfig, processes: Processes) -> int:
         config.output_dir.mkdir(parents=True, exist_ok=True)
         (config.output_dir / "config.yaml").write_text(dump_config(config), encoding="utf-8")
 
+    base_dir = resolve_base_model(config.base_model)
+    tokenizer = WhisperTokenizer.from_pretrained(str(base_dir))
     with processes.first_alone():  # the first on each machine prepares what must be decoded
-        corpus = load_corpus(config)
+        corpus = leave_out_long_texts(load_corpus(config), tokenizer)
     console.print(f"{len(corpus.train)} training clips, {len(corpus.log)} left out")
+    heard = sum_up_heard(corpus.train)
+    console.print("\n".join(describe_heard(heard)))
     left_out = config.output_dir / "data" / "left-out.jsonl"
     if processes.leads:
         corpus.log.report(console, left_out)
-    base_dir = resolve_base_model(config.base_model)
     features = FeatureExtractor(base_dir)
-    tokenizer = WhisperTokenizer.from_pretrained(str(base_dir))
     train_data = Collator(corpus.train, config, features, tokenizer, augmented=True, log=corpus.log)
     valid_data = None
     if corpus.valid:
         valid_data = Collator(corpus.valid, config, features, tokenizer, augmented=False, log=corpus.log)
+    distill_data = None
+    if corpus.distill:
+        distill_data = Collator(corpus.distill, config, features, tokenizer, augmented=True, log=corpus.log)
 
     model = build_model(base_dir, config, device)
     if config.continue_from:
-        continue_adapter(model, load_artifact(config.continue_from), base_dir)
+        continue_adapter(model, load_artifact(config.continue_from), base_dir, config)
     trainable, total = model.get_nb_trainable_parameters()
     console.print(
         f"{trainable:,} of {total:,} parameters are trained, base in {config.quantization} on {device}"
@@ -91,7 +92,7 @@ def run(config: TrainConfig, processes: Processes) -> int:
     if device.type == "cpu":
         keep_freed_memory()
     n_before = len(corpus.log)
-    outcome = train_adapter(model, config, train_data, valid_data, device, processes)
+    outcome = train_adapter(model, config, train_data, valid_data, device, processes, distill_data)
     if not processes.leads:
         return 0
     if len(corpus.log) > n_before:
@@ -107,7 +108,7 @@ def run(config: TrainConfig, processes: Processes) -> int:
     if config.lora_method == "adalora":
         model = as_lora(model)
     texts = (clip.text for clip in corpus.train)
-    artifact_dir = export_artifact(model, base_dir, config, outcome, texts)
+    artifact_dir = export_artifact(model, base_dir, config, outcome, texts, heard)
     del model
     scores = evaluate_artifact(artifact_dir, config, corpus.tests, console)
     record_evaluation(artifact_dir, scores)
@@ -124,36 +125,32 @@ def run(config: TrainConfig, processes: Processes) -> int:
     return 0
 
 
-def main(arguments: list[str]) -> int:
-    """Parse the command line, run, and turn known errors into one sentence and exit status 1."""
-    if not arguments or arguments[0] in {"-h", "--help"}:
-        print(f"{__doc__}\n{USAGE}\n")
-        for option, default, explanation in describe_keys():
-            print(f"  {option} [{default}]")
-            print(textwrap.fill(explanation, 100, initial_indent=" " * 6, subsequent_indent=" " * 6))
-        return 0 if arguments else 2
-    if arguments[0].startswith("--config="):
-        arguments = ["--config", arguments[0].partition("=")[2], *arguments[1:]]
-    if arguments[0] != "--config" or len(arguments) < 2:
-        print(USAGE, file=sys.stderr)
-        return 2
-    from serve.errors import ShrotaError
+def read_config(flags: Mapping[str, Any]) -> TrainConfig:
+    """Return the configuration that a file, the environment and flags come to.
+
+    Raises:
+        TrainConfigError: Lists every fault.
+    """
+    named, layer = environment_config(os.environ)
+    path = flags.get("config") or named
+    return load_config(Path(path) if path else None, layer, flag_layer(flags, own=["config"]))
+
+
+def train(config: TrainConfig) -> int:
+    """Do the whole run in one process or as one of several, and leave the reason where it fails."""
+    for sentence in unknown_variables(
+        os.environ, [*keys_of(TrainConfig), "config"], TRAINING_PREFIX, passed_over=[FAILURE_VARIABLE]
+    ):
+        print(f"warning: {sentence}", file=sys.stderr)
+    bound_shape_caches()
+    from train.loop.distributed import join_processes  # torch: not for a look at --help
 
     try:
-        config = load_config(Path(arguments[1]), arguments[2:])
-        bound_shape_caches()
-        from train.loop.distributed import join_processes  # torch: not for a look at --help
-
         with join_processes(os.environ) as processes:
             return run(config, processes)
-    except TrainConfigError as error:
-        print(error, file=sys.stderr)
-        _record_failure("; ".join(error.faults))
-        return 1
     except ShrotaError as error:
-        print(f"error: {error}", file=sys.stderr)
         _record_failure(str(error))
-        return 1
+        raise
     except Exception as error:
         _record_failure(f"{type(error).__name__}: {error}")
         raise
@@ -165,5 +162,27 @@ def _record_failure(reason: str) -> None:
         write_failure(Path(path), reason)
 
 
+command = Command(
+    "train",
+    read=read_config,
+    run=train,
+    about="Train, evaluate and export an adapter.\n\nEvery key of the configuration is also a flag and a"
+    " variable SHROTA_TRAIN_<KEY>. A flag wins over a variable, a variable over the file. A run that is"
+    " stopped (SIGTERM, Ctrl-C, power) goes on where it was when the same command is given again.",
+    examples="""\
+shrota train --config train/configs/whisper-base-mr.yaml
+shrota train --config train/configs/smoke.yaml --max-steps 10 --output-dir /tmp/run
+shrota train --config train/configs/whisper-base-mr.yaml --augment.noise 0.3 --resume never
+torchrun --nproc_per_node 4 train/run.py --config FILE       # one process a GPU
+""",
+    flags=[
+        config_flag("File of the configuration, YAML or TOML. [SHROTA_TRAIN_CONFIG]"),
+        *flags_of(TrainConfig),
+    ],
+    needs="train",
+    on_faults=lambda faults: _record_failure("; ".join(faults)),
+)
+
+
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    exit_with(command)

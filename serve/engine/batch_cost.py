@@ -20,8 +20,8 @@ PRIOR_WEIGHT = 0.05
 
 
 MAX_SURPRISE = 3.0
-"""A batch counts as no more than this many times what it was expected to take: windows that are decoded again
-and again, because their text is not believed, say nothing about the price of others."""
+"""A batch counts as no more than this many times what it was expected to take: a machine that was busy with
+something else says nothing about the price of windows."""
 
 
 class BatchCost:
@@ -52,7 +52,8 @@ class BatchCost:
         self._tt = FORGETTING * self._tt + n_tokens * n_tokens
         self._we = FORGETTING * self._we + window_s * elapsed_s
         self._te = FORGETTING * self._te + n_tokens * elapsed_s
-        self._fill += (1 - FORGETTING) * (n_tokens / max(1.0, bound_tokens) - self._fill)
+        if bound_tokens:
+            self._fill += (1 - FORGETTING) * (n_tokens / bound_tokens - self._fill)
 
     def _prices(self) -> tuple[float, float]:
         """Return seconds for a second of window, and for a token; neither is negative."""

@@ -1,27 +1,13 @@
-"""Put a model to work on SageMaker: `python -m serve.remote.deploy --help` names every flag.
-
-What it costs is printed first. Exit status: 0 when everything was created (or printed), 1 when a flag is
-wrong or AWS refuses, with every fault in plain words, 2 for flags that cannot be parsed.
-"""
+"""Put a model to work on SageMaker: `shrota deploy`. What it costs is printed first."""
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Sequence
-
-from serve.remote.command import run_launcher
+from serve.remote.command import launcher_command
 from serve.remote.deployment import Deployment
 from serve.remote.endpoints import deployment_requests
 from serve.remote.prices import describe_price, price_of
 
 _HOURS_A_MONTH = 730
-_EXAMPLES = """\
-example:
-  python -m serve.remote.deploy --name marathi \\
-    --image 123456789012.dkr.ecr.us-east-1.amazonaws.com/shrota:0.1.0 \\
-    --role arn:aws:iam::123456789012:role/shrota-serving \\
-    --model s3://bucket/jobs/marathi-1/output/model.tar.gz --max-instances 4 --dry-run
-"""
 
 
 def describe_cost(deployment: Deployment) -> str:
@@ -43,18 +29,16 @@ def describe_cost(deployment: Deployment) -> str:
     return "; ".join(said)
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Parse the flags, say what it costs, and create it."""
-    return run_launcher(
-        Deployment,
-        arguments,
-        deployment_requests,
-        describe_cost,
-        program="python -m serve.remote.deploy",
-        about="Put a model to work on SageMaker.",
-        examples=_EXAMPLES,
-    )
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+command = launcher_command(
+    "deploy",
+    Deployment,
+    deployment_requests,
+    describe_cost,
+    about="Put a model to work on SageMaker.\n\nWhat it costs is printed first. It needs boto3.",
+    examples="""\
+shrota deploy --name marathi \\
+  --image 123456789012.dkr.ecr.us-east-1.amazonaws.com/shrota:0.1.0 \\
+  --role arn:aws:iam::123456789012:role/shrota-serving \\
+  --model s3://bucket/jobs/marathi-1/output/model.tar.gz --max-instances 4 --dry-run
+""",
+)

@@ -94,7 +94,7 @@ class Transcriber:
                 raise PayloadTooLarge(MAX_FILE_BYTES)
             split, track = self._options.channels == "split", self._options.track
             with open_audio(path.read_bytes(), self._limits, split=split, track=track) as recording:
-                yield from self._pipeline.transcribe(recording, self._options, ticket.decode)
+                yield from self._pipeline.transcribe(recording, self._options, ticket)
 
     def write_all(
         self,

@@ -30,18 +30,20 @@ class PacedEngine:
     def __init__(self, go_on: Path, n_free: int) -> None:
         self._go_on, self._n_free = go_on, n_free
 
-    def transcribe_batch(self, log_mels, options):
+    def kind(self, window):
+        return window.options.adapter, window.n_frames
+
+    def decode(self, windows):
         while self._n_free == 0 and not self._go_on.exists():
             time.sleep(0.02)
         self._n_free = max(0, self._n_free - 1)
         heard = {
             "text": "x",
             "tokens": (1,),
-            "language_prob": None,
             "avg_logprob": 0.0,
             "no_speech_prob": 0.0,
         }
-        return [Hypothesis(language="mr", **heard) for _ in options]
+        return [Hypothesis(language="mr", **heard) for _ in windows]
 
     def unsupported(self, options): ...
 
@@ -61,5 +63,7 @@ if __name__ == "__main__":
     configure_logs("info")
     engine = PacedEngine(Path(go_on), 1 + int(n_free))  # the warm-up is a window as well
     pipeline = Pipeline(engine, Frames(), ServingFacts(language="mr", max_first_window_s=1.0))
-    settings = Settings.from_env({"SHROTA_HOST": "127.0.0.1", "SHROTA_PORT": "0"}, flags)
+    given = dict(zip(flags[::2], flags[1::2], strict=True))
+    named = {flag[2:].replace("-", "_"): value for flag, value in given.items()}
+    settings = Settings.from_env({"SHROTA_HOST": "127.0.0.1", "SHROTA_PORT": "0"}, named)
     os._exit(run(settings, lambda settings: pipeline))

@@ -1,4 +1,4 @@
-"""Read JSONL manifests, one clip a line: `{"audio", "text", "start_s"?, "end_s"?, "language"?, ...}`.
+"""Read JSONL manifests, one clip a line: `{"audio", "text", "start_s"?, "language"?, "kind"?, ...}`.
 
 A bad line is named by file and line, and left out unless the caller is strict. Also reads the audio of a
 clip, whether it is a file or a stretch of bytes in a shard. Knows no model.
@@ -17,8 +17,8 @@ import soundfile
 from serve.audio.decode import AudioLimits, decode_audio
 from serve.audio.samples import SAMPLE_RATE, Samples
 from serve.errors import AudioError
-from train.data.filters import DropLog, Filters, Reason
-from train.data.records import Record
+from train.data.filters import DropLog, Filters, Reason, commonest
+from train.data.records import Record, VoiceKind, read_lines, transcript, voice_kind
 from train.errors import DataError
 
 MOST_MISSING_S = 0.25
@@ -36,6 +36,8 @@ class Row(msgspec.Struct, kw_only=True):
     language: str | None = None
     duration_s: float | None = None
     voice: str | None = None
+    kind: str | None = None
+    """One of `VOICE_KINDS`: who speaks."""
     source: str | None = None
 
 
@@ -55,6 +57,12 @@ class Clip(msgspec.Struct, frozen=True, kw_only=True):
     """Where in `path` the recording begins."""
     size_bytes: int | None = None
     """Length of the recording in a shard; None where `path` is the recording."""
+    kind: VoiceKind = "unknown"
+    """Who speaks."""
+    source: str = ""
+    """Name of the source it came from, for tables."""
+    weight: float = 1.0
+    """How often it is heard in an epoch of training."""
 
 
 def read_records(path: Path, log: DropLog) -> Iterator[Record]:
@@ -64,18 +72,16 @@ def read_records(path: Path, log: DropLog) -> Iterator[Record]:
         DataError: the file cannot be read, or the log is strict and a line is bad.
     """
     try:
-        lines = path.read_bytes().split(b"\n")
-    except OSError as error:
+        lines = read_lines(path)
+    except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"manifest {path} cannot be read: {error}") from error
-    if not lines[-1]:
-        lines.pop()  # behind the last line break there is no line
     for number, line in enumerate(lines, 1):
         origin = f"{path}:{number}"
         if not line.strip():
             log.drop(Reason.EMPTY_LINE, origin, "the line is empty")
             continue
         try:
-            row = msgspec.json.decode(line, type=Row)
+            row = msgspec.json.decode(line.encode("utf-8", errors="surrogateescape"), type=Row)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             log.drop(Reason.MALFORMED, origin, str(error))
             continue
@@ -84,12 +90,13 @@ def read_records(path: Path, log: DropLog) -> Iterator[Record]:
             end_s = row.start_s + row.duration_s
         yield Record(
             audio=path.parent / row.audio,
-            text=row.text.strip(),
+            text=transcript(row.text),
             origin=origin,
             start_s=row.start_s,
             end_s=end_s,
             language=row.language,
             voice=row.voice,
+            kind=voice_kind(row.kind, row.voice, row.text.strip()),
             source=row.source,
         )
 
@@ -106,9 +113,10 @@ def read_manifest(path: Path, log: DropLog | None = None, filters: Filters | Non
         DataError: the first bad line, by file and line, where the log is strict; or no line is good.
     """
     log = log if log is not None else DropLog(strict=True)
+    n_before = len(log)
     clips = list(_checked(read_records(path, log), log, filters or Filters(silent=True)))
     if not clips:
-        raise DataError(f"manifest {path} holds no clips{_why(log)}")
+        raise DataError(f"manifest {path} holds no clips to use: {commonest(log.dropped[n_before:])}")
     return clips
 
 
@@ -198,12 +206,8 @@ def _checked(records: Iterable[Record], log: DropLog, filters: Filters) -> Itera
             language=record.language,
             voice=record.voice,
             origin=record.origin,
+            kind=record.kind,
         )
-
-
-def _why(log: DropLog) -> str:
-    reasons = ", ".join(f"{reason} {count}" for reason, count in log.counts.items())
-    return f": {reasons}" if reasons else ""
 
 
 def _needs_no_conversion(path: Path) -> bool:

@@ -29,7 +29,7 @@ from serve.audio.decode import AudioLimits, decode_audio
 from serve.audio.samples import SAMPLE_RATE, Samples
 from serve.config.progress import progress_bar
 from serve.errors import AudioError, AudioTooLong
-from train.data.filters import MAX_CLIP_S, MIN_CLIP_S, Drop, DropLog, Filters, Reason, write_drops
+from train.data.filters import MAX_CLIP_S, MIN_CLIP_S, Drop, DropLog, Filters, Reason, commonest, write_drops
 from train.data.manifest import MOST_MISSING_S
 from train.data.records import Record
 from train.data.shards import (
@@ -50,7 +50,6 @@ from train.data.sources import count_records, read_source, source_fingerprint
 from train.data.specs import Purpose, SourceSpec
 from train.errors import DataError
 
-DEFAULT_SHARD_BYTES = 150_000_000
 _PROGRESS = ".progress"
 _AHEAD = 4  # clips decoded ahead of the writer, for each worker
 
@@ -65,7 +64,7 @@ class Preparation:
     filters: Filters = field(
         default_factory=lambda: Filters(min_duration_s=MIN_CLIP_S, max_duration_s=MAX_CLIP_S)
     )
-    shard_bytes: int = DEFAULT_SHARD_BYTES
+    shard_bytes: int = 150_000_000
     """A shard is closed once it holds this many bytes."""
     workers: int = 1
     strict: bool = False
@@ -326,6 +325,7 @@ def _entry(record: Record, n_samples: int) -> Entry:
         source=record.source,
         start_s=record.start_s,
         origin=record.origin,
+        kind=record.kind,
     )
 
 
@@ -334,8 +334,7 @@ def _finish(output_dir: Path, settings: dict[str, Any], writer: _PartWriter, log
     for drop in [drop for part in writer.parts for drop in part.dropped] + writer.dropped:
         log.drop(drop.reason, drop.origin, drop.detail)
     if not writer.n_clips:
-        reasons = ", ".join(f"{reason} {count}" for reason, count in log.counts.items()) or "it is empty"
-        raise DataError(f"nothing of {settings['source']} can be used: {reasons}")
+        raise DataError(f"nothing of {settings['source']} can be used: {commonest(log.dropped)}")
     write_whole(output_dir / DROPPED, write_drops(log.dropped).encode())
     write_whole(output_dir / INDEX, index_lines(entry for part in writer.parts for entry in part.entries))
     header = Header(

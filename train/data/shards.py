@@ -21,6 +21,7 @@ import msgspec
 from serve.config.progress import progress_bar
 from train.data.filters import DropLog, Reason, read_drops
 from train.data.manifest import Clip
+from train.data.records import voice_kind
 from train.errors import DataError
 
 HEADER = "index.json"
@@ -45,6 +46,8 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
     """Where the clip began in the recording it was cut from."""
     origin: str
     """`FILE:LINE` of the source."""
+    kind: str | None = None
+    """One of `VOICE_KINDS`; None in shards of an older version."""
 
 
 class Shard(msgspec.Struct, frozen=True, kw_only=True):
@@ -197,6 +200,7 @@ def read_shards(directory: Path, log: DropLog) -> list[Clip]:
                 origin=origin,
                 offset_bytes=entry.offset_bytes,
                 size_bytes=entry.size_bytes,
+                kind=voice_kind(entry.kind, entry.voice, entry.text),
             )
         )
     return clips

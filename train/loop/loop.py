@@ -24,6 +24,7 @@ from serve.config.progress import progress_bar
 from train.config import TrainConfig
 from train.examples.batches import ExamplePlan, plan_epoch, shard_numbers
 from train.examples.collate import Batch, Collator
+from train.loop.anchor import EncoderAnchor
 from train.loop.checkpoint import (
     Position,
     newest_checkpoint,
@@ -64,8 +65,18 @@ def train_adapter(
     valid_data: Collator | None,
     device: torch.device,
     processes: Processes = ALONE,
+    distill_data: Collator | None = None,
 ) -> Outcome:
     """Train the adapter of `model` in place and return how it ended.
+
+    Args:
+        model: with the adapter.
+        config: of the run.
+        train_data: what it learns from.
+        valid_data: what it is looked at with, if anything.
+        device: of the model.
+        processes: that train together.
+        distill_data: recordings on which the encoder is held near the base's, if any.
 
     Raises:
         DataError: a clip cannot be read, or the checkpoint to go on from belongs to another adapter.
@@ -76,9 +87,13 @@ def train_adapter(
         [clip.duration_s for clip in train_data.clips],
         config,
         shards=shard_numbers(train_data.clips),
+        weights=[clip.weight for clip in train_data.clips],
+        languages=[clip.language for clip in train_data.clips],
+        n_tokens=train_data.n_tokens,
     )
     total_steps = _total_steps(plan, config, processes.count)
-    optimiser = AdapterOptimiser(model, config, device, processes, total_steps)
+    anchor = EncoderAnchor(model, config, distill_data, device, processes) if distill_data else None
+    optimiser = AdapterOptimiser(model, config, device, processes, total_steps, anchor)
     position = _resume(config, model, optimiser.adamw, processes)
     checkpoints = config.checkpoints
     log = config.output_dir / METRICS_FILE
@@ -121,7 +136,7 @@ def train_adapter(
                 look = validation.look(model)
                 better = is_better(look, position, config)
                 if metrics:
-                    metrics.log_valid(position, look.loss, look.wer)
+                    metrics.log_valid(position, look)
                 if better and config.export_best and processes.leads:
                     save_best(checkpoints, model)
             stopped = processes.any(stop.requested)  # a signal to one process stops them all, together

@@ -30,15 +30,16 @@ from train.evaluate.tables import (
     confusion_rows,
     duration_rows,
     score_rows,
+    voices_note,
 )
-from train.loop.metrics import read_metrics
+from train.loop.metrics import KIND_SET, read_metrics
 from train.report.page import Html, facts, folded, heading, listing, page, paragraph, picture, section, table
 
 EVALUATION = Path("report") / "evaluation.json"
 LEFT_OUT = "data/left-out.jsonl"
 _LINEAGE_COLUMNS = ("adapter", "made", "steps", "examples", "minutes", "learning rate", "sha256")
 _NUMBERS = {
-    *("clips", "CER %", "WER % (95 % interval)", "S / D / I", "WER %", "seconds", "no."),
+    *("clips", "CER %", "in script %", "WER % (95 % interval)", "S / D / I", "WER %", "seconds", "no."),
     *("steps", "examples", "minutes", "learning rate", "rows", "count"),
 }
 
@@ -76,10 +77,10 @@ def read_run(run_dir: Path) -> RunRecord:
         raise TrainError(f"{run_dir}: config.yaml or metrics.jsonl cannot be read: {error}") from error
     artifact = run_dir / "artifact"
     results = _read_json(run_dir / EVALUATION).get("results", {})
-    if any("profile" not in result for models in results.values() for result in models.values()):
+    if any("by_kind" not in result for models in results.values() for result in models.values()):
         raise TrainError(
             f"{run_dir / EVALUATION} was written by another version: score the artifact again with"
-            f" python -m train.evaluate --report {run_dir / 'report'}"
+            f" shrota evaluate --report {run_dir / 'report'}"
         )
     return RunRecord(
         name=name,
@@ -120,7 +121,8 @@ def _course(run: RunRecord) -> Html:
     trained = [row for row in run.metrics if "samples_per_s" in row]
     if not trained:
         return section("Training", paragraph("Nothing was logged yet."))
-    last, valid = trained[-1], [row["valid_loss"] for row in run.metrics if "valid_loss" in row]
+    last = trained[-1]
+    valid = [row["valid_loss"] for row in run.metrics if "valid_loss" in row and "set" not in row]
     spent_s = last["trained_s"]
     tiles = {
         "steps": f"{last['step']:,}",
@@ -131,6 +133,10 @@ def _course(run: RunRecord) -> Html:
         "validation loss": f"{valid[-1]:.3f}" if valid else "-",
         "batches skipped": str(last["skipped_batches"]),
     }
+    for row in run.metrics:  # the last look wins
+        if "valid_cer" in row:
+            kind = row["set"].removeprefix(KIND_SET)
+            tiles[f"validation WER / CER, {kind}"] = f"{row['valid_wer']:.1f} / {row['valid_cer']:.1f} %"
     parts = [facts(tiles)]
     if any(row["loss"] is not None for row in trained):
         parts += [
@@ -144,6 +150,7 @@ def _scores(run: RunRecord) -> Html:
     if not run.results:
         return section("Scores", paragraph("Not evaluated."))
     parts = [
+        paragraph(voices_note(run.results)),
         picture(lambda theme: draw_scores(run.results, theme), "Word error rates of base and tuned model"),
         table(SCORE_COLUMNS, score_rows(run.results), numbers=_numbers(SCORE_COLUMNS)),
     ]

@@ -8,8 +8,9 @@ import botocore.session
 import pytest
 from botocore.validate import ParamValidator
 
+from serve.config.command_line import run_command
 from serve.errors import AwsError, ConfigError
-from serve.remote.deploy import describe_cost, main
+from serve.remote.deploy import command, describe_cost
 from serve.remote.deployment import Deployment
 from serve.remote.endpoints import deployment_requests
 from serve.remote.prices import INSTANCES
@@ -199,7 +200,7 @@ def test_every_priced_instance_is_one_that_sagemaker_trains_on():
 
 def test_a_dry_run_prints_requests_that_can_be_read_back(capsys):
     flags = [word for name, value in COMMON.items() for word in (f"--{name}", value)]
-    assert main([*flags, "--max-instances", "2", "--dry-run"]) == 0
+    assert run_command(command, [*flags, "--max-instances", "2", "--dry-run"]) == 0
     said = capsys.readouterr()
     operations = [request["operation"] for request in json.loads(said.out)]
     assert operations == [

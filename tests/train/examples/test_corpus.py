@@ -6,10 +6,13 @@ import json
 from pathlib import Path
 
 import pytest
+from rich.console import Console
+from transformers import WhisperTokenizer
 
 from train.config import TrainConfig
+from train.data.filters import read_drops
 from train.errors import DataError
-from train.examples.corpus import load_corpus
+from train.examples.corpus import describe_heard, leave_out_long_texts, load_corpus, sum_up_heard
 
 
 def row(number, text, voice):
@@ -53,8 +56,50 @@ def test_a_configuration_says_what_is_held_out(config, held_out, n_kept):
 def test_a_single_voice_in_training_and_test_is_answered_with_the_key_to_change(config, wavs):
     one = f"{wavs}/one.jsonl"
     Path(one).write_text(row(6, "वारा", "t") + "\n", encoding="utf-8")
-    with pytest.raises(DataError, match=r"holds no clips: voice is held out 1; `held_out` says"):
+    with pytest.raises(DataError) as refused:
         load_corpus(config(train_data=(one,)))
+    sentence = str(refused.value)
+    assert sentence.startswith(
+        f"train_data {one}: manifest {one} holds no clips to use: voice is held out, in 1"
+    )
+    assert "voice 't' also speaks in" in sentence and "the key `held_out` says" in sentence
+
+
+@pytest.mark.parametrize("key", ["train_data", "valid_data", "test_data"])
+def test_an_empty_source_is_named_with_its_key_and_its_place(config, wavs, monkeypatch, key):
+    (wavs / "empty.jsonl").write_text("", encoding="utf-8")
+    monkeypatch.chdir(wavs)
+    with pytest.raises(DataError) as refused:
+        load_corpus(config(**{key: ("empty.jsonl",)}))
+    assert str(refused.value).startswith(f"{key} empty.jsonl ({wavs}/empty.jsonl): ")
+    assert "it holds no rows" in str(refused.value)
+
+
+def test_a_folder_of_which_nothing_can_be_used_says_why(config, wavs):
+    (wavs / "folder").mkdir()
+    (wavs / "0.wav").rename(wavs / "folder" / "0.wav")
+    (wavs / "folder" / "0.txt").write_text("hello there", encoding="utf-8")
+    with pytest.raises(
+        DataError, match=r"train_data folder:.*wrong script, in 1 of 1 rows, .*not written in"
+    ):
+        load_corpus(config(train_data=(f"folder:{wavs}/folder",)))
+
+
+def test_texts_that_the_decoder_cannot_write_whole_are_left_out_counted_and_named(
+    config, wavs, whisper_base_dir, tmp_path
+):
+    rows = [row(0, "पाऊस आला", "a"), row(1, "क " * 500, "a")]
+    (wavs / "train.jsonl").write_text("\n".join(rows) + "\n", encoding="utf-8")
+    tokenizer = WhisperTokenizer.from_pretrained(str(whisper_base_dir))
+    corpus = leave_out_long_texts(load_corpus(config()), tokenizer)
+    assert [clip.text for clip in corpus.train] == ["पाऊस आला"] and len(corpus.valid) == 1
+    assert corpus.log.counts == {"too many tokens": 1}
+    corpus.log.report(Console(quiet=True), tmp_path / "left-out.jsonl")
+    (left_out,) = read_drops((tmp_path / "left-out.jsonl").read_text(encoding="utf-8"))
+    assert left_out.origin == f"{wavs}/train.jsonl:2" and "the decoder writes 443" in left_out.detail
+    (wavs / "train.jsonl").write_text(rows[1] + "\n", encoding="utf-8")
+    with pytest.raises(DataError, match="train_data: no clip can be used: too many tokens, in 1 of 1 rows"):
+        leave_out_long_texts(load_corpus(config()), tokenizer)
 
 
 def test_the_first_bad_row_of_test_data_ends_the_run_unless_its_source_says_otherwise(config, wavs):
@@ -74,3 +119,39 @@ def test_several_sources_are_read_one_after_the_other(config, wavs, common_voice
     corpus = load_corpus(config(train_data=(f"{wavs}/train.jsonl", f"commonvoice:{common_voice}?split=dev")))
     assert len(corpus.train) == 1 + 2
     assert corpus.train[1].path.suffix == ".tar" and corpus.train[0].path.suffix == ".wav"
+
+
+def test_clips_know_their_source_and_how_often_it_is_heard(config, wavs):
+    corpus = load_corpus(config(train_data=(f"{wavs}/train.jsonl?weight=2.5&label=people",)))
+    assert [(clip.source, clip.weight) for clip in corpus.train] == [("people", 2.5)]
+    assert [(clip.source, clip.weight) for clip in corpus.valid] == [("valid", 1.0)]
+
+
+def test_a_weight_and_a_label_do_not_prepare_a_source_again(config, wavs):
+    (wavs / "folder").mkdir()
+    (wavs / "6.wav").rename(wavs / "folder" / "6.wav")
+    (wavs / "folder" / "6.txt").write_text("दार बंद कर", encoding="utf-8")
+    for options in ("", "?weight=3&label=people"):
+        load_corpus(settings := config(train_data=(f"folder:{wavs}/folder{options}",)))
+    assert len(list((settings.output_dir / "data").iterdir())) == 1
+
+
+def test_recordings_that_hold_the_encoder_need_no_text_and_any_language_but_nothing_held_out(config, wavs):
+    rows = [row(6, "", "c"), row(7, "good morning", "d"), row(0, "ऊन", "c"), row(1, "", "t")]
+    (wavs / "unread.jsonl").write_text("\n".join(rows) + "\n", encoding="utf-8")
+    holding = config(distill_data=(f"{wavs}/unread.jsonl",), distill_weight=1.0)
+    assert [clip.text for clip in load_corpus(holding).distill] == ["", "good morning"]
+
+
+def test_what_is_heard_is_summed_up_by_source_kind_and_language_people_first(config, wavs):
+    spoken = [json.dumps({**json.loads(row(7, "पाणी दे", None)), "language": "hi"}, ensure_ascii=False)]
+    (wavs / "spoken.jsonl").write_text("\n".join(spoken) + "\n", encoding="utf-8")
+    sources = (f"{wavs}/train.jsonl", f"{wavs}/spoken.jsonl?kind=people&weight=3&label=news")
+    rows = sum_up_heard(load_corpus(config(train_data=sources, held_out="nothing")).train)
+    assert [(row["source"], row["kind"], row["language"], row["clips"], row["weight"]) for row in rows] == [
+        ("news", "people", "hi", 1, 3.0),
+        ("train", "unknown", "mr", 4, 1.0),
+    ]
+    assert rows[0]["hours"] == pytest.approx(1.7 / 3600, abs=1e-3)
+    first, second = describe_heard(rows)
+    assert first.startswith("news (people, hi): 1 clips, 0.00 h, weight 3, ") and "of an epoch" in second
