@@ -92,8 +92,8 @@ class Transcriber:
         with self._scheduler.admit() as ticket:
             if path.stat().st_size > MAX_FILE_BYTES:
                 raise PayloadTooLarge(MAX_FILE_BYTES)
-            split = self._options.channels == "split"
-            with open_audio(path.read_bytes(), self._limits, split=split) as recording:
+            split, track = self._options.channels == "split", self._options.track
+            with open_audio(path.read_bytes(), self._limits, split=split, track=track) as recording:
                 yield from self._pipeline.transcribe(recording, self._options, ticket)
 
     def write_all(
