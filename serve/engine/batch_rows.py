@@ -10,7 +10,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TypeVar
 
-from serve.audio.features import FRAMES_PER_S, MAX_WINDOW_S, pad_with_silence
+from serve.audio.features import MAX_WINDOW_S, pad_with_silence
+from serve.audio.samples import FRAMES_PER_S
 from serve.engine import SERVED_ADAPTER, DecodingOptions, Hypothesis, LogMel
 
 SURE_PROB = 0.9

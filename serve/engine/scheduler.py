@@ -22,7 +22,7 @@ from typing import NoReturn, Self
 
 import structlog
 
-from serve.audio.features import FRAMES_PER_S
+from serve.audio.samples import FRAMES_PER_S
 from serve.engine import DecodingOptions, Engine, Hypothesis, LogMel
 from serve.engine.batch_cost import BatchCost
 from serve.engine.closing import Closing

@@ -10,11 +10,9 @@ from typing import TypeVar
 import msgspec
 from msgspec import UNSET, UnsetType
 
+from serve.audio.samples import FRAMES_PER_S
 from serve.engine.languages import LANGUAGE_NAMES
 from serve.transcript.events import End, Event, Failure, Segment, Start, Transcript, Word
-
-FRAMES_PER_S = 100
-"""Unit of OpenAI's `seek`: frames of the spectrogram."""
 
 
 class StartEvent(msgspec.Struct, tag="start", frozen=True, kw_only=True):
@@ -217,7 +215,7 @@ def segment_body(wire_type: type[SegmentT], segment: Segment) -> SegmentT:
 def _verbose_segment(segment: Segment) -> VerboseSegment:
     return VerboseSegment(
         id=segment.id,
-        seek=round(segment.start_s * FRAMES_PER_S),
+        seek=round(segment.start_s * FRAMES_PER_S),  # OpenAI counts frames of the spectrogram
         start=_rounded(segment.start_s),
         end=_rounded(segment.end_s),
         text=segment.text,

@@ -10,11 +10,11 @@ from collections.abc import Sequence
 import torch
 from peft import PeftModel
 
+from serve.audio.samples import FRAMES_PER_S
 from train.errors import TrainError
 from train.examples.collate import Batch
 from train.model.build import batch_loss
 
-FRAMES_PER_S = 100
 _OUT_OF_MEMORY = ("out of memory", "not enough memory", "can't allocate memory", "ALLOC_FAILED")
 
 

@@ -23,7 +23,8 @@ from typing import Literal
 import ctranslate2
 import numpy as np
 
-from serve.audio.features import FRAMES_PER_S, pad_with_silence
+from serve.audio.features import pad_with_silence
+from serve.audio.samples import FRAMES_PER_S
 from serve.engine import (
     CPU_BATCH,
     GPU_BATCH,
