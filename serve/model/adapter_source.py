@@ -19,11 +19,9 @@ from serve.model.artifact import (
     ADAPTER_CONFIG,
     ADAPTER_DIR,
     ADAPTER_WEIGHTS,
-    MANIFEST,
     Artifact,
     load_artifact,
 )
-from serve.model.base_model import base_fingerprint
 
 KINDS = ("LORA", "ADALORA")
 MAX_CONFIG_BYTES = 1 << 20
@@ -56,7 +54,7 @@ def read_adapter(path: Path, roots: Iterable[Path], base_dir: Path, fingerprint:
         path: As `find_source` gives it.
         roots: Its files must lie there too.
         base_dir: Checkpoint of the base model, whose tensors the adapter's must fit.
-        fingerprint: Of the base model.
+        fingerprint: `base_fingerprint` of the base model.
 
     Raises:
         BadAdapter: A file is missing, damaged, elsewhere, or does not fit the base model.
@@ -64,11 +62,9 @@ def read_adapter(path: Path, roots: Iterable[Path], base_dir: Path, fingerprint:
     check_links(path, roots)
     try:
         artifact = load_artifact(path)
+        artifact.require_base(fingerprint)
     except ArtifactError as error:
         raise BadAdapter(_relative(error, path)) from error
-    if artifact.manifest.base_model.fingerprint != fingerprint:
-        other = artifact.manifest.base_model.name[:100]
-        raise BadAdapter(f"{MANIFEST}: the adapter was trained on another base model, {other}")
     _check_config(artifact.adapter_dir / ADAPTER_CONFIG)
     _check_tensors(artifact.adapter_dir / ADAPTER_WEIGHTS, base_dir)
     return artifact
@@ -91,11 +87,6 @@ def check_links(path: Path, roots: Iterable[Path]) -> None:
                 )
             if target.is_dir() and target not in directories:
                 directories.append(target)
-
-
-def base_of(base_dir: Path) -> str:
-    """Return the fingerprint of the base model that adapters are held against."""
-    return base_fingerprint(base_dir)
 
 
 def _is_below(path: Path, roots: Iterable[Path]) -> bool:

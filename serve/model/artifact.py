@@ -70,6 +70,19 @@ class Artifact(msgspec.Struct, frozen=True, kw_only=True):
         """Directory of the peft adapter."""
         return self.path / ADAPTER_DIR
 
+    def require_base(self, fingerprint: str) -> None:
+        """Refuse a base model whose `base_fingerprint` is not that of the one the adapter was trained on.
+
+        Raises:
+            ArtifactError: The adapter belongs to another base model.
+        """
+        base = self.manifest.base_model
+        if base.fingerprint != fingerprint:
+            raise ArtifactError(
+                self.path / MANIFEST,
+                f"base_model.fingerprint: the adapter was trained on another base model, {base.name[:100]}",
+            )
+
 
 def load_artifact(model_dir: Path) -> Artifact:
     """Return the artifact in `model_dir`.

@@ -40,9 +40,10 @@ from serve.errors import (
     UnknownAdapter,
     UnsupportedOption,
 )
-from serve.model.adapter_source import base_of, find_source, read_adapter
+from serve.model.adapter_source import find_source, read_adapter
 from serve.model.allocator import return_freed_memory
 from serve.model.artifact import Artifact
+from serve.model.base_model import base_fingerprint
 from serve.options import NO_ADAPTER
 from serve.pipeline import Pipeline, ServingFacts
 from serve.service.loading import serving_facts
@@ -156,7 +157,7 @@ class Adapters:
     @cached_property
     def _fingerprint(self) -> str:
         assert self._served.base_dir is not None
-        return base_of(self._served.base_dir)
+        return base_fingerprint(self._served.base_dir)
 
     def add(
         self, name: str, source: str, *, preload: bool = True, pin: bool = False, alias: str | None = None

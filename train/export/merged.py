@@ -26,8 +26,7 @@ from serve.engine.ctranslate2.merging import (
     record,
     write_record,
 )
-from serve.errors import ArtifactError
-from serve.model.artifact import MANIFEST, Artifact, load_artifact
+from serve.model.artifact import Artifact, load_artifact
 from serve.model.base_model import base_fingerprint, resolve_base_model
 from train.config import ExportFormat
 from train.errors import ExportError
@@ -101,11 +100,7 @@ def find_base(artifact: Artifact) -> Path:
         ArtifactError: what is found under its name is another model.
     """
     base_dir = resolve_base_model(artifact.manifest.base_model.name)
-    if base_fingerprint(base_dir) != artifact.manifest.base_model.fingerprint:
-        raise ArtifactError(
-            artifact.path / MANIFEST,
-            f"base_model.fingerprint is not that of {base_dir}: the adapter belongs to another base",
-        )
+    artifact.require_base(base_fingerprint(base_dir))
     return base_dir
 
 

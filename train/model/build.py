@@ -23,6 +23,7 @@ from transformers import BitsAndBytesConfig, WhisperForConditionalGeneration
 from serve.engine.transformers.encoder_context import enable_dynamic_context
 from serve.engine.transformers.int8_layers import keep_scales
 from serve.engine.transformers.quiet import quiet_libraries
+from serve.errors import ArtifactError
 from serve.model.allocator import return_freed_memory
 from serve.model.artifact import ADAPTER_CONFIG, ADAPTER_WEIGHTS, Artifact
 from serve.model.base_model import base_fingerprint
@@ -116,8 +117,10 @@ def continue_adapter(model: PeftModel, artifact: Artifact, base_dir: Path) -> No
         if ours != theirs
     ]
     weights = load_file(artifact.adapter_dir / ADAPTER_WEIGHTS)
-    if artifact.manifest.base_model.fingerprint != base_fingerprint(base_dir):
-        faults.append(f"base_model is not the one that the adapter in {artifact.path} was trained on")
+    try:
+        artifact.require_base(base_fingerprint(base_dir))
+    except ArtifactError as error:
+        faults.append(str(error))
     if not faults and {name: w.shape for name, w in weights.items()} != {
         name: w.shape for name, w in get_peft_model_state_dict(model).items()
     }:
