@@ -221,8 +221,8 @@ def test_the_base_model_is_baked_in_unless_a_build_leaves_it_out():
 
 
 LOOK = """
-from serve.base_model import resolve_base_model
-from serve.engine.merging import converted_model
+from serve.model.base_model import resolve_base_model
+from serve.engine.ctranslate2.merging import converted_model
 base_dir = resolve_base_model("openai/whisper-base", offline=True)
 print(base_dir)
 print(converted_model(base_dir, None, "int8"))

@@ -15,10 +15,10 @@ TRANSCRIBE = """
 import json, resource, sys
 from pathlib import Path
 import numpy as np
-from serve.engine.transformers import TransformersEngine
-from serve.features import FeatureExtractor
+from serve.engine.transformers.engine import TransformersEngine
+from serve.audio.features import FeatureExtractor
 from serve.pipeline import Pipeline, ServingFacts
-from serve.recording import Recording
+from serve.audio.recording import Recording
 
 def peak_bytes():
     return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -13,7 +13,7 @@ pytestmark = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="nothi
 
 ARENAS = """
 import ctypes, sys, threading
-from serve.allocator import share_arenas
+from serve.model.allocator import share_arenas
 
 if sys.argv[1] == "shared":
     share_arenas(1)
@@ -36,8 +36,8 @@ libc.fflush(None)
 
 FREED = """
 import ctypes
-from serve.allocator import return_freed_memory
-from serve.memory import resident_bytes
+from serve.model.allocator import return_freed_memory
+from serve.service.memory import resident_bytes
 
 libc = ctypes.CDLL(None)
 libc.malloc.restype, libc.free.argtypes = ctypes.c_void_p, [ctypes.c_void_p]

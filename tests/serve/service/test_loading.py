@@ -75,8 +75,8 @@ TRANSCRIBE = """
 import sys
 from pathlib import Path
 import serve.http.server
-from serve.audio import AudioLimits, decode_audio
-from serve.loading import load_pipeline
+from serve.audio.decode import AudioLimits, decode_audio
+from serve.service.loading import load_pipeline
 pipeline = load_pipeline(Path(sys.argv[1]), cache_dir=Path(sys.argv[2]))
 samples = decode_audio(Path(sys.argv[3]).read_bytes(), AudioLimits())
 print(pipeline.transcribe_many([samples])[0].text)

@@ -163,11 +163,11 @@ class Forbidden(importlib.abc.MetaPathFinder):
             raise ImportError(f"{name} is imported")
 
 sys.meta_path.insert(0, Forbidden())
-from serve.artifact import load_artifact
-from serve.audio import AudioLimits, decode_audio
-from serve.engine.ctranslate2 import CTranslate2Engine
-from serve.features import FeatureExtractor
-from serve.loading import serving_facts
+from serve.model.artifact import load_artifact
+from serve.audio.decode import AudioLimits, decode_audio
+from serve.engine.ctranslate2.engine import CTranslate2Engine
+from serve.audio.features import FeatureExtractor
+from serve.service.loading import serving_facts
 from serve.options import TranscriptionOptions
 from serve.pipeline import Pipeline
 

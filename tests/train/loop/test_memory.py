@@ -17,13 +17,13 @@ ROOT = Path(__file__).parents[2]
 STEP = """
 import sys, torch
 from pathlib import Path
-from train.checkpoint import Position
-from train.collate import Batch
+from train.loop.checkpoint import Position
+from train.examples.collate import Batch
 from train.config import TrainConfig
-from train.memory import estimate_memory
-from train.metrics import Window
-from train.model import build_model
-from train.optimiser import AdapterOptimiser, NumberedBatch
+from train.loop.memory import estimate_memory
+from train.loop.metrics import Window
+from train.model.build import build_model
+from train.loop.optimiser import AdapterOptimiser, NumberedBatch
 
 directory, checkpointing, device = Path(sys.argv[1]), sys.argv[2] == "True", torch.device("cpu")
 torch.set_num_threads(1)

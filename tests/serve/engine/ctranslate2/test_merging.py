@@ -17,8 +17,8 @@ from serve.model.artifact import load_artifact
 CONVERT = """
 import resource, sys
 from pathlib import Path
-from serve.artifact import load_artifact
-from serve.engine.merging import converted_model
+from serve.model.artifact import load_artifact
+from serve.engine.ctranslate2.merging import converted_model
 from serve.errors import ConversionError
 artifact, base_dir, cache_dir, file_limit_bytes = sys.argv[1:]
 if int(file_limit_bytes):
