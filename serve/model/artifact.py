@@ -9,6 +9,7 @@ import msgspec
 from safetensors import SafetensorError, safe_open
 
 from serve.errors import ArtifactError
+from serve.model.durable_write import write_whole
 from serve.model.scripts import SCRIPTS
 
 SCHEMA_VERSION = 1
@@ -136,4 +137,4 @@ def load_manifest(model_dir: Path) -> Manifest:
 def write_manifest(model_dir: Path, manifest: Manifest) -> None:
     """Write `manifest.json`, indented for people."""
     text = msgspec.json.format(msgspec.json.encode(manifest), indent=2)
-    (model_dir / MANIFEST).write_bytes(text + b"\n")
+    write_whole(model_dir / MANIFEST, text + b"\n")

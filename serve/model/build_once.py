@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -10,6 +9,7 @@ from tempfile import TemporaryDirectory
 from filelock import FileLock, Timeout
 
 from serve.errors import StartupError
+from serve.model.durable_write import put_in_place
 
 LOCK_TIMEOUT_S = 900
 
@@ -40,9 +40,7 @@ def build_once(
             with TemporaryDirectory(dir=target.parent, prefix=".building-") as scratch:
                 building = Path(scratch) / "building"
                 build(building)
-                if target.exists():
-                    shutil.rmtree(target)
-                building.replace(target)
+                put_in_place(building, target)
     except Timeout as error:
         raise failure(
             f"another process holds {target}.lock for {LOCK_TIMEOUT_S} s: remove it if none is running"

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import glob
-import os
-import threading
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -99,21 +97,6 @@ def plan_jobs(
         else:
             jobs[target] = Job(file.path, target)
     return list(jobs.values()), problems
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    """Write a file so that it is there whole or not at all, with the folders above it.
-
-    Raises:
-        OSError: It cannot be written.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.parent / f".{os.getpid()}-{threading.get_ident()}.part"
-    try:
-        part.write_bytes(content)
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def _recordings_below(folder: Path) -> Iterator[Path]:

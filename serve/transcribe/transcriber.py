@@ -20,9 +20,10 @@ from serve.audio.decode import AudioLimits, open_audio
 from serve.config.progress import AudioBar
 from serve.engine.scheduler import BatchLimits, Scheduler
 from serve.errors import PayloadTooLarge, ServiceError
+from serve.model.durable_write import write_whole
 from serve.options import TranscriptionOptions
 from serve.pipeline import Pipeline
-from serve.transcribe.files import Job, Problem, write_whole
+from serve.transcribe.files import Job, Problem
 from serve.transcript.events import End, Event, Segment
 from serve.transcript.formats import Format
 

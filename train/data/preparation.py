@@ -29,6 +29,7 @@ from serve.audio.decode import AudioLimits, decode_audio
 from serve.audio.samples import SAMPLE_RATE, Samples
 from serve.config.progress import progress_bar
 from serve.errors import AudioError, AudioTooLong
+from serve.model.durable_write import write_whole
 from train.data.filters import MAX_CLIP_S, MIN_CLIP_S, Drop, DropLog, Filters, Reason, write_drops
 from train.data.manifest import MOST_MISSING_S
 from train.data.records import Record
@@ -44,7 +45,6 @@ from train.data.shards import (
     file_sha256,
     index_lines,
     read_header,
-    write_whole,
 )
 from train.data.sources import count_records, read_source, source_fingerprint
 from train.data.specs import Purpose, SourceSpec

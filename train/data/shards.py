@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import os
 import tarfile
 from collections.abc import Iterable
 from pathlib import Path
@@ -19,6 +18,7 @@ from typing import Any
 import msgspec
 
 from serve.config.progress import progress_bar
+from serve.model.durable_write import put_in_place
 from train.data.filters import DropLog, Reason, read_drops
 from train.data.manifest import Clip
 from train.errors import DataError
@@ -103,8 +103,6 @@ class ShardWriter:
     def close(self) -> Shard:
         """Finish the file, give it its name, and return its description."""
         self._tar.close()
-        self._file.flush()
-        os.fsync(self._file.fileno())
         self._file.close()
         shard = Shard(
             name=self.path.name,
@@ -112,7 +110,7 @@ class ShardWriter:
             sha256=file_sha256(self._part),
             clips=len(self.entries),
         )
-        self._part.replace(self.path)
+        put_in_place(self._part, self.path)
         return shard
 
     def abandon(self) -> None:
@@ -129,16 +127,6 @@ class ShardWriter:
 def index_lines(entries: Iterable[Entry]) -> bytes:
     """Return the entries as they stand in `index.jsonl`."""
     return b"".join(msgspec.json.encode(entry) + b"\n" for entry in entries)
-
-
-def write_whole(path: Path, data: bytes) -> None:
-    """Write a file that is there whole or not at all, whenever the power goes."""
-    part = path.with_name(f"{path.name}.part")
-    with part.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    part.replace(path)
 
 
 def read_header(directory: Path) -> Header:

@@ -17,6 +17,7 @@ from peft import PeftModel
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
+from serve.model.durable_write import put_in_place
 from train.errors import DataError
 from train.model.adalora import rank_tensors, restore_ranks
 
@@ -77,9 +78,7 @@ def save_checkpoint(
     if log and log.is_file():
         shutil.copyfile(log, building / log.name)
     (building / _STATE).write_text(json.dumps(asdict(position)))
-    if target.exists():
-        shutil.rmtree(target)
-    building.replace(target)
+    put_in_place(building, target)
     for old in _whole_checkpoints(directory)[:-keep]:
         shutil.rmtree(old)
     return target
@@ -127,7 +126,7 @@ def save_best(directory: Path, model: PeftModel) -> None:
     directory.mkdir(parents=True, exist_ok=True)
     building = directory / f".{_BEST}.part"
     save_file(_adapter(model), building)
-    building.replace(directory / _BEST)
+    put_in_place(building, directory / _BEST)
 
 
 def restore_best(directory: Path, model: PeftModel) -> None:

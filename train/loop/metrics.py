@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from serve.model.durable_write import write_whole
 from train.loop.watchers import Watcher, open_watchers
 
 if TYPE_CHECKING:
@@ -139,7 +140,7 @@ class MetricsLog:
     def _keep(self, wanted: Callable[[dict[str, Any]], bool]) -> None:
         """Drop the lines that are not wanted, and those that a killed run left half written."""
         kept = [line for line in _whole_lines(self._path) if wanted(json.loads(line))]
-        self._path.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+        write_whole(self._path, "".join(f"{line}\n" for line in kept).encode())
 
 
 @contextmanager

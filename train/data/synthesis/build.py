@@ -31,6 +31,7 @@ import typer
 
 from serve.audio.samples import SAMPLE_RATE
 from serve.config.progress import progress_bar
+from serve.model.durable_write import put_in_place
 from train.data.synthesis import text, voices
 from train.data.synthesis.conditions import CONDITIONS, write_condition, write_no_speech
 from train.data.synthesis.voices import Delivery, Voice
@@ -220,7 +221,7 @@ def _write_clip(utterance: Utterance, clips: Path) -> float | None:
         return None
     part = path.with_suffix(f".{os.getpid()}.part")
     soundfile.write(part, samples, SAMPLE_RATE, format="FLAC", subtype="PCM_16")
-    part.replace(path)
+    put_in_place(part, path)
     return len(samples) / SAMPLE_RATE
 
 
