@@ -37,9 +37,9 @@ def run(config: TrainConfig, processes: Processes) -> int:
     quiet_libraries()  # before the libraries, some of which speak on being imported
     import torch
     from rich.console import Console
-    from transformers import WhisperTokenizer
 
     from serve.audio.features import FeatureExtractor
+    from serve.engine.vocabulary import Vocabulary
     from serve.model.artifact import load_artifact
     from serve.model.base_model import resolve_base_model
     from train.evaluate.evaluation import evaluate_artifact
@@ -72,11 +72,11 @@ def run(config: TrainConfig, processes: Processes) -> int:
         corpus.log.report(console, left_out)
     base_dir = resolve_base_model(config.base_model)
     features = FeatureExtractor(base_dir)
-    tokenizer = WhisperTokenizer.from_pretrained(str(base_dir))
-    train_data = Collator(corpus.train, config, features, tokenizer, augmented=True, log=corpus.log)
+    vocabulary = Vocabulary.read(base_dir)
+    train_data = Collator(corpus.train, config, features, vocabulary, augmented=True, log=corpus.log)
     valid_data = None
     if corpus.valid:
-        valid_data = Collator(corpus.valid, config, features, tokenizer, augmented=False, log=corpus.log)
+        valid_data = Collator(corpus.valid, config, features, vocabulary, augmented=False, log=corpus.log)
 
     model = build_model(base_dir, config, device)
     if config.continue_from:

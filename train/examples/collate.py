@@ -12,10 +12,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from transformers import WhisperTokenizer
 
 from serve.audio.features import MAX_WINDOW_S, MIN_WINDOW_S, FeatureExtractor, window_length_s
 from serve.audio.samples import SAMPLE_RATE, Samples
+from serve.engine.vocabulary import Vocabulary
 from train.config import TrainConfig
 from train.data.filters import DropLog, Reason
 from train.data.manifest import Clip, load_samples
@@ -23,7 +23,7 @@ from train.errors import DataError
 from train.examples.augment import Augmenter
 from train.examples.batches import JOIN_PAUSE_S, ExamplePlan
 from train.examples.no_speech import no_speech
-from train.examples.targets import Sentence, Target, TargetBuilder
+from train.examples.targets import Sentence, Target, build_target
 
 _JITTER_STEP_S = 0.5
 """Windows of training are as long as chance has it, in steps: oneDNN compiles a program for each new shape
@@ -64,7 +64,7 @@ class Collator:
         clips: Sequence[Clip],
         config: TrainConfig,
         features: FeatureExtractor,
-        tokenizer: WhisperTokenizer,
+        vocabulary: Vocabulary,
         *,
         augmented: bool,
         log: DropLog | None = None,
@@ -72,10 +72,9 @@ class Collator:
         self.clips = clips
         self.config = config
         self.features = features
-        self.tokenizer = tokenizer
+        self.vocabulary = vocabulary
         self.augmented = augmented
         self.log = log if log is not None else DropLog(strict=True)
-        self._targets = TargetBuilder(tokenizer)
 
     def collate(self, batch: Sequence[ExamplePlan], key: Sequence[int]) -> Batch:
         """Return the tensors of a batch; the same `key` gives the same random choices.
@@ -102,7 +101,7 @@ class Collator:
             self._target(example, sentences, rng)
             for example, (_, sentences) in zip(batch, windows, strict=True)
         ]
-        decoder_input_ids, labels = stack_targets(targets, self.tokenizer.pad_token_id)
+        decoder_input_ids, labels = stack_targets(targets, self.vocabulary.end)
         return Batch(
             log_mel=torch.from_numpy(np.stack(log_mels)),
             decoder_input_ids=decoder_input_ids,
@@ -171,7 +170,8 @@ class Collator:
         previous = ""
         if example.clips and self.augmented and rng.random() < self.config.prompt_probability:
             previous = self.clips[example.clips[0] - 1].text  # the line above, as recordings are cut in order
-        return self._targets.build(
+        return build_target(
+            self.vocabulary,
             sentences,
             language=language,
             task=self.config.task,

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 from transformers import WhisperTokenizer
 
-from train.examples.targets import MAX_TOKENS, Sentence, TargetBuilder
+from serve.engine.vocabulary import MAX_CONTEXT_TOKENS, Vocabulary
+from train.examples.targets import Sentence, build_target
 
 START, MARATHI, TRANSCRIBE, NO_TIMESTAMPS, END, PREVIOUS = 50258, 50320, 50359, 50363, 50257, 50361
 SENTENCES = [
@@ -20,12 +21,12 @@ def tokenizer(whisper_base_dir):
 
 
 @pytest.fixture
-def build(tokenizer):
-    builder = TargetBuilder(tokenizer)
+def build(whisper_base_dir):
+    vocabulary = Vocabulary.read(whisper_base_dir)
 
     def make(sentences, **changes):
         options = {"language": "mr", "task": "transcribe", "timestamps": False, **changes}
-        return builder.build(sentences, **options)
+        return build_target(vocabulary, sentences, **options)
 
     return make
 
@@ -63,7 +64,7 @@ def test_sentences_that_the_decoder_cannot_hold_are_left_out_whole(build, tokeni
     many = [Sentence(text=f"वाक्य {n} आहे", start_s=n, end_s=n + 0.5) for n in range(60)]
     for timestamps in (False, True):
         target = build(many, timestamps=timestamps)
-        assert len(target.tokens) <= MAX_TOKENS and target.tokens[-1] == END
+        assert len(target.tokens) <= MAX_CONTEXT_TOKENS and target.tokens[-1] == END
         text = tokenizer.decode([token for token in target.tokens[target.n_prompt : -1] if token < END])
         assert text.endswith("आहे")
 
@@ -71,3 +72,9 @@ def test_sentences_that_the_decoder_cannot_hold_are_left_out_whole(build, tokeni
 def test_language_and_task_are_written_as_asked(build, tokenizer):
     tokens = build(SENTENCES, language="hi", task="translate").tokens
     assert tokenizer.convert_ids_to_tokens(tokens[1:3]) == ["<|hi|>", "<|translate|>"]
+
+
+def test_texts_are_cut_into_the_tokens_of_whispers_own_tokenizer(build, tokenizer):
+    for text in ("आई घरी आहे, १२ वाजता!", "र\u200dया Oh, yes", " two  blanks"):
+        target = build([Sentence(text=text, start_s=0.0, end_s=1.0)])
+        assert target.tokens[target.n_prompt : -1] == tokenizer(text, add_special_tokens=False).input_ids
