@@ -25,6 +25,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 
+import msgspec
 import structlog
 
 from serve.engine import DecodingOptions
@@ -60,9 +61,8 @@ MAX_NAMED = 10
 _log = structlog.get_logger(__name__)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Adapter:
-    """What is known of a registered adapter."""
+class Adapter(msgspec.Struct, frozen=True, kw_only=True, rename={"source": "src", "n_requests": "requests"}):
+    """What is known of a registered adapter; also the JSON body that `/adapters` answers."""
 
     name: str
     alias: str | None
@@ -73,11 +73,11 @@ class Adapter:
     """Whether it stays in memory."""
     loaded: bool
     memory_bytes: int
-    """0 where it is not loaded, or was when the service started."""
+    """0 for an adapter that is not loaded, or that the service was started with."""
     served: bool
-    """Whether it is the one of requests that name none."""
+    """Whether requests that name no adapter use this one."""
     n_requests: int
-    """That hold it."""
+    """Requests that are using it."""
 
 
 @dataclass(eq=False, kw_only=True)
