@@ -18,37 +18,28 @@ from serve.audio.decode import AudioLimits, decode_audio
 from serve.audio.samples import SAMPLE_RATE, Samples
 from serve.errors import AudioError
 from train.data.filters import DropLog, Filters, Reason
-from train.data.records import Record
+from train.data.records import Record, Utterance
 from train.errors import DataError
 
 MOST_MISSING_S = 0.25
-"""Of a clip's announced length: lossy formats are a frame or two out."""
+"""Most that a clip may lack of its announced length: lossy formats are a frame or two out."""
 
 
-class Row(msgspec.Struct, kw_only=True):
+class Row(Utterance, frozen=True, kw_only=True):
     """One manifest line."""
 
     audio: str
     """Path, relative to the manifest's directory or absolute."""
-    text: str
-    start_s: float = 0.0
     end_s: float | None = None
-    language: str | None = None
     duration_s: float | None = None
-    voice: str | None = None
-    source: str | None = None
 
 
-class Clip(msgspec.Struct, frozen=True, kw_only=True):
+class Clip(Utterance, frozen=True, kw_only=True):
     """A checked row: where its audio lies and how long it is."""
 
     path: Path
     """The recording, or the shard that holds it."""
-    text: str
-    start_s: float
     duration_s: float
-    language: str | None
-    voice: str | None
     origin: str
     """`FILE:LINE` of the manifest, for messages."""
     offset_bytes: int = 0
@@ -82,16 +73,8 @@ def read_records(path: Path, log: DropLog) -> Iterator[Record]:
         end_s = row.end_s
         if end_s is None and row.duration_s is not None:
             end_s = row.start_s + row.duration_s
-        yield Record(
-            audio=path.parent / row.audio,
-            text=row.text.strip(),
-            origin=origin,
-            start_s=row.start_s,
-            end_s=end_s,
-            language=row.language,
-            voice=row.voice,
-            source=row.source,
-        )
+        said = {**row.carried(), "text": row.text.strip()}
+        yield Record(**said, audio=path.parent / row.audio, origin=origin, end_s=end_s)
 
 
 def read_manifest(path: Path, log: DropLog | None = None, filters: Filters | None = None) -> list[Clip]:
@@ -190,15 +173,7 @@ def _checked(records: Iterable[Record], log: DropLog, filters: Filters) -> Itera
         if fault := filters.duration_fault(end_s - record.start_s):
             log.drop(fault[0], record.origin, fault[1])
             continue
-        yield Clip(
-            path=path,
-            text=record.text,
-            start_s=record.start_s,
-            duration_s=end_s - record.start_s,
-            language=record.language,
-            voice=record.voice,
-            origin=record.origin,
-        )
+        yield Clip(**record.carried(), path=path, duration_s=end_s - record.start_s, origin=record.origin)
 
 
 def _why(log: DropLog) -> str:

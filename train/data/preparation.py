@@ -178,10 +178,10 @@ class _PartWriter:
             return
         if self._shard is None:
             self._shard = ShardWriter(self._output_dir / f"shard-{len(self.parts):05d}.tar")
-        entry = _entry(record, outcome.n_samples)
-        self._shard.add(self.n_clips, outcome.flac, entry)
+        duration_s = outcome.n_samples / SAMPLE_RATE
+        self._shard.add(self.n_clips, outcome.flac, duration_s, record)
         self.n_clips += 1
-        self.audio_s += entry.duration_s
+        self.audio_s += duration_s
         if self._shard.size_bytes >= self._shard_bytes:
             self.close()
 
@@ -312,21 +312,6 @@ def _decode_file(path: Path) -> Samples:
 
 def _is_stretch(record: Record) -> bool:
     return record.start_s != 0 or record.end_s is not None
-
-
-def _entry(record: Record, n_samples: int) -> Entry:
-    return Entry(
-        shard="",
-        offset_bytes=0,
-        size_bytes=0,
-        duration_s=n_samples / SAMPLE_RATE,
-        text=record.text,
-        language=record.language,
-        voice=record.voice,
-        source=record.source,
-        start_s=record.start_s,
-        origin=record.origin,
-    )
 
 
 def _finish(output_dir: Path, settings: dict[str, Any], writer: _PartWriter, log: DropLog) -> Header:

@@ -82,13 +82,7 @@ def read_source(spec: SourceSpec, purpose: Purpose, language: str, log: DropLog)
             yield from read_folder(path, spec.split, log)
         case "shards":
             for clip in read_shards(path, log):
-                yield Record(
-                    audio=read_audio(clip),
-                    text=clip.text,
-                    origin=clip.origin,
-                    language=clip.language,
-                    voice=clip.voice,
-                )
+                yield Record(**clip.carried(), audio=read_audio(clip), origin=clip.origin)
         case _:
             yield from read_hub(spec, purpose, language, log)
 
