@@ -1,4 +1,4 @@
-"""The course of every launcher: flags -> requests, what they cost said first, then printed or sent."""
+"""The course of every launcher: flags -> requests, then printed or sent."""
 
 from __future__ import annotations
 
@@ -27,7 +27,6 @@ def run_launcher(
     order: type[OrderT],
     arguments: Sequence[str],
     build: Callable[[OrderT], Sequence[Request]],
-    describe_cost: Callable[[OrderT], str],
     *,
     program: str,
     about: str,
@@ -37,7 +36,6 @@ def run_launcher(
     try:
         ordered = parse_flags(order, arguments, program=program, about=about, examples=examples)
         requests = build(ordered)
-        print(f"estimate: {describe_cost(ordered)}", file=sys.stderr)
         if ordered.dry_run:
             print(requests_as_json(requests))
         else:

@@ -102,8 +102,6 @@ class Deployment:
     """S3 prefix where SageMaker keeps requests and answers; by default it keeps none of people's speech."""
     capture_percent: int = 100
     """Share of them that is kept."""
-    price_per_hour: float | None = None
-    """USD that one machine costs an hour, in place of the built-in estimate."""
     region: str | None = None
     """AWS region; that of the environment by default."""
     dry_run: bool = False

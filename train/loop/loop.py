@@ -1,8 +1,8 @@
 """The training loop: batches -> loss -> optimiser steps, with checkpoints, metrics and a progress bar.
 
-Resuming is exact: a checkpoint holds the position in the batch plan, and every random choice about a batch
-follows from the seed, the epoch and the batch's number. Several processes deal the same plan out among them:
-two of them with one batch each do the step of one process with two.
+By hand, so that resuming is exact: a checkpoint holds the position in the batch plan, and every random choice
+about a batch follows from the seed, the epoch and the batch's number. Several processes share one plan: two
+processes with one batch each make the step of one process with two.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Start a SageMaker training job of this image: `python -m train.sagemaker.launch --help` names every flag.
 
-What it may cost is printed first. Exit status: 0 when the job was created (or printed), 1 when a flag is
+Exit status: 0 when the job was created (or printed), 1 when a flag is
 wrong or AWS refuses, with every fault in plain words, 2 for flags that cannot be parsed.
 """
 
@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 
 from serve.remote.command import run_launcher
-from train.sagemaker.launch_request import Launch, describe_cost, training_request
+from train.sagemaker.launch_request import Launch, training_request
 
 _EXAMPLES = """\
 example:
@@ -22,12 +22,11 @@ example:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Parse the flags, say what the job costs, and create it."""
+    """Parse the flags and create the job, or print its request."""
     return run_launcher(
         Launch,
         arguments,
         lambda launch: [training_request(launch)],
-        describe_cost,
         program="python -m train.sagemaker.launch",
         about="Start a SageMaker training job.",
         examples=_EXAMPLES,

@@ -9,7 +9,6 @@ from typing import Any, Literal
 
 from serve.config.flags import read_pairs
 from serve.errors import ConfigError
-from serve.remote.prices import describe_price, gpus_of, price_of
 from serve.remote.requests import (
     Request,
     common_faults,
@@ -86,12 +85,6 @@ class Launch:
     """Encrypt what several machines say to each other, which is slower."""
     kms_key: str | None = None
     """Key that encrypts disks and results."""
-    audio_h: float | None = None
-    """Hours of training audio, for an estimate of the time."""
-    audio_s_per_s: float | None = None
-    """Seconds of audio that one process trains on in a second, as an earlier metrics.jsonl says."""
-    price_per_hour: float | None = None
-    """USD that one machine costs an hour, in place of the built-in estimate."""
     region: str | None = None
     """AWS region; that of the environment by default."""
     dry_run: bool = False
@@ -143,7 +136,6 @@ class Launch:
             (not (self.spot and self.warm_pool_s), "--warm-pool-s and --spot exclude each other"),
             (self.warm_pool_s <= 3_600, "--warm-pool-s is at most 3600"),
             (self.retries <= 30, "--retries is at most 30"),
-            ((self.audio_h is None) == (self.audio_s_per_s is None), "--audio-h needs --audio-s-per-s"),
             (
                 len(hyperparameters) < _MAX_HYPERPARAMETERS,
                 f"{len(hyperparameters) + 1} hyperparameters; SageMaker takes {_MAX_HYPERPARAMETERS}",
@@ -233,27 +225,3 @@ def training_request(launch: Launch) -> Request:
 def _channel(name: str, uri: str, input_mode: str) -> dict[str, Any]:
     source = {"S3DataType": "S3Prefix", "S3Uri": uri, "S3DataDistributionType": "FullyReplicated"}
     return {"ChannelName": name, "DataSource": {"S3DataSource": source}, "InputMode": input_mode}
-
-
-def describe_cost(launch: Launch) -> str:
-    """Return what the job may cost and how long it may take, in a few sentences."""
-    price = price_of(launch.instance_type, launch.price_per_hour)
-    hours = launch.max_runtime_s / 3_600
-    said = [describe_price(launch.instance_type, launch.instances, launch.price_per_hour)]
-    if price is not None:
-        said.append(f"at most {price * launch.instances * hours:.2f} USD for {hours:.1f} h of runtime")
-    if (expected_h := expected_hours(launch)) is not None:
-        cost = "" if price is None else f", {price * launch.instances * expected_h:.2f} USD"
-        short = " (more than --max-runtime-s allows)" if expected_h > hours else ""
-        said.append(f"training itself takes about {expected_h:.1f} h{short}{cost}")
-    if launch.spot:
-        said.append("spot capacity is billed below that")
-    return "; ".join(said)
-
-
-def expected_hours(launch: Launch) -> float | None:
-    """Return how long the training steps take at the given speed; None where none is given."""
-    if launch.audio_h is None or launch.audio_s_per_s is None:
-        return None
-    n_processes = launch.instances * max(1, gpus_of(launch.instance_type) or 1)
-    return launch.audio_h * launch.train_config.epochs / (launch.audio_s_per_s * n_processes)
