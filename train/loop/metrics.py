@@ -1,4 +1,4 @@
-"""Say how a run goes: one table of metrics, written to `metrics.jsonl`, to standard output and to watchers.
+"""Write the metrics of a run to `metrics.jsonl`, to standard output and to watchers.
 
     metric loss=0.1234 learning_rate=0.0006 samples_per_s=3.5 step=500;
     metric valid_loss=0.066 step=500;
@@ -28,15 +28,15 @@ if TYPE_CHECKING:
     from train.loop.checkpoint import Position
 
 STEP_METRICS = ("loss", "learning_rate", "samples_per_s")
-"""Of each logged step: nats a token, AdamW's rate, examples a second."""
+"""Logged every few steps: loss in nats per token, AdamW's rate, examples per second."""
 VALID_METRICS = ("valid_loss", "valid_wer")
-"""Of each look at the validation clips: nats a token; per cent, where it is measured."""
+"""Logged after each validation: loss in nats per token; WER in per cent, where it is measured."""
 EVAL_METRICS = ("eval_wer", "eval_cer")
-"""Of the tuned model on each test set, under its headline profile: per cent."""
+"""Logged for the tuned model on each test set, in per cent, under the headline profile."""
 METRICS = (*STEP_METRICS, *VALID_METRICS, *EVAL_METRICS)
 
 METRICS_FILE = "metrics.jsonl"
-"""Of a run directory: one object a logged step."""
+"""Name in a run directory; each line is a JSON object."""
 MAX_DEFINITIONS = 40  # SageMaker takes no more for one job
 _NUMBER = r"([-+.0-9e]+)"
 
@@ -53,7 +53,7 @@ def metric_definitions(test_sets: Sequence[str] = ()) -> list[dict[str, str]]:
     """Return SageMaker's metric definitions for the lines above: a name and a regex with one group.
 
     Args:
-        test_sets: names of test sets whose scores are wanted one by one, besides those of all together.
+        test_sets: Names of test sets whose scores become metrics of their own.
     """
     found = [{"Name": name, "Regex": rf"metric (?:\S+ )*?{name}={_NUMBER} "} for name in METRICS]
     for test_set in test_sets:
@@ -92,7 +92,7 @@ class Window:
 
 
 class MetricsLog:
-    """Appends to `metrics.jsonl`. A resumed run first drops what lies behind the step it goes on from."""
+    """Appends to `metrics.jsonl`. A resumed run first drops the lines after the step it resumes from."""
 
     def __init__(self, path: Path, step: int, watchers: Sequence[Watcher] = ()) -> None:
         self._path = path
@@ -138,17 +138,17 @@ class MetricsLog:
             watcher.log({k: values[k] for k in METRICS if values.get(k) is not None}, step, set)
 
     def _keep(self, wanted: Callable[[dict[str, Any]], bool]) -> None:
-        """Drop the lines that are not wanted, and those that a killed run left half written."""
+        """Drop unwanted lines, and half a line that a killed run may have left."""
         kept = [line for line in _whole_lines(self._path) if wanted(json.loads(line))]
         write_whole(self._path, "".join(f"{line}\n" for line in kept).encode())
 
 
 @contextmanager
 def open_metrics(config: TrainConfig, step: int) -> Iterator[MetricsLog]:
-    """Open the log of a run that stands at `step`, and what the configuration says shall watch it.
+    """Open the log of a run that resumes from `step`, and the watchers of its configuration.
 
     Raises:
-        TrainError: a watcher cannot be opened.
+        TrainError: A watcher cannot be opened.
     """
     with ExitStack() as stack:
         watchers = [stack.enter_context(closing(each)) for each in open_watchers(config, step)]
@@ -161,11 +161,11 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 
 
 def _word(text: str) -> str:
-    """Return the text as one word: fields of a metric line are divided by blanks."""
+    """Return the text without blanks, which separate the fields of a metric line."""
     return "-".join(text.split())
 
 
 def _whole_lines(path: Path) -> list[str]:
-    """Return the lines that were written to their end; a killed run may leave half a line."""
+    """Return the complete lines; a killed run may leave half a line."""
     text = path.read_text(encoding="utf-8") if path.is_file() else ""
     return [line.rstrip("\n") for line in text.splitlines(keepends=True) if line.endswith("}\n")]

@@ -26,7 +26,7 @@ _MAX_BAD_BATCHES = 20
 
 @dataclass(frozen=True, kw_only=True)
 class NumberedBatch:
-    """A batch of this process, and where the run stands once all processes have done theirs."""
+    """A batch of this process, and the position of the run once all processes have finished theirs."""
 
     epoch: int
     number: int
@@ -48,7 +48,7 @@ class AdapterOptimiser:
         processes: Processes = ALONE,
         total_steps: int = 0,
     ) -> None:
-        """Take the model; `total_steps` is what AdaLoRA plans for."""
+        """Optimise the trainable parameters of `model`; AdaLoRA plans its ranks for `total_steps`."""
         self._config = config
         self._processes = processes
         self._parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
@@ -61,13 +61,13 @@ class AdapterOptimiser:
     def step(
         self, batches: Iterator[NumberedBatch], position: Position, window: Window, learning_rate: float
     ) -> None:
-        """Take the batches of one step, change the weights, and count in `position` and `window`.
+        """Take the batches of one step, update the weights, and count in `position` and `window`.
 
         A batch whose loss is not finite is skipped and counted; a step whose gradient is not finite changes
-        nothing. Counts and gradients are sums over all processes, so that all of them do and count the same.
+        no weight. Counts and gradients are summed over all processes, so that all stay in step.
 
         Raises:
-            TrainError: the loss was not finite for twenty batches in a row, or a clip does not fit in memory.
+            TrainError: The loss was not finite for twenty batches in a row, or a clip does not fit in memory.
         """
         share, loss_sum, n_tokens, n_bad = Window(), 0.0, 0, 0
         for _ in range(self._config.accumulate_batches):
@@ -122,7 +122,7 @@ class AdapterOptimiser:
             )
 
     def _seed_dropout(self, epoch: int, number: int) -> None:
-        """Let dropout follow from the batch's place, as all else does, so that resuming stays exact."""
+        """Seed dropout by the batch's place in the plan, so that resuming is exact."""
         state = np.random.SeedSequence([self._config.seed, epoch, number]).generate_state(1)
         torch.manual_seed(int(state[0]))
 

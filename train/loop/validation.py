@@ -1,4 +1,4 @@
-"""Look at the validation clips during a run: loss a token, and WER through the serving engine's decoding.
+"""Score the validation clips during a run: loss per token, and WER through the serving engine's decoding.
 
 The model in training is what the engine runs, quantised base and all; only speech detection is left out,
 since a clip is one window.
@@ -31,21 +31,21 @@ _CLIPS_AT_ONCE = 16
 
 @dataclass(frozen=True, kw_only=True)
 class Look:
-    """What one look found."""
+    """Scores of one look at the validation clips."""
 
     loss: float
     """Mean over the tokens of all clips, in nats."""
     wer: float | None
-    """Of the greedy transcripts of `valid_clips` clips, as a fraction; None where none are asked for."""
+    """WER of greedy transcripts of `valid_clips` clips, as a fraction; None where `valid_clips` is 0."""
 
 
 class Validation:
-    """The validation clips, shared out among the processes; every process gets the same answer."""
+    """Scores a model on the validation clips. Each process takes a share; all return the same scores."""
 
     def __init__(
         self, data: Collator, config: TrainConfig, device: torch.device, processes: Processes = ALONE
     ) -> None:
-        """Take the clips of `data`, whose collator changes nothing."""
+        """Score the clips of `data`, a collator that does not augment."""
         self._data = data
         self._config = config
         self._device = device
@@ -53,7 +53,7 @@ class Validation:
         self._processes = processes
 
     def look(self, model: PeftModel) -> Look:
-        """Return loss and WER of the model, which is in training mode before and after."""
+        """Return loss and WER of a model in training mode, which it is in afterwards too."""
         model.eval()
         for module in model.modules():
             if isinstance(module, Linear4bit):
@@ -88,7 +88,7 @@ class Validation:
         return score(references, [heard[index] for index in chosen], self._config.profile).wer
 
     def _batches(self, indices: list[int]) -> Iterator[tuple[list[int], Batch]]:
-        """Yield this process's share of these clips, those of like length together."""
+        """Yield this process's share of the clips, in batches of similar length."""
         durations_s = [clip.duration_s for clip in self._data.clips]
         indices = sorted(indices, key=lambda index: durations_s[index])
         firsts = range(0, len(indices), _CLIPS_AT_ONCE)
@@ -99,7 +99,7 @@ class Validation:
 
 
 def is_better(look: Look, position: Position, config: TrainConfig) -> bool:
-    """Count a look in `position`; tell whether it is the best so far."""
+    """Record a look in `position`; tell whether it is the best so far."""
     value = look.wer if config.best_by == "wer" else look.loss
     assert value is not None
     if not math.isfinite(value) or (position.best is not None and value >= position.best):
