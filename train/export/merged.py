@@ -47,7 +47,7 @@ def export_merged(artifact_dir: Path, kind: ExportFormat, output_dir: Path | Non
     Args:
         artifact_dir: Artifact whose adapter is merged; its base model is resolved as the server does.
         kind: See `ExportFormat`.
-        output_dir: Directory for programs that know no artifacts; None writes `merged-KIND` into the artifact.
+        output_dir: Directory for other programs; None writes `merged-KIND` into the artifact.
 
     Raises:
         ArtifactError, BaseModelError: The artifact or its base model cannot be read.

@@ -11,7 +11,7 @@ MAX_CHARACTERS = 1_024  # what becomes the job's FailureReason
 
 
 def write_failure(path: Path, reason: str) -> None:
-    """Write a sentence, unless there is one already: the first of several failing processes knows the cause."""
+    """Write a sentence, unless there is one already: of several failing processes, the first knows why."""
     with suppress(FileExistsError):
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("x", encoding="utf-8") as file:

@@ -1,6 +1,6 @@
 """Prepare a finished run for SageMaker: the artifact into `model/`, bulky inputs out of `output/data/`.
 
-The platform packs both directories. The same image serves `model/` as it is, so the base model is copied along
+The platform packs both directories. The same image serves `model/` as it is, so the base model is copied too,
 unless the image holds it.
 """
 
