@@ -46,7 +46,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     timestamps: bool = False
     """Whether the adapter was trained with timestamp tokens."""
     scripts: tuple[str, ...] | None = None
-    """Scripts of all texts it was trained on, by their Unicode names; it writes in no other. None: any."""
+    """Unicode names of the scripts of all training texts; the adapter writes in no other. None: any."""
     created: str = ""
     """UTC time of the export, ISO 8601."""
     training: dict[str, Any] = {}
@@ -56,7 +56,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
     @property
     def few_token_scripts(self) -> tuple[str, ...] | None:
-        """Scripts whose tokens are all it needs for its own language; None where it needs every token."""
+        """Scripts whose tokens suffice for the adapter's own language; None where it needs every token."""
         return None if self.language is None else self.scripts
 
 
@@ -89,7 +89,7 @@ def load_artifact(model_dir: Path) -> Artifact:
     """Return the artifact in `model_dir`.
 
     Raises:
-        ArtifactError: names the file and what is wrong with it.
+        ArtifactError: Names the file and what is wrong with it.
     """
     manifest = load_manifest(model_dir)
     for name in (ADAPTER_CONFIG, ADAPTER_WEIGHTS):
@@ -108,7 +108,7 @@ def load_manifest(model_dir: Path) -> Manifest:
     """Return the checked `manifest.json` of a directory.
 
     Raises:
-        ArtifactError: the file is missing, is not JSON, lacks a field or contradicts itself.
+        ArtifactError: The file is missing, is not JSON, lacks a field or contradicts itself.
     """
     path = model_dir / MANIFEST
     try:

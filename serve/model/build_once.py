@@ -1,4 +1,4 @@
-"""Build a directory of a cache once, however many processes want it: under a lock, whole or not at all."""
+"""Build a directory of a cache once, under a lock, however many processes want it."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ def build_once(
     """Make `target` unless it is there; return whether it was made now.
 
     Args:
-        target: A directory; an older one that is not whole gives way.
+        target: Directory; an incomplete older one is replaced.
         is_whole: Whether `target` can be used as it is; asked once the lock is held.
-        build: Makes the directory it is given. Beside it is room for what it needs meanwhile.
-        failure: Makes the error of a lock that is never let go.
+        build: Makes the directory it is given; temporary files may lie beside it.
+        failure: Makes the error for a lock that is never released.
 
     Raises:
         StartupError: `failure`, when another process holds the lock for too long.

@@ -51,7 +51,7 @@ def read_tensors(data: bytes) -> dict[str, npt.NDArray[np.generic]]:
     """Return every tensor of a CTranslate2 model file by its name.
 
     Raises:
-        WeightsFormatError: the bytes end early or have another layout.
+        WeightsFormatError: The bytes end early or have another layout.
     """
     if (version := int.from_bytes(data[:4], "little")) != _FORMAT_VERSION:
         raise WeightsFormatError(f"version {version}, expected {_FORMAT_VERSION}")
@@ -78,7 +78,7 @@ def build_checkpoint(weights: bytes, tokenizer_json: bytes, into: Path) -> None:
     """Write `into` as a transformers checkpoint of openai/whisper-base (fp16 safetensors).
 
     Raises:
-        WeightsFormatError: the weights lack a tensor of that model.
+        WeightsFormatError: The weights lack a tensor of that model.
     """
     tensors = read_tensors(weights)
     into.mkdir(parents=True)
@@ -119,7 +119,7 @@ def build_checkpoint(weights: bytes, tokenizer_json: bytes, into: Path) -> None:
 
 
 def _read_string(data: bytes, offset: int) -> tuple[str, int]:
-    """Return the string at `offset` and the offset behind it."""
+    """Return the string at `offset` and the offset after it."""
     n_bytes = struct.unpack_from("<H", data, offset)[0]
     return data[offset + 2 : offset + 1 + n_bytes].decode(), offset + 2 + n_bytes
 

@@ -29,7 +29,7 @@ from serve.transcript.formats import Format
 
 FILES_AT_ONCE = 16
 MAX_BYTES_AT_ONCE = 1 << 30
-"""Of files that are worked on at a time; a larger one has the machine for itself."""
+"""Bytes of files that are open at a time; a larger file is transcribed alone."""
 
 MAX_FILE_BYTES = 8 << 30
 """Longest file that is read; four hours of studio sound in two channels take half as much."""
