@@ -1,4 +1,4 @@
-"""Compare what was said with what was written: WER, CER and what hides behind them. Knows no audio.
+"""References and hypotheses -> WER, CER, their intervals and hallucinations. Knows no audio.
 
 Rates are corpus-level: errors of all utterances over words (or characters) of all references. An empty
 reference counts every word of its hypothesis as an insertion.
