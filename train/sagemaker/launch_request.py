@@ -64,7 +64,7 @@ class Launch:
     spot: bool = False
     """Take spare capacity, which is cheaper and may go at any time; the job goes on from its checkpoints."""
     max_wait_s: int | None = None
-    """Of a spot job: longest time for running and waiting together; twice the runtime by default."""
+    """Longest time for running and waiting together; twice the runtime by default (spot)."""
     checkpoints: str | None = None
     """S3 prefix of the checkpoints; OUTPUT/NAME/checkpoints by default."""
     tensorboard: str | None = None
@@ -116,6 +116,16 @@ class Launch:
                 **{f"--channel {name}": uri for name, uri in channels.items()},
             }
         )
+        faults += [fault for holds, fault in self._rules(hyperparameters) if not holds]
+        try:
+            _ = self.train_config
+        except TrainConfigError as error:
+            faults += error.faults
+        if faults:
+            raise ConfigError(faults)
+
+    def _rules(self, hyperparameters: dict[str, str]) -> tuple[tuple[bool, str], ...]:
+        """Return (whether it holds, the fault if not) of each rule about several or single values."""
         at_least = {
             "instances": (self.instances, 1),
             "volume-gb": (self.volume_gb, 1),
@@ -123,10 +133,8 @@ class Launch:
             "retries": (self.retries, 0),
             "warm-pool-s": (self.warm_pool_s, 0),
         }
-        faults += [
-            f"--{name} is at least {least}" for name, (value, least) in at_least.items() if value < least
-        ]
-        rules = (
+        return (
+            *((value >= least, f"--{name} is at least {least}") for name, (value, least) in at_least.items()),
             (bool(self.image.strip()), "--image is empty"),
             (self.spot or self.max_wait_s is None, "--max-wait-s is for --spot"),
             (
@@ -149,13 +157,6 @@ class Launch:
                 f"{len(self.test_set)} of --test-set make more than {MAX_DEFINITIONS} metrics",
             ),
         )
-        faults += [fault for holds, fault in rules if not holds]
-        try:
-            _ = self.train_config
-        except TrainConfigError as error:
-            faults += error.faults
-        if faults:
-            raise ConfigError(faults)
 
     @cached_property
     def train_config(self) -> TrainConfig:
