@@ -42,6 +42,22 @@ _CONFIG = {
     "dtype": "float16",
 }
 
+_PREPROCESSOR_CONFIG = {
+    "feature_extractor_type": "WhisperFeatureExtractor",
+    "feature_size": 80,
+    "sampling_rate": 16_000,
+    "hop_length": 160,
+    "n_fft": 400,
+    "chunk_length": 30,
+    "padding_value": 0.0,
+    "return_attention_mask": False,
+}
+_TOKENIZER_CONFIG = {
+    **dict.fromkeys(("bos_token", "eos_token", "pad_token", "unk_token"), "<|endoftext|>"),
+    "tokenizer_class": "WhisperTokenizer",
+    "model_max_length": 448,
+}
+
 
 class WeightsFormatError(ValueError):
     """The file is not the CTranslate2 layout that this module reads."""
@@ -94,25 +110,9 @@ def build_checkpoint(weights: bytes, tokenizer_json: bytes, into: Path) -> None:
     files = {
         "config.json": _CONFIG,
         "generation_config.json": _generation_config(languages),
-        "preprocessor_config.json": {
-            "feature_extractor_type": "WhisperFeatureExtractor",
-            "feature_size": 80,
-            "sampling_rate": 16_000,
-            "hop_length": 160,
-            "n_fft": 400,
-            "chunk_length": 30,
-            "padding_value": 0.0,
-            "return_attention_mask": False,
-        },
+        "preprocessor_config.json": _PREPROCESSOR_CONFIG,
         "tokenizer.json": tokenizer,
-        "tokenizer_config.json": {
-            "tokenizer_class": "WhisperTokenizer",
-            "bos_token": "<|endoftext|>",
-            "eos_token": "<|endoftext|>",
-            "pad_token": "<|endoftext|>",
-            "unk_token": "<|endoftext|>",
-            "model_max_length": 448,
-        },
+        "tokenizer_config.json": _TOKENIZER_CONFIG,
     }
     for name, content in files.items():
         (into / name).write_text(json.dumps(content, ensure_ascii=False))

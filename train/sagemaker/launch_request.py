@@ -191,15 +191,7 @@ def training_request(launch: Launch) -> Request:
             for name, uri in read_pairs(launch.channel, "--channel", []).items()
         ],
         "OutputDataConfig": without_empty({"S3OutputPath": launch.output, "KmsKeyId": launch.kms_key}),
-        "ResourceConfig": without_empty(
-            {
-                "InstanceType": launch.instance_type,
-                "InstanceCount": launch.instances,
-                "VolumeSizeInGB": launch.volume_gb,
-                "VolumeKmsKeyId": launch.kms_key,
-                "KeepAlivePeriodInSeconds": launch.warm_pool_s or None,
-            }
-        ),
+        "ResourceConfig": _machines(launch),
         "StoppingCondition": without_empty(
             {
                 "MaxRuntimeInSeconds": launch.max_runtime_s,
@@ -212,15 +204,27 @@ def training_request(launch: Launch) -> Request:
         "EnableInterContainerTrafficEncryption": launch.encrypt_traffic,
         "VpcConfig": vpc_config(launch.subnet, launch.security_group),
         "RetryStrategy": {"MaximumRetryAttempts": launch.retries} if launch.retries else None,
-        "TensorBoardOutputConfig": {
-            "S3OutputPath": launch.tensorboard,
-            "LocalPath": str(_OPT_ML / "output" / "data" / "tensorboard"),
-        }
-        if launch.tensorboard
-        else None,
+        "TensorBoardOutputConfig": _tensorboard(launch.tensorboard),
         "Tags": tag_list(read_pairs(launch.tag, "--tag", [])),
     }
     return Request(service="sagemaker", operation="CreateTrainingJob", parameters=without_empty(parameters))
+
+
+def _machines(launch: Launch) -> dict[str, Any]:
+    return without_empty(
+        {
+            "InstanceType": launch.instance_type,
+            "InstanceCount": launch.instances,
+            "VolumeSizeInGB": launch.volume_gb,
+            "VolumeKmsKeyId": launch.kms_key,
+            "KeepAlivePeriodInSeconds": launch.warm_pool_s or None,
+        }
+    )
+
+
+def _tensorboard(prefix: str | None) -> dict[str, str]:
+    local = str(_OPT_ML / "output" / "data" / "tensorboard")
+    return {"S3OutputPath": prefix, "LocalPath": local} if prefix else {}
 
 
 def _channel(name: str, uri: str, input_mode: str) -> dict[str, Any]:
