@@ -15,7 +15,7 @@ SUBJECTLESS = re.compile(r"^(?:\s*\w+(?:, \w+)*:\s+)?(?:of|as)\s", re.IGNORECASE
 
 BEING_REWORDED = (
     *("serve/engine/", "serve/service/", "serve/http/", "serve/audio/", "serve/config/", "serve/pipeline.py"),
-    *("train/data/", "train/examples/", "train/model/", "train/config.py"),
+    *("train/data/", "train/examples/", "train/model/"),
 )
 """Files still to be reworded; this list only becomes shorter."""
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 import os
 import sys
 import textwrap
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,7 +26,14 @@ from train.loop.allocator import bound_shape_caches
 from train.sagemaker.failure import FAILURE_VARIABLE, write_failure
 
 if TYPE_CHECKING:
+    import torch
+    from peft import PeftModel
+    from rich.console import Console
+
+    from train.examples.collate import Collator
+    from train.examples.corpus import Corpus, EvaluationSet
     from train.loop.distributed import Processes
+    from train.loop.loop import Outcome
 
 USAGE = "usage: python train/run.py --config FILE [--key value ...]"
 
@@ -38,60 +46,30 @@ def run(config: TrainConfig, processes: Processes) -> int:
     import torch
     from rich.console import Console
 
-    from serve.audio.features import FeatureExtractor
-    from serve.engine.vocabulary import Vocabulary
-    from serve.model.artifact import load_artifact
     from serve.model.base_model import resolve_base_model
-    from train.evaluate.evaluation import evaluate_artifact
-    from train.examples.collate import Collator
     from train.examples.corpus import load_corpus
-    from train.export.artifact import export_artifact, publish_artifact, record_evaluation
-    from train.export.merged import export_merged
-    from train.export.model_card import write_model_card
-    from train.loop.allocator import keep_freed_memory
+    from train.export.artifact import export_artifact
     from train.loop.loop import train_adapter
-    from train.loop.memory import estimate_memory, largest_batch
-    from train.loop.metrics import open_metrics
     from train.model.adalora import as_lora
-    from train.model.build import build_model, continue_adapter
-    from train.report.results import save_results, write_report
 
     console = Console(stderr=True, quiet=not processes.leads)
     torch.set_num_threads(config.n_threads or processes.n_threads)
     torch.manual_seed(config.seed)
-    device = processes.device
+    left_out = config.output_dir / "data" / "left-out.jsonl"
     if processes.leads:
         config.output_dir.mkdir(parents=True, exist_ok=True)
         (config.output_dir / "config.yaml").write_text(dump_config(config), encoding="utf-8")
-
     with processes.first_alone():  # the first on each machine prepares what must be decoded
         corpus = load_corpus(config)
     console.print(f"{len(corpus.train)} training clips, {len(corpus.log)} left out")
-    left_out = config.output_dir / "data" / "left-out.jsonl"
     if processes.leads:
         corpus.log.report(console, left_out)
-    base_dir = resolve_base_model(config.base_model)
-    features = FeatureExtractor(base_dir)
-    vocabulary = Vocabulary.read(base_dir)
-    train_data = Collator(corpus.train, config, features, vocabulary, augmented=True, log=corpus.log)
-    valid_data = None
-    if corpus.valid:
-        valid_data = Collator(corpus.valid, config, features, vocabulary, augmented=False, log=corpus.log)
 
-    model = build_model(base_dir, config, device)
-    if config.continue_from:
-        continue_adapter(model, load_artifact(config.continue_from), base_dir)
-    trainable, total = model.get_nb_trainable_parameters()
-    console.print(
-        f"{trainable:,} of {total:,} parameters are trained, base in {config.quantization} on {device}"
-    )
-    largest = largest_batch([clip.duration_s for clip in corpus.train], config)
-    estimate = estimate_memory(model, config, train_data.collate(largest, (0, 0)), device)
-    console.print(str(estimate))
-    if device.type == "cpu":
-        keep_freed_memory()
+    base_dir = resolve_base_model(config.base_model)
+    train_data, valid_data = _collators(config, corpus, base_dir)
+    model = _build_model(config, base_dir, train_data, processes.device, console)
     n_before = len(corpus.log)
-    outcome = train_adapter(model, config, train_data, valid_data, device, processes)
+    outcome = train_adapter(model, config, train_data, valid_data, processes.device, processes)
     if not processes.leads:
         return 0
     if len(corpus.log) > n_before:
@@ -106,10 +84,64 @@ def run(config: TrainConfig, processes: Processes) -> int:
         console.print(f"the adapter of step {outcome.best_step} was the best; it is the one exported")
     if config.lora_method == "adalora":
         model = as_lora(model)
-    texts = (clip.text for clip in corpus.train)
-    artifact_dir = export_artifact(model, base_dir, config, outcome, texts)
-    del model
-    scores = evaluate_artifact(artifact_dir, config, corpus.tests, console)
+    artifact_dir = export_artifact(model, base_dir, config, outcome, (clip.text for clip in corpus.train))
+    del model  # evaluation loads the artifact
+    _evaluate(config, corpus.tests, artifact_dir, outcome, console)
+    return 0
+
+
+def _collators(config: TrainConfig, corpus: Corpus, base_dir: Path) -> tuple[Collator, Collator | None]:
+    """Return the collators of the training and, where there are any, the validation clips."""
+    from serve.audio.features import FeatureExtractor
+    from serve.engine.vocabulary import Vocabulary
+    from train.examples.collate import Collator
+
+    features, vocabulary = FeatureExtractor(base_dir), Vocabulary.read(base_dir)
+    train_data = Collator(corpus.train, config, features, vocabulary, augmented=True, log=corpus.log)
+    if not corpus.valid:
+        return train_data, None
+    return train_data, Collator(corpus.valid, config, features, vocabulary, augmented=False, log=corpus.log)
+
+
+def _build_model(
+    config: TrainConfig, base_dir: Path, train_data: Collator, device: torch.device, console: Console
+) -> PeftModel:
+    """Return the model to train, and print its size and the memory that training will need."""
+    from serve.model.artifact import load_artifact
+    from train.loop.allocator import keep_freed_memory
+    from train.loop.memory import estimate_memory, largest_batch
+    from train.model.build import build_model, continue_adapter
+
+    model = build_model(base_dir, config, device)
+    if config.continue_from:
+        continue_adapter(model, load_artifact(config.continue_from), base_dir)
+    trainable, total = model.get_nb_trainable_parameters()
+    console.print(
+        f"{trainable:,} of {total:,} parameters are trained, base in {config.quantization} on {device}"
+    )
+    largest = largest_batch([clip.duration_s for clip in train_data.clips], config)
+    console.print(str(estimate_memory(model, config, train_data.collate(largest, (0, 0)), device)))
+    if device.type == "cpu":
+        keep_freed_memory()
+    return model
+
+
+def _evaluate(
+    config: TrainConfig,
+    tests: Sequence[EvaluationSet],
+    artifact_dir: Path,
+    outcome: Outcome,
+    console: Console,
+) -> None:
+    """Score the artifact, and write merged models, model card, report and published copy."""
+    from train.evaluate.evaluation import evaluate_artifact
+    from train.export.artifact import publish_artifact, record_evaluation
+    from train.export.merged import export_merged
+    from train.export.model_card import write_model_card
+    from train.loop.metrics import open_metrics
+    from train.report.results import save_results, write_report
+
+    scores = evaluate_artifact(artifact_dir, config, tests, console)
     record_evaluation(artifact_dir, scores)
     with open_metrics(config, outcome.step) as metrics:
         metrics.log_evaluation(outcome.step, scores)
@@ -121,7 +153,6 @@ def run(config: TrainConfig, processes: Processes) -> int:
     if config.publish_to:
         artifact_dir = publish_artifact(artifact_dir, config.publish_to)
     console.print(f"artifact: {artifact_dir}")
-    return 0
 
 
 def main(arguments: list[str]) -> int:

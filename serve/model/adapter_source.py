@@ -1,7 +1,7 @@
 """Where an adapter may be loaded from, and whether its files can be trusted to fit. Loads no model.
 
-Everything is looked at before anything is touched: the place, the manifest, the base it was trained on, the
-kind of adapter, and the name and shape of every tensor.
+Everything is checked before anything is loaded: the place, the manifest, the base model it was trained on,
+the kind of adapter, and the name and shape of every tensor.
 """
 
 from __future__ import annotations
@@ -51,8 +51,8 @@ def read_adapter(path: Path, roots: Iterable[Path], base_dir: Path, fingerprint:
     """Return the checked artifact in a directory.
 
     Args:
-        path: As `find_source` gives it.
-        roots: Its files must lie there too.
+        path: Directory that `find_source` returned.
+        roots: Directories that its files must lie in.
         base_dir: Checkpoint of the base model, whose tensors the adapter's must fit.
         fingerprint: `base_fingerprint` of the base model.
 

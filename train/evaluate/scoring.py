@@ -173,7 +173,8 @@ def _rates(errors: WordErrors) -> npt.NDArray[np.float64]:
     hits, substitutions, deletions, insertions = np.moveaxis(errors.sum(axis=-2), -1, 0)
     n_reference = hits + substitutions + deletions
     wrong = substitutions + deletions + insertions
-    return np.where(n_reference > 0, wrong / np.maximum(n_reference, 1), wrong > 0)
+    rates: npt.NDArray[np.float64] = np.where(n_reference > 0, wrong / np.maximum(n_reference, 1), wrong > 0)
+    return rates
 
 
 def _interval(
