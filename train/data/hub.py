@@ -103,9 +103,10 @@ PRESETS: dict[str, Preset] = {
 _REGIONS = {
     region.partition("_")[0].replace("cmn", "zh"): region
     for region in (
-        "am_et ar_eg cmn_hans_cn de_de en_us es_419 fa_ir fr_fr id_id it_it ja_jp ko_kr my_mm ne_np nl_nl pl_pl"
-        " ps_af pt_br ru_ru sw_ke th_th tr_tr uk_ua ur_pk vi_vn yo_ng yue_hant_hk"
-    ).split()
+        *("am_et", "ar_eg", "cmn_hans_cn", "de_de", "en_us", "es_419", "fa_ir", "fr_fr", "id_id"),
+        *("it_it", "ja_jp", "ko_kr", "my_mm", "ne_np", "nl_nl", "pl_pl", "ps_af", "pt_br"),
+        *("ru_ru", "sw_ke", "th_th", "tr_tr", "uk_ua", "ur_pk", "vi_vn", "yo_ng", "yue_hant_hk"),
+    )
 }
 """FLEURS names a language with the country where it was recorded; for those not listed it is India."""
 
