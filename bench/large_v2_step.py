@@ -31,7 +31,8 @@ from train.loop.loop import Outcome  # noqa: E402
 from train.loop.memory import estimate_memory  # noqa: E402
 from train.loop.metrics import Window  # noqa: E402
 from train.loop.optimiser import AdapterOptimiser, NumberedBatch  # noqa: E402
-from train.model.build import build_model, continue_adapter  # noqa: E402
+from train.model.adapter import continue_adapter  # noqa: E402
+from train.model.build import build_model  # noqa: E402
 
 CPU = torch.device("cpu")
 GIB = 1 << 30

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from train.config import AugmentConfig, TrainConfig
+from train.config import BLOCKS, AugmentConfig, BlockConfig, TrainConfig
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
@@ -101,6 +101,7 @@ def known_flags(program: str) -> set[str]:
     if program == "train/run.py":
         keys = {"config", "help"} | {field.name for field in fields(TrainConfig)}
         keys |= {f"augment.{field.name}" for field in fields(AugmentConfig)}
+        keys |= {f"{block}.{field.name}" for block in BLOCKS for field in fields(BlockConfig)}
         return keys | {key.replace("_", "-") for key in keys}
     answer = subprocess.run(
         [sys.executable, *program.split(), "--help"],

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from peft import PeftModel
     from rich.console import Console
 
+    from train.data.manifest import Clip
     from train.examples.collate import Collator
     from train.examples.corpus import Corpus, EvaluationSet
     from train.loop.distributed import Processes
@@ -47,7 +48,7 @@ def run(config: TrainConfig, processes: Processes) -> int:
     from rich.console import Console
 
     from serve.model.base_model import resolve_base_model
-    from train.examples.corpus import load_corpus
+    from train.examples.corpus import describe_heard, load_corpus, sum_up_heard
     from train.export.artifact import export_artifact
     from train.loop.loop import train_adapter
     from train.model.adalora import as_lora
@@ -62,14 +63,16 @@ def run(config: TrainConfig, processes: Processes) -> int:
     with processes.first_alone():  # the first on each machine prepares what must be decoded
         corpus = load_corpus(config)
     console.print(f"{len(corpus.train)} training clips, {len(corpus.log)} left out")
+    heard = sum_up_heard(corpus.train)
+    console.print("\n".join(describe_heard(heard)))
     if processes.leads:
         corpus.log.report(console, left_out)
 
     base_dir = resolve_base_model(config.base_model)
-    train_data, valid_data = _collators(config, corpus, base_dir)
+    train_data, valid_data, distill_data = _collators(config, corpus, base_dir)
     model = _build_model(config, base_dir, train_data, processes.device, console)
     n_before = len(corpus.log)
-    outcome = train_adapter(model, config, train_data, valid_data, processes.device, processes)
+    outcome = train_adapter(model, config, train_data, valid_data, processes.device, processes, distill_data)
     if not processes.leads:
         return 0
     if len(corpus.log) > n_before:
@@ -84,23 +87,31 @@ def run(config: TrainConfig, processes: Processes) -> int:
         console.print(f"the adapter of step {outcome.best_step} was the best; it is the one exported")
     if config.lora_method == "adalora":
         model = as_lora(model)
-    artifact_dir = export_artifact(model, base_dir, config, outcome, (clip.text for clip in corpus.train))
+    texts = (clip.text for clip in corpus.train)
+    artifact_dir = export_artifact(model, base_dir, config, outcome, texts, heard)
     del model  # evaluation loads the artifact
     _evaluate(config, corpus.tests, artifact_dir, outcome, console)
     return 0
 
 
-def _collators(config: TrainConfig, corpus: Corpus, base_dir: Path) -> tuple[Collator, Collator | None]:
-    """Return the collators of the training and, where there are any, the validation clips."""
+def _collators(
+    config: TrainConfig, corpus: Corpus, base_dir: Path
+) -> tuple[Collator, Collator | None, Collator | None]:
+    """Return the collators of the training clips and, where there are any, validation and distillation's."""
     from serve.audio.features import FeatureExtractor
     from serve.engine.vocabulary import Vocabulary
     from train.examples.collate import Collator
 
     features, vocabulary = FeatureExtractor(base_dir), Vocabulary.read(base_dir)
-    train_data = Collator(corpus.train, config, features, vocabulary, augmented=True, log=corpus.log)
-    if not corpus.valid:
-        return train_data, None
-    return train_data, Collator(corpus.valid, config, features, vocabulary, augmented=False, log=corpus.log)
+
+    def collator(clips: list[Clip], *, augmented: bool) -> Collator:
+        return Collator(clips, config, features, vocabulary, augmented=augmented, log=corpus.log)
+
+    return (
+        collator(corpus.train, augmented=True),
+        collator(corpus.valid, augmented=False) if corpus.valid else None,
+        collator(corpus.distill, augmented=True) if corpus.distill else None,
+    )
 
 
 def _build_model(
@@ -110,11 +121,12 @@ def _build_model(
     from serve.model.artifact import load_artifact
     from train.loop.allocator import keep_freed_memory
     from train.loop.memory import estimate_memory, largest_batch
-    from train.model.build import build_model, continue_adapter
+    from train.model.adapter import continue_adapter
+    from train.model.build import build_model
 
     model = build_model(base_dir, config, device)
     if config.continue_from:
-        continue_adapter(model, load_artifact(config.continue_from), base_dir)
+        continue_adapter(model, load_artifact(config.continue_from), base_dir, config)
     trainable, total = model.get_nb_trainable_parameters()
     console.print(
         f"{trainable:,} of {total:,} parameters are trained, base in {config.quantization} on {device}"

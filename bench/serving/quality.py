@@ -17,7 +17,7 @@ from bench.serving.setup import Setup
 from serve.audio.samples import SAMPLE_RATE
 from serve.config.progress import progress_bar
 from train.data.manifest import Clip, load_samples, read_audio, read_manifest
-from train.evaluate.evaluation import REPORTED_PROFILES
+from train.evaluate.evaluation import REPORTED_PROFILES, group_scores
 from train.evaluate.scoring import score
 
 CLIENTS = 8
@@ -59,13 +59,12 @@ def _post_manifest(running: Service, manifest: Path, adapter: str | None, max_cl
         started = time.perf_counter()
         texts = list(pool.map(post, clips))
         seconds = time.perf_counter() - started
-    references = [clip.text for clip in clips]
     audio_s = sum(clip.duration_s for clip in clips)
     return {
         "manifest": manifest.name,
         "audio_s": round(audio_s, 1),
         "times_real_time": times_real_time(audio_s, seconds),
-        "scores": {profile: score(references, texts, profile).as_dict() for profile in REPORTED_PROFILES},
+        **group_scores(clips, texts, REPORTED_PROFILES),
     }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -19,13 +20,16 @@ from serve.engine.vocabulary import Vocabulary
 from serve.model.base_model import resolve_base_model
 from train.config import TrainConfig
 from train.data.manifest import Clip, read_manifest
-from train.evaluate.evaluation import compare_with_base, utterance_rows
-from train.evaluate.scoring import score
+from train.evaluate.evaluation import compare_with_base, group_scores, utterance_rows
 from train.examples.collate import Collator
 from train.model.build import build_model
 
 CPU = torch.device("cpu")
 LETTERS = "कखगघचछजझटठडढ"
+SENTENCES = [
+    *("पाऊस आला", "ती घरी गेली", "आज सुट्टी आहे", "मला चहा हवा"),
+    *("रस्ता लांब आहे", "तो झोपला", "दार उघड", "पाणी दे"),
+]
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -54,6 +58,38 @@ def tiny_manifest(tmp_path_factory: pytest.TempPathFactory) -> Path:
         lines.append(json.dumps(row, ensure_ascii=False) + "\n")
     (directory / "tones.jsonl").write_text("".join(lines), encoding="utf-8")
     return directory / "tones.jsonl"
+
+
+@pytest.fixture
+def wavs(tmp_path: Path) -> Path:
+    """A directory with eight WAV files of 1 to 1.7 s and `clips.jsonl`, which names them."""
+    directory = tmp_path / "wavs"
+    directory.mkdir()
+    lines = []
+    for number, sentence in enumerate(SENTENCES):
+        time_s = np.arange(round((1 + 0.1 * number) * SAMPLE_RATE)) / SAMPLE_RATE
+        samples = 0.3 * np.sin(2 * np.pi * (200 + 40 * number) * time_s)
+        soundfile.write(directory / f"{number}.wav", samples, SAMPLE_RATE)
+        row = {"audio": f"{number}.wav", "text": sentence, "voice": f"v{number % 3}"}
+        lines.append(json.dumps(row, ensure_ascii=False) + "\n")
+    (directory / "clips.jsonl").write_text("".join(lines), encoding="utf-8")
+    return directory
+
+
+@pytest.fixture
+def common_voice(tmp_path: Path, wavs: Path) -> Path:
+    """A release of six real MP3s at 32 kHz, as Common Voice has them: two in each of train, dev and test."""
+    release = tmp_path / "cv-corpus-17.0" / "mr"
+    (release / "clips").mkdir(parents=True)
+    for place, split in enumerate(("train", "dev", "test")):
+        lines = ["client_id\tpath\tsentence\tlocale"]
+        for number in (2 * place, 2 * place + 1):
+            mp3 = release / "clips" / f"cv_{number}.mp3"
+            command = ["ffmpeg", "-v", "error", "-i", str(wavs / f"{number}.wav"), "-ar", "32000", str(mp3)]
+            subprocess.run(command, check=True)
+            lines.append(f"speaker{place}\tcv_{number}.mp3\t{SENTENCES[number]}\tmr")
+        (release / f"{split}.tsv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return release
 
 
 @pytest.fixture
@@ -123,7 +159,8 @@ def results() -> dict[str, Any]:
             start_s=0.0,
             duration_s=1.5 + 2 * number,
             language="mr",
-            voice="mr+f1",
+            voice="espeak-f1",
+            kind="formant",
             origin=f"test.jsonl:{number + 1}",
         )
         for number, text in enumerate(references)
@@ -134,7 +171,7 @@ def results() -> dict[str, Any]:
             "profile": "marathi",
             "audio_s": 12.0,
             "times_real_time": 3.0,
-            "scores": {name: score(references, texts, name).as_dict() for name in ("raw", "marathi")},
+            **group_scores(clips, texts, ("raw", "marathi")),
             "utterances": utterance_rows(clips, texts, "marathi"),
         }
         for label, texts in written.items()

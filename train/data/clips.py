@@ -5,15 +5,18 @@ Other sources are decoded once, into shards that later runs reuse.
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import os
 from pathlib import Path
+
+from msgspec import structs
 
 from train.data.filters import MAX_CLIP_S, MIN_CLIP_S, DropLog, Filters
 from train.data.manifest import Clip, filter_clips, read_manifest
 from train.data.preparation import Preparation, prepare_source
 from train.data.shards import read_shards
-from train.data.sources import resolve_channel, source_fingerprint
+from train.data.sources import resolve_channel, source_fingerprint, speakers_of
 from train.data.specs import Purpose, SourceSpec, parse_spec
 from train.errors import DataError
 
@@ -22,6 +25,8 @@ def load_clips(
     source: str, purpose: Purpose, language: str, *, log: DropLog, filters: Filters, prepare_dir: Path
 ) -> list[Clip]:
     """Return the clips of a source that pass the filters, in its order; the others go to `log`.
+
+    Every clip says its language, and who speaks in it as far as its row, its voice or the source tells.
 
     Args:
         source: Name of a source, see `train.data.specs`.
@@ -35,6 +40,22 @@ def load_clips(
         DataError: The source cannot be read, nothing of it passes, or the log is strict and a row is bad.
     """
     spec = resolve_channel(parse_spec(source), purpose, language)
+    language, kind = spec.language or language, speakers_of(spec)
+    if filters.language:
+        filters = dataclasses.replace(filters, language=language)
+    return [
+        structs.replace(
+            clip,
+            language=clip.language or language,
+            kind=kind if kind and clip.kind == "unknown" else clip.kind,
+        )
+        for clip in _read_clips(spec, purpose, language, log, filters, prepare_dir)
+    ]
+
+
+def _read_clips(
+    spec: SourceSpec, purpose: Purpose, language: str, log: DropLog, filters: Filters, prepare_dir: Path
+) -> list[Clip]:
     if spec.kind == "manifest":
         return read_manifest(Path(spec.location), log, filters)
     if spec.kind == "shards":
@@ -44,12 +65,13 @@ def load_clips(
     clips = filter_clips(read_shards(directory, log), log, filters)
     if not clips:
         reasons = ", ".join(f"{reason} {count}" for reason, count in log.counts.items())
-        raise DataError(f"nothing of {source} can be used{': ' if reasons else ''}{reasons}")
+        raise DataError(f"nothing of {spec} can be used{': ' if reasons else ''}{reasons}")
     return clips
 
 
 def _prepare(spec: SourceSpec, purpose: Purpose, language: str, prepare_dir: Path, *, strict: bool) -> Path:
     """Prepare a source unless it is prepared already, and return the directory of its shards."""
+    spec = dataclasses.replace(spec, speakers=None)  # it decides nothing that is decoded
     fingerprint = source_fingerprint(spec, purpose, language)
     key = hashlib.sha256(f"{spec} {purpose} {fingerprint}".encode()).hexdigest()[:8]
     if purpose == "test":

@@ -1,4 +1,4 @@
-"""Read JSONL manifests, one clip a line: `{"audio", "text", "start_s"?, "end_s"?, "language"?, ...}`.
+"""Read JSONL manifests, one clip a line: `{"audio", "text", "start_s"?, "language"?, "kind"?, ...}`.
 
 A bad line is named by file and line, and left out unless the caller is strict. Also reads the audio of a
 clip, whether it is a file or a stretch of bytes in a shard. Knows no model.
@@ -18,23 +18,26 @@ from serve.audio.decode import AudioLimits, decode_audio
 from serve.audio.samples import SAMPLE_RATE, Samples
 from serve.errors import AudioError
 from train.data.filters import DropLog, Filters, Reason
-from train.data.records import Record, Utterance
+from train.data.records import Record, SpokenText, VoiceKind, voice_kind
 from train.errors import DataError
 
 MOST_MISSING_S = 0.25
 """Most that a clip may lack of its announced length: lossy formats are a frame or two out."""
 
 
-class Row(Utterance, frozen=True, kw_only=True):
+class Row(SpokenText, frozen=True, kw_only=True):
     """One manifest line."""
 
     audio: str
     """Path, relative to the manifest's directory or absolute."""
     end_s: float | None = None
     duration_s: float | None = None
+    kind: str | None = None
+    """One of `VOICE_KINDS`: who speaks."""
+    source: str | None = None
 
 
-class Clip(Utterance, frozen=True, kw_only=True):
+class Clip(SpokenText, frozen=True, kw_only=True):
     """A checked row: where its audio lies and how long it is."""
 
     path: Path
@@ -46,6 +49,12 @@ class Clip(Utterance, frozen=True, kw_only=True):
     """Where in `path` the recording begins."""
     size_bytes: int | None = None
     """Length of the recording in a shard; None where `path` is the recording."""
+    kind: VoiceKind = "unknown"
+    """Who speaks."""
+    source: str = ""
+    """Name of the source it came from, for tables."""
+    weight: float = 1.0
+    """How often it is heard in an epoch of training."""
 
 
 def read_records(path: Path, log: DropLog) -> Iterator[Record]:
@@ -74,7 +83,14 @@ def read_records(path: Path, log: DropLog) -> Iterator[Record]:
         if end_s is None and row.duration_s is not None:
             end_s = row.start_s + row.duration_s
         said = {**row.carried(), "text": row.text.strip()}
-        yield Record(**said, audio=path.parent / row.audio, origin=origin, end_s=end_s)
+        yield Record(
+            **said,
+            audio=path.parent / row.audio,
+            origin=origin,
+            end_s=end_s,
+            kind=voice_kind(row.kind, row.voice, said["text"]),
+            source=row.source,
+        )
 
 
 def read_manifest(path: Path, log: DropLog | None = None, filters: Filters | None = None) -> list[Clip]:
@@ -173,7 +189,13 @@ def _checked(records: Iterable[Record], log: DropLog, filters: Filters) -> Itera
         if fault := filters.duration_fault(end_s - record.start_s):
             log.drop(fault[0], record.origin, fault[1])
             continue
-        yield Clip(**record.carried(), path=path, duration_s=end_s - record.start_s, origin=record.origin)
+        yield Clip(
+            **record.carried(),
+            path=path,
+            duration_s=end_s - record.start_s,
+            origin=record.origin,
+            kind=record.kind,
+        )
 
 
 def _why(log: DropLog) -> str:

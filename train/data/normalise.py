@@ -1,9 +1,10 @@
 """Named, versioned text profiles for scoring and for training targets. Knows no audio and no model.
 
-`raw` compares what was written. `nfc` composes code points. `indic` strips punctuation and applies IndicNLP's
-normaliser. `marathi` adds what Marathi writes in more than one way: joiners, the eyelash ra, candra a,
-digits. `whisper-basic` is Whisper's own normaliser: it deletes every vowel sign of Devanagari and is offered
-only to compare with figures published elsewhere.
+`raw` compares what was written. `nfc` composes code points. `indic` strips punctuation and case and applies
+IndicNLP's normaliser for the language of the text. `marathi` adds what Marathi writes in more than one way:
+joiners, the eyelash ra, candra a, digits; texts of other languages are compared by `indic` in its place.
+`whisper-basic` is Whisper's own normaliser: it deletes every vowel sign of Devanagari and is offered only to
+compare with figures published elsewhere.
 """
 
 from __future__ import annotations
@@ -11,9 +12,9 @@ from __future__ import annotations
 import unicodedata
 import warnings
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 
-VERSION = 2
+VERSION = 3
 """Raised whenever a profile's output changes; written beside every score."""
 
 Normaliser = Callable[[str], str]
@@ -34,15 +35,15 @@ def nfc(text: str) -> str:
     return " ".join(unicodedata.normalize("NFC", text).split())
 
 
-def indic(text: str) -> str:
-    """Return the text without punctuation, in IndicNLP's canonical order for Marathi."""
-    return _without_punctuation(_indic_nlp()(nfc(text)))
+def indic(text: str, language: str = "mr") -> str:
+    """Return the text without punctuation, in IndicNLP's canonical order for a language; lower case."""
+    return _without_punctuation(_indic_nlp(language)(nfc(text))).lower()
 
 
 def marathi(text: str) -> str:
-    """Return `indic` with one spelling for joiners, eyelash ra, candra a and digits; lower case."""
+    """Return `indic` with one spelling for joiners, eyelash ra, candra a and digits."""
     # IndicNLP takes candra a for e, another letter, but leaves its spelling with a sign alone.
-    return indic(unify_marathi(text).replace(_CANDRA_A, _CANDRA_A_SPELT)).translate(_DIGITS).lower()
+    return indic(unify_marathi(text).replace(_CANDRA_A, _CANDRA_A_SPELT)).translate(_DIGITS)
 
 
 def whisper_basic(text: str) -> str:
@@ -66,6 +67,17 @@ PROFILES: dict[str, Normaliser] = {
 }
 
 
+def profile_for(profile: str, language: str | None) -> str:
+    """Return the name of the profile that compares texts of a language: `marathi` is for Marathi alone."""
+    return "indic" if profile == "marathi" and language not in (None, "mr") else profile
+
+
+def normaliser(profile: str, language: str | None = None) -> Normaliser:
+    """Return what a profile of `PROFILES` does to texts of a language (Whisper's code; None is Marathi)."""
+    name = profile_for(profile, language)
+    return partial(indic, language=language) if name == "indic" and language else PROFILES[name]
+
+
 def unify_marathi(text: str) -> str:
     """Return NFC text with one encoding for what looks the same in Marathi; punctuation stays."""
     text = unicodedata.normalize("NFC", text).replace(*_EYELASH_RA)
@@ -80,11 +92,15 @@ def _without_punctuation(text: str) -> str:
 
 
 @cache
-def _indic_nlp() -> Normaliser:
+def _indic_nlp(language: str) -> Normaliser:
+    """Return IndicNLP's normaliser for a language; one that changes nothing where it has none."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the library's own escape sequences, on import
         from indicnlp.normalize.indic_normalize import IndicNormalizerFactory
-    normalizer = IndicNormalizerFactory().get_normalizer("mr")
+    factory = IndicNormalizerFactory()
+    if language == "ur" or not factory.is_language_supported(language):  # Urdu's needs another package
+        return nfc
+    normalizer = factory.get_normalizer(language)
 
     def normalise(text: str) -> str:
         return str(normalizer.normalize(text))

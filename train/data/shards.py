@@ -21,7 +21,7 @@ from serve.config.progress import progress_bar
 from serve.model.durable_write import put_in_place
 from train.data.filters import DropLog, Reason, read_drops
 from train.data.manifest import Clip
-from train.data.records import Record, Utterance
+from train.data.records import Record, SpokenText, voice_kind
 from train.errors import DataError
 
 HEADER = "index.json"
@@ -30,7 +30,7 @@ DROPPED = "dropped.jsonl"
 SCHEMA_VERSION = 1
 
 
-class Entry(Utterance, frozen=True, kw_only=True):
+class Entry(SpokenText, frozen=True, kw_only=True):
     """One clip of a shard: a line of `index.jsonl`, and, without its place, the JSON beside the FLAC."""
 
     shard: str
@@ -40,6 +40,8 @@ class Entry(Utterance, frozen=True, kw_only=True):
     duration_s: float
     origin: str
     """`FILE:LINE` of the source."""
+    kind: str | None = None
+    """One of `VOICE_KINDS`; None in shards of an older version."""
 
 
 class Shard(msgspec.Struct, frozen=True, kw_only=True):
@@ -182,6 +184,7 @@ def read_shards(directory: Path, log: DropLog) -> list[Clip]:
                 origin=origin,
                 offset_bytes=entry.offset_bytes,
                 size_bytes=entry.size_bytes,
+                kind=voice_kind(entry.kind, entry.voice, entry.text),
             )
         )
     return clips

@@ -12,11 +12,13 @@ import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import msgspec
+
 from train.data.filters import DropLog, HeldOut, sentence_key
 from train.data.hub import read_hub
 from train.data.layouts import COMMON_VOICE_SPLITS, common_voice_dir, read_common_voice, read_folder
 from train.data.manifest import read_audio, read_records
-from train.data.records import Record
+from train.data.records import Record, VoiceKind
 from train.data.shards import HEADER, read_shards
 from train.data.specs import Purpose, SourceSpec, parse_spec
 from train.errors import DataError
@@ -71,7 +73,18 @@ def read_source(spec: SourceSpec, purpose: Purpose, language: str, log: DropLog)
         DataError: the source cannot be opened, or the log is strict and a row is bad.
     """
     spec = resolve_channel(spec, purpose, language)
-    language = spec.language or language
+    kind = speakers_of(spec)
+    for record in _read_resolved(spec, purpose, spec.language or language, log):
+        unsaid = kind is not None and record.kind == "unknown"
+        yield msgspec.structs.replace(record, kind=kind) if unsaid else record
+
+
+def speakers_of(spec: SourceSpec) -> VoiceKind | None:
+    """Return who speaks in a source where its rows do not say; None where nobody knows."""
+    return spec.speakers or ("people" if spec.kind in ("commonvoice", "preset") else None)
+
+
+def _read_resolved(spec: SourceSpec, purpose: Purpose, language: str, log: DropLog) -> Iterator[Record]:
     path = Path(spec.location)
     match spec.kind:
         case "manifest":
@@ -82,7 +95,7 @@ def read_source(spec: SourceSpec, purpose: Purpose, language: str, log: DropLog)
             yield from read_folder(path, spec.split, log)
         case "shards":
             for clip in read_shards(path, log):
-                yield Record(**clip.carried(), audio=read_audio(clip), origin=clip.origin)
+                yield Record(**clip.carried(), audio=read_audio(clip), origin=clip.origin, kind=clip.kind)
         case _:
             yield from read_hub(spec, purpose, language, log)
 

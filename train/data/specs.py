@@ -8,19 +8,22 @@
     shards:DIR                     what `python -m train.data.prepare` wrote
     channel:NAME                   an input channel of a SageMaker training job
 
-Each may carry options: `?split=train+validation&language=mr&streaming=true&strict=false&repo=MIRROR`. Opens
-nothing.
+Each may carry options: `?split=train+validation&language=mr&streaming=true&strict=false&repo=MIRROR`, and
+`&kind=people&weight=3&label=news`, which say who speaks, how often its clips are heard and what tables call
+it. Opens nothing.
 """
 
 from __future__ import annotations
 
+import math
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import PurePath
 from typing import Literal
 from urllib.parse import parse_qsl
 
 from serve.engine.languages import LANGUAGE_NAMES
+from train.data.records import VoiceKind
 from train.errors import DataError
 
 Purpose = Literal["train", "valid", "test"]
@@ -35,7 +38,10 @@ PRESETS = (
     "openslr64",
 )
 KINDS = ("manifest", "commonvoice", "folder", "hf", "shards", "channel")
-_OPTIONS = ("split", "language", "streaming", "strict", "repo")
+_OPTIONS = ("split", "language", "streaming", "strict", "repo", "kind", "weight", "label")
+_FIELDS = {"kind": "speakers"}  # option -> field, where they differ
+MAX_WEIGHT = 1_000.0
+"""No source is so small that its clips would be heard more often in an epoch."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,10 +62,23 @@ class SourceSpec:
     """Whether the first bad row ends the work; None leaves that to the program."""
     repo: str | None = None
     """Repository or directory that stands in for a preset's own."""
+    speakers: VoiceKind | None = None
+    """Who speaks where a row does not say; None is people in corpora that are known for it, else unknown."""
+    weight: float = 1.0
+    """How often each of its clips is heard in an epoch of training: 3, or 0.2 for one epoch in five."""
+    label: str | None = None
+    """What tables call it; None derives a name. Validation data of one label are one kind of speech."""
+
+    @property
+    def clips_alone(self) -> SourceSpec:
+        """What decides which clips these are: all but the options about their use."""
+        return replace(self, weight=1.0, label=None)
 
     @property
     def name(self) -> str:
-        """Short name for tables and directories: `test-everyday`, `commonvoice-mr-test`."""
+        """Short name for tables and directories: `test-everyday`, `commonvoice-mr-test`, or the label."""
+        if self.label:
+            return self.label
         if self.kind == "manifest":
             return PurePath(self.location).stem
         words = [*([] if self.kind == "preset" else [self.kind]), *PurePath(self.location).parts[-1:]]
@@ -68,11 +87,11 @@ class SourceSpec:
 
     def __str__(self) -> str:
         """Return the name as it would be written, options in a fixed order."""
-        named = {name: getattr(self, name) for name in _OPTIONS}
+        named = {name: getattr(self, _FIELDS.get(name, name)) for name in _OPTIONS}
         texts = [
-            f"{name}={str(value).lower() if isinstance(value, bool) else value}"
+            f"{name}={_as_option(value)}"
             for name, value in named.items()
-            if value is not None and (name, value) != ("streaming", False)
+            if value is not None and (name, value) not in (("streaming", False), ("weight", 1.0))
         ]
         head = self.location if self.kind == "preset" else f"{self.kind}:{self.location}"
         return head + (f"?{'&'.join(texts)}" if texts else "")
@@ -112,7 +131,40 @@ def parse_spec(text: str) -> SourceSpec:
         streaming=bool(_flag(values, "streaming", text)),
         strict=_flag(values, "strict", text),
         repo=values.get("repo"),
+        speakers=_speakers(values.get("kind"), text),
+        weight=_weight(values.get("weight", "1"), text),
+        label=_label(values.get("label"), text),
     )
+
+
+def _as_option(value: object) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _weight(written: str, text: str) -> float:
+    try:
+        weight = float(written)
+    except ValueError:
+        weight = math.nan
+    if not 0 < weight <= MAX_WEIGHT:
+        raise DataError(f"'{text}': weight is a number above 0, and at most {MAX_WEIGHT:g}, not '{written}'")
+    return weight
+
+
+def _label(written: str | None, text: str) -> str | None:
+    if written is not None and not re.fullmatch(r"[\w.-]+", written):
+        raise DataError(f"'{text}': label is a word of letters, digits, '.', '-' and '_', not '{written}'")
+    return written
+
+
+def _speakers(written: str | None, text: str) -> VoiceKind | None:
+    known: tuple[VoiceKind, ...] = ("people", "neural", "diphone", "formant")
+    found = next((kind for kind in known if kind == written), None)
+    if written is not None and found is None:
+        raise DataError(f"'{text}': kind is who speaks, one of {', '.join(known)}, not '{written}'")
+    return found
 
 
 def _flag(values: dict[str, str], name: str, text: str) -> bool | None:

@@ -2,9 +2,12 @@
 
     python -m train.evaluate --model-dir DIR --manifest data/mr/test-everyday.jsonl
     python -m train.evaluate --model-dir DIR --manifest FILE.jsonl --against-base --report DIR
+    python -m train.evaluate --model-dir DIR --manifest A.jsonl --manifest 'B.jsonl?language=hi&kind=people'
     python -m train.evaluate --base-model openai/whisper-base --manifest FILE.jsonl --language mr
 
-Test sets are named as `train.data.specs` says; the scores are those of the serving pipeline.
+Test sets are named as `train.data.specs` says; the scores are those of the serving pipeline. A clip is
+decoded in the language of its row, of its source, or of `--language`, the first of them that is said. The
+JSON holds `summary`, flat rows with people first, and `results`, everything by test set and model.
 """
 
 from __future__ import annotations
@@ -26,7 +29,7 @@ from train.config import TrainConfig
 from train.data.normalise import PROFILES
 from train.evaluate.evaluation import REPORTED_PROFILES, evaluate_models, report_left_out
 from train.evaluate.findings import draw_findings, findings_markdown
-from train.evaluate.tables import comparison_rows, score_table
+from train.evaluate.tables import comparison_rows, score_summary, score_table, voices_note
 from train.examples.corpus import load_evaluation_set
 
 
@@ -47,7 +50,8 @@ def main(
         str | None, typer.Option(help="Base model to score alone, or to put under the artifact.")
     ] = None,
     language: Annotated[
-        str | None, typer.Option(help="Language code; the artifact's own by default.")
+        str | None,
+        typer.Option(help="Language of clips whose row or source names none; the artifact's own by default."),
     ] = None,
     against_base: Annotated[
         bool, typer.Option(help="Score the base model alone beside the artifact.")
@@ -56,7 +60,7 @@ def main(
         list[str] | None,
         typer.Option(
             help=f"Normaliser: {', '.join(PROFILES)}. May be given several times; the last one scores single"
-            " utterances. By default raw and marathi."
+            " utterances and groups. By default raw and marathi, which is indic for other languages."
         ),
     ] = None,
     engine: Annotated[
@@ -104,7 +108,7 @@ def main(
         results = evaluate_models(
             pipeline,
             tests,
-            TranscriptionOptions(language=language),
+            TranscriptionOptions(language=code),
             against_base=against_base,
             profiles=profiles,
             seed=seed,
@@ -115,6 +119,7 @@ def main(
         raise typer.Exit(1) from error
     console = Console()
     console.print(score_table(results))
+    console.print(voices_note(results))
     report_left_out(tests, console)
     for test_set, difference, clips in comparison_rows(results):
         console.print(
@@ -126,6 +131,7 @@ def main(
         "engine": engine,
         "quantization": quantization,
         "seed": seed,
+        "summary": score_summary(results),
         "results": results,
     }
     if report:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from rapidfuzz.distance import Levenshtein
 
-from train.data.normalise import PROFILES
+from train.data.normalise import normaliser
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,12 +26,26 @@ class Confusion:
 
 
 def find_confusions(
-    references: Sequence[str], hypotheses: Sequence[str], profile: str, *, limit: int = 20
+    references: Sequence[str],
+    hypotheses: Sequence[str],
+    profile: str,
+    *,
+    languages: Sequence[str | None] | None = None,
+    limit: int = 20,
 ) -> list[Confusion]:
-    """Return the most frequent confusions under a profile of `PROFILES`, most frequent first."""
-    normalise = PROFILES[profile]
+    """Return the most frequent confusions, most frequent first.
+
+    Args:
+        references: What was said.
+        hypotheses: What was written, in the same order.
+        profile: Name of a profile of `PROFILES`.
+        languages: Language of each utterance, which decides what the profile does.
+        limit: Most confusions that are returned.
+    """
     counts: Counter[tuple[str, str]] = Counter()
-    for reference, hypothesis in zip(references, hypotheses, strict=True):
+    languages = languages or [None] * len(references)
+    for reference, hypothesis, language in zip(references, hypotheses, languages, strict=True):
+        normalise = normaliser(profile, language)
         counts.update(_wrong_words(normalise(reference).split(), normalise(hypothesis).split()))
     frequent_first = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
     return [

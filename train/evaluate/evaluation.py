@@ -1,15 +1,17 @@
 """Score an artifact, or a base model alone: test set -> scores and a row per utterance.
 
 Evaluation uses what is served: the same decoding of audio, speech detection, windows, features and engine.
-A result is a plain dictionary, ready for JSON; `results` are {test set: {"base" | "tuned": result}}.
+Every clip is decoded in its own language and scored by that language's profile; scores of each kind of voice
+and of each language stand beside those of the whole. A result is a plain dictionary, ready for JSON;
+`results` are {test set: {"base" | "tuned": result}}, test sets of people first.
 """
 
 from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +27,10 @@ from train.config import TrainConfig
 from train.data.filters import DropLog, Reason
 from train.data.manifest import Clip, load_samples
 from train.data.normalise import VERSION
+from train.data.records import VOICE_KINDS
 from train.errors import DataError
 from train.evaluate.scoring import Comparison, WordErrors, compare, score, score_utterances
-from train.evaluate.tables import score_table
+from train.evaluate.tables import score_table, voices_note
 from train.examples.corpus import EvaluationSet
 
 REPORTED_PROFILES = ("raw", "marathi")
@@ -41,6 +44,8 @@ def transcribe_clips(
     pipeline: Pipeline, clips: Sequence[Clip], options: TranscriptionOptions, title: str, log: DropLog
 ) -> list[str | None]:
     """Return the text of each clip, in order; None where a clip cannot be decoded, which `log` counts.
+
+    A clip is heard in its own language; in that of the options where it names none.
 
     Raises:
         DataError: A clip cannot be decoded, and the log is strict.
@@ -57,7 +62,8 @@ def transcribe_clips(
                 except DataError as error:
                     origin = clips[index].origin
                     log.drop(Reason.UNDECODABLE, origin, str(error).removeprefix(f"{origin}: "))
-            transcripts = pipeline.transcribe_many(list(waves.values()), options) if waves else []
+            each = [replace(options, language=clips[index].language or options.language) for index in waves]
+            transcripts = pipeline.transcribe_many(list(waves.values()), each) if waves else []
             for index, transcript in zip(waves, transcripts, strict=True):
                 texts[index] = transcript.text
             advance(len(chosen))
@@ -74,9 +80,9 @@ def evaluate_clips(
     seed: int = 0,
     max_clips: int = 0,
 ) -> dict[str, Any]:
-    """Return scores under every profile, speed, what was left out, and a row per utterance.
+    """Return scores under every profile and of every group, speed, what was left out, a row per utterance.
 
-    Utterances are scored under the last profile.
+    Groups and utterances are scored under the last profile.
 
     Raises:
         DataError: A clip cannot be decoded and the test set is strict, or none can be.
@@ -89,7 +95,6 @@ def evaluate_clips(
     if not scored:
         raise DataError(f"{test.name}: no clip can be decoded")
     clips, texts = [clip for clip, _ in scored], [text for _, text in scored]
-    references = [clip.text for clip in clips]
     audio_s = sum(clip.duration_s for clip in clips)
     return {
         "test_set": test.name,
@@ -98,18 +103,54 @@ def evaluate_clips(
         "profile": profiles[-1],
         "audio_s": round(audio_s, 1),
         "times_real_time": round(audio_s / elapsed_s, 2),
-        "scores": {profile: score(references, texts, profile, seed=seed).as_dict() for profile in profiles},
+        **group_scores(clips, texts, profiles, seed=seed),
         "utterances": utterance_rows(clips, texts, profiles[-1]),
+    }
+
+
+def group_scores(
+    clips: Sequence[Clip], texts: Sequence[str], profiles: Sequence[str], *, seed: int = 0
+) -> dict[str, Any]:
+    """Return the scores of the whole, of each kind of voice and of each language.
+
+    Returns:
+        `scores`: {profile: score} of the whole; `by_kind` and `by_language`: {name: score} under the last
+        profile, with the seconds of audio, people first.
+    """
+
+    def scored(profile: str, chosen: Sequence[int]) -> dict[str, Any]:
+        found = score(
+            [clips[index].text for index in chosen],
+            [texts[index] for index in chosen],
+            profile,
+            languages=[clips[index].language for index in chosen],
+            seed=seed,
+        )
+        return found.as_dict() | {"audio_s": round(sum(clips[index].duration_s for index in chosen), 1)}
+
+    def scored_by(names: Sequence[str], order: Iterable[str]) -> dict[str, Any]:
+        places = {name: [i for i, own in enumerate(names) if own == name] for name in order}
+        return {name: scored(profiles[-1], chosen) for name, chosen in places.items() if chosen}
+
+    languages = [clip.language or "unknown" for clip in clips]
+    return {
+        "scores": {profile: scored(profile, range(len(clips))) for profile in profiles},
+        "by_kind": scored_by([clip.kind for clip in clips], VOICE_KINDS),
+        "by_language": scored_by(languages, languages),
     }
 
 
 def utterance_rows(clips: Sequence[Clip], texts: Sequence[str], profile: str) -> list[dict[str, Any]]:
     """Return one plain row for each clip, with its errors under a profile; rates are fractions."""
-    scores = score_utterances([clip.text for clip in clips], texts, profile)
+    scores = score_utterances(
+        [clip.text for clip in clips], texts, profile, languages=[clip.language for clip in clips]
+    )
     return [
         {
             "origin": clip.origin,
             "voice": clip.voice,
+            "kind": clip.kind,
+            "language": clip.language,
             "duration_s": round(clip.duration_s, 3),
             "reference": clip.text,
             "hypothesis": text,
@@ -148,13 +189,13 @@ def evaluate_models(
     if against_base and tuned:
         labels.insert(0, ("base", NO_ADAPTER))
     results: Results = {}
-    for test in tests:
+    for test in sorted(tests, key=_kind_rank):
         models = results.setdefault(test.name, {})
         for label, adapter in labels:
             models[label] = evaluate_clips(
                 pipeline,
                 test,
-                TranscriptionOptions(language=options.language, task=options.task, adapter=adapter),
+                replace(options, adapter=adapter),
                 title=f"{test.name}, {label}",
                 profiles=profiles,
                 seed=seed,
@@ -186,8 +227,14 @@ def evaluate_artifact(
     finally:
         pipeline.engine.close()
     console.print(score_table(results))
+    console.print(voices_note(results))
     report_left_out(tests, console)
     return results
+
+
+def _kind_rank(test: EvaluationSet) -> int:
+    """Return where a test set stands among others: sets that hold people come first."""
+    return min(VOICE_KINDS.index(clip.kind) for clip in test.clips)
 
 
 def report_left_out(tests: Sequence[EvaluationSet], console: Console) -> None:

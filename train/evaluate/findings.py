@@ -21,6 +21,7 @@ from train.evaluate.tables import (
     duration_rows,
     markdown_table,
     score_markdown,
+    voices_note,
     worst_utterances,
 )
 
@@ -53,14 +54,16 @@ def find_findings(models: dict[str, dict[str, Any]], *, seed: int = 0) -> Findin
             )
             for name, each in models.items()
         },
-        confusions=find_confusions(*texts, result["profile"]),
+        confusions=find_confusions(
+            *texts, result["profile"], languages=[row.get("language") for row in rows]
+        ),
         worst=worst_utterances(result),
     )
 
 
 def findings_markdown(results: dict[str, Any], *, seed: int = 0) -> str:
     """Return all findings of an evaluation as a Markdown page."""
-    parts = ["# Evaluation", score_markdown(results)]
+    parts = ["# Evaluation", voices_note(results), score_markdown(results)]
     if compared := comparison_rows(results):
         parts += [markdown_table(COMPARISON_COLUMNS, compared)]
     for test_set, models in results.items():

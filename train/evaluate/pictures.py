@@ -29,6 +29,8 @@ _DPI = 120
 _LAST_RESORT = "Last Resort"  # a font of boxes, which claims every letter
 _LOG_RANGE = 8.0  # rates that lie further apart than this ratio are drawn on a log scale
 _SANS = "DejaVu Sans"  # comes with matplotlib
+SOURCE_COLOURS = ("#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#8c6bb1", "#7f7f7f")
+"""For the lines of several sources: the colour-blind tell them apart, and both papers show them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,16 +56,28 @@ PALETTES: dict[Theme, Palette] = {
 
 
 def draw_learning_curve(rows: Rows, title: str, theme: Theme = "light") -> bytes:
-    """Draw training loss, validation loss and learning rate over the steps of `metrics.jsonl`."""
+    """Draw training loss, validation loss and learning rate over the steps of `metrics.jsonl`.
+
+    Each source of validation clips has a line, where there are several, and their mean another.
+    """
     palette = PALETTES[theme]
     trained = [row for row in rows if row.get("loss") is not None]
-    valid = [row for row in rows if "valid_loss" in row]
+    valid = [row for row in rows if "valid_loss" in row and "set" not in row]
     figure, axes = _canvas(palette, 4.5)
     axes.plot(*_series(trained, "loss"), color=palette.tuned, alpha=0.85, label="training (augmented)")
     if valid:
-        axes.plot(
-            *_series(valid, "valid_loss"), "o-", color=palette.accent, label="validation, unseen sentences"
-        )
+        each = [row for row in rows if "valid_loss" in row and "set" in row]
+        sources = list(dict.fromkeys(row["set"] for row in each))
+        told = "mean of the sources" if sources else "unseen sentences"
+        axes.plot(*_series(valid, "valid_loss"), "o-", color=palette.accent, label=f"validation, {told}")
+        for number, source in enumerate(sources):
+            axes.plot(
+                *_series([row for row in each if row["set"] == source], "valid_loss"),
+                ".-",
+                color=SOURCE_COLOURS[number % len(SOURCE_COLOURS)],
+                lw=1.0,
+                label=f"validation, {source}",
+            )
     axes.set(title=title, xlabel="step", ylabel="loss (nats a token, log scale)", yscale="log")
     _plain_log_ticks(axes.yaxis)
     axes.grid(color=palette.grid, lw=0.6)

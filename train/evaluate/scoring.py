@@ -18,7 +18,7 @@ import numpy.typing as npt
 from rapidfuzz.distance import Levenshtein
 from scipy.stats import bootstrap
 
-from train.data.normalise import PROFILES
+from train.data.normalise import normaliser, profile_for
 
 WordErrors = npt.NDArray[np.int64]
 """(n_utterances, 4): hits, substitutions, deletions, insertions."""
@@ -33,6 +33,7 @@ class Score:
     """Scores of one corpus under one profile; rates are fractions, not per cent."""
 
     profile: str
+    """As asked for; or, where all utterances are of one language, the one that stands for it there."""
     utterances: int
     wer: float
     wer_low: float
@@ -85,22 +86,31 @@ class Comparison:
     equal: int
 
 
-def score(references: Sequence[str], hypotheses: Sequence[str], profile: str, *, seed: int = 0) -> Score:
+def score(
+    references: Sequence[str],
+    hypotheses: Sequence[str],
+    profile: str,
+    *,
+    languages: Sequence[str | None] | None = None,
+    seed: int = 0,
+) -> Score:
     """Return the scores of hypotheses against references.
 
     Args:
         references: What was said.
         hypotheses: What was written, in the same order.
         profile: Name of a profile of `PROFILES`, applied to both.
+        languages: Whisper's code of each utterance, which decides what the profile does; Marathi if None.
         seed: Seed of the bootstrap's draws.
     """
-    pairs = _normalised(references, hypotheses, profile)
+    pairs = _normalised(references, hypotheses, profile, languages)
+    applied = {profile_for(profile, language) for language in languages or [None]}
     words = np.array([_errors(ref.split(), hyp.split()) for ref, hyp in pairs])  # (n, 4): hits, S, D, I
     characters = np.array([_errors(ref, hyp) for ref, hyp in pairs])
     hits, substitutions, deletions, insertions = (int(total) for total in words.sum(axis=0))
     low, high = wer_interval(words, seed=seed)
     return Score(
-        profile=profile,
+        profile=applied.pop() if len(applied) == 1 else profile,
         utterances=len(pairs),
         wer=rate(words),
         wer_low=low,
@@ -116,11 +126,15 @@ def score(references: Sequence[str], hypotheses: Sequence[str], profile: str, *,
 
 
 def score_utterances(
-    references: Sequence[str], hypotheses: Sequence[str], profile: str
+    references: Sequence[str],
+    hypotheses: Sequence[str],
+    profile: str,
+    *,
+    languages: Sequence[str | None] | None = None,
 ) -> list[UtteranceScore]:
-    """Return the scores of each utterance, in order."""
+    """Return the scores of each utterance, in order; see `score`."""
     scores = []
-    for reference, hypothesis in _normalised(references, hypotheses, profile):
+    for reference, hypothesis in _normalised(references, hypotheses, profile, languages):
         words = _errors(reference.split(), hypothesis.split())
         characters = _errors(reference, hypothesis)
         hits, substitutions, deletions, insertions = words
@@ -199,9 +213,18 @@ def _interval(
     return float(found.low), float(found.high)
 
 
-def _normalised(references: Sequence[str], hypotheses: Sequence[str], profile: str) -> list[tuple[str, str]]:
-    normalise = PROFILES[profile]
-    return [(normalise(ref), normalise(hyp)) for ref, hyp in zip(references, hypotheses, strict=True)]
+def _normalised(
+    references: Sequence[str],
+    hypotheses: Sequence[str],
+    profile: str,
+    languages: Sequence[str | None] | None,
+) -> list[tuple[str, str]]:
+    pairs = []
+    languages = languages or [None] * len(references)
+    for reference, hypothesis, language in zip(references, hypotheses, languages, strict=True):
+        normalise = normaliser(profile, language)
+        pairs.append((normalise(reference), normalise(hypothesis)))
+    return pairs
 
 
 def _errors(reference: Sequence[str], hypothesis: Sequence[str]) -> tuple[int, int, int, int]:

@@ -3,20 +3,29 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 
 import numpy as np
 import scipy.fft
 import soundfile
 import torch
 import torchaudio.functional as F
-from scipy.signal import oaconvolve
+from scipy.signal import firwin2, oaconvolve
 
 from serve.audio.features import LogMel
 from serve.audio.samples import SAMPLE_RATE, Samples
 from train.config import AugmentConfig
 from train.examples.rooms import N_ROOMS, diffuse_room, walled_room
+from train.examples.timbre import EXCITATIONS, change_speed, change_voice, vocode
 
-_SPEEDS = (0.88, 0.92, 0.96, 1.04, 1.08, 1.12)
+_FACTOR_STEP = 0.04
+"""Speeds and pitches are whole multiples of this: resampling by 24 : 25 is cheap, by 239 : 250 is not."""
+_PITCHES = (0.76, 1.32)  # five semitones down and up
+_FORMANTS = (0.86, 1.16)
+_VOCODER_BANDS = (24, 97)
+_MOST_SPEAKERS = 5
+_KEPT_SPEAKERS = 8
+_N_TAPS = 255  # 16 ms: fine enough to cut off at 100 Hz
 _TELEPHONE_RATE = 8_000  # Hz
 CODECS = {  # name: libsndfile's container, coding and sample rate in Hz
     "gsm": ("WAV", "GSM610", 8_000),
@@ -32,32 +41,65 @@ class Augmenter:
     def __init__(self, config: AugmentConfig, rng: np.random.Generator) -> None:
         self.config = config
         self.rng = rng
-        self._babble: Samples = np.zeros(0, np.float32)
+        self._speakers: list[Samples] = []  # of the last clips, to talk behind those that follow
 
     def waveform(self, samples: Samples) -> tuple[Samples, float]:
         """Return samples (n_samples,) with speaker, room, noise and channel changed at random, and the tempo.
 
         A tempo of 1.1 means that what was said at 1.1 s is now said at 1 s.
         """
-        config = self.config
         clean = samples
-        tempo = 1.0
+        samples, tempo = self._speaker(samples)
+        samples = self._surroundings(samples)
+        samples = self._channel(samples)
+        if self.config.babble:
+            self._speakers = [*self._speakers[1 - _KEPT_SPEAKERS :], clean]
+        return np.clip(samples, -1, 1).astype(np.float32), tempo
+
+    def _speaker(self, samples: Samples) -> tuple[Samples, float]:
+        """Return the samples as another person, or another machine, says them, and the tempo."""
+        config, tempo, pitch, formants = self.config, 1.0, 1.0, 1.0
         if self._happens(config.speed):
-            tempo = float(self.rng.choice(_SPEEDS))
+            tempo = self._factor(*config.speed_range)
             samples = change_speed(samples, tempo)
+        if self._happens(config.pitch):
+            pitch = self._factor(*_PITCHES)
+        if self._happens(config.formants):
+            formants = self._factor(*_FORMANTS)
+        if (pitch, formants) != (1, 1):
+            samples = change_voice(samples, pitch, formants)
+        if self._happens(config.vocoder):
+            n_bands = int(self.rng.integers(*_VOCODER_BANDS))
+            excitation = EXCITATIONS[self.rng.integers(len(EXCITATIONS))]
+            samples = vocode(samples, n_bands, excitation, self.rng.uniform(0.4, 1), self.rng)
+        return samples, tempo
+
+    def _surroundings(self, samples: Samples) -> Samples:
+        """Return the samples as they reach a microphone."""
+        config = self.config
         if self._happens(config.echo):
             samples = reverberate(samples, self._room_response())
+        if self._happens(config.babble) and self._speakers:
+            samples = add_noise(samples, self._babble(len(samples)), self.rng.uniform(*config.snr_db))
         if self._happens(config.noise):
-            samples = add_noise(samples, self._noise(len(samples)), self.rng.uniform(*config.snr_db))
+            noise = coloured_noise(len(samples), float(self.rng.choice([0.0, 0.5, 1.0])), self.rng)
+            samples = add_noise(samples, noise, self.rng.uniform(*config.snr_db))
+        return samples
+
+    def _channel(self, samples: Samples) -> Samples:
+        """Return the samples as microphone and line carry them."""
+        config = self.config
+        if self._happens(config.band):
+            samples = equalise(samples, *self._gains())
+        if self._happens(config.clipping):
+            samples = overdrive(samples, float(10 ** self.rng.uniform(-3, -1)))
         if self._happens(config.telephone):
             samples = telephone_band(samples, mu_law=self.rng.random() < 0.5)
         if self._happens(config.codec):
             samples = lossy_codec(samples, str(self.rng.choice(list(CODECS))))
         if self._happens(config.volume):
             samples = samples * float(10 ** (self.rng.uniform(-12, 6) / 20))
-        if config.noise:
-            self._babble = clean
-        return np.clip(samples, -1, 1).astype(np.float32), tempo
+        return samples
 
     def log_mel(self, log_mel: LogMel, speech_frames: int) -> LogMel:
         """Return log_mel (n_mels, n_frames) with a band and a stretch of the speech masked, at random."""
@@ -83,21 +125,49 @@ class Augmenter:
             return walled_room(int(self.rng.integers(N_ROOMS)))
         return diffuse_room(self.rng.uniform(0.2, 0.8), self.rng)
 
-    def _noise(self, n_samples: int) -> Samples:
-        """Return noise of a random colour, or other speakers: the last clips, overlaid."""
-        if len(self._babble) and self.rng.random() < 0.2:
-            voices = [
-                np.roll(np.resize(self._babble, n_samples), int(self.rng.integers(n_samples)))
-                for _ in range(3)
-            ]
-            return np.asarray(np.sum(voices, axis=0), dtype=np.float32)
-        return coloured_noise(n_samples, float(self.rng.choice([0.0, 0.5, 1.0])), self.rng)
+    def _babble(self, n_samples: int) -> Samples:
+        """Return other speakers at once: some of the last clips, each from a moment of its own on."""
+        count = int(self.rng.integers(1, _MOST_SPEAKERS + 1))
+        voices = [
+            np.roll(np.resize(self._speakers[number], n_samples), int(self.rng.integers(n_samples)))
+            for number in self.rng.permutation(len(self._speakers))[:count]
+        ]
+        return np.asarray(np.sum(voices, axis=0), dtype=np.float32)
+
+    def _factor(self, low: float, high: float) -> float:
+        return float(round(self.rng.uniform(low, high) / _FACTOR_STEP) * _FACTOR_STEP)
+
+    def _gains(self) -> tuple[list[float], list[float]]:
+        """Return octaves in Hz and their gains in dB: a crooked microphone, which may cut off an end."""
+        octaves = [62.5 * 2**number for number in range(8)]  # to 8 kHz
+        gains = np.cumsum(self.rng.uniform(-4, 4, len(octaves)))
+        gains = np.clip(gains - gains.mean(), -12, 12)
+        points = dict(zip(octaves, gains.tolist(), strict=True))
+        if self.rng.random() < 0.5:
+            edge_hz = float(np.exp(self.rng.uniform(np.log(2_500), np.log(7_000))))
+            points = {hz: gain for hz, gain in points.items() if hz < edge_hz}
+            points |= {edge_hz: gains[5], min(edge_hz * 1.15, 7_999.0): -50.0, 8_000.0: -50.0}
+        if self.rng.random() < 0.5:
+            edge_hz = float(np.exp(self.rng.uniform(np.log(50), np.log(400))))
+            points = {hz: gain for hz, gain in points.items() if hz > edge_hz}
+            points |= {0.0: -50.0, edge_hz * 0.6: -50.0, edge_hz: gains[2]}
+        ascending = sorted(points)
+        return ascending, [float(points[hz]) for hz in ascending]
 
 
-def change_speed(samples: Samples, factor: float) -> Samples:
-    """Return the samples played `factor` times as fast; pitch and formants move with the tempo."""
-    faster, _ = F.speed(torch.from_numpy(samples), SAMPLE_RATE, factor)
-    return np.asarray(faster.numpy(), dtype=np.float32)
+def equalise(samples: Samples, frequencies_hz: Sequence[float], gains_db: Sequence[float]) -> Samples:
+    """Return the samples with these gains at ascending frequencies, and what lies between drawn straight."""
+    inside = [(hz, db) for hz, db in zip(frequencies_hz, gains_db, strict=True) if 0 < hz < SAMPLE_RATE / 2]
+    hz, db = zip((0.0, gains_db[0]), *inside, (SAMPLE_RATE / 2, gains_db[-1]), strict=True)
+    response = firwin2(_N_TAPS, hz, 10 ** (np.array(db) / 20), fs=SAMPLE_RATE)
+    return np.asarray(oaconvolve(samples, response, mode="same"), dtype=np.float32)
+
+
+def overdrive(samples: Samples, share: float) -> Samples:
+    """Return the samples with the loudest share of them cut off, as loud at the peak as before."""
+    loudest = np.abs(samples).max()
+    limit = float(np.quantile(np.abs(samples), 1 - share))
+    return samples if limit <= 0 else np.clip(samples, -limit, limit) * (loudest / limit)
 
 
 def reverberate(samples: Samples, response: Samples) -> Samples:

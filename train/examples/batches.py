@@ -1,6 +1,8 @@
-"""Plan which clips form the batches of an epoch. Knows no audio: it works on durations alone.
+"""Plan which clips form the batches of an epoch. Knows no audio: it works on what is said of the clips.
 
 A plan follows from the seed and the epoch, so that a resumed run meets the same batches as an unbroken one.
+An epoch holds every clip as often as the weight of its source says: a weight of 3 three times, one of 0.2 in
+one epoch of five, and always the same number of times within a few epochs.
 """
 
 from __future__ import annotations
@@ -9,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from train.config import TrainConfig
 from train.data.manifest import Clip
@@ -30,7 +33,13 @@ class ExamplePlan:
 
 
 def plan_epoch(
-    durations_s: Sequence[float], config: TrainConfig, epoch: int, shards: Sequence[int] | None = None
+    durations_s: Sequence[float],
+    config: TrainConfig,
+    epoch: int,
+    shards: Sequence[int | None] | None = None,
+    *,
+    weights: Sequence[float] | None = None,
+    languages: Sequence[str | None] | None = None,
 ) -> list[list[ExamplePlan]]:
     """Return the batches of one epoch, each of examples of similar length and at most `batch_s` seconds.
 
@@ -38,13 +47,17 @@ def plan_epoch(
         durations_s: length of each clip, in seconds.
         config: decides the seed, the size of batches, and how clips are joined.
         epoch: another one gives another order.
-        shards: number of the file that holds each clip. Files then come in random order, and clips are mixed
-            within eight of them at a time, so that reading stays near-sequential. None mixes all clips.
+        shards: number of the file that holds each clip, None where it is a file of its own. Shards then come
+            in random order, and clips are mixed within eight of them at a time, so that reading stays
+            near-sequential; files of their own are spread over the whole epoch. None mixes all clips.
+        weights: how often each clip is heard in an epoch; once each if None.
+        languages: of each clip. Only clips of one language are joined; None says that all have the same.
     """
     rng = np.random.default_rng([config.seed, epoch])
+    counts = _counts(np.ones(len(durations_s)) if weights is None else np.array(weights), config.seed, epoch)
     batches: list[list[ExamplePlan]] = []
-    for clips in _mixed_together(len(durations_s), shards, rng):
-        examples = _plan_examples(clips, durations_s, config, rng)
+    for clips in _mixed_together(counts, shards, rng):
+        examples = _plan_examples(clips, durations_s, languages, config, rng)
         mixed: list[list[ExamplePlan]] = []
         for start in range(0, len(examples), _SORTED_TOGETHER):
             pool = sorted(examples[start : start + _SORTED_TOGETHER], key=lambda example: example.duration_s)
@@ -53,45 +66,68 @@ def plan_epoch(
     return batches
 
 
-def shard_numbers(clips: Sequence[Clip]) -> list[int] | None:
-    """Return the number of the shard that holds each clip, for `plan_epoch`; None where no clip is in one.
+def shard_numbers(clips: Sequence[Clip]) -> list[int | None] | None:
+    """Return the number of the shard that holds each clip, for `plan_epoch`; None where no clip is in one."""
+    paths = [clip.path if clip.size_bytes is not None else None for clip in clips]
+    numbers = {path: number for number, path in enumerate(dict.fromkeys(filter(None, paths)))}
+    return [numbers[path] if path else None for path in paths] if numbers else None
 
-    Clips that are files of their own count as shards of a thousand neighbours.
+
+def _counts(weights: NDArray[np.float64], seed: int, epoch: int) -> NDArray[np.int64]:
+    """Return how often each clip is heard in an epoch, (n_clips,).
+
+    A clip of weight w is heard floor((epoch + 1) w + u) - floor(epoch w + u) times, where u is its own and
+    evenly spread over the clips of that weight: none is left out for long, and epochs are equally long.
     """
-    if all(clip.size_bytes is None for clip in clips):
-        return None
-    keys = [clip.path if clip.size_bytes is not None else place // 1000 for place, clip in enumerate(clips)]
-    numbers = {key: number for number, key in enumerate(dict.fromkeys(keys))}
-    return [numbers[key] for key in keys]
+    rng = np.random.default_rng([seed, 0, 1])  # not that of any epoch
+    phases = np.empty(len(weights))
+    for weight in np.unique(weights):
+        alike = np.flatnonzero(weights == weight)
+        phases[alike] = (rng.permutation(len(alike)) + 0.5) / len(alike)
+    heard = np.floor((epoch + 1) * weights + phases) - np.floor(epoch * weights + phases)
+    return heard.astype(np.int64)
 
 
 def _mixed_together(
-    n_clips: int, shards: Sequence[int] | None, rng: np.random.Generator
+    counts: NDArray[np.int64], shards: Sequence[int | None] | None, rng: np.random.Generator
 ) -> Iterator[list[int]]:
     """Yield groups of clips that are mixed with one another, each in an order drawn for it."""
-    if shards is None:
-        yield [int(i) for i in rng.permutation(n_clips)]
-        return
-    clips_of: dict[int, list[int]] = {}
-    for clip, shard in enumerate(shards):
-        clips_of.setdefault(shard, []).append(clip)
-    order = [list(clips_of)[i] for i in rng.permutation(len(clips_of))]
-    for start in range(0, len(order), _SHARDS_TOGETHER):
-        clips = [clip for shard in order[start : start + _SHARDS_TOGETHER] for clip in clips_of[shard]]
+    spread: list[int] = []
+    clips_of: dict[tuple[int, int], list[int]] = {}  # a shard whose clips are heard twice is passed twice
+    for clip, count in enumerate(counts):
+        shard = shards[clip] if shards is not None else None
+        for number in range(count):
+            (spread if shard is None else clips_of.setdefault((shard, number), [])).append(clip)
+    order = [list(clips_of)[i] for i in rng.permutation(len(clips_of))] if clips_of else []
+    groups = [order[start : start + _SHARDS_TOGETHER] for start in range(0, len(order), _SHARDS_TOGETHER)]
+    groups = groups or [[]]
+    if order and spread:
+        spread = [spread[i] for i in rng.permutation(len(spread))]
+    for place, group in enumerate(groups):
+        clips = [clip for key in group for clip in clips_of[key]] + spread[place :: len(groups)]
         yield [clips[i] for i in rng.permutation(len(clips))]
 
 
 def _plan_examples(
-    order: list[int], durations_s: Sequence[float], config: TrainConfig, rng: np.random.Generator
+    order: list[int],
+    durations_s: Sequence[float],
+    languages: Sequence[str | None] | None,
+    config: TrainConfig,
+    rng: np.random.Generator,
 ) -> list[ExamplePlan]:
     """Return examples of one or more clips each, and some without; empties `order`."""
+
+    def follows(clip: int, first: int, room_s: float) -> bool:
+        alike = languages is None or languages[clip] == languages[first]
+        return alike and JOIN_PAUSE_S[1] + durations_s[clip] <= room_s
+
     examples: list[ExamplePlan] = []
     while order:
         clips = [order.pop()]
         length_s = durations_s[clips[0]]
         if rng.random() < config.join_probability:
             target_s = rng.uniform(length_s, config.max_window_s)
-            while order and length_s + JOIN_PAUSE_S[1] + durations_s[order[-1]] <= target_s:
+            while order and follows(order[-1], clips[0], target_s - length_s):
                 length_s += JOIN_PAUSE_S[1] + durations_s[order[-1]]
                 clips.append(order.pop())
         examples.append(ExamplePlan(clips=tuple(clips), duration_s=length_s))

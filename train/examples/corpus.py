@@ -6,14 +6,18 @@ are scores of another test set. Training data is filtered, and what was left out
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
+
+from msgspec import structs
 
 from train.config import TrainConfig
 from train.data.clips import load_clips
 from train.data.filters import MIN_CLIP_S, DropLog, Filters, HeldOut, sentence_key
 from train.data.manifest import Clip
+from train.data.records import VOICE_KINDS
 from train.data.specs import Purpose, parse_spec
 from train.errors import DataError
 
@@ -35,8 +39,10 @@ class Corpus:
     train: list[Clip]
     valid: list[Clip]
     tests: list[EvaluationSet]
+    distill: list[Clip]
+    """Recordings whose transcripts are not read, and may be empty."""
     log: DropLog
-    """What was left out of training and validation."""
+    """What was left out of all but the tests."""
 
 
 def load_corpus(config: TrainConfig) -> Corpus:
@@ -52,25 +58,67 @@ def load_corpus(config: TrainConfig) -> Corpus:
 
     def load(sources: Sequence[str], purpose: Purpose, chosen: Filters) -> list[Clip]:
         clips: list[Clip] = []
-        for source in sources:
-            strict = parse_spec(source).strict
-            own = (
-                log if strict is None else replace(log, strict=strict)
-            )  # shares the list of what was dropped
-            clips += load_clips(
-                source, purpose, config.language, log=own, filters=chosen, prepare_dir=prepare_dir
+        for spec in map(parse_spec, sources):
+            # The copy of the log shares the list of what was dropped.
+            own = log if spec.strict is None else replace(log, strict=spec.strict)
+            found = load_clips(
+                str(spec.clips_alone),
+                purpose,
+                config.language,
+                log=own,
+                filters=chosen,
+                prepare_dir=prepare_dir,
             )
+            clips += [structs.replace(clip, source=spec.name, weight=spec.weight) for clip in found]
         return clips
 
     valid = load(config.valid_data, "valid", filters)
     kept_apart = _held_out(config, valid, tests)
+    unread = Filters(
+        min_duration_s=MIN_CLIP_S, max_duration_s=config.max_window_s, silent=True, held_out=kept_apart
+    )
     try:
         train = load(config.train_data, "train", replace(filters, held_out=kept_apart))
+        distill = load(config.distill_data, "train", unread)
     except DataError as error:
         if "is held out" in str(error):
             raise DataError(f"{error}; `held_out` says what the test data keeps out of training") from error
         raise
-    return Corpus(train=train, valid=valid, tests=tests, log=log)
+    return Corpus(train=train, valid=valid, tests=tests, distill=distill, log=log)
+
+
+def sum_up_heard(clips: Sequence[Clip]) -> list[dict[str, Any]]:
+    """Return what clips hold, a plain row for each source, kind of voice and language, people first.
+
+    Returns:
+        Rows of `source`, `kind`, `language`, `clips`, `hours` (each clip counted once) and `weight`, which
+        says how often each clip is heard in an epoch.
+    """
+    groups: dict[tuple[str, str, str | None, float], list[float]] = {}
+    for clip in clips:
+        groups.setdefault((clip.source, clip.kind, clip.language, clip.weight), []).append(clip.duration_s)
+    rows = [
+        {
+            "source": source,
+            "kind": kind,
+            "language": language,
+            "clips": len(durations_s),
+            "hours": round(sum(durations_s) / 3600, 3),
+            "weight": weight,
+        }
+        for (source, kind, language, weight), durations_s in groups.items()
+    ]
+    return sorted(rows, key=lambda row: VOICE_KINDS.index(row["kind"]))
+
+
+def describe_heard(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return a line for each row of `sum_up_heard`: how much it holds, and its share of an epoch."""
+    total = sum(row["hours"] * row["weight"] for row in rows) or 1.0
+    return [
+        f"{row['source']} ({row['kind']}, {row['language']}): {row['clips']:,} clips, {row['hours']:.2f} h,"
+        f" weight {row['weight']:g}, {row['hours'] * row['weight'] / total:.0%} of an epoch"
+        for row in rows
+    ]
 
 
 def load_evaluation_set(
@@ -90,7 +138,12 @@ def load_evaluation_set(
     spec = parse_spec(source)
     log = DropLog(strict=strict if spec.strict is None else spec.strict)
     clips = load_clips(
-        source, "test", language, log=log, filters=Filters(silent=True), prepare_dir=prepare_dir
+        str(spec.clips_alone),
+        "test",
+        language,
+        log=log,
+        filters=Filters(silent=True),
+        prepare_dir=prepare_dir,
     )
     return EvaluationSet(name=spec.name, clips=clips, log=log)
 

@@ -7,7 +7,7 @@ import hashlib
 import os
 import platform
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -36,7 +36,12 @@ from train.loop.loop import Outcome
 
 
 def export_artifact(
-    model: PeftModel, base_dir: Path, config: TrainConfig, outcome: Outcome, texts: Iterable[str]
+    model: PeftModel,
+    base_dir: Path,
+    config: TrainConfig,
+    outcome: Outcome,
+    texts: Iterable[str],
+    heard: Sequence[Mapping[str, Any]] = (),
 ) -> Path:
     """Write `output_dir/artifact` and return it; an older one is replaced only once the new one is whole.
 
@@ -46,6 +51,7 @@ def export_artifact(
         config: Configuration of the run.
         outcome: How the run ended.
         texts: All training transcripts; the server keeps the tokens of their scripts.
+        heard: What the training clips hold, by source, kind of voice and language, for people.
 
     Raises:
         ExportError: The disk refuses, or the written artifact cannot be read back.
@@ -56,7 +62,7 @@ def export_artifact(
         shutil.rmtree(building, ignore_errors=True)
         (building / ADAPTER_DIR).mkdir(parents=True)
         _write_adapter(model, config, building / ADAPTER_DIR)
-        write_manifest(building, _manifest(base_dir, config, outcome, _scripts(config, texts)))
+        write_manifest(building, _manifest(base_dir, config, outcome, _scripts(config, texts), heard))
         load_artifact(building)
         replace_directory(building, target)
     except (OSError, ArtifactError) as error:
@@ -90,9 +96,8 @@ def _write_adapter(model: PeftModel, config: TrainConfig, into: Path) -> None:
     trained = model.peft_config["default"]
     assert isinstance(trained, LoraConfig)
     lora = dataclasses.replace(trained, base_model_name_or_path=config.base_model, inference_mode=True)
-    lora.target_modules = sorted(
-        lora.target_modules or ()
-    )  # a set would be written in another order each time
+    if not isinstance(lora.target_modules, str):  # a set would be written in another order each time
+        lora.target_modules = sorted(lora.target_modules or ())
     lora.save_pretrained(str(into))
     weights = {
         name: tensor.half().cpu().contiguous() for name, tensor in get_peft_model_state_dict(model).items()
@@ -114,7 +119,11 @@ def _scripts(config: TrainConfig, texts: Iterable[str]) -> tuple[str, ...] | Non
 
 
 def _manifest(
-    base_dir: Path, config: TrainConfig, outcome: Outcome, scripts: tuple[str, ...] | None
+    base_dir: Path,
+    config: TrainConfig,
+    outcome: Outcome,
+    scripts: tuple[str, ...] | None,
+    heard: Sequence[Mapping[str, Any]],
 ) -> Manifest:
     return Manifest(
         schema_version=SCHEMA_VERSION,
@@ -138,12 +147,11 @@ def _manifest(
             "cores": os.cpu_count(),
             "machine": platform.machine(),
             "torch": str(torch.__version__),
-            "lora_rank": config.lora_rank,
-            "lora_alpha": config.lora_alpha,
-            "lora_targets": list(config.lora_targets),
+            "blocks": {block.name: dataclasses.asdict(block) for block in config.blocks if block.is_trained},
             "quantization": config.quantization,
             "learning_rate": config.learning_rate,
             "seed": config.seed,
+            "heard": [dict(row) for row in heard],
             "continued_from": _lineage(config.continue_from),
         },
     )

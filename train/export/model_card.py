@@ -7,10 +7,13 @@ from typing import Any
 
 from serve.model.artifact import load_manifest
 from train.config import TrainConfig
+from train.data.records import VOICE_KINDS
 from train.evaluate.pictures import draw_learning_curve
-from train.evaluate.tables import score_markdown
+from train.evaluate.tables import markdown_table, score_markdown, voices_note
 from train.loop.loop import Outcome
 from train.loop.metrics import read_metrics
+
+_HEARD_COLUMNS = ("voices", "language", "source", "clips", "hours", "weight", "heard by")
 
 
 def write_model_card(
@@ -35,12 +38,11 @@ def model_card(
         training: The manifest's record of that run.
         scores: Results as {test set: {model: result}}.
     """
-    targets = ", ".join(config.lora_targets)
     context = "windows of the clip's own length" if config.encoder_context == "dynamic" else "30 s windows"
     return f"""# {config.name}
 
 A LoRA adapter for `{config.base_model}`, language `{config.language}`, task `{config.task}`:
-rank {config.lora_rank}, alpha {config.lora_alpha}, on {targets}.
+{_blocks(config)}.
 Trained on {context}, {"with" if config.timestamp_probability else "without"} timestamp tokens.
 
 Made by `python train/run.py --config train/configs/{config.name}.yaml`: {outcome.step} steps,
@@ -50,11 +52,17 @@ Served by `python -m serve --model-dir DIR`, where DIR is this directory.
 
 ## How well it hears
 
-Word and character error rates in per cent through the serving pipeline. No sentence and no voice of a test
-set was used in training. `marathi` compares without punctuation and with one spelling for joiners, eyelash ra
-and digits.
+{voices_note(scores) or "It was not scored."}
+
+Word and character error rates in per cent through the serving pipeline, people first. {_held_out(config)}
+`marathi` compares without punctuation and with one spelling for joiners, eyelash ra and digits; `indic`, for
+other languages, without punctuation. "In script" is the share of letters in the script of what was said.
 
 {score_markdown(scores)}
+
+## What it heard in training
+
+{_heard(training)}
 
 ![Learning curve](learning-curve.png)
 
@@ -63,6 +71,67 @@ and digits.
 The transcript has no punctuation. Figures say how well the adapter does on recordings like those of the test
 sets; for others, score it on your own: `python -m train.evaluate --model-dir DIR --manifest FILE.jsonl`.
 """
+
+
+def _blocks(config: TrainConfig) -> str:
+    """Say which layers the adapter changes, and how strongly."""
+    trained = [block for block in config.blocks if block.is_trained]
+    told = {
+        block.name: f"rank {block.rank}, alpha {block.alpha}, on {', '.join(block.targets)}"
+        + (f" of layers {', '.join(map(str, block.layers))}" if block.layers else "")
+        for block in trained
+    }
+    if len(trained) > 1 and len(set(told.values())) == 1:
+        return f"encoder and decoder at {told['decoder']}"
+    left = [block.name for block in config.blocks if not block.is_trained]
+    return ";\n".join(
+        [f"{name} at {said}" for name, said in told.items()] + [f"{name} as in the base" for name in left]
+    )
+
+
+def _held_out(config: TrainConfig) -> str:
+    """Say what of the test sets the adapter cannot have met."""
+    kept = {
+        "sentences and voices": "No sentence and no voice of a test set was used in training.",
+        "sentences": "No sentence of a test set was used in training; voices may have been.",
+        "nothing": "Sentences and voices of the test sets may have been used in training.",
+    }
+    return kept[config.held_out]
+
+
+def _heard(training: dict[str, Any]) -> str:
+    """Return a table of what this adapter and those it goes back to were trained on, people first."""
+    rows: list[dict[str, Any]] = []
+    unknown: list[str] = []
+    name, record = "this adapter", training
+    while True:
+        rows += [{**row, "by": name} for row in record.get("heard", ())]
+        unknown += [] if record.get("heard") else [name]
+        if not (earlier := record.get("continued_from")):
+            break
+        name, record = f"`{earlier['name']}` before it", earlier["training"]
+    parts = []
+    if rows:
+        rows.sort(key=lambda row: VOICE_KINDS.index(row["kind"]))
+        parts += [markdown_table(_HEARD_COLUMNS, [_heard_cells(row) for row in rows]), _heard_note(rows)]
+    if unknown:
+        parts.append(f"What {' and '.join(dict.fromkeys(unknown))} heard is not recorded.")
+    return "\n\n".join(parts)
+
+
+def _heard_cells(row: dict[str, Any]) -> tuple[str, ...]:
+    """Return the cells of `_HEARD_COLUMNS`."""
+    counted = (f"{row['clips']:,}", f"{row['hours']:.2f}", f"{row.get('weight', 1.0):g}")
+    return (row["kind"], str(row["language"]), row["source"], *counted, row["by"].replace("`", ""))
+
+
+def _heard_note(rows: list[dict[str, Any]]) -> str:
+    """Say how much of what was heard people said."""
+    hours = sum(row["hours"] for row in rows if row["kind"] == "people")
+    if not hours:
+        return "No recording of people is known to be among it."
+    rest = "; the rest was not, as far as is known" if any(row["kind"] != "people" for row in rows) else ""
+    return f"{hours:.2f} hours of it were spoken by people{rest}."
 
 
 def _before(training: dict[str, Any]) -> str:

@@ -23,6 +23,7 @@ from serve.config.progress import progress_bar
 from train.config import TrainConfig
 from train.examples.batches import ExamplePlan, plan_epoch, shard_numbers
 from train.examples.collate import Batch, Collator
+from train.loop.anchor import EncoderAnchor
 from train.loop.checkpoint import (
     Position,
     newest_checkpoint,
@@ -63,17 +64,34 @@ def train_adapter(
     valid_data: Collator | None,
     device: torch.device,
     processes: Processes = ALONE,
+    distill_data: Collator | None = None,
 ) -> Outcome:
     """Train the adapter of `model` in place and return how it ended.
+
+    Args:
+        model: Model with the adapter.
+        config: Configuration of the run.
+        train_data: Training clips.
+        valid_data: Validation clips, if any.
+        device: Device of the model.
+        processes: Processes that train together.
+        distill_data: Recordings on which the encoder is held near the base's, if any.
 
     Raises:
         DataError: A clip cannot be read, or the checkpoint to resume from belongs to another adapter.
         TrainError: The loss was not finite for twenty batches in a row, or a clip does not fit into memory.
     """
-    durations_s = [clip.duration_s for clip in train_data.clips]
-    plan = partial(plan_epoch, durations_s, config, shards=shard_numbers(train_data.clips))
+    plan = partial(
+        plan_epoch,
+        [clip.duration_s for clip in train_data.clips],
+        config,
+        shards=shard_numbers(train_data.clips),
+        weights=[clip.weight for clip in train_data.clips],
+        languages=[clip.language for clip in train_data.clips],
+    )
     total_steps = _total_steps(plan, config, processes.count)
-    optimiser = AdapterOptimiser(model, config, device, processes, total_steps)
+    anchor = EncoderAnchor(model, config, distill_data, device, processes) if distill_data else None
+    optimiser = AdapterOptimiser(model, config, device, processes, total_steps, anchor)
     run = _Run(
         model=model,
         config=config,
@@ -172,7 +190,7 @@ class _Run:
         look = validation.look(self.model)
         better = is_better(look, self.position, self.config)
         if metrics:
-            metrics.log_valid(self.position, look.loss, look.wer)
+            metrics.log_valid(self.position, look)
         if better and self.config.export_best and self.processes.leads:
             save_best(self.config.checkpoints, self.model)
 

@@ -94,12 +94,23 @@ def _activation_bytes(model: PeftModel, config: TrainConfig, batch: Batch, devic
     decoder_layer = (
         n_tokens * (12 * d_model + 2 * whisper.decoder_ffn_dim) + n_positions * 2 * d_model
     ) * wide
+    n_encoder = _differentiated_layers(config, whisper)
     if config.gradient_checkpointing:  # the inputs of all layers, and the inside of one at a time
-        kept = (whisper.encoder_layers * n_positions + whisper.decoder_layers * n_tokens) * d_model * wide
+        kept = (n_encoder * n_positions + whisper.decoder_layers * n_tokens) * d_model * wide
         layers = kept + max(encoder_layer, decoder_layer)
     else:
-        layers = whisper.encoder_layers * encoder_layer + whisper.decoder_layers * decoder_layer
+        layers = n_encoder * encoder_layer + whisper.decoder_layers * decoder_layer
+    if not n_encoder:
+        layers = max(layers, encoder_layer)  # whose activations are gone when the decoder begins
     convolutions = n_clips * n_frames * (n_mels + 3 * d_model) * 4
     n_rows = min(int((batch.labels != IGNORED).sum()), rows_at_once(device))
     logits = 3 * n_rows * whisper.vocab_size * 4  # themselves, their logarithms, their gradient
     return layers + convolutions + logits
+
+
+def _differentiated_layers(config: TrainConfig, whisper: WhisperConfig) -> int:
+    """Return how many layers of the encoder a gradient runs through: those from the first adapted one on."""
+    (encoder,) = (block for block in config.blocks if block.name == "encoder")
+    if not encoder.is_trained:
+        return 0
+    return int(whisper.encoder_layers - (encoder.layers[0] if encoder.layers else 0))

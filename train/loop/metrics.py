@@ -2,6 +2,8 @@
 
     metric loss=0.1234 learning_rate=0.0006 samples_per_s=3.5 step=500;
     metric valid_loss=0.066 step=500;
+    metric valid_loss=0.091 set=people step=500;
+    metric valid_wer=61.3 valid_cer=17.9 set=kind-people step=500;
     metric eval_wer=21.3 eval_cer=3.3 set=test-everyday step=1517;
 
 These lines are stable: `metric_definitions` gives SageMaker the regular expressions that read them. Knows no
@@ -17,6 +19,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from serve.model.durable_write import write_whole
@@ -26,11 +29,16 @@ if TYPE_CHECKING:
     from train.config import TrainConfig
     from train.examples.collate import Batch
     from train.loop.checkpoint import Position
+    from train.loop.validation import Look
 
-STEP_METRICS = ("loss", "learning_rate", "samples_per_s")
-"""Logged every few steps: loss in nats per token, AdamW's rate, examples per second."""
-VALID_METRICS = ("valid_loss", "valid_wer")
-"""Logged after each validation: loss in nats per token; WER in per cent, where it is measured."""
+STEP_METRICS = ("loss", "learning_rate", "samples_per_s", "distill_loss")
+"""Logged every few steps: loss in nats per token, AdamW's rate, examples per second; with `distill_data`, the
+distance of the encoder from the base's."""
+VALID_METRICS = ("valid_loss", "valid_wer", "valid_cer")
+"""Logged after each validation, for all sources together and for each: loss in nats per token, and WER in per
+cent where it is measured. Logged for each kind of voice: WER and CER in per cent."""
+KIND_SET = "kind-"
+"""Prefix of a kind of voice in the name of a set: sources may be called `people` too."""
 EVAL_METRICS = ("eval_wer", "eval_cer")
 """Logged for the tuned model on each test set, in per cent, under the headline profile."""
 METRICS = (*STEP_METRICS, *VALID_METRICS, *EVAL_METRICS)
@@ -77,6 +85,8 @@ class Window:
     """Wall-clock seconds of training; looks at the validation loss are left out."""
     losses: list[float] = field(default_factory=list)
     """Mean loss of each step, in nats a token; steps without a usable batch have none."""
+    distances: list[float] = field(default_factory=list)
+    """Of the encoder from the base model's, at each step that measured it."""
     samples: int = 0
     audio_s: float = 0.0
 
@@ -106,6 +116,7 @@ class MetricsLog:
             epoch=position.epoch,
             loss=None if math.isnan(window.loss) else round(window.loss, 5),
             learning_rate=learning_rate,
+            **({"distill_loss": round(fmean(window.distances), 6)} if window.distances else {}),
             samples_per_s=round(window.samples / window.trained_s, 3),
             audio_s_per_s=round(window.audio_s / window.trained_s, 3),
             samples=position.samples,
@@ -113,16 +124,27 @@ class MetricsLog:
             skipped_batches=position.skipped_batches,
         )
 
-    def log_valid(self, position: Position, valid_loss: float, valid_wer: float | None = None) -> None:
-        """Write the loss on the validation clips, and in per cent their WER (a fraction), if measured."""
-        values: dict[str, Any] = {"valid_loss": round(valid_loss, 5)}
-        if valid_wer is not None:
-            values["valid_wer"] = round(100 * valid_wer, 3)
-        self._append(step=position.step, **values)
+    def log_valid(self, position: Position, look: Look) -> None:
+        """Write the loss on the validation clips and their WER in per cent, if measured.
+
+        These are the means over their sources; those of each source follow, where there are several, and WER
+        and CER of each kind of voice, where they are measured.
+        """
+        named: list[tuple[str | None, float, float | None]] = [(None, look.loss, look.wer)]
+        if len(look.losses) > 1:
+            named += [(source, loss, look.wers.get(source)) for source, loss in look.losses.items()]
+        for source, loss, wer in named:
+            values: dict[str, Any] = {"valid_loss": round(loss, 5)}
+            if wer is not None:
+                values["valid_wer"] = round(100 * wer, 3)
+            self._append(step=position.step, set=source, **values)
+        for kind, (wer, cer) in look.kinds.items():
+            percent = {"valid_wer": round(100 * wer, 3), "valid_cer": round(100 * cer, 3)}
+            self._append(step=position.step, set=f"{KIND_SET}{kind}", **percent)
 
     def log_evaluation(self, step: int, results: Mapping[str, Mapping[str, Any]]) -> None:
         """Write the tuned model's scores on each test set, in per cent, in place of older ones."""
-        self._keep(lambda row: row.get("set") not in results)
+        self._keep(lambda row: row.get("set") not in results or "eval_wer" not in row)
         for test_set, models in results.items():
             if tuned := models.get("tuned"):
                 scores = tuned["scores"][tuned["profile"]]

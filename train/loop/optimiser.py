@@ -13,11 +13,13 @@ from peft import PeftModel
 from train.config import TrainConfig
 from train.errors import TrainError
 from train.examples.collate import Batch
+from train.loop.anchor import EncoderAnchor
 from train.loop.checkpoint import Position
 from train.loop.distributed import ALONE, Processes
 from train.loop.gradients import GradientSum
 from train.loop.metrics import Window
 from train.model.adalora import RankAllocation
+from train.model.adapter import block_of
 from train.model.build import multiplies_in_bfloat16
 
 _LOSS_SCALE = 1_000.0  # losses are sums over tokens: divided, their gradients stay in the range of fp16
@@ -47,15 +49,22 @@ class AdapterOptimiser:
         device: torch.device,
         processes: Processes = ALONE,
         total_steps: int = 0,
+        anchor: EncoderAnchor | None = None,
     ) -> None:
-        """Optimise the trainable parameters of `model`; AdaLoRA plans its ranks for `total_steps`."""
+        """Optimise the trainable parameters of `model`; AdaLoRA plans its ranks for `total_steps`.
+
+        `anchor` holds the encoder near the base model's.
+        """
         self._config = config
+        self._anchor = anchor
         self._processes = processes
-        self._parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        groups = _parameter_groups(model, config)
+        self._parameters = [parameter for parameters, _ in groups for parameter in parameters]
+        self._rates = [rate / config.learning_rate for _, rate in groups]  # of each group, of the run's
         mixed = multiplies_in_bfloat16(config, device)
         self._gradients = GradientSum(model, self._parameters, device, _LOSS_SCALE, mixed=mixed)
         self._ranks = RankAllocation(model, total_steps) if config.lora_method == "adalora" else None
-        self.adamw = _adamw(self._parameters, config, device)
+        self.adamw = _adamw([parameters for parameters, _ in groups], config, device)
         self._bad_in_a_row = 0
 
     def step(
@@ -89,6 +98,9 @@ class AdapterOptimiser:
         if all_tokens:
             self._bad_in_a_row = 0
             window.losses.append(loss_sum / all_tokens)
+            if self._anchor and self._anchor.is_due(position.step):
+                scale = all_tokens / _LOSS_SCALE  # which `_apply` takes out again
+                window.distances.append(self._anchor.add_gradient(position.step, self._parameters, scale))
             if not self._apply(all_tokens, learning_rate, position.step + 1):
                 all_bad += 1
         self.adamw.zero_grad(set_to_none=True)
@@ -106,8 +118,8 @@ class AdapterOptimiser:
         norm = torch.nn.utils.clip_grad_norm_(self._parameters, self._config.max_grad_norm)
         if not math.isfinite(norm.item()):
             return False
-        for group in self.adamw.param_groups:
-            group["lr"] = learning_rate
+        for group, factor in zip(self.adamw.param_groups, self._rates, strict=True):
+            group["lr"] = learning_rate * factor
         self.adamw.step()
         if self._ranks:
             self._ranks.reallocate(step)
@@ -136,9 +148,20 @@ def learning_rate_factor(step: int, total_steps: int, warmup_fraction: float) ->
     return 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
 
 
+def _parameter_groups(model: PeftModel, config: TrainConfig) -> list[tuple[list[torch.nn.Parameter], float]]:
+    """Return the trained parameters of each block that has any, with its highest learning rate."""
+    trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    groups = [
+        ([p for name, p in trained.items() if block_of(name) == block.name], block.learning_rate)
+        for block in config.blocks
+    ]
+    return [(parameters, rate) for parameters, rate in groups if parameters]
+
+
 def _adamw(
-    parameters: list[torch.nn.Parameter], config: TrainConfig, device: torch.device
+    groups: list[list[torch.nn.Parameter]], config: TrainConfig, device: torch.device
 ) -> torch.optim.Optimizer:
+    parameters = [{"params": group} for group in groups]
     if config.optimiser == "adamw_8bit":
         from bitsandbytes.optim.adamw import AdamW8bit
 

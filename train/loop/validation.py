@@ -1,5 +1,8 @@
 """Score the validation clips during a run: loss per token, and WER through the serving engine's decoding.
 
+Both are measured for each source of clips, and their means over the sources count: where ten minutes of
+people stand beside ten hours of machines, the best adapter is one that hears both.
+
 The model in training is what the engine runs, quantised base and all; only speech detection is left out,
 since a clip is one window.
 """
@@ -7,9 +10,10 @@ since a clip is one window.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import fmean
 
 import torch
 from bitsandbytes.nn.modules import Linear4bit
@@ -19,7 +23,8 @@ from serve.engine import DecodingOptions
 from serve.engine.transformers.engine import TransformersEngine
 from serve.engine.vocabulary import Vocabulary
 from train.config import TrainConfig
-from train.evaluate.scoring import score
+from train.data.records import VOICE_KINDS
+from train.evaluate.scoring import Score, score
 from train.examples.batches import ExamplePlan
 from train.examples.collate import Batch, Collator
 from train.loop.checkpoint import Position
@@ -33,10 +38,23 @@ _CLIPS_AT_ONCE = 16
 class Look:
     """Scores of one look at the validation clips."""
 
-    loss: float
-    """Mean over the tokens of all clips, in nats."""
-    wer: float | None
-    """WER of greedy transcripts of `valid_clips` clips, as a fraction; None where `valid_clips` is 0."""
+    losses: Mapping[str, float]
+    """Mean loss of each source over the tokens of its clips, in nats."""
+    wers: Mapping[str, float]
+    """WER of each source in greedy transcripts of `valid_clips` of its clips, as a fraction; empty where
+    `valid_clips` is 0."""
+    kinds: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    """WER and CER of each kind of voice in these transcripts, of all sources together, people first."""
+
+    @property
+    def loss(self) -> float:
+        """Mean over the sources, however many clips each has."""
+        return fmean(self.losses.values())
+
+    @property
+    def wer(self) -> float | None:
+        """Mean over the sources."""
+        return fmean(self.wers.values()) if self.wers else None
 
 
 class Validation:
@@ -51,6 +69,9 @@ class Validation:
         self._device = device
         self._mixed = multiplies_in_bfloat16(config, device)
         self._processes = processes
+        self._sources: dict[str, list[int]] = {}
+        for index, clip in enumerate(data.clips):
+            self._sources.setdefault(clip.source, []).append(index)
 
     def look(self, model: PeftModel) -> Look:
         """Return loss and WER of a model in training mode, which it is in afterwards too."""
@@ -59,33 +80,63 @@ class Validation:
             if isinstance(module, Linear4bit):
                 module.training = True  # out of training it repacks its weight for some CPUs, for good
         with torch.inference_mode():
-            look = Look(loss=self._loss(model), wer=self._wer(model) if self._config.valid_clips else None)
+            losses = self._losses(model)
+            wers, kinds = self._errors(model) if self._config.valid_clips else ({}, {})
+            look = Look(losses=losses, wers=wers, kinds=kinds)
         model.train()
         return look
 
-    def _loss(self, model: PeftModel) -> float:
-        loss_sum, n_tokens = 0.0, 0
-        for _, batch in self._batches(list(range(len(self._data.clips)))):
-            loss, n_labels = batch_loss(model, batch, self._device, mixed=self._mixed)
-            loss_sum, n_tokens = loss_sum + loss.item(), n_tokens + n_labels
-        loss_sum, all_tokens = self._processes.sum([loss_sum, n_tokens])
-        return loss_sum / max(1.0, all_tokens)
+    def _losses(self, model: PeftModel) -> dict[str, float]:
+        sums: list[float] = []
+        for indices in self._sources.values():
+            loss_sum, n_tokens = 0.0, 0
+            for _, batch in self._batches(indices):
+                loss, n_labels = batch_loss(model, batch, self._device, mixed=self._mixed)
+                loss_sum, n_tokens = loss_sum + loss.item(), n_tokens + n_labels
+            sums += [loss_sum, n_tokens]
+        summed = self._processes.sum(sums)
+        return {
+            source: loss_sum / max(1.0, n_tokens)
+            for source, loss_sum, n_tokens in zip(self._sources, summed[::2], summed[1::2], strict=True)
+        }
 
-    def _wer(self, model: PeftModel) -> float:
-        """Return the corpus WER of clips spread evenly over the validation set."""
+    def _errors(self, model: PeftModel) -> tuple[dict[str, float], dict[str, tuple[float, float]]]:
+        """Return the corpus WER of each source, and WER and CER of each kind of voice.
+
+        Clips spread evenly over each source are transcribed.
+        """
         clips = self._data.clips
-        n_chosen = min(self._config.valid_clips, len(clips))
-        chosen = [number * len(clips) // n_chosen for number in range(n_chosen)]
         vocabulary = Vocabulary.read(Path(str(model.get_base_model().name_or_path)))
         engine = TransformersEngine(model, vocabulary, merge=False, fallback=False)
-        options = DecodingOptions(language=self._config.language, task=self._config.task)
         heard: dict[int, str] = {}
-        for indices, batch in self._batches(chosen):
-            hypotheses = engine.transcribe_batch(list(batch.log_mel.numpy()), [options] * len(indices))
+        chosen = {
+            source: spread_evenly(indices, self._config.valid_clips)
+            for source, indices in self._sources.items()
+        }
+        for indices, batch in self._batches([index for each in chosen.values() for index in each]):
+            options = [
+                DecodingOptions(
+                    language=clips[index].language or self._config.language, task=self._config.task
+                )
+                for index in indices
+            ]
+            hypotheses = engine.transcribe_batch(list(batch.log_mel.numpy()), options)
             heard.update(zip(indices, (hypothesis.text for hypothesis in hypotheses), strict=True))
         heard = self._processes.gather(heard)
-        references = [clips[index].text for index in chosen]
-        return score(references, [heard[index] for index in chosen], self._config.profile).wer
+
+        def scored(indices: Sequence[int]) -> Score:
+            return score(
+                [clips[i].text for i in indices],
+                [heard[i] for i in indices],
+                self._config.profile,
+                languages=[clips[i].language or self._config.language for i in indices],
+            )
+
+        kinds = {}
+        for kind in VOICE_KINDS:
+            if alike := [i for indices in chosen.values() for i in indices if clips[i].kind == kind]:
+                kinds[kind] = (scored(alike).wer, scored(alike).cer)
+        return {source: scored(indices).wer for source, indices in chosen.items()}, kinds
 
     def _batches(self, indices: list[int]) -> Iterator[tuple[list[int], Batch]]:
         """Yield this process's share of the clips, in batches of similar length."""
@@ -96,6 +147,12 @@ class Validation:
             together = indices[first : first + _CLIPS_AT_ONCE]
             examples = [ExamplePlan(clips=(index,), duration_s=durations_s[index]) for index in together]
             yield together, self._data.collate(examples, (0, first))
+
+
+def spread_evenly(indices: Sequence[int], count: int) -> list[int]:
+    """Return at most `count` of some numbers, evenly spaced."""
+    n_chosen = min(count, len(indices))
+    return [indices[number * len(indices) // n_chosen] for number in range(n_chosen)]
 
 
 def is_better(look: Look, position: Position, config: TrainConfig) -> bool:

@@ -6,30 +6,19 @@ import os
 import shutil
 import typing
 from pathlib import Path
-from typing import Any
 
 import torch
-from peft import (
-    AdaLoraConfig,
-    LoraConfig,
-    PeftModel,
-    get_peft_model,
-    get_peft_model_state_dict,
-    set_peft_model_state_dict,
-)
-from safetensors.torch import load_file
+from peft import PeftModel, get_peft_model
 from transformers import BitsAndBytesConfig, WhisperForConditionalGeneration
 
 from serve.engine.transformers.encoder_context import enable_dynamic_context
 from serve.engine.transformers.int8_layers import keep_scales
 from serve.engine.transformers.quiet import quiet_libraries
-from serve.errors import ArtifactError
 from serve.model.allocator import return_freed_memory
-from serve.model.artifact import ADAPTER_CONFIG, ADAPTER_WEIGHTS, Artifact
-from serve.model.base_model import base_fingerprint
 from train.config import TrainConfig
 from train.errors import TrainConfigError
 from train.examples.collate import IGNORED, Batch
+from train.model.adapter import adapter_config, check_layers
 from train.model.fused_lora import fuse_lora
 from train.model.output_loss import output_loss
 
@@ -41,7 +30,8 @@ def build_model(base_dir: Path, config: TrainConfig, device: torch.device) -> Pe
     lacks.
 
     Raises:
-        TrainConfigError: layers are to be compiled, and there is no compiler.
+        TrainConfigError: layers are to be compiled, and there is no compiler; or the base lacks a layer that
+            is to be adapted.
     """
     if config.compile and not _has_compiler():
         raise TrainConfigError(
@@ -56,6 +46,7 @@ def build_model(base_dir: Path, config: TrainConfig, device: torch.device) -> Pe
     )
     return_freed_memory()
     keep_scales(model)
+    check_layers(config, model.config)
     model.config.use_cache = False
     model.requires_grad_(False)
     if config.encoder_context == "dynamic":
@@ -72,62 +63,6 @@ def build_model(base_dir: Path, config: TrainConfig, device: torch.device) -> Pe
 
 def _has_compiler() -> bool:
     return any(shutil.which(name) for name in (os.environ.get("CC", ""), "gcc", "clang"))
-
-
-def adapter_config(config: TrainConfig) -> LoraConfig:
-    """Return peft's description of the adapter."""
-    targets = list(config.lora_targets)
-    common: dict[str, Any] = {
-        "lora_alpha": config.lora_alpha,
-        "lora_dropout": config.lora_dropout,
-        "target_modules": "all-linear" if targets == ["all-linear"] else targets,
-    }
-    if config.lora_method == "adalora":
-        # The loop sets the schedule once it knows the number of steps; peft refuses to be without one.
-        target_rank = max(1, config.lora_rank // 2)
-        return AdaLoraConfig(init_r=config.lora_rank, target_r=target_rank, total_step=1, **common)
-    return LoraConfig(
-        r=config.lora_rank,
-        use_rslora=config.lora_method == "rslora",
-        use_dora=config.lora_method == "dora",
-        **common,
-    )
-
-
-def lora_method(adapter: LoraConfig) -> str:
-    """Return how the configuration calls the method of an adapter that peft describes."""
-    return "dora" if adapter.use_dora else "rslora" if adapter.use_rslora else "lora"
-
-
-def continue_adapter(model: PeftModel, artifact: Artifact, base_dir: Path) -> None:
-    """Load the artifact's adapter into a model that `build_model` made of `base_dir`, to train it further.
-
-    Raises:
-        TrainConfigError: base model, rank, scale or layers of the adapter are not those of the model.
-    """
-    wanted = typing.cast(LoraConfig, model.peft_config["default"])
-    found = LoraConfig.from_pretrained(str(artifact.adapter_dir))
-    faults = [
-        f"{key} is {ours}, but {artifact.adapter_dir / ADAPTER_CONFIG} says {theirs}"
-        for key, ours, theirs in (
-            ("lora_rank", wanted.r, found.r),
-            ("lora_alpha", wanted.lora_alpha, found.lora_alpha),
-            ("lora_method", lora_method(wanted), lora_method(found)),
-        )
-        if ours != theirs
-    ]
-    weights = load_file(artifact.adapter_dir / ADAPTER_WEIGHTS)
-    try:
-        artifact.require_base(base_fingerprint(base_dir))
-    except ArtifactError as error:
-        faults.append(str(error))
-    if not faults and {name: w.shape for name, w in weights.items()} != {
-        name: w.shape for name, w in get_peft_model_state_dict(model).items()
-    }:
-        faults = [f"lora_targets are not those of the adapter in {artifact.path}"]
-    if faults:
-        raise TrainConfigError(faults)
-    set_peft_model_state_dict(model, weights)
 
 
 def multiplies_in_bfloat16(config: TrainConfig, device: torch.device) -> bool:

@@ -31,15 +31,16 @@ from train.evaluate.tables import (
     confusion_rows,
     duration_rows,
     score_rows,
+    voices_note,
 )
-from train.loop.metrics import read_metrics
+from train.loop.metrics import KIND_SET, read_metrics
 from train.report.page import Picture, Table, draw_picture, render
 
 EVALUATION = Path("report") / "evaluation.json"
 LEFT_OUT = "data/left-out.jsonl"
 _LINEAGE_COLUMNS = ("adapter", "made", "steps", "examples", "minutes", "learning rate", "sha256")
 _NUMBERS = {
-    *("clips", "CER %", "WER % (95 % interval)", "S / D / I", "WER %", "seconds", "no."),
+    *("clips", "CER %", "in script %", "WER % (95 % interval)", "S / D / I", "WER %", "seconds", "no."),
     *("steps", "examples", "minutes", "learning rate", "rows", "count"),
 }
 
@@ -77,7 +78,7 @@ def read_run(run_dir: Path) -> RunRecord:
         raise TrainError(f"{run_dir}: config.yaml or metrics.jsonl cannot be read: {error}") from error
     artifact = run_dir / "artifact"
     results = _read_json(run_dir / EVALUATION).get("results", {})
-    if any("profile" not in result for models in results.values() for result in models.values()):
+    if any("by_kind" not in result for models in results.values() for result in models.values()):
         raise TrainError(
             f"{run_dir / EVALUATION} was written by another version: score the artifact again with"
             f" python -m train.evaluate --report {run_dir / 'report'}"
@@ -131,9 +132,9 @@ def _table(columns: tuple[str, ...], rows: Sequence[Sequence[str]], **kinds: Any
 
 def _tiles(run: RunRecord, last: dict[str, Any]) -> dict[str, str]:
     """Return the figures of a run that stands at the last row of its log."""
-    valid = [row["valid_loss"] for row in run.metrics if "valid_loss" in row]
+    valid = [row["valid_loss"] for row in run.metrics if "valid_loss" in row and "set" not in row]
     trained_s = last["trained_s"]
-    return {
+    tiles = {
         "steps": f"{last['step']:,}",
         "examples": f"{last['samples']:,}",
         "minutes": f"{trained_s / 60:,.1f}",
@@ -142,6 +143,11 @@ def _tiles(run: RunRecord, last: dict[str, Any]) -> dict[str, str]:
         "validation loss": f"{valid[-1]:.3f}" if valid else "-",
         "batches skipped": str(last["skipped_batches"]),
     }
+    for row in run.metrics:  # the last look wins
+        if "valid_cer" in row:
+            kind = row["set"].removeprefix(KIND_SET)
+            tiles[f"validation WER / CER, {kind}"] = f"{row['valid_wer']:.1f} / {row['valid_cer']:.1f} %"
+    return tiles
 
 
 def _course(run: RunRecord, trained: list[dict[str, Any]]) -> list[Picture]:
@@ -165,6 +171,7 @@ def _scores(run: RunRecord) -> dict[str, Any]:
     if not run.results:
         return {}
     return {
+        "note": voices_note(run.results),
         "picture": draw_picture(
             lambda theme: draw_scores(run.results, theme), "Word error rates of base and tuned model"
         ),

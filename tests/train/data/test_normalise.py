@@ -6,7 +6,17 @@ import unicodedata
 
 import pytest
 
-from train.data.normalise import PROFILES, indic, marathi, nfc, raw, unify_marathi, whisper_basic
+from train.data.normalise import (
+    PROFILES,
+    indic,
+    marathi,
+    nfc,
+    normaliser,
+    profile_for,
+    raw,
+    unify_marathi,
+    whisper_basic,
+)
 
 ZWJ, ZWNJ = "\u200d", "\u200c"
 SENTENCE = "मुलींनी कृष्णाला द्राक्षं दिली"  # vowel signs, virama, anusvara, vocalic r
@@ -29,6 +39,29 @@ def test_nfc_composes_and_leaves_single_blanks():
 
 def test_indic_strips_punctuation_and_danda_but_not_digits():
     assert indic("अरे! घर, दार (३)। ठीक-ठाक?") == "अरे घर दार ३ ठीक ठाक"
+
+
+def test_indic_takes_capital_and_small_letters_for_one():
+    assert indic("Hello, World") == "hello world"
+
+
+def test_the_marathi_profile_is_for_marathi_and_indic_stands_for_it_elsewhere():
+    assert [profile_for("marathi", code) for code in ("mr", None, "hi", "en")] == [
+        *("marathi", "marathi"),
+        *("indic", "indic"),
+    ]
+    assert profile_for("raw", "hi") == "raw"
+    assert normaliser("marathi", "mr")("२५") == "25" and normaliser("marathi", "hi")("२५।") == "२५"
+
+
+def test_indic_follows_the_language():
+    assert normaliser("indic", "hi")("\u0929") == "\u0928\u093c"  # one letter, or a letter and its dot
+    assert normaliser("indic", "bn")("\u0929") == "\u0929"  # not of its script
+
+
+@pytest.mark.parametrize("language", ["en", "ur", "ta", "gu"])
+def test_texts_of_every_language_can_be_compared(language):
+    assert normaliser("marathi", language)("One,  two؟") == "one two"
 
 
 def test_indic_still_tells_spellings_of_the_same_apart():

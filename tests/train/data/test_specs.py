@@ -25,10 +25,23 @@ def test_a_name_says_what_kind_of_source_it_is_and_where(text, kind, location, n
     assert parse_spec(str(spec)) == spec
 
 
+def test_a_source_may_say_who_speaks():
+    spec = parse_spec("data/mr/clips.jsonl?kind=people")
+    assert spec.speakers == "people" and spec.kind == "manifest"
+    assert str(spec) == "manifest:data/mr/clips.jsonl?kind=people" and parse_spec(str(spec)) == spec
+
+
 def test_options_follow_a_question_mark_and_splits_are_added_with_plus():
     spec = parse_spec("common_voice_17?split=train+validation&language=mr&streaming=true&strict=false")
     assert (spec.split, spec.language, spec.streaming, spec.strict) == ("train+validation", "mr", True, False)
     assert parse_spec(str(spec)) == spec
+
+
+def test_a_weight_and_a_label_say_nothing_of_which_clips_these_are():
+    spec = parse_spec("people/train.jsonl?weight=2.5&label=people&strict=true")
+    assert (spec.weight, spec.label, spec.name) == (2.5, "people", "people")
+    assert parse_spec(str(spec)) == spec
+    assert str(spec.clips_alone) == "manifest:people/train.jsonl?strict=true"
 
 
 @pytest.mark.parametrize(
@@ -39,6 +52,11 @@ def test_options_follow_a_question_mark_and_splits_are_added_with_plus():
         ("fleurs?splitt=train", "unknown option 'splitt'; known are split"),
         ("fleurs?language=marathi", "no language code"),
         ("fleurs?streaming=yes", "streaming is true or false"),
+        ("fleurs?kind=robots", "kind is who speaks, one of people, neural, diphone, formant, not 'robots'"),
+        ("fleurs?weight=0", "weight is a number above 0, and at most 1000, not '0'"),
+        ("fleurs?weight=often", "weight is a number above 0"),
+        ("fleurs?weight=nan", "weight is a number above 0"),
+        ("fleurs?label=two words", "label is a word"),
     ],
 )
 def test_a_name_that_means_nothing_is_answered_with_what_would(text, said):

@@ -8,7 +8,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from serve.options import TranscriptionOptions
+from serve.options import NO_ADAPTER, TranscriptionOptions
 from serve.service.loading import load_pipeline
 from train.evaluate.__main__ import main
 from train.evaluate.evaluation import evaluate_models
@@ -47,6 +47,67 @@ def test_the_command_writes_scores_tables_and_pictures(tiny_artifact_dir, tiny_m
     assert (tmp_path / "out.md").read_text() == (tmp_path / "report" / "evaluation.md").read_text()
     assert (tmp_path / "report" / "scores.png").read_bytes().startswith(b"\x89PNG")
     assert "tuned minus base" in answer.output
+
+
+@pytest.fixture
+def several(tiny_manifest, tmp_path):
+    """Two manifests over the same tones: one by formants, then one by people, half of it in Hindi."""
+    rows = [json.loads(line) for line in tiny_manifest.read_text("utf-8").splitlines()[:4]]
+    rows = [{**row, "audio": str(tiny_manifest.parent / row["audio"])} for row in rows]
+    said = {
+        "machine": [{**row, "voice": "espeak-m3"} for row in rows[:2]],
+        "people": [
+            {**row, "kind": "people", "language": "mr" if number < 2 else "hi"}
+            for number, row in enumerate(rows)
+        ],
+    }
+    for name, each in said.items():
+        lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in each)
+        (tmp_path / f"{name}.jsonl").write_text("".join(lines), encoding="utf-8")
+    return [tmp_path / f"{name}.jsonl" for name in said]
+
+
+def test_each_clip_is_heard_in_its_own_language_by_base_and_tuned(tiny_artifact_dir, several, tmp_path):
+    asked = []
+    pipeline = load_pipeline(tiny_artifact_dir, quantization="none")
+    transcribe = pipeline.transcribe_many
+
+    def noted(waves, options):
+        asked.extend((option.language, option.adapter) for option in options)
+        return transcribe(waves, options)
+
+    pipeline.transcribe_many = noted
+    tests = [load_evaluation_set(str(path), "mr", tmp_path) for path in several]
+    results = evaluate_models(pipeline, tests, TranscriptionOptions(language="mr"), against_base=True)
+    pipeline.engine.close()
+    assert list(results) == ["people", "machine"]  # people first
+    of_people = [("mr", NO_ADAPTER)] * 2 + [("hi", NO_ADAPTER)] * 2 + [("mr", None)] * 2 + [("hi", None)] * 2
+    assert asked == of_people + [("mr", NO_ADAPTER)] * 2 + [("mr", None)] * 2
+    for model in ("base", "tuned"):
+        found = results["people"][model]
+        assert {code: each["profile"] for code, each in found["by_language"].items()} == {
+            "mr": "marathi",
+            "hi": "indic",
+        }
+        assert found["by_kind"]["people"] == found["scores"]["marathi"]
+        assert [row["language"] for row in found["utterances"]] == ["mr", "mr", "hi", "hi"]
+    assert list(results["machine"]["tuned"]["by_kind"]) == ["formant"]
+
+
+def test_one_command_scores_several_manifests_in_several_languages(tiny_artifact_dir, several, tmp_path):
+    options = ["--model-dir", str(tiny_artifact_dir), "--quantization", "none", "--against-base"]
+    options += [word for path in several for word in ("--manifest", str(path))]
+    answer = CliRunner().invoke(APP, [*options, "--json", str(tmp_path / "out.json")])
+    assert answer.exit_code == 0, (answer.output, answer.exception)
+    summary = json.loads((tmp_path / "out.json").read_text("utf-8"))["summary"]
+    assert [(row["kind"], row["language"], row["test_set"], row["clips"]) for row in summary] == [
+        ("people", "all", "people", 4),
+        ("people", "mr", "people", 2),
+        ("people", "hi", "people", 2),
+        ("formant", "mr", "machine", 2),
+    ]
+    assert all(row["base"]["cer"] >= 0 and row["tuned"]["cer"] >= 0 for row in summary)
+    assert "go by the rows of people" in " ".join(answer.output.split())
 
 
 def test_two_test_sets_of_one_name_are_refused(tiny_manifest):

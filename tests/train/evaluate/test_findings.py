@@ -21,7 +21,8 @@ def test_a_base_model_alone_has_findings_of_its_own(results):
 
 def test_the_markdown_holds_every_table_and_escapes_what_was_written(results):
     text = findings_markdown(results)
-    assert "| test-everyday | 4 | tuned | marathi | 16.7" in text
+    assert "| formant | mr | test-everyday | 4 | tuned | marathi | 16.7" in text
+    assert "say little about people" in text
     assert "better / worse / same clips" in text and "| 1 | किती | कीती | 1 |" in text
     base = findings_markdown({"t": {"base": results["test-everyday"]["base"]}})
     assert "शिक्षण\\|किती" in base and "\\<b>ghar" in base

@@ -12,6 +12,7 @@ from train.evaluate.confusions import Confusion
 from train.evaluate.findings import find_findings
 from train.evaluate.pictures import (
     PALETTES,
+    SOURCE_COLOURS,
     draw_confusions,
     draw_durations,
     draw_learning_curve,
@@ -39,6 +40,22 @@ def test_the_curve_shows_validation_where_there_is_any(theme, validated):
     shown = colours(draw_learning_curve(rows, "tiny", theme))
     assert {PALETTES[theme].paper} <= shown
     assert (PALETTES[theme].accent in shown) == validated
+
+
+@pytest.mark.parametrize("theme", PALETTES)
+def test_each_source_of_validation_clips_has_a_line_of_its_own(theme):
+    mean = [{"step": step, "valid_loss": 0.5} for step in (10, 15)]
+    each = [
+        {"step": step, "set": source, "valid_loss": loss}
+        for step in (10, 15)
+        for source, loss in {"people": 0.9, "machines": 0.1}.items()
+    ]
+    kinds = [{"step": 10, "set": "kind-people", "valid_wer": 61.0, "valid_cer": 18.0}]
+    both, alone = (
+        colours(draw_learning_curve([*ROWS, *mean, *rows], "tiny", theme)) for rows in (each + kinds, [])
+    )
+    assert {PALETTES[theme].accent, *SOURCE_COLOURS[:2]} <= both
+    assert SOURCE_COLOURS[2] not in both and not set(SOURCE_COLOURS) & alone
 
 
 def test_steps_without_a_loss_leave_a_gap_and_no_fault():

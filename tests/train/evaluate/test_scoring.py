@@ -144,3 +144,12 @@ def test_the_seed_fixes_the_draws():
     first, second, other = (score(references, hypotheses, "raw", seed=seed) for seed in (7, 7, 8))
     assert first == second
     assert (first.wer_low, first.wer_high) != (other.wer_low, other.wer_high) and first.wer == other.wer
+
+
+def test_each_utterance_is_compared_as_its_language_is():
+    references, hypotheses = ["२५ वाटा", "२५ रास्ते"], ["25 वाटा", "25 रास्ते"]
+    mixed = score(references, hypotheses, "marathi", languages=["mr", "hi"])
+    assert (mixed.hits, mixed.substitutions, mixed.profile) == (3, 1, "marathi")
+    assert score(references, hypotheses, "marathi", languages=["hi", "hi"]).profile == "indic"
+    first, second = score_utterances(references, hypotheses, "marathi", languages=["mr", "hi"])
+    assert (first.wer, second.wer) == (0.0, 0.5)

@@ -98,7 +98,7 @@ def test_a_few_shards_are_mixed_as_well_as_files_of_their_own():
     assert {clip // 500 for clip in early} == {0, 1, 2}
 
 
-def test_files_of_their_own_among_shards_count_as_shards_of_neighbours():
+def test_files_of_their_own_among_shards_have_no_number():
     def clip(path, size_bytes=None):
         named = {"path": Path(path), "origin": "x:1", "text": "क", "language": None, "voice": None}
         return Clip(**named, start_s=0, duration_s=1, size_bytes=size_bytes)
@@ -106,4 +106,47 @@ def test_files_of_their_own_among_shards_count_as_shards_of_neighbours():
     files = [clip(f"{number}.wav") for number in range(1_500)]
     assert shard_numbers(files) is None
     numbers = shard_numbers([clip("a.tar", 9), clip("a.tar", 9), clip("b.tar", 9), *files])
-    assert numbers[:3] == [0, 0, 1] and set(numbers[3:]) == {2, 3}
+    assert numbers[:3] == [0, 0, 1] and set(numbers[3:]) == {None}
+
+
+def test_files_of_their_own_are_spread_over_all_shards():
+    shards = [None if clip >= 1_200 else clip // 30 for clip in range(len(DURATIONS_S))]  # 40 shards
+    plan = plan_epoch(DURATIONS_S, config(), 0, shards, weights=[1.0] * 1_200 + [4.0] * 100)
+    heard = heard_in(plan)
+    assert sorted(heard) == sorted([*range(1_300), *list(range(1_200, 1_300)) * 3])
+    for start in range(0, 1_600, 400):
+        n_spread = sum(clip >= 1_200 for clip in heard[start : start + 400])
+        assert 60 < n_spread < 140
+
+
+def test_a_clip_is_heard_as_often_as_its_weight_says():
+    weights = [3.0, 1.0, 0.2, 2.5] * 325
+    settings = config(join_probability=0.3, no_speech_probability=0.1)
+    epochs = [heard_in(plan_epoch(DURATIONS_S, settings, epoch, weights=weights)) for epoch in range(10)]
+    assert {len(heard) for heard in epochs} <= set(range(2_177 - 2, 2_177 + 3))  # 325 * 6.7
+    counts = np.sum([np.bincount(heard, minlength=1_300) for heard in epochs], axis=0)
+    assert counts.tolist() == [30, 10, 2, 25] * 325
+    assert heard_in(plan_epoch(DURATIONS_S, settings, 4, weights=weights)) == epochs[4]
+
+
+def test_equal_weights_of_one_change_nothing():
+    settings = config(join_probability=0.3)
+    assert plan_epoch(DURATIONS_S, settings, 2, weights=[1.0] * 1_300) == plan_epoch(DURATIONS_S, settings, 2)
+
+
+def test_a_shard_heard_three_times_is_passed_three_times_over_the_epoch():
+    shards = [clip // 50 for clip in range(len(DURATIONS_S))]  # 26 of them
+    weights = [3.0 if shard == 5 else 1.0 for shard in shards]
+    plan = plan_epoch(DURATIONS_S, config(), 0, shards, weights=weights)
+    assert sorted(heard_in(plan)) == sorted([*range(1_300), *list(range(250, 300)) * 2])
+
+
+def test_clips_of_two_languages_are_never_joined():
+    languages = ["mr", "hi", None, "mr"] * 325
+    plan = plan_epoch(DURATIONS_S, config(join_probability=1.0), 0, languages=languages)
+    joined = [example.clips for batch in plan for example in batch if len(example.clips) > 1]
+    assert joined and all(len({languages[clip] for clip in clips}) == 1 for clips in joined)
+
+
+def heard_in(plan):
+    return [clip for batch in plan for example in batch for clip in example.clips]

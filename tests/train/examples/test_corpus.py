@@ -9,7 +9,7 @@ import pytest
 
 from train.config import TrainConfig
 from train.errors import DataError
-from train.examples.corpus import load_corpus
+from train.examples.corpus import describe_heard, load_corpus, sum_up_heard
 
 
 def row(number, text, voice):
@@ -74,3 +74,39 @@ def test_several_sources_are_read_one_after_the_other(config, wavs, common_voice
     corpus = load_corpus(config(train_data=(f"{wavs}/train.jsonl", f"commonvoice:{common_voice}?split=dev")))
     assert len(corpus.train) == 1 + 2
     assert corpus.train[1].path.suffix == ".tar" and corpus.train[0].path.suffix == ".wav"
+
+
+def test_clips_know_their_source_and_how_often_it_is_heard(config, wavs):
+    corpus = load_corpus(config(train_data=(f"{wavs}/train.jsonl?weight=2.5&label=people",)))
+    assert [(clip.source, clip.weight) for clip in corpus.train] == [("people", 2.5)]
+    assert [(clip.source, clip.weight) for clip in corpus.valid] == [("valid", 1.0)]
+
+
+def test_a_weight_and_a_label_do_not_prepare_a_source_again(config, wavs):
+    (wavs / "folder").mkdir()
+    (wavs / "6.wav").rename(wavs / "folder" / "6.wav")
+    (wavs / "folder" / "6.txt").write_text("दार बंद कर", encoding="utf-8")
+    for options in ("", "?weight=3&label=people"):
+        load_corpus(settings := config(train_data=(f"folder:{wavs}/folder{options}",)))
+    assert len(list((settings.output_dir / "data").iterdir())) == 1
+
+
+def test_recordings_that_hold_the_encoder_need_no_text_and_any_language_but_nothing_held_out(config, wavs):
+    rows = [row(6, "", "c"), row(7, "good morning", "d"), row(0, "ऊन", "c"), row(1, "", "t")]
+    (wavs / "unread.jsonl").write_text("\n".join(rows) + "\n", encoding="utf-8")
+    holding = config(distill_data=(f"{wavs}/unread.jsonl",), distill_weight=1.0)
+    assert [clip.text for clip in load_corpus(holding).distill] == ["", "good morning"]
+
+
+def test_what_is_heard_is_summed_up_by_source_kind_and_language_people_first(config, wavs):
+    spoken = [json.dumps({**json.loads(row(7, "पाणी दे", None)), "language": "hi"}, ensure_ascii=False)]
+    (wavs / "spoken.jsonl").write_text("\n".join(spoken) + "\n", encoding="utf-8")
+    sources = (f"{wavs}/train.jsonl", f"{wavs}/spoken.jsonl?kind=people&weight=3&label=news")
+    rows = sum_up_heard(load_corpus(config(train_data=sources, held_out="nothing")).train)
+    assert [(row["source"], row["kind"], row["language"], row["clips"], row["weight"]) for row in rows] == [
+        ("news", "people", "hi", 1, 3.0),
+        ("train", "unknown", "mr", 4, 1.0),
+    ]
+    assert rows[0]["hours"] == pytest.approx(1.7 / 3600, abs=1e-3)
+    first, second = describe_heard(rows)
+    assert first.startswith("news (people, hi): 1 clips, 0.00 h, weight 3, ") and "of an epoch" in second

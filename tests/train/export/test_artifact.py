@@ -11,10 +11,11 @@ from safetensors.torch import load_file
 from serve.errors import ArtifactError
 from serve.model.artifact import load_artifact, load_manifest, write_manifest
 from serve.service.loading import load_pipeline
+from train.config import BlockConfig
 from train.errors import ExportError, TrainConfigError
 from train.export.artifact import export_artifact, publish_artifact, record_evaluation
 from train.loop.loop import Outcome
-from train.model.build import continue_adapter
+from train.model.adapter import continue_adapter
 
 OUTCOME = Outcome(step=6, total_steps=6, samples=40, skipped_batches=1, trained_s=12.4, finished=True)
 TEXTS = ("पाणी प्या", "दोन 2")
@@ -109,7 +110,7 @@ def test_training_further_starts_with_the_artifact_and_says_so(
 ):
     config = tiny_config(continue_from=exported, output_dir=tmp_path / "further")
     further = tiny_model(config)
-    continue_adapter(further, load_artifact(exported), tiny_base_dir)
+    continue_adapter(further, load_artifact(exported), tiny_base_dir, config)
     kept, begun = get_peft_model_state_dict(model), get_peft_model_state_dict(further)
     for name, tensor in begun.items():
         torch.testing.assert_close(tensor, kept[name].half().float(), msg=name)
@@ -129,13 +130,51 @@ def test_training_further_starts_with_the_artifact_and_says_so(
         ({"lora_method": "rslora"}, "lora_method is rslora, but .* says lora"),
         ({"lora_method": "dora"}, "lora_method is dora, but .* says lora"),
         ({"lora_targets": ("q_proj",)}, "lora_targets are not those of the adapter"),
+        ({"encoder": BlockConfig(rank=2)}, r"lora_rank is 2, but .* says 4 \(encoder\)"),
+        ({"decoder": BlockConfig(layers=(0,))}, r"lora_targets are not .* \(decoder\)"),
     ],
 )
 def test_an_adapter_of_another_shape_is_not_trained_further(
     exported, tiny_config, tiny_model, tiny_base_dir, changes, named
 ):
     with pytest.raises(TrainConfigError, match=named):
-        continue_adapter(tiny_model(tiny_config(**changes)), load_artifact(exported), tiny_base_dir)
+        config = tiny_config(**changes)
+        continue_adapter(tiny_model(config), load_artifact(exported), tiny_base_dir, config)
+
+
+DECODER_ALONE = {"encoder": BlockConfig(rank=0)}
+
+
+def test_half_an_adapter_is_taken_where_the_configuration_says_so(
+    exported, model, tiny_config, tiny_model, tiny_base_dir
+):
+    kept = get_peft_model_state_dict(model)
+    half = {name for name in kept if "decoder" in name}
+    for changes in (DECODER_ALONE, {}):
+        config = tiny_config(continue_from=exported, continue_blocks=("decoder",), **changes)
+        further = tiny_model(config)
+        continue_adapter(further, load_artifact(exported), tiny_base_dir, config)
+        begun = get_peft_model_state_dict(further)
+        assert {name for name in begun if "encoder." in name} == (set() if changes else kept.keys() - half)
+        for name in half:
+            torch.testing.assert_close(begun[name], kept[name].half().float(), msg=name)
+        assert not any(w.any() for name, w in begun.items() if "lora_B" in name and name not in half)
+
+
+def test_half_an_adapter_is_never_dropped_unasked(exported, tiny_config, tiny_model, tiny_base_dir):
+    config = tiny_config(continue_from=exported, **DECODER_ALONE)
+    with pytest.raises(TrainConfigError, match=r"encoder\.rank is 0, but .*continue_blocks decoder takes"):
+        continue_adapter(tiny_model(config), load_artifact(exported), tiny_base_dir, config)
+
+
+def test_an_adapter_of_one_block_begins_the_other_anew_only_when_asked(
+    tiny_config, tiny_model, tiny_base_dir, tmp_path
+):
+    alone = tiny_config(output_dir=tmp_path / "alone", **DECODER_ALONE)
+    half = load_artifact(export_artifact(tiny_model(alone), tiny_base_dir, alone, OUTCOME, TEXTS))
+    config = tiny_config()
+    with pytest.raises(TrainConfigError, match="leaves the encoder as it is, which this run trains"):
+        continue_adapter(tiny_model(config), half, tiny_base_dir, config)
 
 
 def test_an_adapter_of_another_base_model_is_not_trained_further(
@@ -144,8 +183,9 @@ def test_an_adapter_of_another_base_model_is_not_trained_further(
     manifest = load_manifest(exported)
     other = msgspec.structs.replace(manifest.base_model, fingerprint="0" * 64)
     write_manifest(exported, msgspec.structs.replace(manifest, base_model=other))
+    config = tiny_config()
     with pytest.raises(TrainConfigError, match="another base model"):
-        continue_adapter(tiny_model(tiny_config()), load_artifact(exported), tiny_base_dir)
+        continue_adapter(tiny_model(config), load_artifact(exported), tiny_base_dir, config)
 
 
 def test_what_to_continue_from_must_be_an_artifact(tmp_path):
@@ -166,6 +206,12 @@ def test_scores_are_recorded_without_the_utterances(exported):
     assert manifest.evaluation["test"]["tuned"]["scores"]["marathi"]["wer"] == 0.2
     assert "गुपित" not in (exported / "manifest.json").read_text("utf-8")
     assert msgspec.structs.replace(manifest, evaluation={}).training["steps"] == 6
+
+
+def test_the_manifest_says_what_the_adapter_heard(model, tiny_config, tiny_base_dir):
+    row = {"source": "news", "kind": "people", "language": "hi", "clips": 481, "hours": 0.922, "weight": 3.0}
+    artifact = export_artifact(model, tiny_base_dir, tiny_config(), OUTCOME, TEXTS, [row])
+    assert load_manifest(artifact).training["heard"] == [row]
 
 
 def test_the_scripts_of_what_was_trained_are_recorded_and_grow_with_further_training(

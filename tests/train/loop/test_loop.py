@@ -198,7 +198,7 @@ def scripted_looks(monkeypatch, tiny_manifest):
 
     def script(*found):
         looks = iter(found)
-        monkeypatch.setattr(Validation, "look", lambda self, model: Look(loss=next(looks), wer=None))
+        monkeypatch.setattr(Validation, "look", lambda *_: Look(losses={"valid": next(looks)}, wers={}))
         return {"valid_data": [str(tiny_manifest)], "eval_every_steps": 2, "max_steps": 12}
 
     return script

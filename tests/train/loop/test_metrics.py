@@ -10,6 +10,11 @@ import pytest
 from train.loop.checkpoint import Position
 from train.loop.loop import train_adapter
 from train.loop.metrics import METRICS, MetricsLog, Window, metric_definitions, metric_line, open_metrics
+from train.loop.validation import Look
+
+
+def look(**losses):
+    return Look(losses=losses, wers={})
 
 
 def lines(path):
@@ -33,8 +38,33 @@ def test_steps_without_a_loss_are_logged_as_null_and_stay_json(tmp_path):
 
 def test_validation_has_lines_of_its_own(tmp_path):
     path = tmp_path / "metrics.jsonl"
-    MetricsLog(path, 0).log_valid(Position(step=3), 0.123456)
+    MetricsLog(path, 0).log_valid(Position(step=3), look(valid=0.123456))
     assert lines(path) == [{"step": 3, "valid_loss": 0.12346}]
+
+
+def test_each_source_of_validation_clips_has_a_line_below_that_of_their_mean(tmp_path, capsys, results):
+    path = tmp_path / "metrics.jsonl"
+    log = MetricsLog(path, 0)
+    log.log_valid(Position(step=3), Look(losses={"people": 0.3, "test-everyday": 0.1}, wers={"people": 0.5}))
+    log.log_evaluation(3, results)  # of a test set that is called like one of them
+    assert lines(path)[:3] == [
+        {"step": 3, "valid_loss": 0.2, "valid_wer": 50.0},
+        {"step": 3, "set": "people", "valid_loss": 0.3, "valid_wer": 50.0},
+        {"step": 3, "set": "test-everyday", "valid_loss": 0.1},
+    ]
+    assert "metric valid_loss=0.3 valid_wer=50 set=people step=3;" in capsys.readouterr().out
+
+
+def test_each_kind_of_voice_has_a_line_that_no_source_can_be_taken_for(tmp_path, capsys):
+    path = tmp_path / "metrics.jsonl"
+    kinds = {"people": (0.613, 0.179), "neural": (0.2, 0.05)}
+    found = Look(losses={"people": 0.3, "neural": 0.1}, wers={"people": 0.6, "neural": 0.2}, kinds=kinds)
+    MetricsLog(path, 0).log_valid(Position(step=3), found)
+    assert lines(path)[3:] == [
+        {"step": 3, "set": "kind-people", "valid_wer": 61.3, "valid_cer": 17.9},
+        {"step": 3, "set": "kind-neural", "valid_wer": 20.0, "valid_cer": 5.0},
+    ]
+    assert "metric valid_wer=61.3 valid_cer=17.9 set=kind-people step=3;" in capsys.readouterr().out
 
 
 def test_a_run_from_the_start_drops_an_older_one(tmp_path):
@@ -49,14 +79,14 @@ def test_a_resumed_run_keeps_what_lies_before_it_even_if_the_last_line_was_cut(t
     path = tmp_path / "metrics.jsonl"
     path.write_text('{"step": 1}\n{"step": 3}\n' + rest)
     log = MetricsLog(path, 3)
-    log.log_valid(Position(step=4), 1.0)
+    log.log_valid(Position(step=4), look(valid=1.0))
     assert [line["step"] for line in lines(path)] == [1, 3, 4]
 
 
 def test_lines_on_standard_output_have_one_stable_form(tmp_path, capsys, results):
     log = MetricsLog(tmp_path / "metrics.jsonl", 0)
     log.log(Position(step=500), Window(trained_s=2.0, losses=[0.1234], samples=7), 6e-4)
-    log.log_valid(Position(step=500), 0.066)
+    log.log_valid(Position(step=500), look(valid=0.066))
     log.log_evaluation(1517, results)
     assert capsys.readouterr().out.splitlines() == [
         "metric loss=0.1234 learning_rate=0.0006 samples_per_s=3.5 step=500;",
@@ -74,7 +104,7 @@ def test_what_is_no_number_is_left_out_of_the_line():
 def test_an_evaluation_made_again_replaces_the_older_one(tmp_path, results):
     path = tmp_path / "metrics.jsonl"
     log = MetricsLog(path, 0)
-    log.log_valid(Position(step=9), 1.0)
+    log.log_valid(Position(step=9), look(valid=1.0))
     for _ in range(2):
         log.log_evaluation(9, results)
     assert [line.get("set") for line in lines(path)] == [None, "test-everyday"]

@@ -8,6 +8,7 @@ import math
 import pytest
 import torch
 
+from train.config import BlockConfig
 from train.errors import TrainError
 from train.examples.batches import ExamplePlan
 from train.loop.checkpoint import Position
@@ -103,7 +104,9 @@ def test_the_gradient_is_clipped_to_the_norm_asked_for(tiny_config, tiny_model, 
         optimiser = AdapterOptimiser(model, config, CPU)
         optimiser.adamw.register_step_pre_hook(
             lambda adamw, *_: norms.append(
-                math.sqrt(sum(float(p.grad.square().sum()) for p in adamw.param_groups[0]["params"]))
+                math.sqrt(
+                    sum(float(p.grad.square().sum()) for group in adamw.param_groups for p in group["params"])
+                )
             )
         )
         batch = tiny_collator(config).collate([example(0)], (0, 0))
@@ -122,3 +125,18 @@ def test_the_rate_warms_up_in_a_line_and_falls_to_zero_along_a_cosine():
 def test_the_rate_is_positive_however_short_the_run(total_steps, warmup_fraction):
     for step in range(total_steps):
         assert 0 < learning_rate_factor(step, total_steps, warmup_fraction) <= 1
+
+
+def test_each_block_moves_at_its_own_rate(stepper):
+    (plain, *_), (apart, *_) = stepper([0, 1, 2]), stepper([0, 1, 2], encoder=BlockConfig(learning_rate=1e-3))
+    for name, weight in plain.items():  # AdamW's first step is as long as its rate
+        share = 0.1 if "encoder." in name else 1.0
+        torch.testing.assert_close(apart[name], share * weight, rtol=1e-3, atol=1e-6, msg=name)
+
+
+def test_the_rate_of_each_block_is_a_share_of_the_schedules(tiny_config, tiny_model):
+    for optimiser in ("adamw", "adamw_8bit"):
+        config = tiny_config(decoder=BlockConfig(learning_rate=5e-3), optimiser=optimiser)
+        model = tiny_model(config)
+        groups = AdapterOptimiser(model, config, CPU).adamw.param_groups
+        assert [len(group["params"]) for group in groups] == [2 * 2 * 3, 2 * 2 * 5]

@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+from msgspec import structs
 
 from train.examples.batches import ExamplePlan
 from train.loop.checkpoint import Position
@@ -35,10 +36,41 @@ def test_a_look_measures_loss_and_wer_and_leaves_the_model_training(
     assert all(p.grad is not None for p in model.parameters() if p.requires_grad)
 
 
+def test_each_source_counts_the_same_however_many_clips_it_has(tiny_config, tiny_model, tiny_collator):
+    config = tiny_config(valid_clips=2)
+    data = tiny_collator(config, augmented=False)
+    model = tiny_model(config)
+    few, many = data.clips[:2], data.clips[2:]
+    apart = []
+    for clips in (few, many):
+        data.clips = clips
+        apart.append(Validation(data, config, CPU).look(model).loss)
+    data.clips = [structs.replace(clip, source="people") for clip in few] + [
+        structs.replace(clip, source="machines") for clip in many
+    ]
+    look = Validation(data, config, CPU).look(model)
+    assert look.losses == {"people": pytest.approx(apart[0]), "machines": pytest.approx(apart[1])}
+    assert look.loss == pytest.approx(sum(apart) / 2)
+    assert look.wers.keys() == {"people", "machines"} and look.wer == sum(look.wers.values()) / 2
+
+
+def test_each_kind_of_voice_has_rates_over_all_sources_people_first(tiny_config, tiny_model, tiny_collator):
+    config = tiny_config(valid_clips=2)
+    data = tiny_collator(config, augmented=False)
+    said = [("neural", "a"), ("people", "a"), ("people", "b"), ("neural", "b")]
+    data.clips = [
+        structs.replace(clip, kind=kind, source=source, language="hi")
+        for clip, (kind, source) in zip(data.clips, said, strict=False)
+    ]
+    look = Validation(data, config, CPU).look(tiny_model(config))
+    assert list(look.kinds) == ["people", "neural"]
+    assert all(wer > 0 and cer > 0 for wer, cer in look.kinds.values())
+
+
 def test_without_clips_to_transcribe_there_is_no_wer(tiny_config, tiny_model, tiny_collator):
     config = tiny_config()
     look = Validation(tiny_collator(config, augmented=False), config, CPU).look(tiny_model(config))
-    assert look.wer is None
+    assert look.wer is None and not look.kinds
 
 
 def test_clips_that_are_transcribed_are_spread_over_the_set(tiny_config, tiny_model, tiny_collator):
@@ -58,6 +90,6 @@ def test_the_best_look_is_remembered_and_those_since_are_counted(tiny_config):
     better = []
     for step, wer in enumerate([math.nan, 0.9, 0.5, 0.6, 0.5, math.nan], 1):
         position.step = step
-        better.append(is_better(Look(loss=1.0, wer=wer), position, config))
+        better.append(is_better(Look(losses={"all": 1.0}, wers={"all": wer}), position, config))
     assert better == [False, True, True, False, False, False]
     assert (position.best, position.best_step, position.looks_since_best) == (0.5, 3, 3)

@@ -93,6 +93,24 @@ def test_a_run_that_has_just_begun_has_a_page_too(run_dir):
     assert "Nothing was logged yet." in text and "Not evaluated." in text and "no artifact yet" in text
 
 
+def test_the_page_says_how_each_kind_of_voice_was_heard_at_the_last_look(run_dir):
+    looks = [
+        {"step": step, "set": f"kind-{kind}", "valid_wer": wer, "valid_cer": wer / 4}
+        for step, wers in ((4, (90.0, 50.0)), (8, (62.0, 21.0)))
+        for kind, wer in zip(("people", "neural"), wers, strict=True)
+    ]
+    (run_dir / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in [*ROWS, *looks]))
+    text = write_report(run_dir).read_text("utf-8")
+    assert "<dt>validation WER / CER, people</dt><dd>62.0 / 15.5 %</dd>" in text
+    assert "90.0" not in text
+
+
+def test_the_page_warns_where_the_scores_are_of_synthetic_speech(run_dir, results):
+    save_results(run_dir, results)
+    text = write_report(run_dir).read_text("utf-8")
+    assert "say little about people" in text and "<td>formant</td><td>mr</td>" in text
+
+
 def test_what_is_no_run_is_refused(tmp_path):
     with pytest.raises(TrainError, match=r"holds no config\.yaml"):
         write_report(tmp_path)

@@ -65,6 +65,11 @@ def training_sentences() -> list[str]:
     return _own_sentences("training-mr*.txt")
 
 
+def counted_words() -> list[str]:
+    """Return number words and colours, a hundred and fifty of them."""
+    return [unify_marathi(word) for word in (OWN_SENTENCES / "words-mr.txt").read_text("utf-8").split()]
+
+
 def catalogue_sentences() -> list[str]:
     """Return the speakable sentences of the installed LibreOffice and Firefox translations.
 

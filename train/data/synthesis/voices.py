@@ -1,7 +1,7 @@
-"""Synthetic Marathi voices: espeak-ng's formant variants and festival's diphones of a human speaker.
+"""Synthetic Marathi voices of four engines: neural speakers, diphones of a human speaker, and formants.
 
 A voice is a name with ranges of pitch and speed; `speak` turns a sentence into 16 kHz samples. The voices of
-`TEST_VOICES` are never used for training. Knows no manifests.
+`TEST_VOICES` and `NEURAL_TEST_VOICES` are never used for training. Knows no manifests.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import subprocess
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -19,6 +20,7 @@ import torch
 import torchaudio.functional as F
 
 from serve.audio.samples import SAMPLE_RATE, Samples
+from train.data.synthesis import kokoro, piper
 from train.data.synthesis.text import SYSTEM_DEPS_HINT
 from train.errors import DataError
 
@@ -31,11 +33,19 @@ class Voice:
     """One synthetic speaker."""
 
     name: str
-    engine: Literal["espeak", "festival"]
+    engine: Literal["espeak", "festival", "kokoro", "piper"]
     variant: str = ""
-    """espeak-ng's variant, the part after `mr+`."""
+    """espeak-ng's variant, the part after `mr+`; or Kokoro's speaker, or mixture of two."""
     formant_shift: float = 1.0
     """Factor on all frequencies with the tempo kept: a longer (< 1) or shorter (> 1) vocal tract."""
+
+    @property
+    def kind(self) -> str:
+        """How the sound is made, as rows of a manifest tell it: `neural`, `diphone` or `formant`."""
+        return _KINDS[self.engine]
+
+
+_KINDS = {"espeak": "formant", "festival": "diphone", "kokoro": "neural", "piper": "neural"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,9 +55,14 @@ class Delivery:
     speed: float
     """1.0 is the voice's own pace; 1.2 is faster."""
     pitch: float
-    """-1 (low) to 1 (high), within what is natural for the voice."""
+    """-1 (low) to 1 (high), within what is natural for the voice; neural voices have pitches of their own."""
     liveliness: float
     """0 (flat) to 1 (sing-song)."""
+
+
+def kokoro_voice(blend: str) -> Voice:
+    """Return the voice of one of Kokoro's speakers, or of a mixture."""
+    return Voice(name=f"kokoro-{blend}", engine="kokoro", variant=blend)
 
 
 def _espeak(*variants: str) -> list[Voice]:
@@ -90,19 +105,25 @@ TEST_VOICES = [
     *_espeak("f4", "m5", "klatt3", "Andrea", "travis", "Mario", "adam", "edward"),
     *_festival(0.84, 1.18),
 ]
+NEURAL_TEST_VOICES = [kokoro_voice(speaker) for speaker in kokoro.TEST_SPEAKERS]
+NEURAL_VALID_VOICES = [kokoro_voice(speaker) for speaker in kokoro.VALID_SPEAKERS]
+PIPER_VOICES = [
+    Voice(name=f"piper-joe-{shift:.2f}", engine="piper", formant_shift=shift)
+    for shift in (0.88, 0.94, 1.0, 1.06, 1.12, 1.18)
+]
+"""One man at six lengths of his vocal tract, for training only."""
 
 
 def speak(sentence: str, voice: Voice, delivery: Delivery) -> Samples | None:
     """Return the sentence as samples (n_samples,) at 16 kHz, or None where the synthesiser failed on it.
 
     Raises:
-        DataError: the synthesiser is not installed.
+        DataError: the synthesiser is not installed, or its model cannot be had.
     """
     # Shifting by resampling also changes the tempo: the voice speaks slower by the same factor beforehand.
     speed = delivery.speed / voice.formant_shift
-    say = _say_espeak if voice.engine == "espeak" else _say_festival
     try:
-        spoken = say(sentence, voice, delivery, speed)
+        spoken = _SAY[voice.engine](sentence, voice, delivery, speed)
     except FileNotFoundError as error:
         raise DataError(f"{error.filename} is not installed: {SYSTEM_DEPS_HINT}") from error
     except subprocess.TimeoutExpired:
@@ -141,6 +162,22 @@ def _say_festival(
         command = ["festival", "--heap", _FESTIVAL_HEAP_CELLS, "-b", str(script)]
         subprocess.run(command, capture_output=True, timeout=_TIMEOUT_S, check=False)
         return _read_wav(wav.read_bytes()) if wav.is_file() else None
+
+
+def _say_kokoro(sentence: str, voice: Voice, delivery: Delivery, speed: float) -> tuple[Samples, int] | None:
+    return kokoro.say(sentence, voice.variant, speed)
+
+
+def _say_piper(sentence: str, voice: Voice, delivery: Delivery, speed: float) -> tuple[Samples, int] | None:
+    return piper.say(sentence, speed, delivery.liveliness)
+
+
+_SAY: dict[str, Callable[[str, Voice, Delivery, float], tuple[Samples, int] | None]] = {
+    "espeak": _say_espeak,
+    "festival": _say_festival,
+    "kokoro": _say_kokoro,
+    "piper": _say_piper,
+}
 
 
 def _read_wav(data: bytes) -> tuple[Samples, int] | None:

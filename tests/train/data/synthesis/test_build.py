@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -14,71 +13,15 @@ import soundfile
 
 from serve.audio.samples import SAMPLE_RATE
 from train.data.manifest import load_samples, read_manifest
-from train.data.synthesis.build import Sizes, plan_corpus
-from train.data.synthesis.voices import TEST_VOICES, TRAIN_VOICES
 
+FIELDS = ("audio", "text", "language", "duration_s", "voice", "kind", "source")
 ROOT = Path(__file__).parents[2]
-WHOLE = Sizes(everyday=4100, catalogue=1500, exchanged=9500, words=3500, test=150)
-
-
-@pytest.fixture(scope="module")
-def plan():
-    return plan_corpus(WHOLE, seed=0)
-
-
-def of(plan, *splits):
-    return [utterance for utterance in plan if utterance.split in splits]
-
-
-def test_no_test_sentence_and_no_test_voice_is_trained_on(plan):
-    trained = {utterance.sentence for utterance in of(plan, "train")}
-    held_out = {utterance.sentence for utterance in of(plan, "valid", "test-everyday", "test-catalogue")}
-    assert len(held_out) == 600 and not trained & held_out
-    assert {u.voice.name for u in of(plan, "train", "valid")} <= {voice.name for voice in TRAIN_VOICES}
-    tested = {u.voice.name for u in of(plan, "test-everyday", "test-catalogue")}
-    assert tested == {voice.name for voice in TEST_VOICES}
-
-
-def test_the_plan_has_the_sizes_asked_for(plan):
-    sources = [utterance.source for utterance in of(plan, "train")]
-    counts = Counter(sources)
-    assert (counts["everyday"], counts["catalogue"], counts["words"]) == (4100, 1500, 3500)
-    assert 9_400 < counts["exchanged"] <= 9_500, "a few may resemble held-out sentences"
-    assert len(of(plan, "test-everyday")) == len(of(plan, "test-catalogue")) == 150
-
-
-def test_the_seed_fixes_the_plan(plan):
-    assert plan_corpus(WHOLE, seed=0) == plan
-    assert plan_corpus(WHOLE, seed=1) != plan
-
-
-def test_more_training_text_leaves_the_test_sets_as_they_are(plan):
-    smaller = plan_corpus(Sizes(everyday=100, catalogue=50, exchanged=0, words=0, test=150), seed=0)
-    for split in ("test-everyday", "test-catalogue", "valid"):
-        assert of(smaller, split) == of(plan, split)
-
-
-def test_nothing_that_is_trained_on_resembles_a_held_out_sentence(plan):
-    held_out = [set(u.sentence.split()) for u in of(plan, "valid", "test-everyday", "test-catalogue")]
-    for utterance in of(plan, "train"):
-        words = set(utterance.sentence.split())
-        for other in held_out:
-            assert len(words & other) <= 0.8 * (len(words) + len(other)) / 2, utterance.sentence
-
-
-def test_exchanged_words_and_sequences_teach_words_that_no_sentence_does(plan):
-    words = {
-        source: {word for u in of(plan, "train") if u.source == source for word in u.sentence.split()}
-        for source in ("everyday", "catalogue", "exchanged", "words")
-    }
-    known = words["everyday"] | words["catalogue"]
-    assert len(words["words"]) > 10_000 and not words["words"] & known
-    assert len(words["exchanged"] - known) > 10_000
 
 
 def build(directory, *options):
     command = [sys.executable, "-m", "train.data.synthesis.build", "--output-dir", str(directory)]
-    sizes = ["--everyday", "12", "--catalogue", "0", "--exchanged", "0", "--words", "0", "--test", "3"]
+    sizes = ["--everyday", "12", "--catalogue", "0", "--exchanged", "0", "--words", "0"]
+    sizes += ["--kokoro", "3", "--piper", "0", "--test", "3"]
     return subprocess.run(
         [*command, *sizes, *options], cwd=ROOT, capture_output=True, text=True, check=False, timeout=120
     )
@@ -89,12 +32,12 @@ def corpus(tmp_path_factory):
     directory = tmp_path_factory.mktemp("corpus")
     run = build(directory)
     assert run.returncode == 0, run.stderr
-    assert "train: 12 clips" in run.stdout and "15/15" not in run.stdout
+    assert "train: 12 clips" in run.stdout and "train-neural: 3 clips" in run.stdout
     return directory
 
 
 def test_clips_are_what_the_manifests_say(corpus):
-    for name in ("train", "valid", "test-everyday"):
+    for name in ("train", "valid", "test-everyday", "train-neural", "valid-neural", "test-neural"):
         for clip in read_manifest(corpus / f"{name}.jsonl"):
             info = soundfile.info(clip.path)
             assert (info.format, info.samplerate, info.channels) == ("FLAC", SAMPLE_RATE, 1)
@@ -160,5 +103,9 @@ def test_a_missing_synthesiser_ends_the_build_with_one_sentence(tmp_path, monkey
 
 
 def test_rows_say_who_spoke_and_where_the_text_is_from(corpus):
-    rows = [json.loads(line) for line in (corpus / "train.jsonl").read_text("utf-8").splitlines()]
-    assert all({"audio", "text", "language", "duration_s", "voice", "source"} == row.keys() for row in rows)
+    kinds = {}
+    for name in ("train", "train-neural"):
+        rows = [json.loads(line) for line in (corpus / f"{name}.jsonl").read_text("utf-8").splitlines()]
+        assert all({*FIELDS} == row.keys() for row in rows)
+        kinds[name] = {row["voice"].partition("-")[0]: row["kind"] for row in rows}
+    assert kinds == {"train": {"espeak": "formant", "nsk": "diphone"}, "train-neural": {"kokoro": "neural"}}

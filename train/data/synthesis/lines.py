@@ -1,0 +1,81 @@
+"""Choose what neural voices say: sentences and short phrases, each in a voice of its own, in a fair order.
+
+Any first part of a plan is a sample of the whole, so that training may begin before all is spoken; and a plan
+for more clips begins as a plan for fewer. Knows no voice.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from train.data.synthesis import text
+
+_EVERY = 8  # one clip in so many is a phrase of a few words: single words are heard worst
+_COUNTED_SHARE = 0.45  # of the phrases: numbers and colours
+_DICTIONARY_SHARE = 0.35  # of the other phrases' words; the rest are words of the sentences
+_LEAST_USES = 2  # of a word in the sentences, to be said outside of one
+
+
+@dataclass(frozen=True)
+class Line:
+    """One thing to be said, and what to draw its voice and delivery from."""
+
+    text: str
+    source: str
+    rng: random.Random
+
+
+class Phrases:
+    """Draws phrases of one to four words: of the sentences, of the dictionary, and numbers and colours.
+
+    A number or a colour is never said alone: recordings of people who say just that are what the hearing of
+    single words is checked with.
+    """
+
+    def __init__(self, sentences: Sequence[str]) -> None:
+        uses = Counter(word for sentence in sentences for word in sentence.split())
+        self._counted = text.counted_words()
+        known = set(self._counted)
+        self._common = sorted(word for word, n in uses.items() if n >= _LEAST_USES and word not in known)
+        self._rare = [word for word in text.word_list() if word not in uses and word not in known]
+
+    def draw(self, rng: random.Random) -> str:
+        """Return one phrase."""
+        if rng.random() < _COUNTED_SHARE:
+            return " ".join(rng.choice(self._counted) for _ in range(rng.randint(2, 4)))
+        n_words = rng.randint(1, 4)
+        return " ".join(
+            rng.choice(self._rare if rng.random() < _DICTIONARY_SHARE else self._common)
+            for _ in range(n_words)
+        )
+
+
+def plan_lines(sentences: Sequence[str], phrases: Phrases, engine: str, count: int, seed: int) -> list[Line]:
+    """Return `count` lines for one engine: each sentence once before any comes again, and phrases between."""
+    lines: list[Line] = []
+    deck = _shuffled_again_and_again(sentences, f"{seed}/{engine}")
+    times: Counter[str] = Counter()
+    for number in range(count):
+        if number % _EVERY == _EVERY - 1:
+            rng = random.Random(f"{seed}/{engine}/phrase/{number}")
+            lines.append(Line(phrases.draw(rng), "phrases", rng))
+        else:
+            sentence = next(deck)
+            times[sentence] += 1
+            rng = random.Random(f"{seed}/{engine}/{sentence}/{times[sentence]}")
+            lines.append(Line(sentence, "everyday", rng))
+    return lines
+
+
+def _shuffled_again_and_again(sentences: Sequence[str], seed: str) -> Iterator[str]:
+    """Yield all sentences in an order that hardly changes when sentences are added, then in another."""
+    turn = 0
+    while sentences:
+        turn += 1
+        yield from sorted(
+            sentences, key=lambda sentence: hashlib.sha256(f"{seed}/{turn}/{sentence}".encode()).digest()
+        )

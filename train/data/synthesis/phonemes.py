@@ -1,0 +1,44 @@
+"""Marathi text -> the sounds it stands for, in IPA signs, by espeak-ng. Knows no voice."""
+
+from __future__ import annotations
+
+import random
+import subprocess
+import unicodedata
+
+_ONE_SIGN = {"tʃ": "ʧ", "dʒ": "ʤ", "c": "ʧ", "ɟ": "ʤ", "g": "ɡ", "ʱ": "ʰ"}
+_DENTAL = {"ʧ": "ʦ", "ʤ": "ʣ"}
+_FRONT = frozenset("iɪeɛj")  # before these, Marathi's affricates are palatal always
+_PASSED_OVER = frozenset("ʰːˈˌʧʤ")  # between an affricate and the vowel that it stands before
+_DENTAL_SHARE = 0.4  # of the words where either is said: the script does not tell them apart
+_TIMEOUT_S = 20
+
+
+def pronounce(sentence: str) -> str:
+    """Return the sounds of a sentence; the same for the same sentence always.
+
+    Affricates are single signs (ʧ ʤ ʦ ʣ), aspiration is ʰ, accents stand behind their letters.
+
+    Raises:
+        FileNotFoundError: espeak-ng is not installed.
+        subprocess.TimeoutExpired: it hangs on the sentence.
+    """
+    command = ["espeak-ng", "-v", "mr", "--ipa", "-q", "--", sentence]
+    run = subprocess.run(command, capture_output=True, text=True, timeout=_TIMEOUT_S, check=False)
+    sounds = unicodedata.normalize("NFD", " ".join(run.stdout.split()))
+    for signs, sign in _ONE_SIGN.items():
+        sounds = sounds.replace(signs, sign)
+    rng = random.Random(sentence)
+    return " ".join(
+        _with_dentals(word) if rng.random() < _DENTAL_SHARE else word for word in sounds.split(" ")
+    )
+
+
+def _with_dentals(word: str) -> str:
+    """Say च, ज, झ as in चांगला, not as in चित्र, wherever the next vowel allows it."""
+    signs = list(word)
+    for number, sign in enumerate(signs):
+        following = next((after for after in signs[number + 1 :] if after not in _PASSED_OVER), "")
+        if sign in _DENTAL and following not in _FRONT:
+            signs[number] = _DENTAL[sign]
+    return "".join(signs)
