@@ -33,7 +33,7 @@ class Score:
     """Scores of one corpus under one profile; rates are fractions, not per cent."""
 
     profile: str
-    """As asked for; or, where all utterances are of one language, the one that stands for it there."""
+    """Profile that was asked for; where all utterances are of one language, its profile for that language."""
     utterances: int
     wer: float
     wer_low: float

@@ -86,7 +86,7 @@ class Window:
     losses: list[float] = field(default_factory=list)
     """Mean loss of each step, in nats a token; steps without a usable batch have none."""
     distances: list[float] = field(default_factory=list)
-    """Of the encoder from the base model's, at each step that measured it."""
+    """Distance of the encoder from the base model's, for each step that measured it."""
     samples: int = 0
     audio_s: float = 0.0
 
