@@ -94,7 +94,8 @@ def _excite(n_samples: int, excitation: Excitation, rng: np.random.Generator) ->
 
 @lru_cache
 def _mel_bands(n_bands: int) -> torch.Tensor:
-    return F.melscale_fbanks(_N_FFT // 2 + 1, 20.0, SAMPLE_RATE / 2, n_bands, SAMPLE_RATE)
+    bands: torch.Tensor = F.melscale_fbanks(_N_FFT // 2 + 1, 20.0, SAMPLE_RATE / 2, n_bands, SAMPLE_RATE)
+    return bands
 
 
 @lru_cache

@@ -132,7 +132,7 @@ class Validation:
                 languages=[clips[i].language or self._config.language for i in indices],
             )
 
-        kinds = {}
+        kinds: dict[str, tuple[float, float]] = {}
         for kind in VOICE_KINDS:
             if alike := [i for indices in chosen.values() for i in indices if clips[i].kind == kind]:
                 kinds[kind] = (scored(alike).wer, scored(alike).cer)

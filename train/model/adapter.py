@@ -134,8 +134,8 @@ def _differences(
         ]
     faults = []
     for key, wanted, patterns, usual in (
-        ("rank", block.rank, found.rank_pattern, found.r),
-        ("alpha", block.alpha, found.alpha_pattern, found.lora_alpha),
+        ("rank", block.rank, found.rank_pattern or {}, found.r),
+        ("alpha", block.alpha, found.alpha_pattern or {}, found.lora_alpha),
     ):
         values = {patterns.get(get_pattern_key(patterns, module), usual) for module in _modules(theirs)}
         if values - {wanted}:

@@ -32,4 +32,5 @@ def encoder_drift(
         with torch.no_grad(), model.disable_adapter():
             wanted = whisper.model.encoder(log_mel).last_hidden_state.float()  # (batch, n_positions, d_model)
         found = whisper.model.encoder(log_mel).last_hidden_state.float()
-    return (found - wanted).square().mean() / wanted.square().mean()
+    distance: torch.Tensor = (found - wanted).square().mean() / wanted.square().mean()
+    return distance

@@ -227,7 +227,7 @@ def _manifest_text(manifest: Manifest) -> str:
 
 def _left_out(run: RunRecord) -> list[tuple[str, ...]]:
     """Return a row for each reason why rows were left out: how many, and the first few."""
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for reason, count in Counter(str(drop.reason) for drop in run.left_out).most_common():
         details = [f"{drop.origin}: {drop.detail}" for drop in run.left_out if drop.reason == reason]
         rows.append((reason, str(count), "; ".join(details[:3])))
