@@ -137,7 +137,7 @@ def _differences(
         ("rank", block.rank, found.rank_pattern or {}, found.r),
         ("alpha", block.alpha, found.alpha_pattern or {}, found.lora_alpha),
     ):
-        values = {patterns.get(get_pattern_key(patterns, module), usual) for module in _modules(theirs)}
+        values = {patterns.get(get_pattern_key(list(patterns), module), usual) for module in _modules(theirs)}
         if values - {wanted}:
             said = ", ".join(map(str, sorted(values)))
             faults.append(f"lora_{key} is {wanted}, but {where} says {said} ({block.name})")
