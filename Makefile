@@ -23,7 +23,8 @@ IMAGE ?= shrota:$(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
 
 # Voices and text for `make data`, and an ffmpeg for the tests. Serving needs none of these.
 SYSTEM_PACKAGES := ffmpeg espeak-ng festival festival-mr festvox-mr-nsk \
-	libreoffice-l10n-mr firefox-esr-l10n-mr tesseract-ocr tesseract-ocr-mar
+	libreoffice-l10n-mr firefox-esr-l10n-mr tesseract-ocr tesseract-ocr-mar \
+	$(shell command -v npm >/dev/null || echo npm)
 
 ##@ Serve
 
@@ -38,7 +39,7 @@ image: ## build the container image that serves and trains on SageMaker
 ##@ Train
 
 .PHONY: data
-data: system-deps install ## speak a Marathi corpus into data/mr: 50,000 synthetic clips in ten minutes; goes on where it stopped
+data: system-deps install ## speak a Marathi corpus into data/mr, neural voices most: four hours on two cores; goes on where it stopped
 	$(PY) -m train.data.synthesis.build --output-dir data/mr $(ARGS)
 
 .PHONY: train

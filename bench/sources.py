@@ -109,7 +109,8 @@ def as_channel(clips: list[Clip], scratch: Path) -> str:
 def as_synthesis(clips: list[Clip], scratch: Path) -> str:
     """The synthetic builder itself, from text to manifest."""
     command = [sys.executable, "-m", "train.data.synthesis.build", "--output-dir", str(scratch / "synthetic")]
-    amounts = {"everyday": len(clips), "catalogue": 0, "exchanged": 0, "words": 0, "test": 10}
+    amounts = dict.fromkeys(("catalogue", "exchanged", "words", "kokoro", "piper"), 0)
+    amounts |= {"everyday": len(clips), "test": 10}
     command += [part for name, amount in amounts.items() for part in (f"--{name}", str(amount))]
     subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
     return str(scratch / "synthetic" / "train.jsonl")

@@ -78,6 +78,11 @@ class _WireOptions(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
 
 OPTION_NAMES = frozenset(_WireOptions.__struct_fields__)
 
+KNOWN_OPTIONS = OPTION_NAMES.union(FORMAT_OPTIONS)
+"""Those of the transcription, and of the answer's format."""
+
+_MAY_BE_EMPTY = frozenset(("prompt", "hotwords", "suppress"))
+
 
 def parse_options(
     values: Mapping[str, Any], *, strict: bool = False, base: TranscriptionOptions | None = None
@@ -85,7 +90,7 @@ def parse_options(
     """Check options by name.
 
     Args:
-        values: Name -> value.
+        values: Name -> value; a text that is empty is no value, but for options that are texts themselves.
         strict: Whether numbers and flags must be numbers and flags, as in JSON; otherwise text such as `0.2`
             and `true` is read, as in a query or a form.
         base: Options that hold where `values` says nothing.
@@ -93,8 +98,9 @@ def parse_options(
     Raises:
         UnsupportedOption: An option is unknown, or has an impossible value.
     """
+    values = {name: value for name, value in values.items() if not _is_absent(name, value)}
     try:
-        wire = msgspec.convert(dict(values), _WireOptions, strict=strict)
+        wire = msgspec.convert(values, _WireOptions, strict=strict)
     except msgspec.ValidationError as error:
         raise option_refusal(str(error)) from error
     given = {name: getattr(wire, name) for name in values}
@@ -103,6 +109,12 @@ def parse_options(
     if "suppress" in given:
         given["suppress"] = _suppressed(wire.suppress)
     return replace(base or TranscriptionOptions(), **given)
+
+
+def _is_absent(name: str, value: Any) -> bool:
+    """Tell whether an option is a field of a form, or of a page, that nobody filled in."""
+    is_empty = isinstance(value, str) and not value.strip()
+    return is_empty and name in OPTION_NAMES and name not in _MAY_BE_EMPTY
 
 
 def _language(value: str) -> str:
@@ -133,7 +145,7 @@ def _suppressed(value: str | list[str]) -> tuple[str, ...]:
 def option_refusal(message: str) -> UnsupportedOption:
     """Turn msgspec's message, which ends in `$.name` or names an unknown field, into ours."""
     if unknown := re.search(r"unknown field `(.*)`", message):
-        known = ", ".join(sorted(OPTION_NAMES | {*FORMAT_OPTIONS}))
+        known = ", ".join(sorted(KNOWN_OPTIONS))
         return UnsupportedOption(unknown[1][:60], f"is unknown; the options are {known}")
     path = re.search(r" - at `\$\.(\w+)", message)
     reason = message.partition(" - at ")[0]

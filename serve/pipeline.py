@@ -4,10 +4,28 @@
     with open_audio(data, AudioLimits()) as recording:                              # serve/audio/decode.py
         for event in pipeline.transcribe(recording, TranscriptionOptions(language="mr")):
             ...
-    transcripts = pipeline.transcribe_many(clips)                                   # offline, in batches
+    transcripts = pipeline.transcribe_many(clips)                                   # offline, side by side
 
-The service and the evaluation of a training run both go through it. Knows no web, no environment and no
-runtime.
+The service, files and the evaluation of a training run all go through it, and through a scheduler to the
+engine. Knows no web, no environment and no runtime. This is a request's way, from its route to its text; no
+other call of ours leads to one of these:
+
+     1  transcribe_body           serve/http/sagemaker.py      in the event loop
+     2  asked_outside_body        serve/http/sagemaker.py      by headers and query: session, options, format
+     3  Service.admit             serve/service/service.py
+     4  read_body                 serve/http/body.py
+     5  read_recording            serve/http/sagemaker.py      the body's recording and options, or a hook's
+     6  whole_answer              serve/http/sagemaker.py
+     7  Service.transcribe        serve/service/service.py
+     8  Place.transcribe          serve/service/place.py       in a thread of the request
+     9  open_audio                serve/audio/decode.py
+    10  Pipeline.transcribe       serve/pipeline.py
+    11  Pipeline._decoded         serve/pipeline.py
+    12  Ticket.decode             serve/engine/scheduler.py
+    13  Pipeline._inputs          serve/pipeline.py            features of windows, as long as there is room
+    14  Scheduler._run            serve/engine/scheduler.py    in a thread of the engine
+    15  Scheduler._call           serve/engine/scheduler.py    a batch of one kind
+    16  CTranslate2Engine.decode  serve/engine/ctranslate2/engine.py
 """
 
 from __future__ import annotations
@@ -20,38 +38,34 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
+from typing import Protocol
+
+import numpy as np
 
 from serve.audio.features import MAX_WINDOW_S, FeatureExtractor, window_length_s
 from serve.audio.recording import Recording
 from serve.audio.samples import SAMPLE_RATE, Samples
-from serve.audio.segmentation import Window, WindowLimits, iter_windows
-from serve.engine import SERVED_ADAPTER, BatchSize, DecodingOptions, Engine, Hypothesis, LogMel, Task
+from serve.audio.segmentation import Window, WindowLimits, find_speech, iter_windows
+from serve.engine import SERVED_ADAPTER, DecodingOptions, Engine, EngineInput, Hypothesis, Task
 from serve.engine.fallback import NO_SPEECH_PROB, is_no_speech
+from serve.engine.scheduler import BatchLimits, Scheduler
 from serve.errors import UnsupportedOption
+from serve.language import LANGUAGE_WINDOWS, settle_recording, settle_window, with_language
 from serve.options import DETECT, NO_ADAPTER, TranscriptionOptions
 from serve.transcript.events import End, Event, Segment, Start, Transcript, build_transcript
-from serve.transcript.timeline import place_segments
-
-EngineInput = tuple[LogMel, DecodingOptions]
-Decode = Callable[[Iterable[EngineInput]], Iterator[Hypothesis]]
-"""Turns windows into hypotheses, in order. It pulls windows as it needs them, so that few exist at a time."""
+from serve.transcript.timeline import Timeline
 
 Cut = Callable[[Iterable[Samples], WindowLimits], Iterator[tuple[Window, Samples]]]
 """Finds windows in blocks of samples, each (n_channels, n_samples)."""
 
-Heard = tuple[Window, Hypothesis]
-
-Place = tuple[int, int]
-"""Index of a clip, and of a window in it."""
-
 MAX_CHANNELS = 4
 """Channels that are told apart: those of telephone switches and conference recorders."""
 
+MAX_SIDE_BY_SIDE = 64
+"""Recordings that are transcribed at a time offline."""
+
 USUAL_BEAM_SIZE = 2
 """A tenth more time than greedy search takes, for up to a point of word errors fewer in echo and noise."""
-
-LANGUAGE_WINDOWS = 3
-"""Windows that settle a language which nobody named: one alone may be a greeting, or too short to tell."""
 
 TOKENS_PER_S = 24
 """Bound of the text tokens in a second of speech; fast Marathi reaches 20, three times as many as English."""
@@ -94,6 +108,16 @@ class ServingFacts:
     """Whether the adapter was trained to write when sentences begin and end."""
 
 
+class Decoder(Protocol):
+    """How windows reach the engine: a scheduler's ticket, or what stands before one."""
+
+    def decode(self, inputs: Iterable[EngineInput]) -> Iterator[Hypothesis]:
+        """Yield a hypothesis for every window, in order; windows are pulled as they are needed."""
+
+    def detect_language(self, window: EngineInput) -> tuple[str, float]:
+        """Return the likeliest language of a window of 30 s, and its probability."""
+
+
 class Pipeline:
     """Everything between decoded samples and a transcript."""
 
@@ -110,7 +134,7 @@ class Pipeline:
 
         Args:
             engine: What decodes.
-            features: Of its base model.
+            features: The features of its base model.
             facts: What is served.
             base_dir: Checkpoint of the base model, for adapters that come later.
             prepare: Called before the first event of a recording: loads what its options need.
@@ -125,7 +149,7 @@ class Pipeline:
         self,
         recording: Recording | Samples,
         options: TranscriptionOptions | None = None,
-        decode: Decode | None = None,
+        decoder: Decoder | None = None,
         cut: Cut = iter_windows,
     ) -> Iterator[Event]:
         """Transcribe one recording, yielding a segment as soon as its window is decoded.
@@ -134,7 +158,7 @@ class Pipeline:
             recording: Read block by block, as the decoding goes on; or float32 samples at 16 kHz,
                 (n_samples,) or (n_channels, n_samples).
             options: What the caller asks for.
-            decode: How windows reach the engine; one at a time, directly, if None.
+            decoder: How windows reach the engine; by a scheduler for this recording alone, if None.
             cut: How the recording becomes windows; live speech is cut otherwise.
 
         Yields:
@@ -144,6 +168,10 @@ class Pipeline:
             UnsupportedOption: The served model cannot do what is asked.
             ServiceError: Whatever reading the recording, or decoding, raises.
         """
+        if decoder is None:
+            with Scheduler(self.engine, frees_engine=False) as scheduler, scheduler.admit() as ticket:
+                yield from self.transcribe(recording, options, ticket, cut)
+            return
         started = time.perf_counter()
         options = options or TranscriptionOptions()
         decoding = self.resolve(options)
@@ -152,93 +180,50 @@ class Pipeline:
         yield Start(duration_s=recording.duration_s, language=decoding.language)
 
         windows = cut(recording.blocks(), self._limits(decoding))
-        decoded = self._decode(windows, decoding, decode or self._decode_directly)
-        vote = LanguageVote()
-        segments: list[Segment] = []
-        for segment in place_segments(vote.count(decoded), split=options.channels == "split"):
-            segments.append(segment)
-            yield segment
+        timeline = Timeline(split=options.channels == "split")
+        said: list[Hypothesis] = []
+        for window, hypothesis in self._decoded(windows, decoding, decoder):
+            if is_said(window, hypothesis):
+                said.append(hypothesis)
+                yield from timeline.place(window, hypothesis)
+        yield from timeline.rest()
 
         assert recording.duration_s is not None, "it was read to its end"
-        transcript = _transcript(segments, decoding, vote, recording.duration_s)
+        transcript = _transcript(timeline.segments, decoding, said, recording.duration_s)
         yield End(transcript=transcript, processing_s=time.perf_counter() - started)
 
     def transcribe_many(
         self,
         clips: Sequence[Samples],
         options: TranscriptionOptions | Sequence[TranscriptionOptions] | None = None,
-        *,
-        max_batch_windows: int | None = None,
-        max_batch_s: float | None = None,
+        limits: BatchLimits | None = None,
     ) -> list[Transcript]:
-        """Transcribe recordings offline, decoding windows of one length together.
-
-        Speech is looked for while what was found is decoded.
+        """Transcribe recordings offline, side by side, so that windows of one kind are decoded together.
 
         Args:
             clips: Samples as in `transcribe`.
             options: For all clips, or one each.
-            max_batch_windows: Most windows decoded together; as many as suit the engine by default.
-            max_batch_s: Most seconds of windows decoded together, padding included; likewise.
+            limits: How much is decoded at once; as much as suits the engine, if None.
         """
         if options is None or isinstance(options, TranscriptionOptions):
             options = [options or TranscriptionOptions()] * len(clips)
-        decodings = [self.resolve(option) for option in options]
-        recordings = [_channels(clip, option) for clip, option in zip(clips, options, strict=True)]
         usual = self.engine.usual_batch
-        most = BatchSize(max_batch_windows or usual.windows, max_batch_s or usual.window_s)
-        cut: list[list[tuple[Window, Samples]]] = [[] for _ in clips]
-        hypotheses: list[dict[int, Hypothesis]] = [{} for _ in clips]
+        n_together = min(MAX_SIDE_BY_SIDE, 2 * usual.windows * self.engine.n_workers)
+        scheduler = Scheduler(
+            self.engine,
+            max_requests=n_together,
+            limits=limits or BatchLimits(target_s=math.inf),  # nobody waits for the next batch
+            frees_engine=False,
+        )
 
-        def places() -> Iterator[Place]:
-            for clip, (recording, decoding) in enumerate(zip(recordings, decodings, strict=True)):
-                for window in iter_windows(recording.blocks(), self._limits(decoding)):
-                    cut[clip].append(window)
-                    yield clip, len(cut[clip]) - 1
+        def transcript(clip: Samples, option: TranscriptionOptions) -> Transcript:
+            with scheduler.admit() as ticket:
+                *_, end = self.transcribe(clip, option, ticket)
+            assert isinstance(end, End), "a pipeline ends with its transcript"
+            return end.transcript
 
-        def decode_all(these: Iterable[Place], settled: Sequence[DecodingOptions]) -> None:
-            def decode(batch: list[Place]) -> list[Hypothesis]:
-                inputs = [self.engine_input(*cut[clip][i], settled[clip]) for clip, i in batch]
-                log_mels, each = zip(*inputs, strict=True)
-                return self.engine.transcribe_batch(log_mels, each)
-
-            lengths_s = (
-                (place, self._window_s(cut[place[0]][place[1]][0], settled[place[0]])) for place in these
-            )
-            with ThreadPoolExecutor(self.engine.n_workers) as workers:
-                begun = [
-                    (batch, workers.submit(decode, batch))
-                    for batch in _batches(lengths_s, most, self.engine.n_workers)
-                ]
-                for batch, future in begun:
-                    for (clip, i), hypothesis in zip(batch, future.result(), strict=True):
-                        hypotheses[clip][i] = _with_language_prob(hypothesis, probs[clip])
-
-        # As in `transcribe`, a clip's first windows settle the language of the rest.
-        probs: list[float | None] = [None] * len(clips)
-        found: Iterable[Place] = places()
-        settled = list(decodings)
-        if any(decoding.language is None for decoding in decodings):
-            found = list(found)
-            first = [
-                (clip, i) for clip, i in found if decodings[clip].language is None and i < LANGUAGE_WINDOWS
-            ]
-            decode_all(first, decodings)
-            for clip in {clip for clip, _ in first}:
-                heard = [(cut[clip][i][0], hypotheses[clip][i]) for i in sorted(hypotheses[clip])]
-                language, probs[clip] = _settle_language(heard)
-                settled[clip] = _with_language(decodings[clip], language)
-            found = [(clip, i) for clip, i in found if i not in hypotheses[clip]]
-        decode_all(found, settled)
-
-        transcripts = []
-        for clip, recording in enumerate(recordings):
-            vote = LanguageVote()
-            decoded = ((window, hypotheses[clip][index]) for index, (window, _) in enumerate(cut[clip]))
-            segments = list(place_segments(vote.count(decoded), split=options[clip].channels == "split"))
-            assert recording.duration_s is not None, "it was read to its end"
-            transcripts.append(_transcript(segments, decodings[clip], vote, recording.duration_s))
-        return transcripts
+        with scheduler, ThreadPoolExecutor(n_together) as threads:
+            return list(threads.map(transcript, clips, options))
 
     def resolve(self, options: TranscriptionOptions) -> DecodingOptions:
         """Fill in what the caller left open, and refuse what the served model cannot do.
@@ -252,15 +237,10 @@ class Pipeline:
             raise UnsupportedOption(
                 "adapter", f"'{options.adapter[:60]}' is not served here; {' or '.join(served)} is"
             )
-        language = facts.language if options.language is None else options.language
-        if language == DETECT:
-            language = None
-        if language is not None and language not in self.engine.languages:
-            raise UnsupportedOption("language", f"the base model does not know '{language}'")
         tuned = facts.adapter_name is not None and options.adapter != NO_ADAPTER
         usual = 1 if options.temperature > 0 else USUAL_BEAM_SIZE
         decoding = DecodingOptions(
-            language=language,
+            language=self._language(options),
             expected_language=facts.language if tuned else None,
             task=options.task or facts.task,
             adapter=facts.adapter_key if tuned else None,
@@ -280,6 +260,16 @@ class Pipeline:
         timed = replace(decoding, timestamps=tuned and facts.timestamps)
         return decoding if self.engine.unsupported(timed) else timed
 
+    def _language(self, options: TranscriptionOptions) -> str | None:
+        """Return the language that is asked for; None where it is to be detected."""
+        known = self.engine.languages
+        language = options.language or self.facts.language
+        if language in (None, DETECT):
+            return next(iter(known)) if len(known) == 1 else None
+        if language not in known:
+            raise UnsupportedOption("language", f"the base model does not know '{language}'")
+        return language
+
     def _limits(self, decoding: DecodingOptions) -> WindowLimits:
         """Say how long windows may be that the model can read."""
         facts = self.facts
@@ -292,37 +282,75 @@ class Pipeline:
             max_gap_s=facts.max_gap_s,
         )
 
-    def _decode(
-        self, windows: Iterator[tuple[Window, Samples]], decoding: DecodingOptions, decode: Decode
-    ) -> Iterator[Heard]:
+    def _decoded(
+        self, windows: Iterator[tuple[Window, Samples]], decoding: DecodingOptions, decoder: Decoder
+    ) -> Iterator[tuple[Window, Hypothesis]]:
         """Decode windows in order; where no language is given, the first ones settle it for the rest."""
-        pulled: deque[Window] = deque()
-
-        def inputs(
-            chosen: Iterable[tuple[Window, Samples]], decoding: DecodingOptions
-        ) -> Iterator[EngineInput]:
-            for window, samples in chosen:
-                pulled.append(window)
-                yield self.engine_input(window, samples, decoding)
-
+        pulled: deque[tuple[Window, float | None]] = deque()
+        voters: list[tuple[Window, Hypothesis]] = []
         language_prob = None
-        if decoding.language is None:
-            heard: list[Heard] = []
-            for hypothesis in decode(inputs(islice(windows, LANGUAGE_WINDOWS), decoding)):
-                heard.append((pulled.popleft(), hypothesis))
-                yield heard[-1]
-            if not heard:
+        while True:
+            is_settled = decoding.language is not None
+            some = windows if is_settled else islice(windows, LANGUAGE_WINDOWS)
+            for hypothesis in decoder.decode(self._inputs(some, decoding, decoder, pulled)):
+                window, own_prob = pulled.popleft()
+                heard = (
+                    window,
+                    replace(hypothesis, language_prob=language_prob if own_prob is None else own_prob),
+                )
+                if not is_settled:
+                    voters.append(heard)
+                yield heard
+            if is_settled or not voters:
                 return
-            language, language_prob = _settle_language(heard)
-            decoding = _with_language(decoding, language)
-        for hypothesis in decode(inputs(windows, decoding)):
-            yield pulled.popleft(), _with_language_prob(hypothesis, language_prob)
+            said = [hypothesis for window, hypothesis in voters if is_said(window, hypothesis)]
+            language, language_prob = settle_recording(said or [hypothesis for _, hypothesis in voters])
+            decoding = with_language(decoding, language)
 
-    def engine_input(self, window: Window, samples: Samples, decoding: DecodingOptions) -> EngineInput:
-        """Compute a window's features, and bound its text by the speech in it."""
+    def _inputs(
+        self,
+        windows: Iterable[tuple[Window, Samples]],
+        decoding: DecodingOptions,
+        decoder: Decoder,
+        pulled: deque[tuple[Window, float | None]],
+    ) -> Iterator[EngineInput]:
+        """Yield what the engine is given, and note in `pulled` the window and its language's probability."""
+        for window, samples in windows:
+            given, language_prob = self.engine_input(window, samples, decoding, decoder)
+            pulled.append((window, language_prob))
+            yield given
+
+    def engine_input(
+        self, window: Window, samples: Samples, decoding: DecodingOptions, decoder: Decoder
+    ) -> tuple[EngineInput, float | None]:
+        """Compute a window's features, and bound its text by the speech in it.
+
+        Returns:
+            What the engine is given, and the probability of its language where that had to be detected.
+        """
         budget_tokens = math.ceil(window.speech_samples / SAMPLE_RATE * TOKENS_PER_S) + SPARE_TOKENS
         log_mel = self.features.log_mel(samples, self._window_s(window, decoding))
-        return log_mel, replace(decoding, max_new_tokens=budget_tokens)
+        given = EngineInput(log_mel=log_mel, options=replace(decoding, max_new_tokens=budget_tokens))
+        return (given, None) if decoding.language else settle_window(given, decoder.detect_language)
+
+    def warm_up(self, decoder: Decoder) -> None:
+        """Decode a second of noise, so that the first request finds everything loaded.
+
+        Raises:
+            ServiceError: The engine failed.
+        """
+        facts = self.facts
+        noise = np.random.default_rng(0).normal(0, 0.01, SAMPLE_RATE).astype(np.float32)
+        find_speech(noise)
+        tuned = facts.adapter_name is not None
+        options = DecodingOptions(
+            language=facts.language, adapter=facts.adapter_key if tuned else None, max_new_tokens=4
+        )
+        window_s = window_length_s(len(noise), facts.margin_s) if facts.dynamic else MAX_WINDOW_S
+        given = EngineInput(log_mel=self.features.log_mel(noise, window_s), options=options)
+        if options.language is None:
+            given, _ = settle_window(given, decoder.detect_language)
+        list(decoder.decode([given]))
 
     def _window_s(self, window: Window, decoding: DecodingOptions) -> float:
         if not self._reads_short_windows(decoding):
@@ -331,53 +359,6 @@ class Pipeline:
 
     def _reads_short_windows(self, decoding: DecodingOptions) -> bool:
         return self.facts.dynamic and decoding.adapter is not None  # the base model alone loops on them
-
-    def _decode_directly(self, inputs: Iterable[EngineInput]) -> Iterator[Hypothesis]:
-        for log_mel, options in inputs:
-            yield from self.engine.transcribe_batch([log_mel], [options])
-
-
-class LanguageVote:
-    """Which language a recording is in: each window with text counts by the probability it gave."""
-
-    def __init__(self) -> None:
-        self._heard: list[Heard] = []
-
-    def count(self, decoded: Iterable[Heard]) -> Iterator[Heard]:
-        """Pass on the windows in which something was said, and count them."""
-        for window, hypothesis in decoded:
-            if is_said(window, hypothesis):
-                self._heard.append((window, hypothesis))
-                yield window, hypothesis
-
-    def result(self) -> tuple[str, float | None] | None:
-        """Return the language and its mean probability; None where nothing was said."""
-        return _settle_language(self._heard) if self._heard else None
-
-
-def _settle_language(heard: Sequence[Heard]) -> tuple[str, float | None]:
-    """Return the language with the highest sum of probabilities, and its mean probability.
-
-    Windows without text do not count, unless there are no others.
-    """
-    counted = [each for each in heard if is_said(*each)] or heard
-    probs: dict[str, list[float | None]] = {}
-    for _, hypothesis in counted:
-        probs.setdefault(hypothesis.language, []).append(hypothesis.language_prob)
-    language = max(probs, key=lambda code: sum(1.0 if prob is None else prob for prob in probs[code]))
-    known = [prob for prob in probs[language] if prob is not None]
-    return language, sum(known) / len(known) if known else None
-
-
-def _with_language(decoding: DecodingOptions, language: str) -> DecodingOptions:
-    """Name the language that was settled; where it is not the adapter's own, the base model hears better."""
-    own = decoding.expected_language
-    return replace(decoding, language=language, adapter=decoding.adapter if own in (None, language) else None)
-
-
-def _with_language_prob(hypothesis: Hypothesis, language_prob: float | None) -> Hypothesis:
-    """Write in how sure the first windows were of the language, where they settled it."""
-    return hypothesis if language_prob is None else replace(hypothesis, language_prob=language_prob)
 
 
 def _channels(recording: Recording | Samples, options: TranscriptionOptions) -> Recording:
@@ -399,11 +380,11 @@ def _channels(recording: Recording | Samples, options: TranscriptionOptions) -> 
 
 
 def _transcript(
-    segments: Sequence[Segment], decoding: DecodingOptions, vote: LanguageVote, duration_s: float
+    segments: Sequence[Segment], decoding: DecodingOptions, said: Sequence[Hypothesis], duration_s: float
 ) -> Transcript:
     language, language_prob = decoding.language, None
-    if language is None and (elected := vote.result()) is not None:
-        language, language_prob = elected
+    if language is None and said:
+        language, language_prob = settle_recording(said)
     return build_transcript(
         segments, duration_s=duration_s, language=language, language_prob=language_prob, task=decoding.task
     )
@@ -414,26 +395,3 @@ def is_said(window: Window, hypothesis: Hypothesis) -> bool:
     is_doubted = window.speech_prob < DOUBTFUL_SPEECH_PROB and hypothesis.avg_logprob < DOUBTED_LOGPROB
     is_noise = is_no_speech(hypothesis) or (is_doubted and hypothesis.no_speech_prob > NO_SPEECH_PROB)
     return bool(hypothesis.text) and not is_noise
-
-
-def _batches(
-    lengths_s: Iterable[tuple[Place, float]], most: BatchSize, n_workers: int
-) -> Iterator[list[Place]]:
-    """Group places whose windows are of one length: full batches as they come, and at the end the rest.
-
-    The rest is shared out, so that no worker is left without any; the longest windows go first.
-    """
-    waiting: dict[float, list[Place]] = {}
-
-    def room(length_s: float) -> int:
-        return max(1, min(most.windows, int(most.window_s / length_s)))
-
-    for place, length_s in lengths_s:
-        gathered = waiting.setdefault(length_s, [])
-        gathered.append(place)
-        if len(gathered) == room(length_s):
-            yield waiting.pop(length_s)
-    share = math.ceil(sum(map(len, waiting.values())) / n_workers)
-    for length_s in sorted(waiting, reverse=True):
-        rest, n_together = waiting[length_s], min(share, room(length_s))
-        yield from (rest[start : start + n_together] for start in range(0, len(rest), n_together))

@@ -42,6 +42,9 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line(
         "filterwarnings", "ignore:`is_gradient_checkpointing` is deprecated:FutureWarning:transformers"
     )
+    # peft tells of adapters with saved layers.
+    for message in ("Model has `tie_word_embeddings=True`", "Input and output embeddings are no longer tied"):
+        config.addinivalue_line("filterwarnings", f"ignore:{message}:UserWarning")
     config.stash[KEPT_CACHE] = default_cache_dir()
     own = TemporaryDirectory(prefix="shrota-tests-")
     link_cache(config.stash[KEPT_CACHE], Path(own.name) / "shrota")
@@ -294,17 +297,28 @@ def tiny_artifact_dir(tiny_base_dir: Path, tmp_path_factory: pytest.TempPathFact
 
 @pytest.fixture(scope="session")
 def write_tiny_artifact(tiny_base_dir: Path) -> Callable[..., Path]:
-    """A function that writes another: `write_tiny_artifact(directory, seed=2, name=..., language=...)`."""
+    """A function that writes another: `write_tiny_artifact(directory, seed=2, name=..., language=...)`.
 
-    def write(directory: Path, *, seed: int = 2, **facts: object) -> Path:
+    `lora` holds what its LoraConfig has besides, such as `modules_to_save`.
+    """
+
+    def write(
+        directory: Path, *, seed: int = 2, lora: dict[str, object] | None = None, **facts: object
+    ) -> Path:
         directory.mkdir(parents=True)
-        _write_tiny_artifact(tiny_base_dir, directory, seed, **facts)
+        _write_tiny_artifact(tiny_base_dir, directory, seed, lora, **facts)
         return directory
 
     return write
 
 
-def _write_tiny_artifact(tiny_base_dir: Path, directory: Path, seed: int = 1, **facts: object) -> None:
+def _write_tiny_artifact(
+    tiny_base_dir: Path,
+    directory: Path,
+    seed: int = 1,
+    lora: dict[str, object] | None = None,
+    **facts: object,
+) -> None:
     import torch
     from peft import LoraConfig, get_peft_model
     from transformers import WhisperForConditionalGeneration as Whisper
@@ -313,10 +327,12 @@ def _write_tiny_artifact(tiny_base_dir: Path, directory: Path, seed: int = 1, **
     from serve.model.base_model import base_fingerprint
 
     model = Whisper.from_pretrained(tiny_base_dir)
-    adapted = get_peft_model(model, LoraConfig(r=4, target_modules=["q_proj", "v_proj", "fc1"]))
+    usual_lora = {"r": 4, "target_modules": ["q_proj", "v_proj", "fc1"]}
+    adapted = get_peft_model(model, LoraConfig(**{**usual_lora, **(lora or {})}))
     torch.manual_seed(seed)
     for name, parameter in adapted.named_parameters():
-        if "lora_" in name:  # lora_B begins as zeros, with which the adapter would change nothing
+        if "lora_" in name or ".modules_to_save." in name:
+            # lora_B begins as zeros, with which the adapter would change nothing
             torch.nn.init.normal_(parameter, std=0.3)
     adapted.save_pretrained(directory / "adapter")
     base = BaseModel(name=str(tiny_base_dir), fingerprint=base_fingerprint(tiny_base_dir))

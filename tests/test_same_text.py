@@ -75,7 +75,7 @@ def test_requests_side_by_side_have_the_text_that_each_has_alone(pipeline, clips
 
     def request(clip: np.ndarray) -> str:
         with scheduler.admit() as ticket:
-            *_, end = pipeline.transcribe(clip, None, ticket.decode)
+            *_, end = pipeline.transcribe(clip, None, ticket)
         assert isinstance(end, End)
         return end.transcript.text
 

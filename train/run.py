@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from peft import PeftModel
     from rich.console import Console
 
+    from serve.engine.vocabulary import Vocabulary
     from train.data.manifest import Clip
     from train.examples.collate import Collator
     from train.examples.corpus import Corpus, EvaluationSet
@@ -47,8 +48,9 @@ def run(config: TrainConfig, processes: Processes) -> int:
     import torch
     from rich.console import Console
 
+    from serve.engine.vocabulary import Vocabulary
     from serve.model.base_model import resolve_base_model
-    from train.examples.corpus import describe_heard, load_corpus, sum_up_heard
+    from train.examples.corpus import describe_heard, leave_out_long_texts, load_corpus, sum_up_heard
     from train.export.artifact import export_artifact
     from train.loop.loop import train_adapter
     from train.model.adalora import as_lora
@@ -60,16 +62,18 @@ def run(config: TrainConfig, processes: Processes) -> int:
     if processes.leads:
         config.output_dir.mkdir(parents=True, exist_ok=True)
         (config.output_dir / "config.yaml").write_text(dump_config(config), encoding="utf-8")
+
+    base_dir = resolve_base_model(config.base_model)
+    vocabulary = Vocabulary.read(base_dir)
     with processes.first_alone():  # the first on each machine prepares what must be decoded
-        corpus = load_corpus(config)
+        corpus = leave_out_long_texts(load_corpus(config), vocabulary)
     console.print(f"{len(corpus.train)} training clips, {len(corpus.log)} left out")
     heard = sum_up_heard(corpus.train)
     console.print("\n".join(describe_heard(heard)))
     if processes.leads:
         corpus.log.report(console, left_out)
 
-    base_dir = resolve_base_model(config.base_model)
-    train_data, valid_data, distill_data = _collators(config, corpus, base_dir)
+    train_data, valid_data, distill_data = _collators(config, corpus, base_dir, vocabulary)
     model = _build_model(config, base_dir, train_data, processes.device, console)
     n_before = len(corpus.log)
     outcome = train_adapter(model, config, train_data, valid_data, processes.device, processes, distill_data)
@@ -95,14 +99,13 @@ def run(config: TrainConfig, processes: Processes) -> int:
 
 
 def _collators(
-    config: TrainConfig, corpus: Corpus, base_dir: Path
+    config: TrainConfig, corpus: Corpus, base_dir: Path, vocabulary: Vocabulary
 ) -> tuple[Collator, Collator | None, Collator | None]:
     """Return the collators of the training clips and, where there are any, validation and distillation's."""
     from serve.audio.features import FeatureExtractor
-    from serve.engine.vocabulary import Vocabulary
     from train.examples.collate import Collator
 
-    features, vocabulary = FeatureExtractor(base_dir), Vocabulary.read(base_dir)
+    features = FeatureExtractor(base_dir)
 
     def collator(clips: list[Clip], *, augmented: bool) -> Collator:
         return Collator(clips, config, features, vocabulary, augmented=augmented, log=corpus.log)

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import logging
 import sys
+import threading
 
 import structlog
 
 
 def configure_logs(level: str) -> None:
-    """Set up logging for the process. Lines hold events and figures, never audio, text or bodies."""
+    """Set up logging for the process, and log the error of a thread that dies of one.
+
+    Lines hold events and figures, never audio, text or bodies.
+    """
     shared: list[structlog.types.Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,
@@ -43,3 +47,14 @@ def configure_logs(level: str) -> None:
         logging.getLogger(chatty).setLevel(logging.WARNING)
     # Of WebSockets it writes the query, and at debug every frame.
     logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
+    threading.excepthook = _log_dead_thread
+
+
+def _log_dead_thread(args: threading.ExceptHookArgs) -> None:
+    """Log the error that nobody who waits for the thread would read."""
+    structlog.get_logger(__name__).error(
+        "thread.failed",
+        thread=args.thread.name if args.thread else None,
+        error=args.exc_type.__name__,
+        exc_info=args.exc_value,
+    )

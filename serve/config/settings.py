@@ -90,6 +90,9 @@ class Settings:
     """A body must have arrived whole within this time."""
     body_idle_timeout_s: float = 20.0
     """A body may not pause for longer than this."""
+    cors_origins: str = ""
+    """Origins whose pages may read answers in a browser, between commas, such as https://example.org; * is
+    all of them. None by default."""
     max_audio_s: float = 14_400.0
     """Longest accepted recording."""
     adapter_roots: str = ""

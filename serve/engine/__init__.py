@@ -1,14 +1,15 @@
-"""The border between the scheduler and a model runtime: log_mel arrays go in, hypotheses come out.
+"""The border between the scheduler and a model runtime: windows of log-mel go in, hypotheses come out.
 
-Only plain arrays, numbers and strings cross it, so an engine may live in another process without the rest
-noticing. An engine knows no audio, no requests and no time axis: it turns one window into tokens and text.
+An engine knows no audio, no requests, no time axis and no second attempts: it detects languages, and turns
+windows of one kind into tokens and text. Only plain arrays, numbers and strings cross the border, and what an
+engine keeps of a window for its next call.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -32,20 +33,18 @@ class DecodingOptions:
     """How one window is decoded."""
 
     language: str | None = None
-    """Whisper language code such as `mr`; None lets the model decide."""
+    """Whisper language code such as `mr`; None until it is detected."""
     expected_language: str | None = None
     """The adapter's own: where none is named, it is taken unless the base model is sure of another."""
     task: Task = "transcribe"
-    adapter: str | None = SERVED_ADAPTER
-    """Key of an adapter that the engine holds; None decodes with the base model alone, and so does
-    `SERVED_ADAPTER` where there is none."""
+    adapter: str | None = None
+    """Key of an adapter that the engine holds; None decodes with the base model alone."""
     max_new_tokens: int = 224
     """Most text tokens emitted; the context of 448 tokens, prompt included, bounds it as well."""
     beam_size: int = 1
     """Texts kept side by side; 1 is greedy search."""
     temperature: float = 0.0
-    """0 takes the likeliest token; above 0 tokens are drawn at random. Where the text fails the rules of
-    `serve.engine.fallback`, further attempts follow."""
+    """0 takes the likeliest token; above 0 tokens are drawn at random."""
     seed: int = 0
     """Start of the random draws; the same window, options and seed give the same text."""
     prompt: str = ""
@@ -58,6 +57,22 @@ class DecodingOptions:
     """Write the times of sentences as timestamp tokens; for models that were trained to."""
     word_timestamps: bool = False
     """Also find when each word is said."""
+
+
+@dataclass(eq=False, kw_only=True)
+class EngineInput:
+    """A window on its way through an engine."""
+
+    log_mel: LogMel
+    options: DecodingOptions
+    encoded: Any = None
+    """What the engine's encoder made of the window; the engine keeps it here for the next call that needs it,
+    such as a further attempt, and nobody else looks at it."""
+
+    @property
+    def n_frames(self) -> int:
+        """Frames of the window, 100 a second."""
+        return int(self.log_mel.shape[1])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,12 +97,12 @@ class Hypothesis:
     """Text tokens, without special tokens."""
     text: str
     language: str
-    language_prob: float | None
-    """Probability of the detected language; None when the caller named it."""
     avg_logprob: float
     """Mean natural-log probability of the emitted tokens, the end token included."""
     no_speech_prob: float
     """Probability the model gives to 'no speech' as its first token."""
+    language_prob: float | None = None
+    """Probability of the detected language; None where it was named."""
     truncated: bool = False
     """Decoding stopped at the token limit, not at the model's end token."""
     looped: bool = False
@@ -118,7 +133,7 @@ GPU_BATCH = BatchSize(32, 480.0)
 
 
 class Engine(Protocol):
-    """A loaded model. At most `n_workers` threads may transcribe at a time; any may load meanwhile.
+    """A loaded model. At most `n_workers` threads may decode at a time; any may load meanwhile.
 
     Besides the adapter that it was loaded with it holds others, each by a key that whoever loads it chooses
     and never uses for another.
@@ -143,7 +158,7 @@ class Engine(Protocol):
     def unsupported(self, options: DecodingOptions) -> tuple[str, str] | None:
         """Name an option that this engine cannot serve, and why not; None where it can serve them all.
 
-        To be asked before `transcribe_batch`, which takes for granted that it can.
+        To be asked before `decode`, which takes for granted that it can.
         """
 
     def adapter_bytes(self, artifact: Artifact) -> int:
@@ -182,14 +197,25 @@ class Engine(Protocol):
             StartupError: It cannot be had.
         """
 
-    def transcribe_batch(
-        self, log_mels: Sequence[LogMel], options: Sequence[DecodingOptions]
-    ) -> list[Hypothesis]:
-        """Decode windows together; the answer is in the order of the input.
+    def kind(self, window: EngineInput) -> Hashable:
+        """Return what windows must have in common to be decoded in one call, such as adapter and length.
 
-        Windows of different lengths are padded with silence to the longest, which changes what is heard in
-        them: give windows of one length. A window whose text is not believed (`serve.engine.fallback`) is
-        decoded again from the same encoder output.
+        Raises:
+            EngineError: The runtime failed.
+        """
+
+    def detect_language(self, windows: Sequence[EngineInput]) -> list[tuple[str, float]]:
+        """Return the likeliest language of each window, and its probability.
+
+        Args:
+            windows: 30 s long each, in which the base model was trained to tell languages apart.
+
+        Raises:
+            EngineError: The runtime failed.
+        """
+
+    def decode(self, windows: Sequence[EngineInput]) -> list[Hypothesis]:
+        """Decode windows of one kind together, once; the answer is in their order.
 
         Raises:
             EngineError: The runtime failed.

@@ -8,8 +8,8 @@ believed, and an empty one always is. A window whose first attempt is believed c
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 from serve.engine import DecodingOptions, Hypothesis
 
@@ -26,71 +26,54 @@ FALLBACK_BEAM_SIZE = 5
 FALLBACK_TEMPERATURES = (0.2, 0.4, 0.6, 0.8, 1.0)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Attempt:
-    """One way to decode a window."""
-
-    temperature: float
-    beam_size: int
-
-
-Decode = Callable[[list[int], list[DecodingOptions]], list[Hypothesis]]
-"""Decodes these rows of a batch with these options each, once."""
-
-
-def attempts(options: DecodingOptions, *, beams: bool = True) -> Iterator[Attempt]:
-    """Yield what is tried in turn: what was asked for, then, where no temperature was, what is less likely.
-
-    Args:
-        options: As the caller gave them.
-        beams: Whether the engine can keep several texts side by side.
-    """
-    first = Attempt(temperature=options.temperature, beam_size=options.beam_size)
-    yield first
+def attempts(options: DecodingOptions) -> Iterator[DecodingOptions]:
+    """Yield what is tried in turn: what was asked for; where no temperature was, less likely texts too."""
+    yield options
     if options.temperature > 0:
         return
-    if beams and first.beam_size < FALLBACK_BEAM_SIZE:
-        yield Attempt(temperature=0.0, beam_size=FALLBACK_BEAM_SIZE)
+    if options.beam_size < FALLBACK_BEAM_SIZE:
+        yield replace(options, beam_size=FALLBACK_BEAM_SIZE)
     for temperature in FALLBACK_TEMPERATURES:
-        yield Attempt(temperature=temperature, beam_size=1)
+        yield replace(options, temperature=temperature, beam_size=1)
 
 
-def decode_until_believed(
-    options: Sequence[DecodingOptions], decode: Decode, *, beams: bool = True
-) -> list[Hypothesis]:
-    """Decode the rows of a batch, again and again those alone whose text is not believed.
+class Trial:
+    """The attempts at one window."""
 
-    Args:
-        options: Of each row.
-        decode: The engine.
-        beams: Whether the engine can keep several texts side by side.
+    def __init__(self, options: DecodingOptions) -> None:
+        """Begin with the options that were asked for."""
+        self._asked = options
+        self._attempts = attempts(options)
+        self.options = next(self._attempts)
+        """Options of the attempt that is to be made."""
+        self._best: Hypothesis | None = None
 
-    Returns:
-        The first believable hypothesis of each row; where there is none, the one that fails least.
-    """
-    plans = [attempts(option, beams=beams) for option in options]
-    best: dict[int, Hypothesis] = {}
-    rows = list(range(len(options)))
-    while rows:
-        planned = [(row, attempt) for row in rows if (attempt := next(plans[row], None)) is not None]
-        if not planned:
-            break
-        tried = [
-            replace(options[row], temperature=attempt.temperature, beam_size=attempt.beam_size)
-            for row, attempt in planned
-        ]
-        rows = [row for row, _ in planned]
-        for row, option, found in zip(rows, tried, decode(rows, tried), strict=True):
-            hypothesis = measured(found, option.temperature)
-            if row not in best or is_believable(hypothesis) or _worth(hypothesis) > _worth(best[row]):
-                best[row] = hypothesis
-        rows = [row for row in rows if not is_believable(best[row])]
-    return [best[row] for row in range(len(options))]
+    @property
+    def is_drawn(self) -> bool:
+        """Whether the text was drawn at random although nobody asked for that."""
+        return self._best is not None and self._best.temperature != self._asked.temperature
 
+    def take(
+        self, found: Hypothesis, can: Callable[[DecodingOptions], bool] = lambda options: True
+    ) -> Hypothesis | None:
+        """Take in what an attempt has found.
 
-def measured(hypothesis: Hypothesis, temperature: float) -> Hypothesis:
-    """Write into a hypothesis what the rules look at, and the temperature it was decoded with."""
-    return replace(hypothesis, temperature=temperature, compression_ratio=compression_ratio(hypothesis.text))
+        Args:
+            found: What the engine heard.
+            can: Tells whether the engine can decode with these options; attempts it cannot make are left out.
+
+        Returns:
+            The first believable hypothesis, or, once everything was tried, the one that fails least. None
+            where another attempt is to be made.
+        """
+        ratio = compression_ratio(found.text)
+        found = replace(found, temperature=self.options.temperature, compression_ratio=ratio)
+        if self._best is None or is_believable(found) or _worth(found) > _worth(self._best):
+            self._best = found
+        if is_believable(found) or (further := next(filter(can, self._attempts), None)) is None:
+            return self._best
+        self.options = further
+        return None
 
 
 def is_believable(hypothesis: Hypothesis) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 MAX_PERIOD_TOKENS = 48
 """Longest loop looked for. A Devanagari word takes about 7 tokens, so this covers loops of some six words."""
 
@@ -38,3 +40,18 @@ class RepetitionWatch:
             if loop_tokens >= max(MIN_LOOP_TOKENS, MIN_ROUNDS * period):
                 return n_tokens - matches[period]
         return None
+
+
+def before_loop(tokens: list[int], counts: Callable[[int], bool]) -> tuple[list[int], bool]:
+    """Return the tokens up to the first round of a loop, and whether there is one.
+
+    Args:
+        tokens: As they were written.
+        counts: Tells whether a token counts; times do not.
+    """
+    watch = RepetitionWatch()
+    places = [place for place, token in enumerate(tokens) if counts(token)]
+    for place in places:
+        if (n_kept := watch.push(tokens[place])) is not None:
+            return tokens[: places[n_kept]], True
+    return tokens, False

@@ -109,11 +109,6 @@ class Vocabulary:
             suppressed_first=np.array(generation.get("begin_suppress_tokens") or [end], np.int64),
         )
 
-    @property
-    def only_language(self) -> str | None:
-        """Language of a checkpoint that knows no other; None where it must be named or detected."""
-        return None if self.languages else "en"
-
     def prompt(
         self,
         language: str | None,
@@ -134,10 +129,14 @@ class Vocabulary:
         previous = words + self._tokens_of(previous_text)[-(MAX_PREVIOUS_TOKENS - len(words)) :]
         return [self.previous, *previous, *tokens] if previous else tokens
 
-    def prompt_of(self, options: DecodingOptions, language: str | None) -> list[int]:
-        """Return the decoder prompt that options ask for."""
+    def prompt_of(self, options: DecodingOptions) -> list[int]:
+        """Return the decoder prompt that options ask for; their language is known."""
         return self.prompt(
-            language, options.task, options.prompt, hotwords=options.hotwords, timestamps=options.timestamps
+            options.language,
+            options.task,
+            options.prompt,
+            hotwords=options.hotwords,
+            timestamps=options.timestamps,
         )
 
     def text(self, tokens: Sequence[int]) -> str:

@@ -18,6 +18,7 @@ def media_ranges(accept: str) -> Iterator[MediaRange]:
     """Yield each media range of an `Accept` header and its quality; what cannot be read is left out."""
     for part in accept.split(","):
         media_range, *parameters = (piece.strip().lower() for piece in part.split(";"))
+        media_range = "*/*" if media_range == "*" else media_range  # as Java's URLConnection writes it
         quality = 1.0
         for parameter in parameters:
             name, _, value = parameter.partition("=")

@@ -11,7 +11,7 @@ from litestar.datastructures import State
 from litestar.params import FromPath
 
 from serve.errors import NotReady, RequestError
-from serve.http.body import BodyLimits, read_body
+from serve.http.body import BOM, BodyLimits, read_body
 from serve.http.errors import AnyRequest
 from serve.service.service import Service
 from serve.transcript.wire import encode_json
@@ -96,9 +96,9 @@ async def read_json(request: AnyRequest, service: Service, kind: type[T]) -> T:
         timeout_s=settings.body_timeout_s,
         idle_timeout_s=settings.body_idle_timeout_s,
     )
-    body = await read_body(request.receive, request.headers.get("content-length"), limits)
+    body = await read_body(request.receive, request.headers, limits)
     try:
-        return msgspec.json.decode(body, type=kind)
+        return msgspec.json.decode(body.removeprefix(BOM), type=kind)
     except msgspec.DecodeError as error:
         raise RequestError(f"the body is not the JSON object that is expected: {error}") from error
 

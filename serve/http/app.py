@@ -6,18 +6,19 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 from litestar import Litestar, get
+from litestar.config.cors import CORSConfig
 from litestar.datastructures import State
 from litestar.types import ASGIApp, ControllerRouterHandler
 
 from serve.http.adapters import add_adapter, get_adapter, list_adapters, remove_adapter
 from serve.http.bidirectional import PATH as LIVE_PATH
 from serve.http.bidirectional import live_stream
-from serve.http.context import RequestContext
+from serve.http.context import CUSTOM_ATTRIBUTES, REQUEST_ID, RequestContext
 from serve.http.errors import EXCEPTION_HANDLERS
 from serve.http.metrics import Metrics, metrics
 from serve.http.models import add_model, get_model, invoke_model, list_models, remove_model
 from serve.http.sagemaker import execution_parameters, invocations, ping
-from serve.options import FORMAT_OPTIONS, OPTION_NAMES
+from serve.options import KNOWN_OPTIONS
 from serve.service.service import Service
 from serve.transcript.formats import FORMATS
 
@@ -53,9 +54,18 @@ def create_app(service: Service, on_failure: Callable[[], None]) -> ASGIApp:
         lifespan=[lifespan],
         state=State({"service": service, "metrics": counted}),
         openapi_config=None,
+        cors_config=_cors(service.settings.cors_origins),
         logging_config=None,
     )
     return RequestContext(app, counted)
+
+
+def _cors(origins: str) -> CORSConfig | None:
+    """Return which pages of other origins may read answers; None where none may."""
+    names = [name.strip() for name in origins.split(",") if name.strip()]
+    if not names:
+        return None
+    return CORSConfig(allow_origins=names, expose_headers=[REQUEST_ID, CUSTOM_ATTRIBUTES])
 
 
 def _routes(service: Service) -> list[ControllerRouterHandler]:
@@ -77,6 +87,6 @@ def index(state: State) -> dict[str, object]:
             "GET /execution-parameters": "how a batch transform should send records",
             "GET /metrics": "figures for Prometheus",
         },
-        "options": sorted(OPTION_NAMES | {*FORMAT_OPTIONS}),
+        "options": sorted(KNOWN_OPTIONS),
         "formats": {answer_format.name: answer_format.media_type for answer_format in FORMATS},
     }

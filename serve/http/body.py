@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import binascii
 import io
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,23 +10,36 @@ from typing import Any, Literal
 
 import msgspec
 from litestar.types import Receive
-from multipart import MultipartError, MultipartParser, parse_options_header
+from multipart import MultipartError, MultipartParser, MultipartPart, parse_options_header
 from sagemaker_inference import content_types
 
+from serve.audio.base64_text import decode_base64
 from serve.audio.samples import Samples
-from serve.errors import PayloadTooLarge, RequestError, UnsupportedMediaType
+from serve.errors import PayloadTooLarge, RequestError, UnsupportedMediaType, UnsupportedOption
+from serve.http.encoding import decoder_of
 from serve.http.errors import BodyTimeout, ClientGone
+from serve.options import KNOWN_OPTIONS
 
 AUDIO_FIELD = "audio"
 """Of a JSON body: the recording in base64."""
 
 FILE_FIELD = "file"
-"""Of a form: the recording."""
+"""Of a form: the recording; another field may hold it where no other is a file."""
 
 MAX_FORM_PARTS = 32
 MAX_FORM_FIELD_BYTES = 16 * 1024
 
 BodyKind = Literal["raw", "form", "json"]
+
+_BYTES_OF_ANY_KIND = frozenset(
+    ("octet-stream", "x-octet-stream", "binary", "x-binary", "unknown", "x-unknown", "force-download")
+)
+"""Subtypes of senders that do not know what they send, such as `binary/octet-stream` of S3."""
+
+_CONTAINERS = frozenset(("application/ogg", "application/x-ogg", "application/mp4", "application/x-matroska"))
+
+BOM = b"\xef\xbb\xbf"
+"""Some programs write it before any text, JSON too."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,9 +72,8 @@ def body_kind(content_type: str | None) -> BodyKind:
         return "json"
     if media_type == "multipart/form-data":
         return "form"
-    if media_type in ("", content_types.OCTET_STREAM, "application/ogg"):
-        return "raw"
-    if media_type.startswith(("audio/", "video/")):
+    main_type, _, subtype = media_type.partition("/")
+    if main_type in ("", "audio", "video") or subtype in _BYTES_OF_ANY_KIND or media_type in _CONTAINERS:
         return "raw"
     raise UnsupportedMediaType(
         f"content type '{media_type[:80]}' is not read; send audio/*, video/*, application/octet-stream,"
@@ -70,21 +81,26 @@ def body_kind(content_type: str | None) -> BodyKind:
     )
 
 
-async def read_body(receive: Receive, content_length: str | None, limits: BodyLimits) -> bytes:
-    """Read a whole body, counting what arrives whatever was announced.
+async def read_body(receive: Receive, headers: Mapping[str, str], limits: BodyLimits) -> bytes:
+    """Read a whole body, decoded, counting what arrives and what it decodes to, whatever was announced.
+
+    Args:
+        receive: Of the request.
+        headers: Of the request; `content-length` and `content-encoding` are looked at.
+        limits: Hold for the body as sent and as decoded.
 
     Raises:
+        UnsupportedMediaType: It is encoded in a way that is not read.
         PayloadTooLarge: It is longer than the limit.
+        RequestError: It is not encoded as its headers say.
         BodyTimeout: It took too long, or paused for too long.
         ClientGone: The client left.
     """
-    if (
-        content_length is not None
-        and content_length.isdigit()
-        and int(content_length) > limits.max_body_bytes
-    ):
+    decoder = decoder_of(headers.get("content-encoding"))
+    announced = headers.get("content-length")
+    if announced is not None and announced.isdecimal() and int(announced) > limits.max_body_bytes:
         raise PayloadTooLarge(limits.max_body_bytes)
-    body = bytearray()
+    body, n_received = bytearray(), 0
     deadline = asyncio.get_running_loop().time() + limits.timeout_s
     while True:
         left_s = deadline - asyncio.get_running_loop().time()
@@ -95,10 +111,22 @@ async def read_body(receive: Receive, content_length: str | None, limits: BodyLi
             raise BodyTimeout("the body did not arrive in time") from error
         if message["type"] != "http.request":
             raise ClientGone
-        body += message["body"]
-        if len(body) > limits.max_body_bytes:
+        n_received += len(message["body"])
+        if decoder is None:
+            body += message["body"]
+        else:
+            for piece in decoder.pieces(message["body"]):
+                body += piece
+                if len(body) > limits.max_body_bytes:
+                    raise PayloadTooLarge(limits.max_body_bytes)
+                await asyncio.sleep(0)  # little may unfold to much, and others are waiting
+                if asyncio.get_running_loop().time() > deadline:
+                    raise BodyTimeout("the body could not be decoded in time")
+        if max(n_received, len(body)) > limits.max_body_bytes:
             raise PayloadTooLarge(limits.max_body_bytes)
         if not message["more_body"]:
+            if decoder is not None:
+                decoder.check_end()
             return bytes(body)
 
 
@@ -115,17 +143,13 @@ def parse_body(body: bytes, kind: BodyKind, content_type: str | None) -> ParsedB
 
 def _parse_json(body: bytes) -> ParsedBody:
     try:
-        fields = msgspec.json.decode(body, type=dict[str, Any])
+        fields = msgspec.json.decode(body.removeprefix(BOM), type=dict[str, Any])
     except msgspec.DecodeError as error:
         raise RequestError(f"the body is not a JSON object: {error}") from error
     encoded = fields.pop(AUDIO_FIELD, None)
     if not isinstance(encoded, str):
         raise RequestError(f"the body has no field '{AUDIO_FIELD}' with a recording in base64")
-    try:
-        audio = binascii.a2b_base64(encoded, strict_mode=True)
-    except (binascii.Error, ValueError) as error:
-        raise RequestError(f"the field '{AUDIO_FIELD}' is not base64: {error}") from error
-    return ParsedBody(audio=audio, options=fields, typed=True)
+    return ParsedBody(audio=decode_base64(encoded), options=fields, typed=True)
 
 
 def _parse_form(body: bytes, content_type: str) -> ParsedBody:
@@ -133,23 +157,47 @@ def _parse_form(body: bytes, content_type: str) -> ParsedBody:
     boundary = parameters.get("boundary")
     if not boundary:
         raise RequestError("the content type names no boundary between the parts of the form")
-    audio: bytes | None = None
-    options: dict[str, Any] = {}
     # The whole body is in memory already and its size is checked, so parts need no files on disk.
     memory = {"spool_limit": len(body) + 1, "memory_limit": 2 * len(body) + 1, "disk_limit": 0}
     parser = MultipartParser(io.BytesIO(body), boundary, part_limit=MAX_FORM_PARTS, **memory)
     try:
-        for part in parser:
-            if part.name == FILE_FIELD:
-                if audio is not None:
-                    raise RequestError(f"the form has more than one field '{FILE_FIELD}'")
-                audio = part.raw
-            elif part.size > MAX_FORM_FIELD_BYTES:
-                raise RequestError(f"the field '{part.name[:60]}' of the form is too long")
-            else:
-                options[part.name] = part.value
+        parts = [part for part in parser if part.filename != "" or part.size]  # those are fields left empty
+        recording = _recording_of(parts)
+        options: dict[str, Any] = {}
+        for part in parts:
+            if part is recording:
+                continue
+            if _is_file(part):
+                raise UnsupportedOption(
+                    part.name[:60], f"is a file beside the recording in the field '{recording.name[:60]}'"
+                )
+            options[part.name] = part.value
     except (MultipartError, UnicodeDecodeError) as error:
         raise RequestError(f"the body is not a form: {error}") from error
-    if audio is None:
-        raise RequestError(f"the form has no field '{FILE_FIELD}' with a recording")
-    return ParsedBody(audio=audio, options=options, typed=False)
+    return ParsedBody(audio=recording.raw, options=options, typed=False)
+
+
+def _recording_of(parts: list[MultipartPart]) -> MultipartPart:
+    """Return the part of a form that holds the recording.
+
+    Raises:
+        RequestError: There is none, or it is not clear which.
+    """
+    named = [part for part in parts if part.name == FILE_FIELD]
+    found = named or [part for part in parts if _is_file(part)]
+    if not found:
+        raise RequestError(f"the form has no file; send the recording as the field '{FILE_FIELD}'")
+    if len(found) > 1:
+        names = ", ".join(f"'{part.name[:60]}'" for part in found[:5])
+        raise RequestError(
+            f"the form has {len(found)} files, in the fields {names}; send one recording, as the field"
+            f" '{FILE_FIELD}'"
+        )
+    return found[0]
+
+
+def _is_file(part: MultipartPart) -> bool:
+    """Tell whether a part of a form is a file, or can only be one."""
+    if part.filename is not None or not (part.content_type or "text/plain").startswith("text/"):
+        return True
+    return part.size > MAX_FORM_FIELD_BYTES and part.name not in KNOWN_OPTIONS

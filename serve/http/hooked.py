@@ -9,18 +9,17 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from litestar import Response
 
-from serve.http.body import ParsedBody, body_kind, parse_body
+from serve.http.body import body_kind, parse_body
 from serve.http.errors import AnyRequest
-from serve.http.sessions import remember
 from serve.options import TranscriptionOptions, parse_options
 from serve.service.hooks import Hooks
-from serve.service.service import Place, Service
-from serve.transcript.events import End
+from serve.service.place import Place
+from serve.service.service import Service
+from serve.transcript.events import End, Event
 from serve.transcript.wire import verbose_body
 
 if TYPE_CHECKING:
     from serve.audio.samples import Samples
-    from serve.service.sessions import Session
 
 MEDIA_TYPE = re.compile(r"[\w.+-]+/[\w.+-]+(;[\x20-\x7e]*)?")
 FALLBACK_CONTENT_TYPE = "application/octet-stream"
@@ -31,16 +30,6 @@ def headers_of(request: AnyRequest) -> dict[str, str]:
     return {name.lower(): value for name, value in request.headers.items()}
 
 
-def read_with_hooks(hooks: Hooks, body: bytes, content_type: str, headers: Mapping[str, str]) -> ParsedBody:
-    """Let `input_fn` read a body that is then transcribed as any other; in the running thread.
-
-    Raises:
-        ServiceError: It failed, refused, or gave no recording.
-    """
-    audio, options = hooks.read_recording(body, content_type, headers)
-    return ParsedBody(audio=audio, options=options, typed=True)
-
-
 async def answer_with_hooks(
     hooks: Hooks,
     service: Service,
@@ -49,7 +38,6 @@ async def answer_with_hooks(
     body: bytes,
     accept: str,
     options: TranscriptionOptions,
-    session: Session | None,
 ) -> Response[bytes]:
     """Let hooks answer a request.
 
@@ -61,12 +49,11 @@ async def answer_with_hooks(
     def transcribe(audio: bytes | Samples, named: Mapping[str, Any]) -> dict[str, Any]:
         wanted = parse_options(named, base=options)
         place.choose(wanted)
-        for event in service.events_of(audio, wanted, place):
-            if isinstance(event, End):
-                remember(session, event)
-                answer: dict[str, Any] = msgspec.to_builtins(verbose_body(event.transcript))
-                return answer
-        raise AssertionError("a pipeline ends with its transcript")
+        events: list[Event] = []
+        place.transcribe(place.opening(audio, wanted), wanted, events.append)
+        assert isinstance(events[-1], End), "a pipeline ends with its transcript"
+        answer: dict[str, Any] = msgspec.to_builtins(verbose_body(events[-1].transcript))
+        return answer
 
     def read() -> dict[str, Any]:
         parsed = parse_body(body, body_kind(content_type), content_type)

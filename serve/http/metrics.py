@@ -20,7 +20,7 @@ from prometheus_client import (
 )
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
-from serve.engine.scheduler import Queue, Totals
+from serve.engine.figures import Queue, Totals
 
 LATENCY_BUCKETS_S = (0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60, 300, 1_800)
 SPEED_BUCKETS = (0.5, 1, 2, 5, 10, 20, 50, 100, 200)

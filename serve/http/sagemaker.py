@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, TypeVar
 from urllib.parse import parse_qsl
@@ -21,14 +21,15 @@ from serve.audio.samples import Samples
 from serve.errors import RequestError, ServiceError
 from serve.http.accept import negotiate_format
 from serve.http.adapters import named_adapter
-from serve.http.body import BodyKind, BodyLimits, body_kind, parse_body, read_body
+from serve.http.body import BodyKind, BodyLimits, ParsedBody, body_kind, parse_body, read_body
 from serve.http.context import CUSTOM_ATTRIBUTES
 from serve.http.errors import UNKNOWN_ERROR_MESSAGE, AnyRequest, ClientGone
-from serve.http.hooked import answer_with_hooks, headers_of, read_with_hooks
+from serve.http.hooked import answer_with_hooks, headers_of
 from serve.http.metrics import Metrics
-from serve.http.sessions import answer_session_request, remember, session_of, session_request
-from serve.options import TranscriptionOptions, parse_options
-from serve.service.service import Place, Service
+from serve.http.sessions import answer_session_request, session_of
+from serve.options import KNOWN_OPTIONS, TranscriptionOptions, parse_options
+from serve.service.place import Place
+from serve.service.service import Service
 from serve.service.sessions import Session
 from serve.transcript.events import End, Event, Failure
 from serve.transcript.formats import Encoder, Format, take_format
@@ -74,6 +75,18 @@ async def invocations(request: AnyRequest, state: State) -> Response[bytes] | St
     return await transcribe_body(request, state)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """What a request asks for before its body is read."""
+
+    session: Session | None
+    options: TranscriptionOptions
+    answer_format: Format | None
+    """None where the body may name one."""
+    accept: str
+    body_kind: BodyKind
+
+
 async def transcribe_body(
     request: AnyRequest, state: State, model: str | None = None
 ) -> Response[bytes] | Stream:
@@ -81,85 +94,112 @@ async def transcribe_body(
 
     Args:
         request: Its body is not read yet.
-        state: Of the application.
-        model: Of a multi-model service.
+        state: The application's.
+        model: Name of the model of a multi-model service.
     """
     service: Service = state.service
-    hooks = service.hooks
-    session = session_of(request, service)
-    answer_format, options = options_outside_body(request, session.prompted_options if session else None)
-    content_type = request.headers.get("content-type")
-    kind: BodyKind = "raw" if hooks is not None and hooks.takes_any_body else body_kind(content_type)
-    accept = request.headers.get("accept") or service.settings.default_accept
-    if answer_format is None and kind == "raw" and hooks is None:  # the other kinds of body may name one
-        answer_format = negotiate_format(accept)
-
-    place = service.admit(model)  # before the body: whoever will not be served need not send it
+    asked = asked_outside_body(request, service)
+    # Before the body: whoever will not be served need not send it.
+    place = service.admit(model, asked.session)
     try:
-        body = await read_body(request.receive, request.headers.get("content-length"), _limits(service))
-        if (fields := session_request(request, body)) is not None:
-            streams = (answer_format or negotiate_format(accept)).streams
-            with place:
-                return answer_session_request(request, service, fields, options, place, streams=streams)
-        if hooks is not None and hooks.writes_answer:
-            answering = answer_with_hooks(hooks, service, place, request, body, accept, options, session)
-            with place:
-                return await _unless_client_leaves(request.receive, answering)
-        if hooks is not None and hooks.reads_body:
-            media_type = content_type or content_types.OCTET_STREAM
-            reading = partial(read_with_hooks, hooks, body, media_type, headers_of(request))
-            parsed = await service.in_request_thread(reading)
-        else:
-            parsed = await service.in_worker(parse_body, body, kind, content_type)
-        named, rest = take_format(parsed.options)
-        answer_format = named or answer_format or negotiate_format(accept)
-        options = parse_options(rest, strict=parsed.typed, base=options)
+        body = await read_body(request.receive, request.headers, _limits(service))
+        answer = await _answer_without_us(request, service, place, body, asked)
+        if answer is not None:
+            place.close()
+            return answer
+        audio, options, answer_format = await read_recording(request, service, body, asked)
         place.choose(options)
-        events = _events(service, parsed.audio, options, place)
-        del body, parsed  # the decoder alone holds the recording from here on
+        events = service.transcribe(audio, options, place)
+        del body, audio  # the decoder alone holds the recording from here on
+        encoder, headers = answer_format.new_encoder(), {"Content-Type": answer_format.content_type}
+        if not answer_format.streams:
+            whole = await _unless_client_leaves(request.receive, whole_answer(encoder, events, state.metrics))
+            return Response(whole, headers=headers)
         # The first event comes once the recording is accepted: until then errors have a status of their own.
         first = await _unless_client_leaves(request.receive, anext(events))
     except BaseException:
         place.close()
         raise
-    events = _counted(events, state.metrics, session)
-    encoder = answer_format.new_encoder()
-    headers = {"Content-Type": answer_format.content_type}
-    if answer_format.streams:
-        return Stream(_encode(encoder, first, events, state.metrics), headers=headers)
-    answer = await _unless_client_leaves(request.receive, _collect(encoder, events))
-    return Response(answer, headers=headers)
+    return Stream(_streamed_answer(encoder, first, events, state.metrics), headers=headers)
 
 
-async def _events(
-    service: Service, audio: bytes | Samples, options: TranscriptionOptions, place: Place
-) -> AsyncIterator[Event]:
-    """Decode and transcribe; however this ends, the request's place is free again."""
-    with place:
-        events = service.transcribe(audio, options, place)
-        del audio
-        async for event in events:
-            yield event
+def asked_outside_body(request: AnyRequest, service: Service) -> Asked:
+    """Read what headers and query ask for, on top of what the request's session does.
+
+    Raises:
+        UnknownSession: It names a session that is not open.
+        UnsupportedOption: An option is unknown or wrong.
+        UnsupportedMediaType: No body of this content type is read.
+        NotAcceptable: The answer cannot be written as the client wants it.
+    """
+    hooks = service.hooks
+    session = session_of(request, service)
+    answer_format, options = options_outside_body(request, session.prompted_options if session else None)
+    any_body = hooks is not None and hooks.takes_any_body
+    kind: BodyKind = "raw" if any_body else body_kind(request.headers.get("content-type"))
+    accept = request.headers.get("accept") or service.settings.default_accept
+    if answer_format is None and kind == "raw" and hooks is None:  # the other kinds of body may name one
+        answer_format = negotiate_format(accept)
+    return Asked(session=session, options=options, answer_format=answer_format, accept=accept, body_kind=kind)
 
 
-async def _counted(
-    events: AsyncIterator[Event], metrics: Metrics, session: Session | None
-) -> AsyncIterator[Event]:
-    """Pass events on; at its end count the recording, and keep its text for the next one of its session."""
+async def _answer_without_us(
+    request: AnyRequest, service: Service, place: Place, body: bytes, asked: Asked
+) -> Response[bytes] | None:
+    """Answer what is no recording for us: a session that starts or ends, and what hooks answer."""
+    hooks = service.hooks
+    answer = answer_session_request(
+        request,
+        service,
+        body,
+        asked.options,
+        place,
+        streams=lambda: (asked.answer_format or negotiate_format(asked.accept)).streams,
+    )
+    if answer is None and hooks is not None and hooks.writes_answer:
+        answering = answer_with_hooks(hooks, service, place, request, body, asked.accept, asked.options)
+        return await _unless_client_leaves(request.receive, answering)
+    return answer
+
+
+async def read_recording(
+    request: AnyRequest, service: Service, body: bytes, asked: Asked
+) -> tuple[bytes | Samples, TranscriptionOptions, Format]:
+    """Take the recording out of the body, and add what the body asks for.
+
+    Raises:
+        ServiceError: The body is malformed, or a hook failed or refused.
+    """
+    hooks, content_type = service.hooks, request.headers.get("content-type")
+    if hooks is not None and hooks.reads_body:
+        media_type = content_type or content_types.OCTET_STREAM
+        reading = partial(hooks.read_recording, body, media_type, headers_of(request))
+        audio, options = await service.in_request_thread(reading)
+        parsed = ParsedBody(audio=audio, options=options, typed=True)
+    else:
+        parsed = await service.in_worker(parse_body, body, asked.body_kind, content_type)
+    named, rest = take_format(parsed.options)
+    answer_format = named or asked.answer_format or negotiate_format(asked.accept)
+    return parsed.audio, parse_options(rest, strict=parsed.typed, base=asked.options), answer_format
+
+
+async def whole_answer(encoder: Encoder, events: AsyncIterator[Event], metrics: Metrics) -> bytes:
+    """Encode an answer that is complete at its end only."""
+    pieces = []
     async for event in events:
-        if isinstance(event, End):
-            remember(session, event)
-            metrics.transcribed(event.transcript.duration_s, event.processing_s)
-        yield event
+        _count(event, metrics)
+        pieces.append(encoder.encode(event))
+    return b"".join(pieces)
 
 
-async def _encode(
+async def _streamed_answer(
     encoder: Encoder, first: Event, events: AsyncIterator[Event], metrics: Metrics
 ) -> AsyncIterator[bytes]:
     """Encode a streamed answer. Its status is out already, so an error becomes its last event."""
     try:
         yield encoder.encode(first)
         async for event in events:
+            _count(event, metrics)
             if piece := encoder.encode(event):
                 yield piece
     except ServiceError as error:
@@ -171,9 +211,9 @@ async def _encode(
         yield encoder.encode(Failure(code="internal_error", message=UNKNOWN_ERROR_MESSAGE))
 
 
-async def _collect(encoder: Encoder, events: AsyncIterator[Event]) -> bytes:
-    """Encode an answer that is complete at its end only."""
-    return b"".join([encoder.encode(event) async for event in events])
+def _count(event: Event, metrics: Metrics) -> None:
+    if isinstance(event, End):
+        metrics.transcribed(event.transcript.duration_s, event.processing_s)
 
 
 async def _unless_client_leaves(receive: Receive, work: Awaitable[T]) -> T:
@@ -215,14 +255,15 @@ def options_outside_body(
 ) -> tuple[Format | None, TranscriptionOptions]:
     """Read options, and a format where one is named, from headers, the query and the custom attributes.
 
-    The headers name an adapter; the query wins over them, and the custom attributes over the query.
+    The headers name an adapter; the query wins over them, and the custom attributes over the query. What the
+    custom attributes hold besides is the caller's own.
 
     Args:
         request: Of HTTP, or the first one of a WebSocket.
         base: Options that hold where neither says anything.
 
     Raises:
-        UnsupportedOption: One is unknown or wrong.
+        UnsupportedOption: One is wrong, or one of the query is unknown.
     """
     try:
         query = parse_qsl(request.scope["query_string"].decode(), keep_blank_values=True, max_num_fields=64)
@@ -233,7 +274,8 @@ def options_outside_body(
         base = replace(base or TranscriptionOptions(), adapter=adapter)
     options = parse_options(rest, base=base)
     attributes = request.headers.get(CUSTOM_ATTRIBUTES, "")
-    # Parts without '=' are left alone: platforms send their trace numbers here.
     pairs = (part.partition("=") for part in attributes.split(";") if "=" in part)
-    named, rest = take_format({name.strip(): value.strip() for name, _, value in pairs})
+    values = {name.strip(): value.strip() for name, _, value in pairs}
+    # Others use the header too, for trace numbers or for what their own containers understand.
+    named, rest = take_format({name: values[name] for name in values if name in KNOWN_OPTIONS})
     return named or query_format, parse_options(rest, base=options)

@@ -3,16 +3,21 @@
 After SIGTERM the port stays open and /ping says 503 while running requests finish; at `drain_s` they are
 broken off with an error event. The whole takes less than 25 s of the 30 s before SIGKILL. A second signal
 ends it at once.
+
+HTTP/1.1 is all that is spoken, and the WebSocket: whoever offers something else is answered in it.
 """
 
 from __future__ import annotations
 
 import asyncio
 import socket
+from collections.abc import Iterator
 from types import FrameType
 
+import httptools
 import structlog
 import uvicorn
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from serve.config.settings import Settings
 from serve.http.app import create_app
@@ -30,6 +35,9 @@ MISSED_PONGS = 5
 
 KEEP_ALIVE_S = 75
 """Longer than the idle time-out of the usual load balancers, which otherwise meet closed connections."""
+
+_OFFER = frozenset((b"upgrade", b"http2-settings"))
+"""Headers of the offer, and their names in `Connection`."""
 
 _log = structlog.get_logger(__name__)
 
@@ -76,6 +84,73 @@ class DrainingServer(uvicorn.Server):
                 _log.info("service.listening", address=":".join(map(str, bound.getsockname()[:2])))
 
 
+class PlainHttpProtocol(HttpToolsProtocol):
+    """uvicorn's protocol, for which only the handshake of a WebSocket is an upgrade.
+
+    Java's HttpClient, Ktor and `curl --http2` send `Upgrade: h2c` with every first request, which a server
+    may pass over (RFC 9110, section 7.8). httptools takes the offer for accepted: to it the message ends with
+    its headers, and what follows, the body, is another protocol's. So the head is read again without it.
+    """
+
+    def data_received(self, data: bytes) -> None:
+        """Read what arrived; whatever follows the head of a message with a foreign offer is its body."""
+        self._unset_keepalive_if_required()
+        while True:
+            try:
+                self.parser.feed_data(data)
+            except httptools.HttpParserUpgrade as upgrade:
+                if self._should_upgrade():
+                    self.handle_websocket_upgrade()
+                    return
+                if self.parser.get_method() == b"CONNECT":  # names no path, and asks for nothing else
+                    self.send_400_response("Invalid HTTP request received.")
+                    return
+                (n_read,) = upgrade.args
+                data = self._head_without_offer() + bytes(data)[n_read:]
+                self._begin_anew()
+            except httptools.HttpParserError:
+                self.send_400_response("Invalid HTTP request received.")
+                return
+            else:
+                return
+
+    def on_headers_complete(self) -> None:
+        """Begin to answer, unless the head is going to be read again."""
+        if not self._is_read_again():
+            super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        """End the body, unless the head is going to be read again."""
+        if not self._is_read_again():
+            super().on_message_complete()
+
+    def _is_read_again(self) -> bool:
+        return bool(self.parser.should_upgrade()) and not self._should_upgrade()
+
+    def _should_upgrade(self) -> bool:
+        # A recording that is sent to us is one, whatever else its sender would like to talk about.
+        return self.parser.get_method() == b"GET" and super()._should_upgrade()
+
+    def _begin_anew(self) -> None:
+        self.parser = httptools.HttpRequestParser(self)
+        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn's own
+
+    def _head_without_offer(self) -> bytes:
+        """Return the head of the message that was read last, as its client would write it otherwise."""
+        version = str(self.parser.get_http_version()).encode()
+        lines = [b" ".join((self.parser.get_method(), self.url, b"HTTP/" + version))]
+        lines += [name + b": " + value for name, value in self._other_headers()]
+        return b"\r\n".join((*lines, b"", b""))
+
+    def _other_headers(self) -> Iterator[tuple[bytes, bytes]]:
+        for name, value in self.headers:
+            if name == b"connection":
+                wishes = [wish.strip() for wish in value.split(b",")]
+                value = b", ".join(wish for wish in wishes if wish.lower() not in _OFFER)
+            if name not in _OFFER and (value or name != b"connection"):
+                yield name, value
+
+
 def make_server(settings: Settings, load: Load = load_from_settings) -> DrainingServer:
     """Return a server that will listen where the settings say, and serve what `load` returns."""
     service = Service(settings, load)
@@ -83,7 +158,7 @@ def make_server(settings: Settings, load: Load = load_from_settings) -> Draining
         create_app(service, on_failure=lambda: server.stop()),
         host=settings.host,
         port=settings.port,
-        http="httptools",
+        http=PlainHttpProtocol,
         loop="uvloop",
         ws="websockets-sansio",
         ws_max_size=MAX_FRAME_BYTES,

@@ -6,7 +6,7 @@ A JSON body `{"requestType": "NEW_SESSION"}` with the options of all its recordi
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
@@ -18,9 +18,9 @@ from sagemaker_inference import content_types
 from serve.errors import RequestError
 from serve.http.errors import AnyRequest
 from serve.options import TranscriptionOptions, parse_options
-from serve.service.service import Place, Service
+from serve.service.place import Place
+from serve.service.service import Service
 from serve.service.sessions import Session
-from serve.transcript.events import End, Event
 from serve.transcript.wire import encode_json
 
 SESSION_ID = "X-Amzn-SageMaker-Session-Id"
@@ -40,7 +40,69 @@ class _Answer(msgspec.Struct, kw_only=True, frozen=True):
     expires: str | msgspec.UnsetType = msgspec.UNSET
 
 
-def session_request(request: AnyRequest, body: bytes) -> dict[str, Any] | None:
+def session_of(request: AnyRequest, service: Service) -> Session | None:
+    """Return the session that a request belongs to; None where it names none.
+
+    Raises:
+        UnknownSession: It names one that is not open.
+        RequestError: There are no sessions here.
+    """
+    session_id = request.headers.get(SESSION_ID)
+    if session_id in (None, NEW_SESSION):  # the client's word for the session that its request starts
+        return None
+    _check_enabled(service)
+    return service.sessions.find(session_id)
+
+
+def answer_session_request(
+    request: AnyRequest,
+    service: Service,
+    body: bytes,
+    base: TranscriptionOptions,
+    place: Place,
+    *,
+    streams: Callable[[], bool],
+) -> Response[bytes] | None:
+    """Start or end a session; return None where the body asks for neither.
+
+    Args:
+        request: Names the session that is to end.
+        service: Holds the sessions.
+        body: The whole body.
+        base: Options that hold where the body says nothing.
+        place: The request's place.
+        streams: Tells whether a streamed answer is asked for, which cannot start a session.
+
+    Raises:
+        UnknownSession: It is not open.
+        TooManySessions: As many as may be are open.
+        RequestError: It cannot be done so, or there are no sessions here.
+    """
+    fields = _session_request(request, body)
+    if fields is None:
+        return None
+    _check_enabled(service)
+    asked = fields.pop(REQUEST_TYPE)
+    if asked == CLOSE:
+        session_id = request.headers.get(SESSION_ID)
+        if session_id is None:
+            raise RequestError(f"the header {SESSION_ID} names the session that is to end")
+        service.sessions.close(session_id)
+        return _answer(_Answer(session_id=session_id), {CLOSED_SESSION_ID: session_id})
+    if streams():
+        raise RequestError("a session is started by a plain call, not by a streamed one")
+    options = parse_options(fields, strict=True, base=base)
+    place.choose(options)
+    return _started(service.sessions.start(options))
+
+
+def _started(session: Session) -> Response[bytes]:
+    expires = datetime.fromtimestamp(session.expires, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    answer = _Answer(session_id=session.id, expires=expires)
+    return _answer(answer, {NEW_SESSION_ID: f"{session.id}; Expires={expires}"})
+
+
+def _session_request(request: AnyRequest, body: bytes) -> dict[str, Any] | None:
     """Return the fields of a body that starts or ends a session; None where it is none.
 
     Raises:
@@ -56,68 +118,6 @@ def session_request(request: AnyRequest, body: bytes) -> dict[str, Any] | None:
     if request.headers.get(SESSION_ID) == NEW_SESSION:
         raise RequestError(f'a session is started by a JSON body {{"{REQUEST_TYPE}": "{NEW_SESSION}"}}')
     return None
-
-
-def session_of(request: AnyRequest, service: Service) -> Session | None:
-    """Return the session that a request belongs to; None where it names none.
-
-    Raises:
-        UnknownSession: It names one that is not open.
-        RequestError: There are no sessions here.
-    """
-    session_id = request.headers.get(SESSION_ID)
-    if session_id in (None, NEW_SESSION):  # the client's word for the session that its request starts
-        return None
-    _check_enabled(service)
-    return service.sessions.find(session_id)
-
-
-def remember(session: Session | None, event: Event) -> None:
-    """Keep the text of a recording for the next one of its session."""
-    if session is not None and isinstance(event, End):
-        session.last_text = event.transcript.text
-
-
-def answer_session_request(
-    request: AnyRequest,
-    service: Service,
-    fields: Mapping[str, Any],
-    base: TranscriptionOptions,
-    place: Place,
-    *,
-    streams: bool,
-) -> Response[bytes]:
-    """Start or end a session.
-
-    Args:
-        request: Names the session that is to end.
-        service: Holds them.
-        fields: Of the body.
-        base: Options that hold where the body says nothing.
-        place: Of the request.
-        streams: Whether a streamed answer is asked for, which cannot start a session.
-
-    Raises:
-        UnknownSession: It is not open.
-        TooManySessions: As many as may be are open.
-        RequestError: It cannot be done so, or there are no sessions here.
-    """
-    _check_enabled(service)
-    asked, rest = fields[REQUEST_TYPE], {k: v for k, v in fields.items() if k != REQUEST_TYPE}
-    if asked == CLOSE:
-        session_id = request.headers.get(SESSION_ID)
-        if session_id is None:
-            raise RequestError(f"the header {SESSION_ID} names the session that is to end")
-        service.sessions.close(session_id)
-        return _answer(_Answer(session_id=session_id), {CLOSED_SESSION_ID: session_id})
-    if streams:
-        raise RequestError("a session is started by a plain call, not by a streamed one")
-    options = parse_options(rest, strict=True, base=base)
-    place.choose(options)
-    session = service.sessions.start(options)
-    expires = datetime.fromtimestamp(session.expires, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-    answer = _Answer(session_id=session.id, expires=expires)
-    return _answer(answer, {NEW_SESSION_ID: f"{session.id}; Expires={expires}"})
 
 
 def _check_enabled(service: Service) -> None:

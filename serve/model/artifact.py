@@ -10,6 +10,7 @@ from safetensors import SafetensorError, safe_open
 
 from serve.errors import ArtifactError
 from serve.model.durable_write import write_whole
+from serve.model.junk import is_junk
 from serve.model.scripts import SCRIPTS
 
 SCHEMA_VERSION = 1
@@ -17,6 +18,10 @@ MANIFEST = "manifest.json"
 ADAPTER_DIR = "adapter"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 ADAPTER_CONFIG = "adapter_config.json"
+BASE_CONFIG = "config.json"
+"""Of a base model's checkpoint."""
+
+_MAX_FOLDERS_ON_TOP = 3
 
 
 class BaseModel(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -85,12 +90,30 @@ class Artifact(msgspec.Struct, frozen=True, kw_only=True):
             )
 
 
+def find_root(directory: Path) -> Path:
+    """Return where an artifact or a checkpoint lies: in a directory, or in the only folder of it.
+
+    An archive that was packed from outside has such a folder on top: `model.tar.gz` with `mr/manifest.json`.
+    Where that leaves a choice, the directory itself is returned.
+    """
+    root = directory
+    for _ in range(_MAX_FOLDERS_ON_TOP + 1):
+        if (root / MANIFEST).is_file() or (root / BASE_CONFIG).is_file():
+            return root
+        entries = [each for each in root.iterdir() if not is_junk(each)] if root.is_dir() else []
+        if len(entries) != 1 or not entries[0].is_dir():
+            break
+        root = entries[0]
+    return directory
+
+
 def load_artifact(model_dir: Path) -> Artifact:
-    """Return the artifact in `model_dir`.
+    """Return the artifact in `model_dir`, or in the only folder of it; see `find_root`.
 
     Raises:
         ArtifactError: Names the file and what is wrong with it.
     """
+    model_dir = find_root(model_dir)
     manifest = load_manifest(model_dir)
     for name in (ADAPTER_CONFIG, ADAPTER_WEIGHTS):
         if not (model_dir / ADAPTER_DIR / name).is_file():
@@ -110,11 +133,11 @@ def load_manifest(model_dir: Path) -> Manifest:
     Raises:
         ArtifactError: The file is missing, is not JSON, lacks a field or contradicts itself.
     """
-    path = model_dir / MANIFEST
+    path = find_root(model_dir) / MANIFEST
     try:
         manifest = msgspec.json.decode(path.read_bytes(), type=Manifest)
     except FileNotFoundError as error:
-        raise ArtifactError(path, "the file is missing; is this an artifact directory?") from error
+        raise ArtifactError(path, f"the file is missing{what_is_there(model_dir)}") from error
     except OSError as error:
         raise ArtifactError(path, f"cannot be read: {error.strerror}") from error
     except msgspec.ValidationError as error:
@@ -132,6 +155,19 @@ def load_manifest(model_dir: Path) -> Manifest:
     if unknown := sorted(set(manifest.scripts or ()) - set(SCRIPTS)):
         raise ArtifactError(path, f"scripts: '{unknown[0]}' is no script that this version knows")
     return manifest
+
+
+def what_is_there(directory: Path) -> str:
+    """Return the rest of a sentence that says what a directory holds which lacks what it should hold."""
+    if not directory.is_dir():
+        return "; there is no such directory"
+    entries = sorted(each for each in directory.iterdir() if not is_junk(each))
+    if packed := [each.name for each in entries if each.name.endswith((".tar.gz", ".tgz", ".tar", ".zip"))]:
+        return f"; {packed[0]} is an archive: unpack it, and name the directory that holds {MANIFEST}"
+    below = [each.name for each in entries if (each / MANIFEST).is_file() or (each / BASE_CONFIG).is_file()]
+    if below and not (directory / ADAPTER_DIR).is_dir():
+        return f"; there are models in the folders below it ({', '.join(below[:5])}): name one of these"
+    return "; is this an artifact directory?" if entries else "; the directory is empty"
 
 
 def write_manifest(model_dir: Path, manifest: Manifest) -> None:

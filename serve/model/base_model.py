@@ -29,6 +29,7 @@ from safetensors import SafetensorError, safe_open
 from serve.errors import BaseModelError
 from serve.model.build_once import build_once
 from serve.model.ct2_weights import WeightsFormatError, build_checkpoint
+from serve.model.junk import is_junk
 
 REQUIRED_FILES = ("config.json", "generation_config.json", "tokenizer.json", "preprocessor_config.json")
 """Files of a checkpoint directory besides its weights."""
@@ -128,7 +129,7 @@ def base_fingerprint(base_dir: Path) -> str:
     """
     digest = hashlib.sha256()
     entries: dict[str, bytes] = {}
-    for file in sorted(base_dir.glob("*.safetensors")):
+    for file in weight_files(base_dir):
         with safe_open(file, framework="np") as tensors:
             for name in tensors.keys():  # noqa: SIM118 - safe_open is not a mapping
                 kept = tensors.get_slice(name)
@@ -141,6 +142,11 @@ def base_fingerprint(base_dir: Path) -> str:
     for name in sorted(entries):
         digest.update(name.encode() + b"\0" + entries[name])
     return digest.hexdigest()
+
+
+def weight_files(base_dir: Path) -> list[Path]:
+    """Return the files of a checkpoint that hold its tensors."""
+    return sorted(file for file in base_dir.glob("*.safetensors") if not is_junk(file))
 
 
 def _as_float16(file: Path, name: str, dtype: str) -> npt.NDArray[np.float16]:
@@ -159,7 +165,7 @@ def _checked(directory: Path) -> Path:
     missing = [name for name in REQUIRED_FILES if not (directory / name).is_file()]
     if missing:
         raise BaseModelError(f"base model directory {directory} lacks {', '.join(missing)}")
-    weights = sorted(directory.glob("*.safetensors"))
+    weights = weight_files(directory)
     if not weights:
         raise BaseModelError(
             f"base model directory {directory} holds no *.safetensors weights (pickles are refused)"

@@ -1,27 +1,21 @@
-"""The adapters of one base model: added, held by requests, evicted, removed. Knows no HTTP.
+"""The adapters of one base model by their names: added, held by requests, removed. Knows no HTTP.
 
     adapters = Adapters(pipeline, roots=[Path("/opt/ml")], budget=MemoryBudget(2**30))
     adapters.add("hindi", "/opt/ml/adapters/hindi")                 # in a thread of its own: it may take long
     with adapters.hold("hindi", ticket.check) as held:
         held.pipeline.transcribe(...)                               # by the manifest of that adapter
 
-A request holds its adapter from the check of its options to its end. What is held is never evicted, and what
-is removed serves those that hold it before it is freed. What is not in memory is loaded in the thread of the
-request that needs it, so that no batch of another waits for it.
-
-Memory is counted when it is taken, not when it might be: an engine may keep for an adapter a small model for
-its own language and a large one for all else, which most adapters never need. Whatever a request makes the
-engine load is taken from the budget first: what belongs to its adapter goes with that; the base model alone,
-and more of the adapter that the engine was started with, stay.
+A request holds its adapter from the check of its options to its end; what is removed serves those that hold
+it before it is freed. Which adapters are in memory is the business of `serve.service.residency`.
 """
 
 from __future__ import annotations
 
 import itertools
 import re
-import threading
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
 
@@ -29,12 +23,10 @@ import msgspec
 import structlog
 
 from serve.engine import DecodingOptions
-from serve.engine.closing import Closing
 from serve.errors import (
     AdapterExists,
     BadAdapter,
     EngineError,
-    NoMemory,
     NotRemovable,
     RequestError,
     StartupError,
@@ -42,18 +34,15 @@ from serve.errors import (
     UnsupportedOption,
 )
 from serve.model.adapter_source import find_source, read_adapter
-from serve.model.allocator import return_freed_memory
 from serve.model.artifact import Artifact
 from serve.model.base_model import base_fingerprint
 from serve.options import NO_ADAPTER
 from serve.pipeline import Pipeline, ServingFacts
 from serve.service.loading import serving_facts
 from serve.service.memory import MemoryBudget
+from serve.service.residency import Entry, Residency
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,199}")
-
-ROOM_POLL_S = 1.0
-"""How often a request that waits for room looks whether there is any use in waiting."""
 
 MAX_NAMED = 10
 """Adapters that an error names."""
@@ -80,37 +69,14 @@ class Adapter(msgspec.Struct, frozen=True, kw_only=True, rename={"source": "src"
     """Requests that are using it."""
 
 
-@dataclass(eq=False, kw_only=True)
-class _Entry:
-    """An adapter; everything below `pin` is guarded by the registry's lock."""
+class Held(ExitStack):
+    """A reference to an adapter, and the pipeline that follows its manifest. Closing it releases both."""
 
-    name: str
-    alias: str | None
-    facts: ServingFacts
-    artifact: Artifact | None
-    """None of the one that is part of the engine."""
-    pin: bool
-    is_loaded: bool = False
-    n_bytes: int = 0
-    is_removed: bool = False
-    n_holders: int = 0
-    used: int = 0
-    """Counts up with every use of any."""
-
-
-class Held(Closing):
-    """A hold on an adapter, and the pipeline that follows its manifest. A context manager."""
-
-    def __init__(self, pipeline: Pipeline, let_go: Callable[[], None]) -> None:
+    def __init__(self, pipeline: Pipeline, release: Callable[[], None]) -> None:
         """Only `Adapters.hold` makes these."""
+        super().__init__()
         self.pipeline = pipeline
-        self._let_go: Callable[[], None] | None = let_go
-
-    def close(self) -> None:
-        """Let go; any number of times."""
-        let_go, self._let_go = self._let_go, None
-        if let_go is not None:
-            let_go()
+        self.callback(release)
 
 
 class Adapters:
@@ -122,23 +88,19 @@ class Adapters:
         """Register the adapter that the engine was loaded with, under its own name.
 
         Args:
-            pipeline: Of the base model, and of what requests mean that name nothing.
+            pipeline: The pipeline for requests that name no adapter.
             roots: Directories that adapters may be loaded from.
             budget: Memory of the adapters that are added, and of all else that requests load.
         """
         self._served = pipeline
         self._roots = tuple(roots)
-        self._budget = budget or MemoryBudget()
-        self._changed = threading.Condition()
-        self._loading = threading.Lock()  # held while the engine loads or frees: one at a time
-        self._entries: dict[str, _Entry] = {}
-        self._resident: set[_Entry] = set()  # in memory, those included that are removed but held
-        self._lasting_bytes = 0
+        self._residency = Residency(pipeline.engine, budget or MemoryBudget())
+        self._changed = self._residency.changed
+        self._entries: dict[str, Entry] = {}
         self._names: dict[str, str] = {}  # names and aliases, those included that are being added
-        self._clock = itertools.count(1)
         self._keys = itertools.count(1)
         if (name := pipeline.facts.adapter_name) is not None:
-            entry = _Entry(
+            entry = Entry(
                 name=name, alias=None, facts=pipeline.facts, artifact=None, pin=True, is_loaded=True
             )
             self._entries[name] = entry
@@ -146,13 +108,13 @@ class Adapters:
 
     @property
     def pipeline(self) -> Pipeline:
-        """Of requests that name nothing."""
+        """The pipeline for requests that name no adapter."""
         return self._served
 
     @property
     def lasting_bytes(self) -> int:
         """What was taken from the budget for models that belong to no added adapter."""
-        return self._lasting_bytes
+        return self._residency.lasting_bytes
 
     @cached_property
     def _fingerprint(self) -> str:
@@ -172,21 +134,11 @@ class Adapters:
             NoMemory: The adapters that are pinned or in use leave no room.
         """
         names = [each for each in dict.fromkeys((name, alias)) if each is not None]
-        for each in names:
-            if not NAME.fullmatch(each) or each == NO_ADAPTER:
-                raise RequestError(
-                    "the name of an adapter has up to 200 letters, digits, dots, colons, dashes and"
-                    f" underlines, and is not '{NO_ADAPTER}'"
-                )
-        with self._changed:
-            for each in names:
-                if each in self._names:
-                    raise AdapterExists(each)
-            self._names.update(dict.fromkeys(names, name))
+        self._take_names(names)
         try:
             artifact = self._read(source)
             facts = serving_facts(artifact, name=name, key=f"{name}#{next(self._keys)}")
-            entry = _Entry(
+            entry = Entry(
                 name=name,
                 alias=alias if alias != name else None,
                 facts=facts,
@@ -194,7 +146,7 @@ class Adapters:
                 pin=pin,
             )
             if preload or pin:
-                self._load(entry)
+                self._residency.load(entry)
         except BaseException as error:
             with self._changed:
                 for each in names:
@@ -207,6 +159,20 @@ class Adapters:
             found = _described(entry)
         _log.info("adapter.added", adapter=name, loaded=entry.is_loaded, memory_bytes=entry.n_bytes)
         return found
+
+    def _take_names(self, names: Sequence[str]) -> None:
+        """Keep names, the first of which is not an alias, from others that are added meanwhile."""
+        for each in names:
+            if not NAME.fullmatch(each) or each == NO_ADAPTER:
+                raise RequestError(
+                    "the name of an adapter has up to 200 letters, digits, dots, colons, dashes and"
+                    f" underlines, and is not '{NO_ADAPTER}'"
+                )
+        with self._changed:
+            for each in names:
+                if each in self._names:
+                    raise AdapterExists(each)
+            self._names.update(dict.fromkeys(names, names[0]))
 
     def all(self) -> list[Adapter]:
         """Return what is registered, in the order of its coming."""
@@ -239,10 +205,10 @@ class Adapters:
             del self._entries[entry.name]
             for each in (entry.name, entry.alias):
                 self._names.pop(each or "", None)
-            is_free = entry.n_holders == 0
-        _log.info("adapter.removed", adapter=name, n_requests=entry.n_holders)
+            is_free = entry.n_references == 0
+        _log.info("adapter.removed", adapter=name, n_requests=entry.n_references)
         if is_free:
-            self._free(entry)
+            self._residency.free(entry)
 
     def hold(self, name: str | None, check: Callable[[], None] = lambda: None) -> Held:
         """Hold an adapter by its name or alias; None and `none` hold nothing, and give what is served.
@@ -265,12 +231,10 @@ class Adapters:
                 raise UnsupportedOption(
                     "adapter", f"'{name[:60]}' is not served here; {' or '.join(names)} is"
                 ) from error
-            entry.n_holders += 1
-            entry.used = next(self._clock)
-
+            self._residency.acquire(entry)
         facts = replace(entry.facts, adapter_name=name)  # an alias may be the name it is asked for by
         prepare = partial(self._prepare, entry=entry, check=check)
-        return Held(self._pipeline(facts, prepare), lambda: self._let_go(entry))
+        return Held(self._pipeline(facts, prepare), partial(self._residency.release, entry))
 
     def make_ready(self, decoding: DecodingOptions) -> None:
         """Load what the base model, or the adapter that the engine was started with, needs for these options.
@@ -279,14 +243,14 @@ class Adapters:
             StartupError: It cannot be converted or loaded.
             NoMemory: The adapters that are pinned or in use leave no room.
         """
-        self._load_more(decoding, None)
+        self._residency.load_more(decoding, None)
 
     def _pipeline(self, facts: ServingFacts, prepare: Callable[[DecodingOptions], None]) -> Pipeline:
         return Pipeline(
             self._served.engine, self._served.features, facts, base_dir=self._served.base_dir, prepare=prepare
         )
 
-    def _entry(self, name: str) -> _Entry:
+    def _entry(self, name: str) -> Entry:
         entry = self._entries.get(self._names.get(name, ""))
         if entry is None:
             raise UnknownAdapter(name)
@@ -301,126 +265,20 @@ class Adapters:
     def _prepare(
         self,
         decoding: DecodingOptions,
-        entry: _Entry | None = None,
+        entry: Entry | None = None,
         check: Callable[[], None] | None = None,
     ) -> None:
         """Load what a request needs, which holds an adapter; None is what was there at the start."""
         try:
             if entry is not None:
-                self._load(entry, check)
-            self._load_more(decoding, entry)
+                self._residency.load(entry, check)
+            self._residency.load_more(decoding, entry)
         except StartupError as error:
             what = "the model" if entry is None else f"adapter '{entry.name}'"
             raise EngineError(f"{what} cannot be loaded: {_sentence(error)}") from error
 
-    def _load(self, entry: _Entry, check: Callable[[], None] | None = None) -> None:
-        """Load an adapter unless it is; where there is no room, wait for it as long as `check` allows.
 
-        Raises:
-            StartupError: It cannot be converted or loaded.
-            NoMemory: There is no room, and no use in waiting.
-        """
-        if entry.artifact is None or entry.is_loaded:
-            return
-        engine = self._served.engine
-        n_bytes = engine.adapter_bytes(entry.artifact)  # takes longest where it converts, and holds up nobody
-        while True:
-            with self._loading:
-                if entry.is_loaded:
-                    return
-                if self._make_room(n_bytes):
-                    try:
-                        engine.load_adapter(entry.facts.adapter_key, entry.artifact)
-                    except BaseException:
-                        engine.unload_adapter(entry.facts.adapter_key)  # what there is of it
-                        self._budget.give_back(n_bytes)
-                        raise
-                    with self._changed:
-                        entry.is_loaded, entry.n_bytes = True, n_bytes
-                        self._resident.add(entry)
-                    return
-                with self._changed:
-                    in_use_bytes = sum(each.n_bytes for each in self._resident if not each.pin)
-            if check is None or not self._budget.fits(n_bytes, in_use_bytes):
-                raise NoMemory(n_bytes, self._budget.limit_bytes, self._budget.taken_bytes)
-            check()
-            with self._changed:
-                self._changed.wait(ROOM_POLL_S)
-
-    def _load_more(self, decoding: DecodingOptions, entry: _Entry | None) -> None:
-        """Load what the engine still lacks for these options; an adapter that is given is loaded and held.
-
-        For room it frees what nobody holds, and does not wait: whoever waits while holding an adapter may
-        wait for somebody who waits for it.
-
-        Raises:
-            StartupError: It cannot be converted or loaded.
-            NoMemory: There is no room.
-        """
-        engine = self._served.engine
-        if not engine.bytes_to_load(decoding):  # takes longest where it converts, and holds up nobody
-            return
-        with self._loading:
-            n_bytes = engine.bytes_to_load(decoding)
-            if not n_bytes:  # another request was faster
-                return
-            if not self._make_room(n_bytes):
-                raise NoMemory(n_bytes, self._budget.limit_bytes, self._budget.taken_bytes)
-            n_before, n_loaded = engine.base_bytes(), 0
-            try:
-                engine.make_ready(decoding)
-                n_loaded = n_bytes
-            finally:
-                n_base = engine.base_bytes() - n_before
-                n_loaded = max(n_loaded, n_base)  # the base may be there although the adapter failed
-                self._budget.give_back(n_bytes - n_loaded)
-                n_lasting = n_loaded if entry is None else n_base
-                with self._changed:
-                    self._lasting_bytes += n_lasting
-                    if entry is not None:
-                        entry.n_bytes += n_loaded - n_lasting
-
-    def _make_room(self, n_bytes: int) -> bool:
-        """Take memory, freeing for it what was used longest ago; say whether that was enough."""
-        with self._changed:
-            idle = [entry for entry in self._resident if not entry.pin and not entry.n_holders]
-            idle.sort(key=lambda entry: entry.used)
-            if not self._budget.fits(n_bytes, sum(entry.n_bytes for entry in idle)):
-                return False
-        for entry in idle:
-            if self._budget.take(n_bytes):
-                return True
-            self._unload(entry)
-        return self._budget.take(n_bytes)
-
-    def _unload(self, entry: _Entry) -> None:
-        """Free the memory of an adapter that nobody holds; `_loading` is held."""
-        with self._changed:
-            if not entry.is_loaded or entry.n_holders:
-                return
-            n_bytes, entry.is_loaded, entry.n_bytes = entry.n_bytes, False, 0
-            self._resident.remove(entry)
-        self._served.engine.unload_adapter(entry.facts.adapter_key)
-        return_freed_memory()
-        self._budget.give_back(n_bytes)
-        _log.info("adapter.unloaded", adapter=entry.name, memory_bytes=n_bytes)
-        with self._changed:
-            self._changed.notify_all()
-
-    def _free(self, entry: _Entry) -> None:
-        with self._loading:
-            self._unload(entry)
-
-    def _let_go(self, entry: _Entry) -> None:
-        with self._changed:
-            entry.n_holders -= 1
-            is_over = entry.is_removed and not entry.n_holders
-            self._changed.notify_all()
-        if is_over:  # whoever lets go may be the event loop, and freeing waits for a batch
-            threading.Thread(target=self._free, args=(entry,), name="free-adapter", daemon=True).start()
-
-
-def _described(entry: _Entry) -> Adapter:
+def _described(entry: Entry) -> Adapter:
     return Adapter(
         name=entry.name,
         alias=entry.alias,
@@ -430,7 +288,7 @@ def _described(entry: _Entry) -> Adapter:
         loaded=entry.is_loaded,
         memory_bytes=entry.n_bytes,
         served=entry.artifact is None,
-        n_requests=entry.n_holders,
+        n_requests=entry.n_references,
     )
 
 

@@ -14,7 +14,6 @@ other failures the client learns that there was one. Knows nothing more of HTTP.
 
 from __future__ import annotations
 
-import binascii
 import importlib.util
 import inspect
 import sys
@@ -30,6 +29,7 @@ import structlog
 from sagemaker_inference import content_types
 from sagemaker_inference.errors import BaseInferenceToolkitError, UnsupportedFormatError
 
+from serve.audio.base64_text import decode_base64
 from serve.audio.samples import Samples
 from serve.errors import (
     ArtifactError,
@@ -39,6 +39,7 @@ from serve.errors import (
     ServiceError,
     UnsupportedMediaType,
 )
+from serve.model.artifact import find_root
 
 CODE_DIR = "code"
 
@@ -236,6 +237,7 @@ def load_hooks(model_dir: Path, program: str) -> Hooks | None:
     Raises:
         ArtifactError: It lies elsewhere, cannot be imported, or its functions cannot be called as they must.
     """
+    model_dir = find_root(model_dir)
     code_dir = model_dir / CODE_DIR
     path = code_dir / f"{program.removesuffix('.py')}.py"
     if not path.is_file():
@@ -278,10 +280,7 @@ def read_recording(data: object) -> tuple[bytes | Samples, dict[str, Any]]:
         options = {str(name): value for name, value in data.items() if name != "audio"}
         audio = data.get("audio")
         if isinstance(audio, str):
-            try:
-                audio = binascii.a2b_base64(audio, strict_mode=True)
-            except (binascii.Error, ValueError) as error:
-                raise RequestError(f"the field 'audio' is not base64: {error}") from error
+            audio = decode_base64(audio)
         return read_recording(audio)[0], options
     if isinstance(data, bytes | bytearray | memoryview):
         return bytes(data), {}

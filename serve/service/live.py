@@ -24,13 +24,13 @@ from serve.audio.pcm import PcmStream
 from serve.audio.recording import Recording
 from serve.audio.samples import SAMPLE_RATE, Samples
 from serve.audio.segmentation import FRAME_SAMPLES, PAD_SAMPLES, Listener, Window, WindowLimits, iter_windows
-from serve.engine import Hypothesis
+from serve.engine import DecodingOptions, EngineInput, Hypothesis, LogMel
 from serve.engine.scheduler import Ticket
 from serve.errors import AudioTooLong, ServiceError
-from serve.pipeline import EngineInput, Pipeline, is_said
+from serve.pipeline import Pipeline, is_said
 from serve.service.live_settings import LiveSettings
 from serve.transcript.events import LiveText, Segment, join_text
-from serve.transcript.timeline import place_segments
+from serve.transcript.timeline import Timeline
 
 RUN_SAMPLES = 8 * FRAME_SAMPLES  # heard at a time: a quarter of a second
 PARTIAL_EVERY_S = 1.0
@@ -72,7 +72,9 @@ class LiveSession:
         self._n_finals = 0
         self._shown: Segment | None = None  # text that is not final, and was not replaced
         self._shown_until = 0  # samples of the recording
-        self._tried: tuple[EngineInput, Hypothesis] | None = None  # in the last pause that might end a phrase
+        # What was heard in the last pause that might end a phrase, and what language it was in.
+        self._tried: tuple[LogMel, DecodingOptions, Hypothesis] | None = None
+        self._detected: tuple[LogMel, tuple[str, float]] | None = None
         self._tried_until = 0  # samples of the recording
         self._emit: Callable[[LiveText], None] = lambda text: None
 
@@ -105,7 +107,7 @@ class LiveSession:
         """
         self._emit = emit
         recording = Recording(self._blocks())
-        events = self._pipeline.transcribe(recording, self._settings.options, self._decode, self._cut)
+        events = self._pipeline.transcribe(recording, self._settings.options, self, self._cut)
         for event in events:
             if isinstance(event, Segment):
                 self._n_finals, self._shown = event.id + 1, None
@@ -135,15 +137,21 @@ class LiveSession:
         limits = replace(limits, max_gap_s=min(limits.max_gap_s, gap_s))
         return iter_windows(blocks, limits, run_samples=RUN_SAMPLES, on_run=self._show)
 
-    def _decode(self, inputs: Iterable[EngineInput]) -> Iterator[Hypothesis]:
+    def decode(self, inputs: Iterable[EngineInput]) -> Iterator[Hypothesis]:
         """Decode windows one by one, for the next may be minutes away, unless that is done already."""
-        for log_mel, options in inputs:
-            if self._tried is not None and options == self._tried[0][1]:
-                (tried, _), hypothesis = self._tried
-                if np.array_equal(log_mel, tried):
+        for window in inputs:
+            if self._tried is not None and window.options == self._tried[1]:
+                log_mel, _, hypothesis = self._tried
+                if np.array_equal(window.log_mel, log_mel):
                     yield hypothesis
                     continue
-            yield from self._ticket.decode([(log_mel, options)])
+            yield from self._ticket.decode([window])
+
+    def detect_language(self, window: EngineInput) -> tuple[str, float]:
+        """Return the language of a window, unless that is known already."""
+        if self._detected is None or not np.array_equal(window.log_mel, self._detected[0]):
+            self._detected = window.log_mel, self._ticket.detect_language(window)
+        return self._detected[1]
 
     def _show(self, listeners: Sequence[Listener]) -> None:
         """Say what the open phrase seems to be so far, if that is worth it and nothing waits to be heard."""
@@ -162,14 +170,16 @@ class LiveSession:
             return
         self._shown_until = window.end
         quickly = replace(self._decoding, beam_size=1, word_timestamps=False)
-        tried = self._pipeline.engine_input(window, samples, self._decoding if may_be_over else quickly)
-        (hypothesis,) = self._ticket.decode([tried])
+        decoding = self._decoding if may_be_over else quickly
+        given, language_prob = self._pipeline.engine_input(window, samples, decoding, self)
+        (hypothesis,) = self._ticket.decode([given])
         if may_be_over:
-            self._tried, self._tried_until = (tried, hypothesis), window.end
+            self._tried, self._tried_until = (given.log_mel, given.options, hypothesis), window.end
+        hypothesis = replace(hypothesis, language_prob=language_prob)
         if not is_said(window, hypothesis):
             self._withdraw()
             return
-        segments = list(place_segments([(window, hypothesis)], split=False))
+        segments = list(Timeline().place(window, hypothesis))
         segment = replace(
             segments[0],
             id=self._n_finals,

@@ -15,7 +15,15 @@ from serve.audio.features import FeatureExtractor
 from serve.engine import SERVED_ADAPTER, Engine, EngineName, Quantization
 from serve.engine.ctranslate2.instruction_set import choose_instruction_set
 from serve.errors import ArtifactError, ConfigError
-from serve.model.artifact import MANIFEST, Artifact, load_artifact
+from serve.model.adapter_tensors import check_adapter
+from serve.model.artifact import (
+    BASE_CONFIG,
+    MANIFEST,
+    Artifact,
+    find_root,
+    load_artifact,
+    what_is_there,
+)
 from serve.model.base_model import base_fingerprint, resolve_base_model
 from serve.pipeline import Pipeline, ServingFacts
 
@@ -41,16 +49,22 @@ def find_served(
         offline: Never reach for the network.
 
     Raises:
-        ArtifactError: There is nothing to serve, or the adapter was trained on another base model.
+        ArtifactError: There is nothing to serve, or the adapter does not fit the base model.
         BaseModelError: The base model cannot be had.
     """
     artifact = None
+    if model_dir is not None:
+        if model_dir.is_file():
+            raise ArtifactError(model_dir, "is a file: unpack it, and name its directory with --model-dir")
+        model_dir = find_root(model_dir)
     if model_dir is not None and (model_dir / MANIFEST).is_file():
         artifact = load_artifact(model_dir)
     elif model_dir is not None and base_model is None:
-        if not (model_dir / "config.json").is_file():
+        if not (model_dir / BASE_CONFIG).is_file():
             raise ArtifactError(
-                model_dir, f"holds neither {MANIFEST} nor a base model; name one with --model-dir"
+                model_dir,
+                f"holds neither {MANIFEST} nor a base model; name one with --model-dir"
+                f"{what_is_there(model_dir)}",
             )
         base_model = str(model_dir)
     if base_model is None:
@@ -60,6 +74,7 @@ def find_served(
     base_dir = resolve_base_model(base_model, cache_dir=cache_dir, offline=offline)
     if artifact is not None:
         artifact.require_base(base_fingerprint(base_dir))
+        check_adapter(artifact.adapter_dir, base_dir)
     return Served(base_dir=base_dir, artifact=artifact)
 
 

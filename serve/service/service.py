@@ -1,4 +1,4 @@
-"""The life of the service (loading, ready, draining, dead) and a request's way to the pipeline."""
+"""The life of the service (loading, ready, draining, dead), and the threads that requests run in."""
 
 from __future__ import annotations
 
@@ -7,28 +7,27 @@ import math
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
-from dataclasses import dataclass
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import partial
-from typing import TYPE_CHECKING, Generic, Literal, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Literal, ParamSpec, TypeVar, cast
 
 import structlog
 
 from serve.config.settings import Settings
-from serve.engine.closing import Closing
-from serve.engine.scheduler import BatchLimits, Queue, Scheduler, Ticket, Totals
-from serve.errors import AudioTooLong, NotReady, ServiceError, StartupError, UnknownModel
+from serve.engine.figures import Queue, Totals
+from serve.engine.scheduler import BatchLimits, Scheduler
+from serve.errors import NotReady, ServiceError, StartupError, UnknownModel
 from serve.options import TranscriptionOptions
 from serve.service.memory import MemoryBudget
-from serve.service.sessions import Sessions
+from serve.service.place import Place
+from serve.service.sessions import Session, Sessions
 from serve.transcript.events import Event
 
 if TYPE_CHECKING:  # their imports take seconds, which the loading thread spends while /ping already answers
-    from serve.audio.recording import Recording
     from serve.audio.samples import Samples
     from serve.pipeline import Pipeline
-    from serve.service.adapters import Adapters, Held
+    from serve.service.adapters import Adapters
     from serve.service.hooks import Hooks
     from serve.service.live import LiveSession
     from serve.service.live_settings import LiveSettings
@@ -68,53 +67,6 @@ def load_from_settings(settings: Settings) -> Pipeline:
         cache_dir=settings.cache_dir,
         offline=settings.offline,
     )
-
-
-class Place(Closing):
-    """An admitted request: its ticket, and the adapter it holds. A context manager: leaving frees both."""
-
-    def __init__(self, ticket: Ticket, adapters: Adapters, held: Held, *, model: str | None = None) -> None:
-        """Only `Service.admit` makes places.
-
-        Args:
-            ticket: Of the scheduler.
-            adapters: Of the base model that decodes.
-            held: What serves a request that names no adapter.
-            model: Name of the model of a multi-model service, whose adapter is the only one.
-        """
-        self.ticket = ticket
-        self._adapters = adapters
-        self._held = held
-        self._model = model
-
-    @property
-    def pipeline(self) -> Pipeline:
-        """Of the chosen adapter."""
-        return self._held.pipeline
-
-    def choose(self, options: TranscriptionOptions) -> None:
-        """Hold the adapter that options name, and refuse what it cannot do.
-
-        Raises:
-            UnsupportedOption: Names the option.
-        """
-        if self._model is None:
-            held = self._adapters.hold(options.adapter, self.ticket.check)
-            self._held.close()
-            self._held = held
-        self.pipeline.resolve(options)
-
-    def close(self) -> None:
-        """Free everything; any number of times."""
-        self.ticket.close()
-        self._held.close()
-
-
-@dataclass(frozen=True)
-class _Arrived(Generic[T]):
-    """Something that came out of a thread."""
-
-    value: T
 
 
 class Service:
@@ -165,40 +117,17 @@ class Service:
         """
 
         def load() -> None:
-            started = time.monotonic()
-            if self.settings.multi_model:
-                self._start_models()
-                return
             try:
-                pipeline = self._load(self.settings)
-                hooks = self._load_hooks()
-                scheduler = self._scheduler_of(pipeline)
-                _warm_up(pipeline, scheduler)
-            except Exception as error:
+                if self.settings.multi_model:
+                    self._start_models()
+                else:
+                    self._start_model()
+            except BaseException as error:  # nobody else would hear of it
+                told = error if isinstance(error, StartupError) else None
+                self.failure = told or StartupError("the model cannot be loaded")
                 self.state = "dead"
-                self.failure = (
-                    error if isinstance(error, StartupError) else StartupError("the model cannot be loaded")
-                )
-                _log.error(
-                    "model.failed", error=str(self.failure), exc_info=not isinstance(error, StartupError)
-                )
+                _log.error("model.failed", error=str(self.failure), exc_info=told is None)
                 on_failure()
-                return
-            from serve.service.adapters import Adapters
-
-            self.adapters = Adapters(
-                pipeline, roots=self.settings.loading_roots, budget=_budget(self.settings.adapter_memory_mib)
-            )
-            self._scheduler, self.hooks = scheduler, hooks
-            if self.state == "loading":
-                self.state = "ready"
-            facts = pipeline.facts
-            seconds = round(time.monotonic() - started, 1)
-            _log.info("model.ready", adapter=facts.adapter_name, language=facts.language, load_s=seconds)
-
-            from serve.audio.decode import load_resampler
-
-            load_resampler()  # behind the ready sign: only recordings of other rates than 16 kHz wait for it
 
         threading.Thread(target=load, name="load", daemon=True).start()
 
@@ -220,28 +149,39 @@ class Service:
         }
         raise NotReady(reasons[self.state])
 
-    def admit(self, model: str | None = None) -> Place:
+    def admit(self, model: str | None = None, session: Session | None = None) -> Place:
         """Give a request its place, before any work is done for it.
 
         Args:
-            model: Of a multi-model service.
+            model: Name of the model of a multi-model service.
+            session: The session that the request belongs to.
 
         Raises:
             NotReady, Overloaded: There is none.
             UnknownModel: No such model is loaded, or none is named where there are several.
         """
         self.check_ready()
-        if self.models is not None:
-            if model is None:
-                raise UnknownModel("")
+        if self.models is None:
+            assert self._scheduler is not None and self.adapters is not None
+            adapters, scheduler, held = self.adapters, self._scheduler, self.adapters.hold(None)
+        elif model is None:
+            raise UnknownModel("")
+        else:
             adapters, scheduler, held = self.models.hold(model)
-            try:
-                return Place(scheduler.admit(), adapters, held, model=model)
-            except BaseException:
-                held.close()
-                raise
-        assert self._scheduler is not None and self.adapters is not None
-        return Place(self._scheduler.admit(), self.adapters, self.adapters.hold(None))
+        try:
+            ticket = scheduler.admit()
+        except BaseException:
+            held.close()
+            raise
+        return Place(
+            ticket,
+            adapters,
+            held,
+            max_audio_s=self.settings.max_audio_s,
+            audio_turns=self._audio_turns,
+            model=model,
+            session=session,
+        )
 
     async def in_loader(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run what loads or frees a model off the event loop, and off the threads of requests."""
@@ -255,56 +195,18 @@ class Service:
     async def transcribe(
         self, audio: bytes | Samples, options: TranscriptionOptions, place: Place
     ) -> AsyncIterator[Event]:
-        """Decode a recording and yield the pipeline's events as they come.
+        """Transcribe a recording in a thread of its own, and yield the pipeline's events as they come.
 
-        Decoder and pipeline run in a thread of their own, and hand events over to the event loop. A recording
-        is decoded as far as the pipeline has come; faults in its first 30 s come before the first event.
+        However this ends, the request's place is free again.
 
         Raises:
             ServiceError: The recording is not usable, or the transcription broke off.
         """
-        events = self.events_of(audio, options, place)
-        del audio  # the decoder alone holds it, and only for as long as it needs it
-
-        def work(emit: Callable[[Event], None]) -> None:
-            for event in events:
-                emit(event)
-
-        async for event in self.in_thread(work):
-            yield event
-
-    def events_of(
-        self, audio: bytes | Samples, options: TranscriptionOptions, place: Place
-    ) -> Iterator[Event]:
-        """Return the events of a recording, for one of the request threads to pull.
-
-        Raises:
-            AudioTooLong: Samples last longer than recordings may.
-        """
-        from serve.audio.decode import AudioLimits, open_audio
-        from serve.audio.recording import Recording
-
-        opening: AbstractContextManager[Recording]
-        if isinstance(audio, bytes):
-            limits = AudioLimits(max_audio_s=self.settings.max_audio_s)
-            opening = open_audio(audio, limits, split=options.channels == "split")
-        else:
-            recording = Recording.of(audio)
-            assert recording.duration_s is not None, "it is in memory"
-            if recording.duration_s > self.settings.max_audio_s:
-                raise AudioTooLong(recording.duration_s, self.settings.max_audio_s)
-            opening = nullcontext(recording)
-        return self._pull(place, opening, options)
-
-    def _pull(
-        self, place: Place, opening: AbstractContextManager[Recording], options: TranscriptionOptions
-    ) -> Iterator[Event]:
-        ticket = place.ticket
-        with ExitStack() as stack:
-            with self._audio_turns:
-                recording = stack.enter_context(opening)
-            recording = _in_turn(recording, self._audio_turns, ticket)
-            yield from place.pipeline.transcribe(recording, options, ticket.decode)
+        with place:
+            opening = place.opening(audio, options)
+            del audio  # the decoder alone holds it, and only for as long as it needs it
+            async for event in self.in_thread(partial(place.transcribe, opening, options)):
+                yield event
 
     @contextmanager
     def live_session(self, settings: LiveSettings, place: Place) -> Iterator[LiveSession]:
@@ -334,25 +236,18 @@ class Service:
             Exception: What the work raises.
         """
         loop = asyncio.get_running_loop()
-        arrived: asyncio.Queue[_Arrived[T] | BaseException | None] = asyncio.Queue()
+        emitted: asyncio.Queue[T | Future[None]] = asyncio.Queue()
 
-        def hand_over(item: _Arrived[T] | BaseException | None) -> None:
+        def put(item: T | Future[None]) -> None:
             if not loop.is_closed():
-                loop.call_soon_threadsafe(arrived.put_nowait, item)
+                loop.call_soon_threadsafe(emitted.put_nowait, item)
 
-        def run() -> None:
-            try:
-                work(lambda item: hand_over(_Arrived(item)))
-            except BaseException as error:
-                hand_over(error)
-            else:
-                hand_over(None)
-
-        self._workers.submit(run)
-        while (item := await arrived.get()) is not None:
-            if isinstance(item, BaseException):
-                raise item
-            yield item.value
+        done = self._workers.submit(work, put)
+        done.add_done_callback(put)
+        del work
+        while (item := await emitted.get()) is not done:
+            yield cast(T, item)
+        done.result()
 
     async def drain(self) -> None:
         """Refuse new requests, and give running ones their time before breaking them off."""
@@ -387,6 +282,34 @@ class Service:
         if self.models is not None:
             return self.models.schedulers
         return [self._scheduler] if self._scheduler else []
+
+    def _start_model(self) -> None:
+        """Load what the settings name, and decode a first window."""
+        started = time.monotonic()
+        pipeline = self._load(self.settings)
+        hooks = self._load_hooks()
+        scheduler = self._scheduler_of(pipeline)
+        with scheduler.admit() as ticket:
+            try:
+                pipeline.warm_up(ticket)
+            except ServiceError as error:
+                raise StartupError("the model is loaded, but fails on its first window") from error
+        import serve.audio.decode  # noqa: F401  # the first request finds it imported
+        from serve.service.adapters import Adapters
+
+        self.adapters = Adapters(
+            pipeline, roots=self.settings.loading_roots, budget=_budget(self.settings.adapter_memory_mib)
+        )
+        self._scheduler, self.hooks = scheduler, hooks
+        if self.state == "loading":
+            self.state = "ready"
+        facts = pipeline.facts
+        seconds = round(time.monotonic() - started, 1)
+        _log.info("model.ready", adapter=facts.adapter_name, language=facts.language, load_s=seconds)
+
+        from serve.audio.decode import load_resampler
+
+        load_resampler()  # behind the ready sign: only recordings of other rates than 16 kHz wait for it
 
     def _start_models(self) -> None:
         """Get ready to take models."""
@@ -430,47 +353,3 @@ class Service:
 
 def _budget(limit_mib: float | None, measured: bool = False) -> MemoryBudget:
     return MemoryBudget(None if limit_mib is None else int(limit_mib * 2**20), measured=measured)
-
-
-def _in_turn(recording: Recording, turns: AbstractContextManager[object], ticket: Ticket) -> Recording:
-    """Return the recording, decoded in turn with others, and no further than its request lives."""
-    from serve.audio.recording import Recording
-
-    unread = recording.blocks()
-
-    def blocks() -> Iterator[Samples]:
-        while True:
-            ticket.check()
-            with turns:
-                block = next(unread, None)
-            if block is None:
-                return
-            yield block
-
-    return Recording(blocks(), n_channels=recording.n_channels, duration_s=recording.duration_s)
-
-
-def _warm_up(pipeline: Pipeline, scheduler: Scheduler) -> None:
-    """Decode a window of noise: the first request finds everything loaded, and /ping speaks the truth."""
-    import numpy as np
-
-    import serve.audio.decode  # noqa: F401  # the first request finds it imported
-    from serve.audio.features import MAX_WINDOW_S, window_length_s
-    from serve.audio.samples import SAMPLE_RATE
-    from serve.audio.segmentation import find_speech
-    from serve.engine import DecodingOptions
-
-    noise = np.random.default_rng(0).normal(0, 0.01, SAMPLE_RATE).astype(np.float32)
-    find_speech(noise)
-    facts = pipeline.facts
-    window_s = window_length_s(len(noise), facts.margin_s) if facts.dynamic else MAX_WINDOW_S
-    decoding = DecodingOptions(
-        language=facts.language,
-        adapter=None if facts.adapter_name is None else facts.adapter_key,
-        max_new_tokens=4,
-    )
-    with scheduler.admit() as ticket:
-        try:
-            list(ticket.decode([(pipeline.features.log_mel(noise, window_s), decoding)]))
-        except ServiceError as error:
-            raise StartupError("the model is loaded, but fails on its first window") from error

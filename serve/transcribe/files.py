@@ -8,6 +8,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from serve.model.junk import is_junk
+
 EXTENSIONS = frozenset(
     (
         *(".wav", ".flac", ".ogg", ".oga", ".opus", ".spx", ".mp3", ".mp2", ".mpga"),
@@ -104,8 +106,9 @@ def _recordings_below(folder: Path) -> Iterator[Path]:
 
 
 def _is_recording(path: Path) -> bool:
-    # Hidden files are other programs' notes about recordings, such as macOS's `._speech.mp3`.
-    return path.suffix.lower() in EXTENSIONS and not path.name.startswith(".") and path.is_file()
+    # Hidden files are nobody's recordings, whoever hid them.
+    is_hidden = path.name.startswith(".") or is_junk(path)
+    return path.suffix.lower() in EXTENSIONS and not is_hidden and path.is_file()
 
 
 def _matching(pattern: Path) -> list[FoundFile]:

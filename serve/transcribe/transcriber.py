@@ -95,7 +95,7 @@ class Transcriber:
                 raise PayloadTooLarge(MAX_FILE_BYTES)
             split = self._options.channels == "split"
             with open_audio(path.read_bytes(), self._limits, split=split) as recording:
-                yield from self._pipeline.transcribe(recording, self._options, ticket.decode)
+                yield from self._pipeline.transcribe(recording, self._options, ticket)
 
     def write_all(
         self,

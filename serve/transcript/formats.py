@@ -7,7 +7,7 @@ media types; `serve.http.accept` chooses among them by an `Accept` header.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -110,14 +110,10 @@ def take_format(values: Mapping[str, Any]) -> tuple[Format | None, dict[str, Any
         UnsupportedOption: There is no such format, or two different ones are asked for.
     """
     rest = dict(values)
-    asked = {option: value for option in FORMAT_OPTIONS if (value := rest.pop(option, None)) is not None}
+    asked = {
+        option: value for option in FORMAT_OPTIONS if (value := rest.pop(option, None)) not in (None, "")
+    }
     formats = [named_format(value, option) for option, value in asked.items()]
     if len(set(asked.values())) > 1:
         raise UnsupportedOption(FORMAT_OPTIONS[1], f"contradicts option '{FORMAT_OPTIONS[0]}'")
     return (formats[0] if formats else None), rest
-
-
-def encode_stream(events: Iterable[Event], answer_format: Format) -> Iterator[bytes]:
-    """Encode events as they come, leaving out empty pieces."""
-    encoder = answer_format.new_encoder()
-    return (piece for event in events if (piece := encoder.encode(event)))

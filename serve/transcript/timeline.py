@@ -18,27 +18,37 @@ from serve.engine import Hypothesis, TimedText
 from serve.transcript.events import Segment, Word
 
 
-def place_segments(decoded: Iterable[tuple[Window, Hypothesis]], *, split: bool) -> Iterator[Segment]:
-    """Yield segments with recording times, numbered in order of their start.
+class Timeline:
+    """Segments with recording times, numbered in order of their start."""
 
-    Args:
-        decoded: Windows in order of their start, each with its hypothesis.
-        split: Whether segments name their channel, and windows of different channels overlap.
-    """
-    later: list[tuple[float, int, Segment]] = []  # a heap
-    n_segments = n_found = 0
-    for window, hypothesis in decoded:
-        for segment in _segments_of(window, hypothesis, channel=window.channel if split else None):
-            heapq.heappush(later, (segment.start_s, n_found, segment))
-            n_found += 1
+    def __init__(self, *, split: bool = False) -> None:
+        """Begin.
+
+        Args:
+            split: Whether segments name their channel, and windows of different channels overlap.
+        """
+        self._split = split
+        self._later: list[tuple[float, int, Segment]] = []  # a heap
+        self._n_found = 0
+        self.segments: list[Segment] = []
+        """Those that were given out."""
+
+    def place(self, window: Window, hypothesis: Hypothesis) -> Iterator[Segment]:
+        """Yield the segments that are settled by what was heard in the next window, in order of its start."""
+        for segment in _segments_of(window, hypothesis, channel=window.channel if self._split else None):
+            heapq.heappush(self._later, (segment.start_s, self._n_found, segment))
+            self._n_found += 1
         # A window of another channel may begin before this one ends, but not before this one begins.
-        settled_s = window.start / SAMPLE_RATE if split else math.inf
-        while later and later[0][0] <= settled_s:
-            yield replace(heapq.heappop(later)[2], id=n_segments)
-            n_segments += 1
-    while later:
-        yield replace(heapq.heappop(later)[2], id=n_segments)
-        n_segments += 1
+        yield from self._settled(window.start / SAMPLE_RATE if self._split else math.inf)
+
+    def rest(self) -> Iterator[Segment]:
+        """Yield the segments behind the last window."""
+        yield from self._settled(math.inf)
+
+    def _settled(self, until_s: float) -> Iterator[Segment]:
+        while self._later and self._later[0][0] <= until_s:
+            self.segments.append(replace(heapq.heappop(self._later)[2], id=len(self.segments)))
+            yield self.segments[-1]
 
 
 def _segments_of(window: Window, hypothesis: Hypothesis, channel: int | None) -> Iterator[Segment]:

@@ -30,18 +30,20 @@ class PacedEngine:
     def __init__(self, go_on: Path, n_free: int) -> None:
         self._go_on, self._n_free = go_on, n_free
 
-    def transcribe_batch(self, log_mels, options):
+    def kind(self, window):
+        return window.options.adapter, window.n_frames
+
+    def decode(self, windows):
         while self._n_free == 0 and not self._go_on.exists():
             time.sleep(0.02)
         self._n_free = max(0, self._n_free - 1)
         heard = {
             "text": "x",
             "tokens": (1,),
-            "language_prob": None,
             "avg_logprob": 0.0,
             "no_speech_prob": 0.0,
         }
-        return [Hypothesis(language="mr", **heard) for _ in options]
+        return [Hypothesis(language="mr", **heard) for _ in windows]
 
     def unsupported(self, options): ...
 

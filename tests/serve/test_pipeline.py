@@ -1,5 +1,7 @@
 """From samples to a transcript, with an engine that says what it was given."""
 
+import math
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -7,6 +9,7 @@ import pytest
 
 from serve.audio.recording import Recording
 from serve.engine import CPU_BATCH, Hypothesis
+from serve.engine.scheduler import WINDOWS_AHEAD, BatchLimits
 from serve.errors import UndecodableAudio, UnsupportedOption
 from serve.options import TranscriptionOptions
 from serve.pipeline import MAX_CHANNELS, Pipeline, ServingFacts
@@ -35,21 +38,30 @@ class Parrot:
     def unsupported(self, options):
         return next(((name, "cannot") for name in self.lacks if getattr(options, name)), None)
 
-    def transcribe_batch(self, log_mels, options):
-        self.batches.append(list(options))
-        return [self.answer(log_mel, option) for log_mel, option in zip(log_mels, options, strict=True)]
+    def kind(self, window):
+        return window.options.adapter, window.n_frames
 
-    def answer(self, log_mel, option) -> Hypothesis:
-        language, language_prob = option.language, None
-        if language is None:
-            language, language_prob = self.detected.pop(0) if self.detected else ("hi", 0.5)
+    def detect_language(self, windows):
+        assert {window.n_frames for window in windows} == {3_000}
+        return [self.detected.pop(0) if self.detected else ("hi", 0.5) for _ in windows]
+
+    def decode(self, windows):
+        self.batches.append([window.options for window in windows])
+        return [self.answer(window) for window in windows]
+
+    @property
+    def options(self) -> list:
+        """Options of all windows, in order."""
+        return [option for batch in self.batches for option in batch]
+
+    def answer(self, window) -> Hypothesis:
         heard = {
             "tokens": (1,),
-            "text": f"{log_mel.shape[1]} frames",
-            "avg_logprob": -2.0,
+            "text": f"{window.n_frames} frames",
+            "avg_logprob": -0.8,
             "no_speech_prob": 0.0,
         }
-        return Hypothesis(language=language, language_prob=language_prob, **heard | self.heard)
+        return Hypothesis(language=window.options.language, **heard | self.heard)
 
     def close(self) -> None: ...
 
@@ -137,7 +149,7 @@ def test_the_first_three_windows_vote_on_a_language_that_nobody_named(many_windo
     pipeline.engine.detected = [("hi", 0.9), ("mr", 0.5), ("mr", 0.6)]
     start, *segments, end = pipeline.transcribe(many_windows, AUTO)
     assert start.language is None
-    assert [option.language for (option,) in pipeline.engine.batches] == [None] * 3 + ["mr"] * 3
+    assert [option.language for option in pipeline.engine.options] == ["hi"] + ["mr"] * 5
     assert [segment.language for segment in segments] == ["hi"] + ["mr"] * 5
     probs = [segment.language_prob for segment in segments]
     assert probs == pytest.approx([0.9, 0.5, 0.6, 0.55, 0.55, 0.55])
@@ -148,13 +160,19 @@ def test_a_window_in_which_nothing_was_said_does_not_vote(many_windows):
     pipeline = pipeline_of()
     pipeline.engine.detected = [("en", 1.0), ("mr", 0.4), ("hi", 0.3)]
     answer = pipeline.engine.answer
-    pipeline.engine.answer = lambda log_mel, option: (
-        replace(answer(log_mel, option), text="")
-        if len(pipeline.engine.batches) == 1
-        else answer(log_mel, option)
+    pipeline.engine.answer = lambda window: (
+        replace(answer(window), text="") if window.options.language == "en" else answer(window)
     )
     *_, end = pipeline.transcribe(many_windows, AUTO)
-    assert pipeline.engine.batches[-1][0].language == end.transcript.language == "mr"
+    assert pipeline.engine.options[-1].language == end.transcript.language == "mr"
+
+
+def test_a_model_of_one_language_needs_no_detection(speech):
+    pipeline = pipeline_of(ServingFacts())
+    pipeline.engine.languages = frozenset({"en"})
+    pipeline.engine.detect_language = None
+    *_, end = pipeline.transcribe(speech, AUTO)
+    assert (end.transcript.language, end.transcript.language_prob) == ("en", None)
 
 
 def test_a_named_language_has_no_probability(speech):
@@ -172,7 +190,7 @@ def test_text_is_bounded_by_the_seconds_of_speech(speech):
 
 def test_a_window_that_the_model_takes_for_noise_has_no_segment(speech):
     pipeline = pipeline_of()
-    pipeline.engine.heard = {"no_speech_prob": 0.9}
+    pipeline.engine.heard = {"no_speech_prob": 0.9, "avg_logprob": -2.0}
     assert len(list(pipeline.transcribe(speech))) == 2
 
 
@@ -280,7 +298,7 @@ def test_the_first_segment_comes_before_the_recording_is_read_to_its_end(speech)
     events = pipeline_of().transcribe(Recording(blocks()))
     assert next(events) == Start(duration_s=None, language="mr")
     assert isinstance(next(events), Segment)
-    assert len(read) <= 8
+    assert len(read) <= 2 * WINDOWS_AHEAD
     *_, end = events
     assert end.transcript.duration_s == 1_000.0
 
@@ -306,14 +324,17 @@ def test_many_clips_give_what_each_gives_alone(speech, long_speech, many_windows
         for clip, option in zip(clips, options, strict=True)
     ]
     together = pipeline_of()
-    assert together.transcribe_many(clips, options, max_batch_windows=3) == alone
-    assert max(len(batch) for batch in together.engine.batches) == 3
+    assert together.transcribe_many(clips, options, BatchLimits(max_windows=3)) == alone
+    assert max(len(batch) for batch in together.engine.batches) <= 3
 
 
 def test_batches_of_many_clips_are_bounded_in_seconds(speech):
     pipeline = pipeline_of(ServingFacts(language="mr"))
-    pipeline.transcribe_many([speech] * 5, max_batch_s=60.0)
-    assert [len(batch) for batch in pipeline.engine.batches] == [2, 2, 1]
+    answer = pipeline.engine.answer
+    pipeline.engine.answer = lambda window: time.sleep(0.2) or answer(window)
+    pipeline.transcribe_many([speech] * 9, limits=BatchLimits(max_batch_s=60.0, target_s=math.inf))
+    sizes = [len(batch) for batch in pipeline.engine.batches]
+    assert sum(sizes) == 9 and max(sizes) == 2, "while the first is decoded the others gather"
 
 
 def test_no_clips_give_no_transcripts():

@@ -30,7 +30,7 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> TrainConfig:
         TrainConfigError: with every fault found.
     """
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        values = yaml.safe_load(path.read_bytes())  # by its mark, where it has one
     except OSError as error:
         raise TrainConfigError([f"{path} cannot be read: {error.strerror}"]) from error
     except yaml.YAMLError as error:

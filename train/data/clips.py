@@ -12,7 +12,7 @@ from pathlib import Path
 
 from msgspec import structs
 
-from train.data.filters import MAX_CLIP_S, MIN_CLIP_S, DropLog, Filters
+from train.data.filters import MAX_CLIP_S, MIN_CLIP_S, DropLog, Filters, commonest
 from train.data.manifest import Clip, filter_clips, read_manifest
 from train.data.preparation import Preparation, prepare_source
 from train.data.shards import read_shards
@@ -62,10 +62,10 @@ def _read_clips(
         directory = Path(spec.location)
     else:
         directory = _prepare(spec, purpose, language, prepare_dir, strict=log.strict)
+    n_before = len(log)
     clips = filter_clips(read_shards(directory, log), log, filters)
     if not clips:
-        reasons = ", ".join(f"{reason} {count}" for reason, count in log.counts.items())
-        raise DataError(f"nothing of {spec} can be used{': ' if reasons else ''}{reasons}")
+        raise DataError(f"nothing of {spec} can be used: {commonest(log.dropped[n_before:])}")
     return clips
 
 

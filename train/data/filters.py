@@ -9,7 +9,7 @@ import json
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -41,6 +41,7 @@ class Reason(StrEnum):
     TOO_SHORT = "too short"
     TOO_LONG = "too long"
     WRONG_SCRIPT = "wrong script"
+    TOO_MANY_TOKENS = "too many tokens"
     HELD_OUT_TEXT = "sentence is held out"
     HELD_OUT_VOICE = "voice is held out"
 
@@ -104,6 +105,15 @@ class Drop:
     reason: Reason
     origin: str
     detail: str
+
+
+def commonest(drops: Sequence[Drop]) -> str:
+    """Return why most of these rows are not used, the count, and the first of them; for an error."""
+    if not drops:
+        return "it holds no rows"
+    ((reason, n_rows), *_) = Counter(drop.reason for drop in drops).most_common(1)
+    first = next(drop for drop in drops if drop.reason == reason)
+    return f"{reason}, in {n_rows} of {len(drops)} rows, such as {first.origin}: {first.detail}"
 
 
 def write_drops(drops: Iterable[Drop]) -> str:

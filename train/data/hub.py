@@ -15,7 +15,7 @@ from typing import Any
 
 from serve.engine.languages import LANGUAGE_NAMES
 from train.data.filters import DropLog, Reason
-from train.data.records import Record
+from train.data.records import Record, transcript
 from train.data.specs import Purpose, SourceSpec
 from train.errors import DataError
 
@@ -186,7 +186,7 @@ def _records(rows: Any, preset: Preset | None, label: str, language: str, log: D
         voice = row.get(voice_name) if voice_name else None
         yield Record(
             audio=audio.get("bytes") or Path(audio["path"]),
-            text=(row[text_name] or "").strip(),
+            text=transcript(row[text_name] or ""),
             origin=origin,
             language=language,
             voice=None if voice is None else str(voice),

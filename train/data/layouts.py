@@ -10,8 +10,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from serve.model.junk import is_junk
 from train.data.filters import DropLog, Reason
-from train.data.records import Record
+from train.data.records import Record, decode_text, is_broken, read_lines, transcript
 from train.data.specs import Purpose
 from train.errors import DataError
 
@@ -86,22 +87,26 @@ def read_folder(directory: Path, split: str | None, log: DropLog) -> Iterator[Re
         if (directory / name).is_file():
             yield from _read_listed(directory, directory / name, log)
             return
-    audio = [path for path in sorted(directory.rglob("*")) if path.suffix.lower() in _AUDIO_SUFFIXES]
+    audio = [
+        path
+        for path in sorted(directory.rglob("*"))
+        if path.suffix.lower() in _AUDIO_SUFFIXES and not is_junk(path.relative_to(directory))
+    ]
     if not audio:
         raise DataError(
             f"{directory} holds no audio files; transcripts are NAME.txt beside NAME.wav, .mp3, ..."
         )
     for path in audio:
-        transcript = path.with_suffix(".txt")
+        said = path.with_suffix(".txt")
         try:
-            text = " ".join(transcript.read_text(encoding="utf-8").split())
+            text = " ".join(transcript(decode_text(said.read_bytes())).split())
         except FileNotFoundError:
-            log.drop(Reason.MALFORMED, f"{path}:1", f"no transcript {transcript.name} lies beside it")
+            log.drop(Reason.MALFORMED, f"{path}:1", f"no transcript {said.name} lies beside it")
             continue
         except (OSError, UnicodeDecodeError) as error:
-            log.drop(Reason.MALFORMED, f"{transcript}:1", f"the transcript cannot be read: {error}")
+            log.drop(Reason.MALFORMED, f"{said}:1", f"the transcript cannot be read: {error}")
             continue
-        yield Record(audio=path, text=text, origin=f"{transcript}:1")
+        yield Record(audio=path, text=text, origin=f"{said}:1")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,7 +144,7 @@ def read_table(
             log.drop(Reason.MALFORMED, origin, f"the line has {len(cells)} cells, the header {len(header)}")
             continue
         voice = cells[voice_place] if voice_place is not None else ""
-        text = cells[text_place].strip()
+        text = transcript(cells[text_place])
         yield TableRow(file=cells[file_place].strip(), text=text, voice=voice or None, origin=origin)
 
 
@@ -159,27 +164,25 @@ def _read_line_index(table: Path, log: DropLog) -> Iterator[TableRow]:
             continue
         name = cells[0].strip()
         speaker = "_".join(name.split("_")[:2]) if name.count("_") == 2 else None
-        yield TableRow(file=f"{name}.wav", text=cells[-1].strip(), voice=speaker, origin=origin)
+        yield TableRow(file=f"{name}.wav", text=transcript(cells[-1]), voice=speaker, origin=origin)
 
 
 def _read_cells(table: Path, log: DropLog) -> Iterator[tuple[str, list[str]]]:
     """Yield (`FILE:LINE`, cells) of every line."""
     try:
-        lines = table.read_bytes().decode("utf-8-sig", errors="surrogateescape").split("\n")
-    except OSError as error:
+        lines = read_lines(table)
+    except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"table {table} cannot be read: {error}") from error
-    if not lines[-1]:
-        lines.pop()
     if table.suffix == ".csv":
         reader = csv.reader(f"{line}\n" for line in lines)
         cells_of_lines = ((reader.line_num, cells) for cells in reader)
     else:  # no quoting: a quotation mark in a sentence is a quotation mark
-        cells_of_lines = ((number, line.rstrip("\r").split("\t")) for number, line in enumerate(lines, 1))
+        cells_of_lines = ((number, line.split("\t")) for number, line in enumerate(lines, 1))
     for number, cells in cells_of_lines:
         origin = f"{table}:{number}"
         if not any(cell.strip() for cell in cells):
             log.drop(Reason.EMPTY_LINE, origin, "the line is empty")
-        elif any("\udc80" <= letter <= "\udcff" for cell in cells for letter in cell):
+        elif any(is_broken(cell) for cell in cells):
             log.drop(Reason.MALFORMED, origin, "the line is not UTF-8")
         else:
             yield origin, cells

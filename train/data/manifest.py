@@ -17,8 +17,8 @@ import soundfile
 from serve.audio.decode import AudioLimits, decode_audio
 from serve.audio.samples import SAMPLE_RATE, Samples
 from serve.errors import AudioError
-from train.data.filters import DropLog, Filters, Reason
-from train.data.records import Record, SpokenText, VoiceKind, voice_kind
+from train.data.filters import DropLog, Filters, Reason, commonest
+from train.data.records import Record, SpokenText, VoiceKind, read_lines, transcript, voice_kind
 from train.errors import DataError
 
 MOST_MISSING_S = 0.25
@@ -64,25 +64,23 @@ def read_records(path: Path, log: DropLog) -> Iterator[Record]:
         DataError: the file cannot be read, or the log is strict and a line is bad.
     """
     try:
-        lines = path.read_bytes().split(b"\n")
-    except OSError as error:
+        lines = read_lines(path)
+    except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"manifest {path} cannot be read: {error}") from error
-    if not lines[-1]:
-        lines.pop()  # behind the last line break there is no line
     for number, line in enumerate(lines, 1):
         origin = f"{path}:{number}"
         if not line.strip():
             log.drop(Reason.EMPTY_LINE, origin, "the line is empty")
             continue
         try:
-            row = msgspec.json.decode(line, type=Row)
+            row = msgspec.json.decode(line.encode("utf-8", errors="surrogateescape"), type=Row)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             log.drop(Reason.MALFORMED, origin, str(error))
             continue
         end_s = row.end_s
         if end_s is None and row.duration_s is not None:
             end_s = row.start_s + row.duration_s
-        said = {**row.carried(), "text": row.text.strip()}
+        said = {**row.carried(), "text": transcript(row.text)}
         yield Record(
             **said,
             audio=path.parent / row.audio,
@@ -105,9 +103,10 @@ def read_manifest(path: Path, log: DropLog | None = None, filters: Filters | Non
         DataError: the first bad line, by file and line, where the log is strict; or no line is good.
     """
     log = log if log is not None else DropLog(strict=True)
+    n_before = len(log)
     clips = list(_checked(read_records(path, log), log, filters or Filters(silent=True)))
     if not clips:
-        raise DataError(f"manifest {path} holds no clips{_why(log)}")
+        raise DataError(f"manifest {path} holds no clips to use: {commonest(log.dropped[n_before:])}")
     return clips
 
 
@@ -196,11 +195,6 @@ def _checked(records: Iterable[Record], log: DropLog, filters: Filters) -> Itera
             origin=record.origin,
             kind=record.kind,
         )
-
-
-def _why(log: DropLog) -> str:
-    reasons = ", ".join(f"{reason} {count}" for reason, count in log.counts.items())
-    return f": {reasons}" if reasons else ""
 
 
 def _needs_no_conversion(path: Path) -> bool:

@@ -30,7 +30,7 @@ from serve.audio.samples import SAMPLE_RATE, Samples
 from serve.config.progress import progress_bar
 from serve.errors import AudioError, AudioTooLong
 from serve.model.durable_write import write_whole
-from train.data.filters import MAX_CLIP_S, MIN_CLIP_S, Drop, DropLog, Filters, Reason, write_drops
+from train.data.filters import MAX_CLIP_S, MIN_CLIP_S, Drop, DropLog, Filters, Reason, commonest, write_drops
 from train.data.manifest import MOST_MISSING_S
 from train.data.records import Record
 from train.data.shards import (
@@ -319,8 +319,7 @@ def _finish(output_dir: Path, settings: dict[str, Any], writer: _PartWriter, log
     for drop in [drop for part in writer.parts for drop in part.dropped] + writer.dropped:
         log.drop(drop.reason, drop.origin, drop.detail)
     if not writer.n_clips:
-        reasons = ", ".join(f"{reason} {count}" for reason, count in log.counts.items()) or "it is empty"
-        raise DataError(f"nothing of {settings['source']} can be used: {reasons}")
+        raise DataError(f"nothing of {settings['source']} can be used: {commonest(log.dropped)}")
     write_whole(output_dir / DROPPED, write_drops(log.dropped).encode())
     write_whole(output_dir / INDEX, index_lines(entry for part in writer.parts for entry in part.entries))
     header = Header(

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import msgspec
 
+from serve.model.junk import is_junk
 from train.data.filters import DropLog, HeldOut, sentence_key
 from train.data.hub import read_hub
 from train.data.layouts import COMMON_VOICE_SPLITS, common_voice_dir, read_common_voice, read_folder
@@ -40,7 +41,10 @@ def resolve_channel(spec: SourceSpec, purpose: Purpose, language: str) -> Source
     root = Path(os.environ.get("SAGEMAKER_BASE_DIR", _SAGEMAKER_DIR)) / "input" / "data"
     directory = root / spec.location
     if not directory.is_dir():
-        there = ", ".join(sorted(path.name for path in root.glob("*") if path.is_dir())) or "none"
+        there = (
+            ", ".join(sorted(path.name for path in root.glob("*") if path.is_dir() and not is_junk(path)))
+            or "none"
+        )
         raise DataError(f"there is no channel '{spec.location}' in {root}; channels: {there}")
 
     def found(kind: str, location: Path) -> SourceSpec:
@@ -50,14 +54,15 @@ def resolve_channel(spec: SourceSpec, purpose: Purpose, language: str) -> Source
         return found("shards", directory)
     if common_voice_dir(directory, spec.language or language):
         return found("commonvoice", directory)
-    if manifests := sorted(directory.glob("*.jsonl")):
+    if manifests := sorted(path for path in directory.glob("*.jsonl") if not is_junk(path)):
         fitting = [path for path in manifests if path.stem.startswith(spec.split or purpose)]
         chosen = fitting if len(manifests) > 1 else manifests
         if len(chosen) != 1:
             names = ", ".join(path.name for path in manifests)
             raise DataError(f"channel '{spec.location}' holds {names}; choose one with ?split=NAME")
         return found("manifest", chosen[0])
-    return found("hf" if any(directory.rglob("*.parquet")) else "folder", directory)
+    is_parquet = any(not is_junk(path.relative_to(directory)) for path in directory.rglob("*.parquet"))
+    return found("hf" if is_parquet else "folder", directory)
 
 
 def read_source(spec: SourceSpec, purpose: Purpose, language: str, log: DropLog) -> Iterator[Record]:
@@ -143,6 +148,8 @@ def source_fingerprint(spec: SourceSpec, purpose: Purpose, language: str) -> str
             digest.update(table.read_bytes() if table.is_file() else b"")
     elif spec.kind in ("folder", "hf", "shards") and path.is_dir():
         for file in sorted(file for file in path.rglob("*") if file.is_file()):
+            if is_junk(file.relative_to(path)):
+                continue
             digest.update(f"{file.relative_to(path)} {file.stat().st_size}\n".encode())
             if file.suffix in _TABLE_SUFFIXES:
                 digest.update(file.read_bytes())

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from train.config import TrainConfig
 from train.data.manifest import Clip
+from train.examples.targets import MAX_TEXT_TOKENS
 
 JOIN_PAUSE_S = (0.2, 0.8)
 _NO_SPEECH_S = (0.6, 8.0)
@@ -40,6 +41,7 @@ def plan_epoch(
     *,
     weights: Sequence[float] | None = None,
     languages: Sequence[str | None] | None = None,
+    n_tokens: Sequence[int] | None = None,
 ) -> list[list[ExamplePlan]]:
     """Return the batches of one epoch, each of examples of similar length and at most `batch_s` seconds.
 
@@ -52,12 +54,13 @@ def plan_epoch(
             near-sequential; files of their own are spread over the whole epoch. None mixes all clips.
         weights: how often each clip is heard in an epoch; once each if None.
         languages: of each clip. Only clips of one language are joined; None says that all have the same.
+        n_tokens: of each clip's text; clips are joined as long as the decoder can write them all. None: 0.
     """
     rng = np.random.default_rng([config.seed, epoch])
     counts = _counts(np.ones(len(durations_s)) if weights is None else np.array(weights), config.seed, epoch)
     batches: list[list[ExamplePlan]] = []
     for clips in _mixed_together(counts, shards, rng):
-        examples = _plan_examples(clips, durations_s, languages, config, rng)
+        examples = _plan_examples(clips, durations_s, n_tokens, languages, config, rng)
         mixed: list[list[ExamplePlan]] = []
         for start in range(0, len(examples), _SORTED_TOGETHER):
             pool = sorted(examples[start : start + _SORTED_TOGETHER], key=lambda example: example.duration_s)
@@ -111,15 +114,17 @@ def _mixed_together(
 def _plan_examples(
     order: list[int],
     durations_s: Sequence[float],
+    n_tokens: Sequence[int] | None,
     languages: Sequence[str | None] | None,
     config: TrainConfig,
     rng: np.random.Generator,
 ) -> list[ExamplePlan]:
     """Return examples of one or more clips each, and some without; empties `order`."""
 
-    def follows(clip: int, first: int, room_s: float) -> bool:
-        alike = languages is None or languages[clip] == languages[first]
-        return alike and JOIN_PAUSE_S[1] + durations_s[clip] <= room_s
+    def follows(clip: int, before: list[int], room_s: float) -> bool:
+        alike = languages is None or languages[clip] == languages[before[0]]
+        n_written = sum(n_tokens[each] for each in (*before, clip)) if n_tokens is not None else 0
+        return alike and n_written <= MAX_TEXT_TOKENS and JOIN_PAUSE_S[1] + durations_s[clip] <= room_s
 
     examples: list[ExamplePlan] = []
     while order:
@@ -127,7 +132,7 @@ def _plan_examples(
         length_s = durations_s[clips[0]]
         if rng.random() < config.join_probability:
             target_s = rng.uniform(length_s, config.max_window_s)
-            while order and follows(order[-1], clips[0], target_s - length_s):
+            while order and follows(order[-1], clips, target_s - length_s):
                 length_s += JOIN_PAUSE_S[1] + durations_s[order[-1]]
                 clips.append(order.pop())
         examples.append(ExamplePlan(clips=tuple(clips), duration_s=length_s))

@@ -9,6 +9,7 @@ import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -23,7 +24,14 @@ from train.errors import DataError
 from train.examples.augment import Augmenter
 from train.examples.batches import JOIN_PAUSE_S, ExamplePlan
 from train.examples.no_speech import no_speech
-from train.examples.targets import Sentence, Target, build_target
+from train.examples.targets import (
+    MAX_TEXT_TOKENS,
+    Sentence,
+    Target,
+    build_target,
+    count_tokens,
+    token_fault,
+)
 
 _JITTER_STEP_S = 0.5
 """Windows of training are as long as chance has it, in steps: oneDNN compiles a program for each new shape
@@ -55,8 +63,8 @@ class Batch:
 class Collator:
     """Builds batches from clips. `augmented` is False for validation: no change, constant margin.
 
-    A clip that cannot be decoded is left out of its example and counted in `log`; without a log, or with a
-    strict one, it ends the run.
+    A clip that cannot be decoded, or whose text cannot be written whole, is left out of its example and
+    counted in `log`; without a log, or with a strict one, it ends the run.
     """
 
     def __init__(
@@ -76,12 +84,18 @@ class Collator:
         self.augmented = augmented
         self.log = log if log is not None else DropLog(strict=True)
 
+    @cached_property
+    def n_tokens(self) -> list[int]:
+        """Most tokens that the text of each clip may have."""
+        return count_tokens(self.vocabulary, [clip.text for clip in self.clips])
+
     def collate(self, batch: Sequence[ExamplePlan], key: Sequence[int]) -> Batch:
         """Return the tensors of a batch; the same `key` gives the same random choices.
 
         Raises:
             DataError: a clip cannot be decoded, and the log is strict.
         """
+        batch = [dataclasses.replace(example, clips=self._writable(example)) for example in batch]
         decoded = self._decode(batch)
         batch = [
             dataclasses.replace(example, clips=tuple(index for index in example.clips if index in decoded))
@@ -108,6 +122,25 @@ class Collator:
             labels=labels,
             audio_s=sum(len(wave) for wave, _ in windows) / SAMPLE_RATE,
         )
+
+    def _writable(self, example: ExamplePlan) -> tuple[int, ...]:
+        """Return the clips of an example that the decoder can write whole, one after the other.
+
+        A text that is too long alone is left out of all examples. Clips that are too long together are not
+        joined by `plan_epoch`; of others, those at the end are left out of this one, sound and all.
+        """
+        kept: list[int] = []
+        n_room = MAX_TEXT_TOKENS
+        for index in example.clips:
+            clip, n_tokens = self.clips[index], self.n_tokens[index]
+            if n_tokens > MAX_TEXT_TOKENS:
+                self.log.drop(Reason.TOO_MANY_TOKENS, clip.origin, token_fault(n_tokens))
+                continue
+            n_room -= n_tokens
+            if n_room < 0:
+                break
+            kept.append(index)
+        return tuple(kept)
 
     def _decode(self, batch: Sequence[ExamplePlan]) -> dict[int, Samples]:
         """Return the samples of every clip of the batch that can be decoded."""

@@ -6,20 +6,31 @@ are scores of another test set. Training data is filtered, and what was left out
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from msgspec import structs
 
+from serve.engine.vocabulary import Vocabulary
 from train.config import TrainConfig
 from train.data.clips import load_clips
-from train.data.filters import MIN_CLIP_S, DropLog, Filters, HeldOut, sentence_key
+from train.data.filters import (
+    MIN_CLIP_S,
+    DropLog,
+    Filters,
+    HeldOut,
+    Reason,
+    commonest,
+    sentence_key,
+)
 from train.data.manifest import Clip
 from train.data.records import VOICE_KINDS
 from train.data.specs import Purpose, parse_spec
 from train.errors import DataError
+from train.examples.targets import MAX_TEXT_TOKENS, count_tokens, token_fault
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,37 +63,45 @@ def load_corpus(config: TrainConfig) -> Corpus:
         DataError: a source cannot be read, nothing of it can be used, or a row is bad where none may be.
     """
     prepare_dir = config.output_dir / "data"
-    tests = [load_evaluation_set(source, config.language, prepare_dir) for source in config.test_data]
+    tests = []
+    for source in config.test_data:
+        with _naming("test_data", source):
+            tests.append(load_evaluation_set(source, config.language, prepare_dir))
     log = DropLog(strict=config.strict)
     filters = Filters(language=config.language, min_duration_s=MIN_CLIP_S, max_duration_s=config.max_window_s)
 
-    def load(sources: Sequence[str], purpose: Purpose, chosen: Filters) -> list[Clip]:
+    def load(key: str, purpose: Purpose, chosen: Filters) -> list[Clip]:
         clips: list[Clip] = []
-        for spec in map(parse_spec, sources):
+        for source in getattr(config, key):
+            spec = parse_spec(source)
             # The copy of the log shares the list of what was dropped.
             own = log if spec.strict is None else replace(log, strict=spec.strict)
-            found = load_clips(
-                str(spec.clips_alone),
-                purpose,
-                config.language,
-                log=own,
-                filters=chosen,
-                prepare_dir=prepare_dir,
-            )
+            with _naming(key, source):
+                found = load_clips(
+                    str(spec.clips_alone),
+                    purpose,
+                    config.language,
+                    log=own,
+                    filters=chosen,
+                    prepare_dir=prepare_dir,
+                )
             clips += [structs.replace(clip, source=spec.name, weight=spec.weight) for clip in found]
         return clips
 
-    valid = load(config.valid_data, "valid", filters)
+    valid = load("valid_data", "valid", filters)
     kept_apart = _held_out(config, valid, tests)
     unread = Filters(
         min_duration_s=MIN_CLIP_S, max_duration_s=config.max_window_s, silent=True, held_out=kept_apart
     )
     try:
-        train = load(config.train_data, "train", replace(filters, held_out=kept_apart))
-        distill = load(config.distill_data, "train", unread)
+        train = load("train_data", "train", replace(filters, held_out=kept_apart))
+        distill = load("distill_data", "train", unread)
     except DataError as error:
         if "is held out" in str(error):
-            raise DataError(f"{error}; `held_out` says what the test data keeps out of training") from error
+            raise DataError(
+                f"{error}; the key `held_out` says what the test data keeps out of training: name other"
+                " train_data or test_data, or set it to 'sentences' or 'nothing'"
+            ) from error
         raise
     return Corpus(train=train, valid=valid, tests=tests, distill=distill, log=log)
 
@@ -119,6 +138,38 @@ def describe_heard(rows: Sequence[Mapping[str, Any]]) -> list[str]:
         f" weight {row['weight']:g}, {row['hours'] * row['weight'] / total:.0%} of an epoch"
         for row in rows
     ]
+
+
+def leave_out_long_texts(corpus: Corpus, vocabulary: Vocabulary) -> Corpus:
+    """Return the corpus without the training and validation clips whose texts the decoder cannot write whole.
+
+    Raises:
+        DataError: nothing to train on is left, or the log is strict and a text is too long.
+    """
+
+    def kept(clips: list[Clip]) -> list[Clip]:
+        counts = count_tokens(vocabulary, [clip.text for clip in clips])
+        for clip, n_tokens in zip(clips, counts, strict=True):
+            if n_tokens > MAX_TEXT_TOKENS:
+                corpus.log.drop(Reason.TOO_MANY_TOKENS, clip.origin, token_fault(n_tokens))
+        return [clip for clip, count in zip(clips, counts, strict=True) if count <= MAX_TEXT_TOKENS]
+
+    n_before = len(corpus.log)
+    train, valid = kept(corpus.train), kept(corpus.valid)
+    if corpus.train and not train:
+        raise DataError(f"train_data: no clip can be used: {commonest(corpus.log.dropped[n_before:])}")
+    return replace(corpus, train=train, valid=valid)
+
+
+@contextmanager
+def _naming(key: str, source: str) -> Iterator[None]:
+    """Let errors say which key of the configuration names a source, and where it lies."""
+    try:
+        yield
+    except DataError as error:
+        location = Path(parse_spec(source).location)
+        place = f" ({location.resolve()})" if location.exists() and not location.is_absolute() else ""
+        raise DataError(f"{key} {source}{place}: {error}") from error
 
 
 def load_evaluation_set(

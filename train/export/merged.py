@@ -28,6 +28,7 @@ from serve.engine.ctranslate2.merging import (
 )
 from serve.model.artifact import Artifact, load_artifact
 from serve.model.base_model import base_fingerprint, resolve_base_model
+from serve.model.junk import is_junk
 from train.config import ExportFormat
 from train.errors import ExportError
 from train.export.directories import replace_directory
@@ -70,7 +71,11 @@ def _write(
     """Write one merged model, with its record."""
     if target.resolve() == artifact.path.resolve():
         raise ExportError(f"{target} is the artifact itself: name another --output-dir")
-    if target.is_dir() and any(target.iterdir()) and not (target / RECORD).is_file():
+    if (
+        target.is_dir()
+        and any(not is_junk(each) for each in target.iterdir())
+        and not (target / RECORD).is_file()
+    ):
         raise ExportError(f"{target} holds something else than a merged model: name another --output-dir")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)

@@ -88,6 +88,7 @@ def train_adapter(
         shards=shard_numbers(train_data.clips),
         weights=[clip.weight for clip in train_data.clips],
         languages=[clip.language for clip in train_data.clips],
+        n_tokens=train_data.n_tokens,
     )
     total_steps = _total_steps(plan, config, processes.count)
     anchor = EncoderAnchor(model, config, distill_data, device, processes) if distill_data else None

@@ -19,7 +19,7 @@ import torch
 from bitsandbytes.nn.modules import Linear4bit
 from peft import PeftModel
 
-from serve.engine import DecodingOptions
+from serve.engine import SERVED_ADAPTER, DecodingOptions, EngineInput
 from serve.engine.transformers.engine import TransformersEngine
 from serve.engine.vocabulary import Vocabulary
 from train.config import TrainConfig
@@ -107,20 +107,19 @@ class Validation:
         """
         clips = self._data.clips
         vocabulary = Vocabulary.read(Path(str(model.get_base_model().name_or_path)))
-        engine = TransformersEngine(model, vocabulary, merge=False, fallback=False)
+        engine = TransformersEngine(model, vocabulary, merge=False)
         heard: dict[int, str] = {}
         chosen = {
             source: spread_evenly(indices, self._config.valid_clips)
             for source, indices in self._sources.items()
         }
         for indices, batch in self._batches([index for each in chosen.values() for index in each]):
-            options = [
-                DecodingOptions(
-                    language=clips[index].language or self._config.language, task=self._config.task
-                )
-                for index in indices
+            # Of one kind: one adapter, one length, prompts of one length.
+            windows = [
+                EngineInput(log_mel=log_mel, options=self._options(clips[index].language))
+                for index, log_mel in zip(indices, batch.log_mel.numpy(), strict=True)
             ]
-            hypotheses = engine.transcribe_batch(list(batch.log_mel.numpy()), options)
+            hypotheses = engine.decode(windows)
             heard.update(zip(indices, (hypothesis.text for hypothesis in hypotheses), strict=True))
         heard = self._processes.gather(heard)
 
@@ -137,6 +136,11 @@ class Validation:
             if alike := [i for indices in chosen.values() for i in indices if clips[i].kind == kind]:
                 kinds[kind] = (scored(alike).wer, scored(alike).cer)
         return {source: scored(indices).wer for source, indices in chosen.items()}, kinds
+
+    def _options(self, language: str | None) -> DecodingOptions:
+        """Return how a clip in this language is decoded; in that of the run where it names none."""
+        config = self._config
+        return DecodingOptions(language=language or config.language, task=config.task, adapter=SERVED_ADAPTER)
 
     def _batches(self, indices: list[int]) -> Iterator[tuple[list[int], Batch]]:
         """Yield this process's share of the clips, in batches of similar length."""

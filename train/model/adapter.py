@@ -15,10 +15,11 @@ from typing import Any
 import torch
 from peft import AdaLoraConfig, LoraConfig, PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
 from peft.utils.other import get_pattern_key
-from safetensors.torch import load_file
 from transformers import WhisperConfig
 
+from serve.engine.transformers.adapter import read_tensors
 from serve.errors import ArtifactError
+from serve.model.adapter_tensors import check_adapter
 from serve.model.artifact import ADAPTER_CONFIG, ADAPTER_WEIGHTS, Artifact
 from serve.model.base_model import base_fingerprint
 from train.config import BLOCKS, Block, TrainConfig
@@ -90,15 +91,23 @@ def continue_adapter(model: PeftModel, artifact: Artifact, base_dir: Path, confi
 
     Raises:
         TrainConfigError: base model, layers, ranks or scales of the adapter are not those of the model.
+        ArtifactError: its tensors are not those that its own configuration names.
     """
+    fingerprint = base_fingerprint(base_dir)
+    if artifact.manifest.base_model.fingerprint == fingerprint:
+        check_adapter(artifact.adapter_dir, base_dir)
     wanted = typing.cast(LoraConfig, model.peft_config["default"])
     found = LoraConfig.from_pretrained(str(artifact.adapter_dir))
     where = artifact.adapter_dir / ADAPTER_CONFIG
-    weights = load_file(artifact.adapter_dir / ADAPTER_WEIGHTS)
+    weights = read_tensors(artifact.adapter_dir / ADAPTER_WEIGHTS)
     fresh = get_peft_model_state_dict(model)
-    faults = []
+    faults = [
+        f"{where} has {key}, which is not trained further"
+        for key in ("modules_to_save", "lora_bias")
+        if getattr(found, key)
+    ]
     try:
-        artifact.require_base(base_fingerprint(base_dir))
+        artifact.require_base(fingerprint)
     except ArtifactError as error:
         faults.append(str(error))
     if (ours := lora_method(wanted)) != (theirs := lora_method(found)):

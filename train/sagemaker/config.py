@@ -23,8 +23,9 @@ CONFIGS = Path(__file__).parents[1] / "configs"
 DEFAULT_CONFIG = "whisper-base-mr"
 CONFIG_VARIABLE = "TRAIN_CONFIG"
 """Environment variable that names the configuration where neither flag nor hyperparameter does."""
-PLATFORM_PREFIX = "sagemaker_"
-"""Hyperparameters of SageMaker's own SDK, which are none of ours."""
+PLATFORM_PREFIXES = ("sagemaker_", "_tuning_")
+"""Hyperparameters that are none of ours: of the platform's SDK, and `_tuning_objective_metric` of tuning
+jobs."""
 
 _OURS_TO_SET = ("output_dir", "checkpoint_dir", "publish_to")
 _DATA_CHANNELS = {
@@ -82,7 +83,7 @@ def _hyperparameters(job: TrainingJob) -> dict[str, Any]:
     return {
         _key(name): decode_hyperparameter(text)
         for name, text in job.hyperparameters.items()
-        if not name.startswith(PLATFORM_PREFIX)
+        if not name.startswith(PLATFORM_PREFIXES)
     }
 
 

@@ -8,7 +8,7 @@ import shutil
 import subprocess
 from typing import Any
 
-from train.sagemaker.config import PLATFORM_PREFIX
+from train.sagemaker.config import PLATFORM_PREFIXES
 from train.sagemaker.job import TrainingJob, decode_hyperparameter
 
 
@@ -17,7 +17,7 @@ def sagemaker_variables(job: TrainingJob, n_gpus: int, n_cpus: int) -> dict[str,
     values = {
         name: decode_hyperparameter(text)
         for name, text in job.hyperparameters.items()
-        if not name.startswith(PLATFORM_PREFIX)
+        if not name.startswith(PLATFORM_PREFIXES)
     }
     groups = job.resources.get("instance_groups", [])
     return {

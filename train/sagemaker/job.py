@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from serve.model.junk import is_junk
 from train.errors import TrainConfigError
 
 _LAPTOP = "localhost"
@@ -121,13 +122,13 @@ def decode_hyperparameter(text: str) -> Any:
 
 def _channels(data_dir: Path, inputs: dict[str, Any]) -> dict[str, Path]:
     """Return the named channels; without names, every directory of `data_dir`."""
-    there = [path.name for path in sorted(data_dir.glob("*")) if path.is_dir()]
+    there = [path.name for path in sorted(data_dir.glob("*")) if path.is_dir() and not is_junk(path)]
     return {name: data_dir / name for name in sorted(inputs) or there}
 
 
 def _read_object(path: Path, faults: list[str]) -> dict[str, Any]:
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = json.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         return {}
     except (OSError, ValueError) as error:

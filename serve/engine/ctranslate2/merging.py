@@ -22,7 +22,8 @@ import structlog
 
 from serve.engine.ctranslate2.kept_tokens import KeptTokens, tokens_of_scripts
 from serve.engine.vocabulary import Vocabulary
-from serve.errors import ConversionError
+from serve.errors import ArtifactError, BaseModelError, ConversionError
+from serve.model.adapter_tensors import check_adapter
 from serve.model.artifact import ADAPTER_CONFIG, ADAPTER_WEIGHTS, Artifact
 from serve.model.base_model import base_fingerprint, built_in_dirs, default_cache_dir
 from serve.model.build_once import build_once
@@ -39,7 +40,7 @@ RECORD = "merged.json"
 KEPT_TOKENS = "kept_tokens.json"
 """Numbers, in the full vocabulary, of the tokens that a converted model has; no file where it has all."""
 
-REVISION = 1
+REVISION = 2
 """Counts up when a converted model of the same ingredients changes, so that older ones are made anew."""
 
 COPIED_FILES = ("tokenizer.json", "preprocessor_config.json")
@@ -190,20 +191,18 @@ def merge(base_dir: Path, artifact: Artifact | None) -> WhisperForConditionalGen
         ConversionError: Base and adapter do not fit each other.
     """
     import torch
-    from transformers import WhisperForConditionalGeneration
 
     from serve.engine.transformers.quiet import quiet_libraries
 
     quiet_libraries()  # before peft and its libraries, some of which speak on being imported
-    from peft import PeftModel
+    from serve.engine.transformers.adapter import attach_adapter, load_base
 
     try:
-        model = WhisperForConditionalGeneration.from_pretrained(
-            base_dir, local_files_only=True, use_safetensors=True, dtype=torch.float32
-        )
+        model = load_base(base_dir, dtype=torch.float32)
         if artifact is not None:
-            model = PeftModel.from_pretrained(model, str(artifact.adapter_dir)).merge_and_unload()
-    except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
+            check_adapter(artifact.adapter_dir, base_dir)
+            model = attach_adapter(model, artifact.adapter_dir).merge_and_unload()
+    except (ArtifactError, BaseModelError, RuntimeError, ValueError) as error:
         parts = f"{base_dir}" if artifact is None else f"{artifact.adapter_dir} and {base_dir}"
         raise ConversionError(f"{parts} cannot be loaded together: {error}") from error
     return model
@@ -266,18 +265,24 @@ def _keep_tokens(model: WhisperForConditionalGeneration, kept: KeptTokens) -> No
     """Leave out of a model, in place, the embeddings and the rows of the output layer of all other tokens."""
     import torch
 
-    decoder = model.model.decoder
+    decoder, output, is_tied = model.model.decoder, model.proj_out.weight, _is_tied(model)
     fewer = torch.nn.Embedding(len(kept), model.config.d_model)
     fewer.weight.data = decoder.embed_tokens.weight.data[list(kept)].clone()
     decoder.embed_tokens = fewer
     model.proj_out = torch.nn.Linear(fewer.embedding_dim, fewer.num_embeddings, bias=False)
-    model.proj_out.weight = fewer.weight
+    model.proj_out.weight = fewer.weight if is_tied else torch.nn.Parameter(output.data[list(kept)].clone())
     model.config.vocab_size = fewer.num_embeddings
     generation: Any = model.generation_config
     for name in ("suppress_tokens", "begin_suppress_tokens"):
         setattr(generation, name, kept.to_kept(getattr(generation, name, None) or []))
     languages: dict[str, int] = getattr(generation, "lang_to_id", None) or {}
     generation.lang_to_id = {name: kept.to_kept([token])[0] for name, token in languages.items()}
+
+
+def _is_tied(model: WhisperForConditionalGeneration) -> bool:
+    """Tell whether the output layer is the embedding: not where an adapter saved one of the two."""
+    same: bool = model.proj_out.weight.data_ptr() == model.model.decoder.embed_tokens.weight.data_ptr()
+    return same
 
 
 def _allow_empty_text(directory: Path, end: int) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -144,17 +145,21 @@ class CT2Model:
 
 
 class EncoderOutput:
-    """What the encoder made of a batch, (n_rows, n_frames / 2, d_model), and parts of it."""
+    """What the encoder made of a batch, (n_rows, n_frames / 2, d_model)."""
 
     def __init__(self, whole: ctranslate2.StorageView, n_rows: int) -> None:
         self.whole = whole
-        self._n_rows = n_rows
-        self._on_cpu: npt.NDArray[np.floating] | None = None
+        self.n_rows = n_rows
 
-    def rows(self, rows: Sequence[int]) -> ctranslate2.StorageView:
-        """Return some rows; all of them, in order, are not copied."""
-        if list(rows) == list(range(self._n_rows)):
-            return self.whole
-        if self._on_cpu is None:
-            self._on_cpu = np.asarray(self.whole.to_device(ctranslate2.Device.cpu))
-        return ctranslate2.StorageView.from_array(np.ascontiguousarray(self._on_cpu[list(rows)]))
+    @cached_property
+    def on_cpu(self) -> npt.NDArray[np.floating]:
+        """The same where numpy can read it."""
+        return np.asarray(self.whole.to_device(ctranslate2.Device.cpu))
+
+
+def gathered(rows: Sequence[tuple[EncoderOutput, int]]) -> ctranslate2.StorageView:
+    """Return rows of one or more outputs as one; those of a whole batch, in order, are not copied."""
+    first = rows[0][0]
+    if rows == [(first, row) for row in range(first.n_rows)]:
+        return first.whole
+    return ctranslate2.StorageView.from_array(np.stack([output.on_cpu[row] for output, row in rows]))

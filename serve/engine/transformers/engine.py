@@ -1,7 +1,7 @@
 """The reference engine: a transformers Whisper, quantised by bitsandbytes, its LoRA adapter attached by peft.
 
     engine = TransformersEngine.load(base_dir, adapter_dir, quantization="int8", n_threads=2, dynamic=True)
-    hypotheses = engine.transcribe_batch([log_mel], [DecodingOptions(language="mr")])
+    (hypothesis,) = engine.decode([EngineInput(log_mel=log_mel, options=DecodingOptions(language="mr"))])
 
 Adapters stay beside a quantised base (merging into int8 weights changes the output). Beside an unquantised
 base the one in use is merged into fp32 weights, where that saves two small products a layer and step, and
@@ -13,8 +13,7 @@ from __future__ import annotations
 import contextlib
 import math
 import threading
-from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,25 +24,23 @@ from safetensors import safe_open
 from torch import Tensor
 from transformers import BitsAndBytesConfig, WhisperForConditionalGeneration
 
-from serve.audio.features import pad_with_silence
 from serve.engine import (
     CPU_BATCH,
     GPU_BATCH,
     SERVED_ADAPTER,
     BatchSize,
     DecodingOptions,
+    EngineInput,
     Hypothesis,
-    LogMel,
     Quantization,
 )
-from serve.engine.batch_rows import transcribe_rows
-from serve.engine.fallback import decode_until_believed, measured
+from serve.engine.transformers.adapter import attach_adapter, detach_adapters, is_of_adapter, load_base
 from serve.engine.transformers.cached_decoder import CachedDecoder, detection_logits
 from serve.engine.transformers.int8_layers import keep_scales
 from serve.engine.transformers.quiet import quiet_libraries
 from serve.engine.transformers.search import Row, SearchRules, search
 from serve.engine.vocabulary import MAX_CONTEXT_TOKENS, Vocabulary
-from serve.errors import ArtifactError, BaseModelError
+from serve.model.adapter_tensors import check_adapter
 from serve.model.artifact import ADAPTER_WEIGHTS, Artifact
 
 
@@ -56,7 +53,6 @@ class TransformersEngine:
         vocabulary: Vocabulary,
         *,
         merge: bool,
-        fallback: bool = True,
     ) -> None:
         """Take a loaded model.
 
@@ -64,7 +60,6 @@ class TransformersEngine:
             model: The base, or the base with an adapter.
             vocabulary: Of the base.
             merge: Allows to merge the adapter into the weights.
-            fallback: Whether a window whose text is not believed is decoded again.
         """
         self._adapted = model if isinstance(model, PeftModel) else None
         whisper = model.get_base_model() if isinstance(model, PeftModel) else model
@@ -73,7 +68,6 @@ class TransformersEngine:
         self._vocabulary = vocabulary
         self._decoder = CachedDecoder(whisper)
         self._merges = merge
-        self._fallback = fallback
         self._merged: str | None = None
         self._names = {SERVED_ADAPTER: model.active_adapter} if isinstance(model, PeftModel) else {}
         self._n_named = 0
@@ -89,7 +83,6 @@ class TransformersEngine:
         quantization: Quantization = "int8",
         n_threads: int = 1,
         dynamic: bool = False,
-        fallback: bool = True,
     ) -> TransformersEngine:
         """Load a checkpoint directory, and an adapter on top of it.
 
@@ -100,7 +93,6 @@ class TransformersEngine:
                 (fp32 on a CPU, fp16 on a GPU).
             n_threads: CPU threads of one matrix product; set for the whole process.
             dynamic: Whether windows may be shorter than 30 s.
-            fallback: Whether a window whose text is not believed is decoded again.
 
         Raises:
             BaseModelError: The checkpoint cannot be loaded.
@@ -110,18 +102,13 @@ class TransformersEngine:
         quiet_libraries()
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         dtype = torch.float16 if device.type == "cuda" else torch.float32
-        try:
-            model = WhisperForConditionalGeneration.from_pretrained(
-                base_dir,
-                local_files_only=True,
-                use_safetensors=True,
-                dtype=dtype,
-                attn_implementation="sdpa",
-                device_map={"": device},
-                quantization_config=_bitsandbytes_config(quantization, dtype),
-            )
-        except (OSError, ValueError, RuntimeError, KeyError) as error:
-            raise BaseModelError(f"{base_dir}: cannot be loaded as a Whisper checkpoint: {error}") from error
+        model = load_base(
+            base_dir,
+            dtype=dtype,
+            attn_implementation="sdpa",
+            device_map={"": device},
+            quantization_config=_bitsandbytes_config(quantization, dtype),
+        )
         keep_scales(model)
         vocabulary = Vocabulary.read(base_dir)
         if dynamic:
@@ -132,8 +119,9 @@ class TransformersEngine:
         model.eval()  # type: ignore[no-untyped-call]
         merge = quantization == "none" and dtype == torch.float32
         if adapter_dir is None:
-            return cls(model, vocabulary, merge=merge, fallback=fallback)
-        return cls(_attach_adapter(model, adapter_dir), vocabulary, merge=merge, fallback=fallback)
+            return cls(model, vocabulary, merge=merge)
+        check_adapter(adapter_dir, base_dir)
+        return cls(attach_adapter(model, adapter_dir), vocabulary, merge=merge)
 
     @property
     def languages(self) -> frozenset[str]:
@@ -163,7 +151,7 @@ class TransformersEngine:
 
     def base_bytes(self) -> int:
         """Return the size of all parameters but those of adapters; see `serve.engine.Engine`."""
-        parameters = [each for name, each in self._model.named_parameters() if "lora_" not in name]
+        parameters = [each for name, each in self._model.named_parameters() if not is_of_adapter(name)]
         return sum(each.numel() * each.element_size() for each in parameters)
 
     def load_adapter(self, key: str, artifact: Artifact) -> None:
@@ -177,9 +165,9 @@ class TransformersEngine:
 
                 enable_dynamic_context(self._model)
             if self._adapted is None:
-                self._adapted = _attach_adapter(self._model, artifact.adapter_dir, name)
+                self._adapted = attach_adapter(self._model, artifact.adapter_dir, name)
             else:
-                _attach_adapter(self._adapted, artifact.adapter_dir, name)
+                attach_adapter(self._adapted, artifact.adapter_dir, name)
             self._names[key] = name
             self._decoder = CachedDecoder(self._model)  # layers may have been replaced
 
@@ -190,7 +178,7 @@ class TransformersEngine:
                 self._unmerge()
                 assert self._adapted is not None
                 if not self._names:  # peft cannot be without an adapter
-                    self._adapted.unload()
+                    detach_adapters(self._adapted)
                     self._adapted = None
                     self._decoder = CachedDecoder(self._model)
                     return
@@ -205,24 +193,49 @@ class TransformersEngine:
     def make_ready(self, options: DecodingOptions) -> None:
         """Do nothing: base and adapters are all there is; see `serve.engine.Engine`."""
 
-    def transcribe_batch(
-        self, log_mels: Sequence[LogMel], options: Sequence[DecodingOptions]
-    ) -> list[Hypothesis]:
-        """Decode windows together; see `serve.engine.Engine`."""
-        with self._turn:
-            return self._transcribe_batch(log_mels, options)
+    def kind(self, window: EngineInput) -> Hashable:
+        """Return what one search takes together; see `serve.engine.Engine`."""
+        options = window.options
+        n_prompt = len(self._vocabulary.prompt_of(options))
+        return options.adapter, window.n_frames, n_prompt, options.suppress
 
-    def _transcribe_batch(
-        self, log_mels: Sequence[LogMel], options: Sequence[DecodingOptions]
-    ) -> list[Hypothesis]:
-        return transcribe_rows(
-            log_mels,
-            options,
-            has_adapter=self.has_adapter,
-            only_language=self._vocabulary.only_language,
-            detect=self._detect,
-            transcribe=self._transcribe,
-        )
+    def detect_language(self, windows: Sequence[EngineInput]) -> list[tuple[str, float]]:
+        """Ask the base model alone; see `serve.engine.Engine`."""
+        vocabulary = self._vocabulary
+        codes = list(vocabulary.languages)
+        with self._turn, self._adapter(None), torch.inference_mode():
+            state = self._decoder.begin(self._encode(windows), max_tokens=1)
+            logits = detection_logits(self._decoder, state, vocabulary.start)
+            probabilities = logits[:, list(vocabulary.languages.values())].float().softmax(dim=-1)
+            best_probabilities, best = probabilities.max(dim=-1)
+        found = zip(best.tolist(), best_probabilities.tolist(), strict=True)
+        return [(codes[index], probability) for index, probability in found]
+
+    def decode(self, windows: Sequence[EngineInput]) -> list[Hypothesis]:
+        """Decode windows of one kind together; see `serve.engine.Engine`."""
+        vocabulary = self._vocabulary
+        options = windows[0].options
+        prompts = [vocabulary.prompt_of(window.options) for window in windows]
+        n_prompt = len(prompts[0])
+        rows = [_row(window.options, n_prompt) for window in windows]
+        rules = self._rules[options.adapter is not None].without(vocabulary.suppressed_by(options.suppress))
+        with self._turn, self._adapter(options.adapter), torch.inference_mode():
+            encoder_output = self._encode(windows)
+            state = self._decoder.begin(encoder_output, n_prompt + max(row.max_new_tokens for row in rows))
+            tokens = torch.tensor(prompts, device=encoder_output.device)
+            search(self._decoder, state, tokens, prompts[0].index(vocabulary.start), rows, rules)
+        return [
+            Hypothesis(
+                tokens=tuple(row.tokens),
+                text=vocabulary.text(row.tokens),
+                language=window.options.language or "",
+                avg_logprob=row.avg_logprob,
+                no_speech_prob=row.no_speech_prob,
+                truncated=row.truncated,
+                looped=row.looped,
+            )
+            for window, row in zip(windows, rows, strict=True)
+        ]
 
     def close(self) -> None:
         """Free the model."""
@@ -240,95 +253,17 @@ class TransformersEngine:
         """The largest batch that is worth its wait; see `serve.engine.Engine`."""
         return GPU_BATCH if self._model.device.type == "cuda" else CPU_BATCH
 
-    def _transcribe(
-        self,
-        adapter: str | None,
-        log_mels: list[LogMel],
-        options: list[DecodingOptions],
-        encoded: Tensor | None,
-    ) -> list[Hypothesis]:
-        """Decode rows that are all for the adapter, or all for the base model alone."""
-        with self._adapter(adapter), torch.inference_mode():
-            encoder_output = self._encode(log_mels) if encoded is None else encoded
-
-            def decode(rows: list[int], tried: list[DecodingOptions]) -> list[Hypothesis]:
-                chosen = encoder_output if len(rows) == len(options) else encoder_output[rows]
-                return self._decode(chosen, tried, self._rules[adapter is not None])
-
-            if self._fallback:
-                return decode_until_believed(options, decode, beams=False)
-            found = decode(list(range(len(options))), list(options))
-            return [measured(each, option.temperature) for each, option in zip(found, options, strict=True)]
-
-    def _encode(self, log_mels: Sequence[LogMel]) -> Tensor:
-        """Return (n_rows, n_frames / 2, d_model) of the windows, padded to the longest."""
-        n_frames = max(log_mel.shape[1] for log_mel in log_mels)
-        batch = np.stack([pad_with_silence(log_mel, n_frames) for log_mel in log_mels])
-        features = torch.from_numpy(batch).to(self._model.device, self._model.dtype)
-        encoder_output: Tensor = self._model.model.encoder(features).last_hidden_state
-        return encoder_output
-
-    def _decode(
-        self,
-        encoder_output: Tensor,
-        options: Sequence[DecodingOptions],
-        rules: SearchRules,
-    ) -> list[Hypothesis]:
-        """Decode rows once, those with equally long prompts and the same forbidden texts together."""
-        vocabulary = self._vocabulary
-        prompts = [vocabulary.prompt_of(option, option.language) for option in options]
-        groups: dict[tuple[int, tuple[str, ...]], list[int]] = defaultdict(list)
-        for index, (option, prompt) in enumerate(zip(options, prompts, strict=True)):
-            groups[len(prompt), option.suppress].append(index)
-
-        hypotheses: dict[int, Hypothesis] = {}
-        for (n_prompt, suppress), indices in groups.items():
-            room = MAX_CONTEXT_TOKENS - n_prompt
-            rows = [
-                Row(
-                    max_new_tokens=max(1, min(options[index].max_new_tokens, room)),
-                    temperature=options[index].temperature,
-                    seed=options[index].seed,
-                )
-                for index in indices
-            ]
-            chosen = encoder_output if len(indices) == len(options) else encoder_output[indices]
-            state = self._decoder.begin(chosen, n_prompt + max(row.max_new_tokens for row in rows))
-            tokens = torch.tensor([prompts[index] for index in indices], device=chosen.device)
-            n_prefix = prompts[indices[0]].index(vocabulary.start)
-            search(
-                self._decoder,
-                state,
-                tokens,
-                n_prefix,
-                rows,
-                rules.without(vocabulary.suppressed_by(suppress)),
-            )
-            for index, row in zip(indices, rows, strict=True):
-                hypotheses[index] = Hypothesis(
-                    tokens=tuple(row.tokens),
-                    text=vocabulary.text(row.tokens),
-                    language=options[index].language or "",
-                    language_prob=None,
-                    avg_logprob=row.avg_logprob,
-                    no_speech_prob=row.no_speech_prob,
-                    truncated=row.truncated,
-                    looped=row.looped,
-                )
-        return [hypotheses[index] for index in range(len(options))]
-
-    def _detect(self, log_mels: list[LogMel]) -> tuple[Tensor, list[tuple[str, float]]]:
-        """Encode windows with the base model alone, and find the likeliest language of each."""
-        vocabulary = self._vocabulary
-        codes = list(vocabulary.languages)
-        with self._adapter(None), torch.inference_mode():
-            encoder_output = self._encode(log_mels)
-            state = self._decoder.begin(encoder_output, max_tokens=1)
-            logits = detection_logits(self._decoder, state, vocabulary.start)
-            probabilities = logits[:, list(vocabulary.languages.values())].float().softmax(dim=-1)
-            best_probabilities, best = probabilities.max(dim=-1)
-        found = zip(best.tolist(), best_probabilities.tolist(), strict=True)
-        return encoder_output, [(codes[index], probability) for index, probability in found]
+    def _encode(self, windows: Sequence[EngineInput]) -> Tensor:
+        """Return (n_windows, n_frames / 2, d_model); windows keep what the encoder makes of them."""
+        fresh = [window for window in windows if window.encoded is None]
+        if fresh:
+            batch = np.stack([window.log_mel for window in fresh])
+            features = torch.from_numpy(batch).to(self._model.device, self._model.dtype)
+            for window, encoded in zip(
+                fresh, self._model.model.encoder(features).last_hidden_state, strict=True
+            ):
+                window.encoded = encoded
+        return torch.stack([window.encoded for window in windows])
 
     @contextlib.contextmanager
     def _adapter(self, key: str | None) -> Iterator[None]:
@@ -379,6 +314,14 @@ class TransformersEngine:
         )
 
 
+def _row(options: DecodingOptions, n_prompt: int) -> Row:
+    return Row(
+        max_new_tokens=max(1, min(options.max_new_tokens, MAX_CONTEXT_TOKENS - n_prompt)),
+        temperature=options.temperature,
+        seed=options.seed,
+    )
+
+
 def _bitsandbytes_config(quantization: Quantization, dtype: torch.dtype) -> BitsAndBytesConfig | None:
     options: dict[Quantization, dict[str, Any]] = {
         "int8": {"load_in_8bit": True},
@@ -387,22 +330,3 @@ def _bitsandbytes_config(quantization: Quantization, dtype: torch.dtype) -> Bits
     if quantization == "none":
         return None
     return BitsAndBytesConfig(**options[quantization])  # type: ignore[no-untyped-call]
-
-
-def _attach_adapter(
-    model: WhisperForConditionalGeneration | PeftModel, adapter_dir: Path, name: str = "default"
-) -> PeftModel:
-    weights = adapter_dir / ADAPTER_WEIGHTS
-    if not weights.is_file():
-        # peft would otherwise look for a pickle, or for a repository of that name on a hub.
-        raise ArtifactError(weights, "is missing")
-    try:
-        if isinstance(model, PeftModel):
-            model.load_adapter(str(adapter_dir), name, torch_device=str(model.device))
-            adapted: PeftModel = model
-        else:
-            adapted = PeftModel.from_pretrained(model, str(adapter_dir), name, is_trainable=False)
-    except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
-        raise ArtifactError(adapter_dir, f"cannot be attached to this base model: {error}") from error
-    adapted.eval()
-    return adapted

@@ -17,5 +17,8 @@ def quiet_libraries() -> None:
     logging.getLogger("torch.utils.flop_counter").setLevel(logging.ERROR)
     # transformers draws a bar for the seconds in which the weights are read, over the caller's own.
     disable_progress_bar()  # type: ignore[no-untyped-call]
+    # peft would rather that saved layers stayed tied; adapters are loaded as they were trained.
+    warnings.filterwarnings("ignore", "Model has `tie_word_embeddings=True`", UserWarning)
+    warnings.filterwarnings("ignore", "Input and output embeddings are no longer tied", UserWarning)
     # peft reads an attribute that transformers has renamed.
     warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)

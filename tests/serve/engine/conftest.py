@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
 
+from serve.engine import EngineInput, Hypothesis
 from serve.engine.ctranslate2.engine import CTranslate2Engine
+from serve.engine.scheduler import BatchLimits, Scheduler
 from serve.model.artifact import Artifact, load_artifact
 from serve.model.base_model import resolve_base_model
 
@@ -47,3 +50,33 @@ def sample() -> np.ndarray:
     samples, sample_rate = soundfile.read(ROOT / "tests" / "data" / "sample-mr.flac", dtype="float32")
     assert sample_rate == 16_000
     return samples
+
+
+@pytest.fixture(scope="session")
+def decode() -> Callable[..., list[Hypothesis]]:
+    """A function that decodes windows once, kind by kind: `decode(engine, log_mels, options)`."""
+
+    def decode(engine, log_mels, options):
+        windows = [EngineInput(log_mel=m, options=o) for m, o in zip(log_mels, options, strict=True)]
+        kinds: dict = {}
+        for row, window in enumerate(windows):
+            kinds.setdefault(engine.kind(window), []).append(row)
+        found = {}
+        for rows in kinds.values():
+            found |= zip(rows, engine.decode([windows[row] for row in rows]), strict=True)
+        return [found[row] for row in range(len(windows))]
+
+    return decode
+
+
+@pytest.fixture(scope="session")
+def transcribe() -> Callable[..., list[Hypothesis]]:
+    """A function that decodes windows by a scheduler: `transcribe(engine, log_mels, options)`."""
+
+    def transcribe(engine, log_mels, options):
+        windows = [EngineInput(log_mel=m, options=o) for m, o in zip(log_mels, options, strict=True)]
+        limits = BatchLimits(target_s=1e9)
+        with Scheduler(engine, limits=limits, frees_engine=False) as scheduler, scheduler.admit() as ticket:
+            return list(ticket.decode(windows))
+
+    return transcribe

@@ -8,10 +8,9 @@ from serve.engine import DecodingOptions, Hypothesis
 from serve.engine.fallback import (
     FALLBACK_BEAM_SIZE,
     FALLBACK_TEMPERATURES,
-    Attempt,
+    Trial,
     attempts,
     compression_ratio,
-    decode_until_believed,
     is_believable,
 )
 
@@ -53,56 +52,56 @@ def test_a_text_is_believed_unless_it_loops_is_cut_off_or_guessed(changes, belie
     assert is_believable(replace(GOOD, **changes)) is believed
 
 
+def tried(options):
+    return [(each.temperature, each.beam_size) for each in attempts(options)]
+
+
 def test_beams_come_before_draws_and_draws_from_cold_to_hot():
-    tried = list(attempts(GREEDY))
-    assert tried[:2] == [Attempt(temperature=0.0, beam_size=1), Attempt(temperature=0.0, beam_size=5)]
-    assert [attempt.temperature for attempt in tried[2:]] == list(FALLBACK_TEMPERATURES)
-    assert all(attempt.beam_size == 1 for attempt in tried[2:])
-    assert Attempt(temperature=0.0, beam_size=5) not in attempts(GREEDY, beams=False)
-    assert list(attempts(replace(GREEDY, beam_size=FALLBACK_BEAM_SIZE)))[1].temperature == 0.2
+    assert tried(GREEDY)[:2] == [(0.0, 1), (0.0, 5)]
+    assert tried(GREEDY)[2:] == [(temperature, 1) for temperature in FALLBACK_TEMPERATURES]
+    assert tried(replace(GREEDY, beam_size=FALLBACK_BEAM_SIZE))[1] == (0.2, 1)
 
 
 def test_a_temperature_that_was_asked_for_is_the_only_one_tried():
-    assert list(attempts(replace(GREEDY, temperature=0.4))) == [Attempt(temperature=0.4, beam_size=1)]
+    assert tried(replace(GREEDY, temperature=0.4)) == [(0.4, 1)]
 
 
-class Scripted:
-    """Answers each row with one hypothesis after the other, and remembers what it was asked."""
-
-    def __init__(self, *answers):
-        self.answers = [iter(each) for each in answers]
-        self.asked = []
-
-    def __call__(self, rows, options):
-        self.asked.append((rows, [(option.temperature, option.beam_size) for option in options]))
-        return [next(self.answers[row]) for row in rows]
+def outcome(answers, options=GREEDY, **more):
+    """Return what a trial that finds one answer after the other ends with, and the attempts it took."""
+    trial, asked = Trial(options), []
+    for answer in answers:
+        asked.append((trial.options.temperature, trial.options.beam_size))
+        if (best := trial.take(answer, **more)) is not None:
+            return best, asked
+    raise AssertionError("the trial goes on")
 
 
-def test_only_the_rows_that_are_not_believed_are_decoded_again():
-    engine = Scripted([GOOD], [LOOPED, LOOPED, replace(GOOD, text="घर")], [GOOD])
-    found = decode_until_believed([GREEDY] * 3, engine)
-    assert engine.asked == [([0, 1, 2], [(0.0, 1)] * 3), ([1], [(0.0, 5)]), ([1], [(0.2, 1)])]
-    assert [(each.text, each.temperature) for each in found] == [("गुपित", 0), ("घर", 0.2), ("गुपित", 0)]
+def test_a_window_is_tried_until_its_text_is_believed():
+    found, asked = outcome([LOOPED, LOOPED, replace(GOOD, text="घर")])
+    assert (found.text, found.temperature, asked) == ("घर", 0.2, [(0.0, 1), (0.0, 5), (0.2, 1)])
+    found, asked = outcome([GOOD])
+    assert (found.text, found.temperature, asked) == ("गुपित", 0, [(0.0, 1)])
 
 
 def test_the_measure_of_repetition_is_taken_of_every_attempt():
-    engine = Scripted([replace(GOOD, text="घर " * 40), GOOD])
-    (found,) = decode_until_believed([GREEDY], engine, beams=False)
-    assert (found.text, found.temperature) == ("गुपित", 0.2)
+    found, asked = outcome([replace(GOOD, text="घर " * 40), GOOD])
+    assert (found.text, len(asked)) == ("गुपित", 2)
     assert found.compression_ratio == compression_ratio("गुपित")
+
+
+def test_attempts_that_the_engine_cannot_make_are_left_out():
+    found, asked = outcome([LOOPED, GOOD], can=lambda options: options.beam_size == 1)
+    assert (found.temperature, asked) == (0.2, [(0.0, 1), (0.2, 1)])
 
 
 def test_where_nothing_is_believed_the_least_bad_is_kept():
     guess = replace(GOOD, avg_logprob=-1.5)
-    engine = Scripted(
-        [LOOPED, replace(GOOD, truncated=True), replace(guess, text="घर"), *[guess] * 2, *[LOOPED] * 2]
-    )
-    better = Scripted([replace(guess, avg_logprob=-1.2 - n / 10, text=str(n)) for n in range(7)])
-    assert decode_until_believed([GREEDY], engine)[0].text == "घर"
-    assert decode_until_believed([GREEDY], better)[0].text == "0"
+    answers = [LOOPED, replace(GOOD, truncated=True), replace(guess, text="घर"), *[guess] * 2, *[LOOPED] * 2]
+    assert outcome(answers)[0].text == "घर"
+    better = [replace(guess, avg_logprob=-1.2 - n / 10, text=str(n)) for n in range(7)]
+    assert outcome(better)[0].text == "0"
 
 
 def test_a_drawn_text_that_fails_is_not_drawn_again():
-    engine = Scripted([LOOPED])
-    (found,) = decode_until_believed([replace(GREEDY, temperature=0.7)], engine)
-    assert found.looped and found.temperature == 0.7 and len(engine.asked) == 1
+    found, asked = outcome([LOOPED], replace(GREEDY, temperature=0.7))
+    assert found.looped and found.temperature == 0.7 and len(asked) == 1

@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 
 from serve.audio.features import FeatureExtractor, window_length_s
-from serve.engine import DecodingOptions
+from serve.engine import SERVED_ADAPTER, DecodingOptions
 from serve.engine.ctranslate2.engine import CTranslate2Engine
 from serve.engine.transformers.engine import TransformersEngine
 from serve.errors import StartupError
 from serve.model.artifact import load_artifact
 
-MARATHI = DecodingOptions(language="mr", max_new_tokens=12)
+MARATHI = DecodingOptions(language="mr", adapter=SERVED_ADAPTER, max_new_tokens=12)
 
 
 @pytest.fixture(scope="module")
@@ -37,23 +37,23 @@ def load(request, tiny_base_dir, tmp_path_factory):
 
     def load(artifact=None):
         if request.param == "ctranslate2":
-            return CTranslate2Engine.load(
-                tiny_base_dir, artifact, quantization="none", cache_dir=cache_dir, fallback=False
-            )
+            return CTranslate2Engine.load(tiny_base_dir, artifact, quantization="none", cache_dir=cache_dir)
         adapter_dir = artifact.adapter_dir if artifact else None
-        return TransformersEngine.load(
-            tiny_base_dir, adapter_dir, quantization=request.param, dynamic=True, fallback=False
-        )
+        return TransformersEngine.load(tiny_base_dir, adapter_dir, quantization=request.param, dynamic=True)
 
     return load
 
 
-def tokens(engine, log_mels, adapters):
-    options = [replace(MARATHI, adapter=adapter) for adapter in adapters]
-    return [found.tokens for found in engine.transcribe_batch(log_mels, options)]
+@pytest.fixture
+def tokens(decode):
+    def tokens(engine, log_mels, adapters):
+        options = [replace(MARATHI, adapter=adapter) for adapter in adapters]
+        return [found.tokens for found in decode(engine, log_mels, options)]
+
+    return tokens
 
 
-def test_adapters_in_one_batch_write_what_each_writes_alone(load, artifacts, log_mels):
+def test_adapters_in_one_batch_write_what_each_writes_alone(load, artifacts, log_mels, tokens):
     expected, singly = [], []  # bitsandbytes rounds a row by what else is in its batch
     for artifact in artifacts:
         alone = load(artifact)
@@ -77,7 +77,7 @@ def test_adapters_in_one_batch_write_what_each_writes_alone(load, artifacts, log
     engine.close()
 
 
-def test_a_base_that_was_loaded_alone_takes_adapters_and_is_itself_again(load, artifacts, log_mels):
+def test_a_base_that_was_loaded_alone_takes_adapters_and_is_itself_again(load, artifacts, log_mels, tokens):
     engine, alone = load(), load(artifacts[1])
     base = tokens(engine, log_mels, [None] * 4)
     for key in ("a", "b"):
@@ -87,7 +87,7 @@ def test_a_base_that_was_loaded_alone_takes_adapters_and_is_itself_again(load, a
         assert tokens(engine, log_mels, [None] * 4) == base
 
 
-def test_adapters_come_and_go_while_others_are_at_work(load, artifacts, log_mels):
+def test_adapters_come_and_go_while_others_are_at_work(load, artifacts, log_mels, tokens):
     engine = load(artifacts[0])
     expected = tokens(engine, log_mels, [MARATHI.adapter] * 4)
     found, going = [], threading.Event()
@@ -107,7 +107,7 @@ def test_adapters_come_and_go_while_others_are_at_work(load, artifacts, log_mels
 
 
 def test_an_adapter_that_does_not_fit_is_refused_and_the_engine_goes_on(
-    load, artifacts, log_mels, tmp_path, write_tiny_artifact
+    load, artifacts, log_mels, tmp_path, write_tiny_artifact, tokens
 ):
     engine = load(artifacts[0])
     expected = tokens(engine, log_mels, [MARATHI.adapter] * 4)
@@ -122,14 +122,16 @@ def test_an_adapter_that_does_not_fit_is_refused_and_the_engine_goes_on(
 
 
 def test_the_shipped_adapter_writes_the_same_words_whether_it_came_first_or_later(
-    whisper_base_dir, shipped, shipped_int8, sample
+    whisper_base_dir, shipped, shipped_int8, sample, decode
 ):
     log_mel = FeatureExtractor(whisper_base_dir).log_mel(sample, window_length_s(len(sample), 0.9))
-    option = DecodingOptions(language="mr")
-    (first,) = shipped_int8.transcribe_batch([log_mel], [option])
+    option = replace(MARATHI, max_new_tokens=224)
+    (first,) = decode(shipped_int8, [log_mel], [option])
     engine = CTranslate2Engine.load(whisper_base_dir, quantization="int8", preload=False)
     assert engine.adapter_bytes(shipped) > 10 * 2**20
     engine.load_adapter("later", shipped)
-    (later,) = engine.transcribe_batch([log_mel], [replace(option, adapter="later")])
+    (later,) = decode(engine, [log_mel], [replace(option, adapter="later")])
     assert later.text == first.text and len(first.text.split()) == 7
-    assert set(engine._models) == {engine._usual("later")}, "the base alone is not loaded for it"
+    assert set(engine.variants.loaded) == {engine.variants.usual("later")}, (
+        "the base alone is not loaded for it"
+    )

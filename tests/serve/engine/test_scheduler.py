@@ -7,42 +7,67 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from serve.engine import CPU_BATCH, SERVED_ADAPTER, DecodingOptions, Hypothesis
-from serve.engine.scheduler import WINDOWS_AHEAD, BatchLimits, Queue, Scheduler
+from serve.engine import CPU_BATCH, SERVED_ADAPTER, DecodingOptions, EngineInput, Hypothesis
+from serve.engine.fallback import Trial
+from serve.engine.figures import Queue
+from serve.engine.scheduler import WINDOWS_AHEAD, BatchLimits, Scheduler
 from serve.errors import EngineError, NotReady, Overloaded, RequestTimeout
 
 
 class Recorder:
-    """An engine that waits for `go`, notes its batches, answers with a window's label and fails on 'bad'."""
+    """An engine that waits for `go`, notes its batches, answers with a window's label and fails on 'bad'.
+
+    What it hears of a window labelled 'guess' is not believed before the window is drawn at 0.4. It keeps one
+    text at a time.
+    """
 
     n_workers = 1
     usual_batch = CPU_BATCH
 
     def __init__(self) -> None:
         self.batches: list[list[str]] = []
+        self.windows: list[EngineInput] = []
         self.go = threading.Semaphore(0)
         self.closed = False
 
-    def transcribe_batch(self, log_mels, options):
-        self.batches.append([option.prompt for option in options])
+    def unsupported(self, options):
+        return ("beam_size", "one is kept") if options.beam_size > 1 else None
+
+    def kind(self, window):
+        return window.options.adapter, window.n_frames, window.options.temperature
+
+    def detect_language(self, windows):
+        self.batches.append(["language of " + window.options.prompt for window in windows])
         assert self.go.acquire(timeout=20)
-        if any(option.prompt == "bad" for option in options):
+        return [("hi", 0.9)] * len(windows)
+
+    def decode(self, windows):
+        self.batches.append([window.options.prompt for window in windows])
+        self.windows += windows
+        assert self.go.acquire(timeout=20)
+        if any(window.options.prompt == "bad" for window in windows):
             raise RuntimeError("kernel")
-        return [heard(option.prompt) for option in options]
+        return [self.heard(window) for window in windows]
+
+    def heard(self, window) -> Hypothesis:
+        window.encoded = "by the encoder"
+        options = window.options
+        doubtful = options.prompt == "guess" and options.temperature < 0.4
+        return Hypothesis(
+            tokens=(1, 2),
+            text=options.prompt,
+            language="mr",
+            avg_logprob=-2.0 if doubtful else 0.0,
+            no_speech_prob=0.0,
+        )
 
     def close(self) -> None:
         self.closed = True
 
 
-def heard(text: str) -> Hypothesis:
-    return Hypothesis(
-        tokens=(), text=text, language="mr", language_prob=None, avg_logprob=0.0, no_speech_prob=0.0
-    )
-
-
 def window(label: str, n_frames=300, adapter: str | None = SERVED_ADAPTER, language: str | None = "mr"):
     options = DecodingOptions(language=language, prompt=label, adapter=adapter)
-    return np.zeros((80, n_frames), np.float32), options
+    return EngineInput(log_mel=np.zeros((80, n_frames), np.float32), options=options)
 
 
 @pytest.fixture
@@ -146,7 +171,8 @@ def test_a_newcomer_waits_for_one_batch_however_many_long_recordings_are_before_
 
 
 def waiting_labels(scheduler) -> set[str]:
-    return {each.options.prompt for ticket in list(scheduler._admitted) for each in list(ticket.waiting)}
+    with scheduler._changed:
+        return {call.window.options.prompt for call in scheduler._waiting}
 
 
 def test_a_request_that_had_nothing_to_do_saved_no_time_up(make, engine, pool):
@@ -211,10 +237,8 @@ def test_a_batch_is_bounded_by_the_time_it_is_expected_to_take(make, engine, poo
     pool.submit(texts, scheduler.admit(), [window(str(n), 300) for n in range(5)])
     wait_until(lambda: queued(scheduler) == 5)
     assert scheduler.queue().waiting_s == pytest.approx(5 * (0.09 + 0.9), rel=0.05)
-    batch = scheduler._next_batch()
-    assert len(batch) == 2
-    for ticket in {each.ticket for each in batch}:
-        ticket.cancel()
+    assert len(scheduler._waiting.next_batch(1)) == 2
+    scheduler.cancel_all(NotReady("leaving"))
     engine.go.release(100)
 
 
@@ -348,21 +372,84 @@ def test_closing_refuses_newcomers_wakes_those_inside_and_frees_the_engine(engin
     assert engine.closed
 
 
+def enqueue(scheduler, ticket, label):
+    given = window(label)
+    return scheduler._enqueue(ticket, given, Trial(given.options))
+
+
+def test_a_text_that_is_not_believed_is_tried_again_before_what_its_request_waits_for(make, engine, pool):
+    scheduler = make(max_windows=1)
+    engine.go.release(1)
+    done = pool.submit(texts, scheduler.admit(), [window("guess"), window("next")])
+    wait_until(lambda: len(engine.batches) == 2)
+    other = pool.submit(texts, scheduler.admit(), [window("other")])
+    wait_until(lambda: queued(scheduler) == 2)
+    engine.go.release(100)
+    assert done.result() == ["guess", "next"] and other.result() == ["other"]
+    order = [label for (label,) in engine.batches]
+    assert order.count("guess") == 3 and order.index("next") > 2, "0, 0.2 and 0.4; never with more beams"
+    assert [each.options.temperature for each in engine.windows if each.options.prompt == "guess"] == [
+        *(0.0, 0.2, 0.4)
+    ]
+    assert order.index("other") < order.index("next"), "further attempts take a request's own time"
+    assert [bool(each.encoded) for each in engine.windows] == [True] * 5
+    totals = scheduler.totals()
+    assert (totals.n_windows, totals.n_batches, totals.n_tokens, totals.n_fallbacks) == (3, 5, 6, 1)
+    assert totals.window_s == 9.0, "a window is encoded once"
+
+
+def test_a_request_that_is_cancelled_is_not_tried_again(make, engine, pool):
+    scheduler = make()
+    ticket = scheduler.admit()
+    waiting = pool.submit(texts, ticket, [window("guess")])
+    wait_until(lambda: engine.batches)
+    ticket.cancel(NotReady("leaving"))
+    with pytest.raises(NotReady):
+        waiting.result(timeout=20)
+    engine.go.release(100)
+    assert texts(scheduler.admit(), [window("next")]) == ["next"]
+    assert engine.batches == [["guess"], ["next"]]
+
+
+def test_languages_are_detected_in_batches_of_their_own(make, engine, pool):
+    scheduler = make()
+    occupy(scheduler, engine, pool)
+    found = [pool.submit(detected, scheduler.admit(), window(label, language=None)) for label in "ab"]
+    text = pool.submit(texts, scheduler.admit(), [window("text")])
+    wait_until(lambda: queued(scheduler) == 3)
+    engine.go.release(100)
+    assert [each.result() for each in found] == [("hi", 0.9)] * 2 and text.result() == ["text"]
+    assert sorted(map(sorted, engine.batches[1:])) == [["language of a", "language of b"], ["text"]]
+    assert scheduler.totals().n_windows == 2, "those that were decoded"
+
+
+def detected(ticket, window):
+    with ticket:
+        return ticket.detect_language(window)
+
+
+def test_an_engine_that_somebody_else_owns_is_left_open(engine):
+    with Scheduler(engine, frees_engine=False) as scheduler:
+        engine.go.release()
+        assert texts(scheduler.admit(), [window("only")]) == ["only"]
+    assert not engine.closed and not any(thread.is_alive() for thread in scheduler._threads)
+
+
 def test_several_workers_decode_batches_side_by_side_and_share_what_waits(engine):
     engine.n_workers = 2
     scheduler = Scheduler(engine, limits=BatchLimits(target_s=1e9))
     try:
         with scheduler.admit() as blocker, scheduler.admit() as ticket:
-            futures = [scheduler._enqueue(blocker, *window("first"))]
+            futures = [enqueue(scheduler, blocker, "first")]
             wait_until(lambda: len(engine.batches) == 1)
             with scheduler._changed:  # all come at once
-                futures += [scheduler._enqueue(ticket, *window(str(number))) for number in range(4)]
+                futures += [enqueue(scheduler, ticket, str(number)) for number in range(4)]
             wait_until(lambda: len(engine.batches) == 2)  # though the first batch still runs
             assert engine.batches[0] == ["first"] and scheduler.queue().n_running == 5
             engine.go.release(2)
             assert [future.result(20).text for future in futures] == ["first", "0", "1", "2", "3"]
             with scheduler._changed:
-                futures = [scheduler._enqueue(ticket, *window(str(number))) for number in range(4)]
+                futures = [enqueue(scheduler, ticket, str(number)) for number in range(4)]
             wait_until(lambda: len(engine.batches) == 4)
             assert engine.batches[2:] == [["0", "1"], ["2", "3"]]
             assert scheduler.is_alive(20) and not scheduler.is_alive(0)

@@ -8,6 +8,7 @@ import time
 import httpx
 import numpy as np
 import pytest
+import torchaudio.functional  # noqa: F401 - services import it in a thread, where its warnings would be errors
 
 from serve.config.settings import Settings
 from serve.engine import CPU_BATCH, Hypothesis
@@ -32,19 +33,24 @@ class PacedEngine:
     def unsupported(self, options):
         return ("beam_size", "only 1 is supported") if options.beam_size > 1 else None
 
-    def transcribe_batch(self, log_mels, options):
-        self.options += options
+    def kind(self, window):
+        return window.options.adapter, window.n_frames
+
+    def decode(self, windows):
+        self.options += [window.options for window in windows]
         assert self.pace.wait(timeout=30)
         if self.fault:
             raise self.fault
         heard = {
             "text": "श्रोता",
             "tokens": (1,),
-            "language_prob": None,
             "avg_logprob": -0.1,
             "no_speech_prob": 0.0,
         }
-        return [Hypothesis(language=option.language or "hi", **heard) for option in options]
+        return [Hypothesis(language=window.options.language, **heard) for window in windows]
+
+    def detect_language(self, windows):
+        return [("hi", 0.5)] * len(windows)
 
     def bytes_to_load(self, options):
         return 0

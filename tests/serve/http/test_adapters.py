@@ -110,13 +110,13 @@ def test_an_adapter_that_is_removed_serves_the_request_that_holds_it(running, ro
     add(running, "hindi", root / "hindi")
     alone = heard(running, speech_wav, "&adapter=hindi")
     engine = running.service.adapters.pipeline.engine
-    transcribe, go_on, answers = engine.transcribe_batch, threading.Event(), []
+    decode, go_on, answers = engine.decode, threading.Event(), []
 
-    def paced(log_mels, options):
+    def paced(windows):
         assert go_on.wait(30)
-        return transcribe(log_mels, options)
+        return decode(windows)
 
-    engine.transcribe_batch = paced
+    engine.decode = paced
     client = threading.Thread(
         target=lambda: answers.append(heard(running, speech_wav, "&adapter=hindi")), daemon=True
     )
@@ -132,7 +132,11 @@ def test_an_adapter_that_is_removed_serves_the_request_that_holds_it(running, ro
 
 def held_by(engine):
     """Return the keys of the adapters that an engine has in memory."""
-    return engine._names if hasattr(engine, "_names") else {v.adapter for v in engine._models if v.adapter}
+    return (
+        engine._names
+        if hasattr(engine, "_names")
+        else {v.adapter for v in engine.variants.loaded if v.adapter}
+    )
 
 
 def test_no_more_adapters_are_kept_than_memory_allows(serve, root, tmp_path, speech_wav):

@@ -36,6 +36,10 @@ def code_of(response: httpx.Response) -> str:
         "video/mp4",
         "application/octet-stream",
         "application/ogg",
+        "binary/octet-stream",
+        "Binary/Octet-Stream; charset=binary",
+        "application/x-binary",
+        "application/mp4",
         None,
         "",
     ],
@@ -96,6 +100,9 @@ def test_the_base_model_alone_is_asked_for_by_name(client, shared, speech_wav):
     [
         (None, "application/json"),
         ("*/*", "application/json"),
+        ("*", "application/json"),
+        ("text/html, image/gif, *; q=.2, */*; q=.2", "application/json"),
+        ("text/plain, *; q=0.5", "text/plain; charset=utf-8"),
         ("text/html, application/json;q=0.5", "application/json"),
         ("application/x-ndjson", "application/x-ndjson"),
         ("application/jsonlines", "application/jsonlines"),
@@ -194,7 +201,6 @@ def test_silence_is_no_error(client):
         ("task=sing", "task"),
         ("temperature=9", "temperature"),
         ("adapter=other", "adapter"),
-        ("language=", "language"),
         ("format=docx", "format"),
         ("response_format=diarized_json", "response_format"),
     ],
@@ -205,11 +211,109 @@ def test_an_option_that_cannot_be_met_is_400_and_named(client, speech_wav, query
     assert f"'{name}'" in response.json()["error"]["message"]
 
 
-def test_an_unknown_custom_attribute_is_400_and_named(client, speech_wav):
-    headers = {"X-Amzn-SageMaker-Custom-Attributes": "langauge=mr"}
+@pytest.mark.parametrize("attributes", ["accept_eula=true", "trace=abc", "trace-7;k=v; =x;;a=b=c", "model=m"])
+def test_custom_attributes_that_are_no_options_are_the_callers_own(client, shared, speech_wav, attributes):
+    headers = {"X-Amzn-SageMaker-Custom-Attributes": f"{attributes};language=hi"}
+    response = client.post(INVOCATIONS, content=speech_wav, headers=headers)
+    assert (response.status_code, response.json()["text"]) == (200, "श्रोता")
+    assert shared.engine.options[-1].language == "hi"
+    assert response.headers["x-amzn-sagemaker-custom-attributes"] == f"{attributes};language=hi"
+
+
+@pytest.mark.parametrize("attribute", ["language=klingon", "temperature=9", "format=docx", "beam_size=many"])
+def test_a_custom_attribute_that_is_an_option_with_a_bad_value_is_400_and_named(
+    client, speech_wav, attribute
+):
+    headers = {"X-Amzn-SageMaker-Custom-Attributes": f"trace=abc;{attribute}"}
     response = client.post(INVOCATIONS, content=speech_wav, headers=headers)
     assert (response.status_code, code_of(response)) == (400, "unsupported_option")
-    assert "langauge" in response.text
+    assert f"'{attribute.partition('=')[0]}'" in response.json()["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    "name", ["language", "task", "adapter", "temperature", "seed", "beam_size", "format"]
+)
+def test_a_field_that_nobody_filled_in_is_an_absent_one(client, shared, speech_wav, name):
+    encoded = base64.b64encode(speech_wav).decode()
+    attributes = {"X-Amzn-SageMaker-Custom-Attributes": f"{name}="}
+    for answer in (
+        client.post(INVOCATIONS, files={"file": speech_wav}, data={name: ""}),
+        client.post(f"{INVOCATIONS}?{name}=", content=speech_wav),
+        client.post(INVOCATIONS, json={"audio": encoded, name: ""}),
+        client.post(INVOCATIONS, content=speech_wav, headers=attributes),
+    ):
+        assert (answer.status_code, answer.json()["text"]) == (200, "श्रोता")
+        options = shared.engine.options[-1]
+        assert (options.language, options.task, options.seed) == ("mr", "transcribe", 0)
+        assert (options.temperature, options.adapter) == (0.0, SERVED_ADAPTER)
+
+
+@pytest.mark.parametrize("field", ["audio", "upload", "voice", "data[recording]", "language"])
+def test_a_recording_in_another_field_is_read_where_it_is_the_only_file(client, shared, speech_wav, field):
+    for file in (("a.wav", speech_wav, "audio/wav"), ("blob", speech_wav), (None, speech_wav, "audio/wav")):
+        answer = client.post(INVOCATIONS, files={field: file}, data={"seed": "7"})
+        assert (answer.status_code, answer.json()["text"]) == (200, "श्रोता")
+        assert shared.engine.options[-1].seed == 7
+
+
+def test_a_file_field_that_was_left_empty_is_passed_over(client, speech_wav):
+    empty = b'Content-Disposition: form-data; name="file"; filename=""\r\n\r\n'
+    full = b'Content-Disposition: form-data; name="audio"; filename="a.wav"\r\n\r\n' + speech_wav
+    answer = client.post(INVOCATIONS, content=multipart(empty, full), headers={"content-type": FORM})
+    assert (answer.status_code, answer.json()["text"]) == (200, "श्रोता")
+
+
+@pytest.mark.parametrize(
+    ("files", "sentence"),
+    [
+        ({"a": b"abc", "b": b"abc"}, "the form has 2 files, in the fields 'a', 'b'; send one recording, as"),
+        ({"x": (None, "mr")}, "the form has no file; send the recording as the field 'file'"),
+        ({"file": b"abc", "b": b"abc"}, "option 'b': is a file beside the recording in the field 'file'"),
+        ({"file": b"abc", "b": (None, "x" * 20_000)}, "option 'b': is a file beside the recording"),
+    ],
+)
+def test_a_form_that_leaves_open_what_the_recording_is_says_so(client, files, sentence):
+    answer = client.post(INVOCATIONS, files=files)
+    assert answer.status_code == 400
+    assert sentence in answer.json()["error"]["message"]
+
+
+def wrapped(encoded: str) -> str:
+    return "\r\n".join(encoded[start : start + 76] for start in range(0, len(encoded), 76))
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        wrapped,
+        lambda encoded: encoded.rstrip("="),
+        lambda encoded: wrapped(encoded.replace("+", "-").replace("/", "_")).rstrip("="),
+        lambda encoded: f"data:audio/wav;base64,{encoded}",
+        lambda encoded: f"data:audio/webm;codecs=opus;base64,{wrapped(encoded)}\n",
+        lambda encoded: f" Data:;BASE64,{encoded} ",
+    ],
+)
+@pytest.mark.parametrize("n_more", [0, 1, 2])
+def test_base64_is_read_however_it_is_written(client, speech_wav, write, n_more):
+    encoded = base64.b64encode(speech_wav + bytes([0xFB, 0xEF][:n_more])).decode()
+    answer = client.post(INVOCATIONS, json={"audio": write(encoded)})
+    assert (answer.status_code, answer.json()["text"]) == (200, "श्रोता")
+
+
+@pytest.mark.parametrize(
+    "text", ["AAAAA", "AA*A", "AAA\u0905", "data:audio/wav,AAAA", "AA=AAA", "http://x/a.wav"]
+)
+def test_what_is_no_base64_is_400(client, text):
+    answer = client.post(INVOCATIONS, json={"audio": text})
+    assert (answer.status_code, code_of(answer)) == (400, "bad_request")
+    assert "is not base64" in answer.text
+
+
+def test_json_may_begin_with_a_byte_order_mark(client, speech_wav):
+    body = json.dumps({"audio": base64.b64encode(speech_wav).decode(), "language": "hi"})
+    headers = {"content-type": "application/json; charset=utf-8"}
+    answer = client.post(INVOCATIONS, content=b"\xef\xbb\xbf" + body.encode(), headers=headers)
+    assert (answer.status_code, answer.json()["language"]) == (200, "hi")
 
 
 def multipart(*parts: bytes) -> bytes:
@@ -243,7 +347,7 @@ FORM = "multipart/form-data; boundary=x"
         (FORM, b"", 400, "bad_request"),
         (FORM, multipart(FILE)[:-8], 400, "bad_request"),
         (FORM, multipart(FILE, FILE), 400, "bad_request"),
-        (FORM, multipart(FILE.replace(b'"file"', b'"clip"')), 400, "bad_request"),
+        (FORM, multipart(FILE.replace(b'"file"', b'"clip"')), 415, "undecodable_audio"),
         (FORM, multipart(*[FILE.replace(b'"file"', b'"f%d"' % n) for n in range(100)]), 400, "bad_request"),
         (FORM, multipart(FILE, FILE.replace(b'"file"', b'"speed"')), 400, "unsupported_option"),
         (FORM, multipart(FILE), 415, "undecodable_audio"),

@@ -122,7 +122,7 @@ def of_another_base(source):
         (lambda source: break_weights(source, widened), "does not fit"),
         (
             lambda source: break_weights(source, lambda _: {"x": np.zeros(1, np.float32)}),
-            "of LoRA",
+            "no layer",
         ),
     ],
 )

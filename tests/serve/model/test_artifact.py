@@ -11,6 +11,7 @@ import pytest
 
 from serve.errors import ArtifactError
 from serve.model.artifact import load_artifact, load_manifest, write_manifest
+from serve.service.loading import find_served
 
 
 @pytest.fixture
@@ -74,3 +75,59 @@ def test_half_an_adapter_is_refused(copy):
     os.truncate(weights, weights.stat().st_size // 2)
     with pytest.raises(ArtifactError, match="not a whole safetensors file"):
         load_artifact(copy)
+
+
+def packed_with_folder(copy, tmp_path, *folders):
+    """Move an artifact into folders of its own, as archives have them that were packed from outside."""
+    top = tmp_path / "model"
+    inner = top.joinpath(*folders)
+    inner.parent.mkdir(parents=True)
+    copy.rename(inner)
+    return top, inner
+
+
+@pytest.mark.parametrize("folders", [("whisper-mr",), ("export", "artifact")])
+def test_an_artifact_in_the_only_folder_is_that_artifact(copy, tmp_path, folders):
+    top, inner = packed_with_folder(copy, tmp_path, *folders)
+    (top / "._whisper-mr").touch()
+    (top / ".DS_Store").touch()
+    assert load_artifact(top).path == inner
+    served = find_served(top, None)
+    assert served.artifact is not None and served.artifact.path == inner
+
+
+def test_a_base_model_in_the_only_folder_is_that_model(tiny_base_dir, tmp_path):
+    shutil.copytree(tiny_base_dir, tmp_path / "model" / "whisper")
+    assert find_served(tmp_path / "model", None).base_dir == tmp_path / "model" / "whisper"
+
+
+def test_several_artifacts_leave_a_choice_which_is_named(copy, tmp_path):
+    top, inner = packed_with_folder(copy, tmp_path, "b")
+    shutil.copytree(inner, top / "a")
+    for load in (load_artifact, lambda path: find_served(path, None)):
+        with pytest.raises(
+            ArtifactError, match=r"models in the folders below it \(a, b\): name one of these"
+        ):
+            load(top)
+
+
+def test_an_artifact_without_its_manifest_is_not_taken_for_the_base_model_in_it(
+    copy, tiny_base_dir, tmp_path
+):
+    shutil.copytree(tiny_base_dir, copy / "base")
+    (copy / "manifest.json").unlink()
+    with pytest.raises(ArtifactError, match="holds neither"):
+        find_served(copy, None)
+
+
+def test_an_archive_is_told_from_an_artifact(copy, tmp_path):
+    archive = Path(shutil.make_archive(str(tmp_path / "packed" / "model"), "gztar", copy))
+    with pytest.raises(ArtifactError, match=r"model\.tar\.gz is an archive: unpack it"):
+        find_served(archive.parent, None)
+    with pytest.raises(ArtifactError, match="is a file: unpack it"):
+        find_served(archive, None)
+    with pytest.raises(ArtifactError, match="the directory is empty"):
+        (tmp_path / "empty").mkdir()
+        find_served(tmp_path / "empty", None)
+    with pytest.raises(ArtifactError, match="there is no such directory"):
+        find_served(tmp_path / "nowhere", None)

@@ -32,13 +32,15 @@ class CountingEngine:
     def unsupported(self, options):
         return None
 
-    def transcribe_batch(self, log_mels, options):
+    def kind(self, window):
+        return window.options.adapter, window.n_frames
+
+    def decode(self, windows):
         self.n_calls += 1
-        probs = {"language_prob": None, "avg_logprob": -0.1, "no_speech_prob": 0.0, "tokens": (1,)}
+        probs = {"avg_logprob": -0.1, "no_speech_prob": 0.0, "tokens": (1,)}
         text = "" if self.is_noise else f"call {self.n_calls}" if self.counts_calls else "{}"
         return [
-            Hypothesis(text=text.format(log_mel.shape[1] // 10), language="mr", **probs)
-            for log_mel in log_mels
+            Hypothesis(text=text.format(window.n_frames // 10), language="mr", **probs) for window in windows
         ]
 
     def close(self): ...

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from serve.errors import NotAcceptable, UnsupportedOption
 from serve.http.accept import negotiate_format
 from serve.transcript.events import End, Event, Failure, Segment, Start, Transcript, Word, build_transcript
-from serve.transcript.formats import FORMATS, encode_stream, named_format, take_format
+from serve.transcript.formats import FORMATS, named_format, take_format
 from serve.transcript.wire import (
     EndEvent,
     SegmentEvent,
@@ -48,7 +48,8 @@ def whole_answer(*texts: str) -> list[Event]:
 
 
 def answer(name: str, events: list[Event]) -> str:
-    return b"".join(encode_stream(events, named_format(name))).decode()
+    encoder = named_format(name).new_encoder()
+    return b"".join(encoder.encode(event) for event in events).decode()
 
 
 def test_json_is_one_document_with_text_and_segments() -> None:

@@ -8,7 +8,7 @@ import pytest
 from serve.audio.samples import SAMPLE_RATE
 from serve.audio.segmentation import Span, Window
 from serve.engine import Hypothesis, TimedText
-from serve.transcript.timeline import place_segments
+from serve.transcript.timeline import Timeline
 
 
 def window(start_s: float, end_s: float, channel: int = 0) -> Window:
@@ -38,7 +38,11 @@ def heard(text: str, sentences: tuple[TimedText, ...] = (), words: tuple[TimedTe
 
 
 def place(*decoded: tuple[Window, Hypothesis], split: bool = False):
-    return list(place_segments(decoded, split=split))
+    timeline = Timeline(split=split)
+    placed = [segment for window, hypothesis in decoded for segment in timeline.place(window, hypothesis)]
+    placed += timeline.rest()
+    assert placed == timeline.segments
+    return placed
 
 
 def test_a_window_without_timed_sentences_is_one_segment_as_long_as_its_speech() -> None:

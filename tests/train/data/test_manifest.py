@@ -95,7 +95,7 @@ def test_audio_that_ends_before_the_clip_is_named(ramp, tmp_path):
 @pytest.mark.parametrize("content", [b"", b"\n\n", b"\xff\xfe\x00"])
 def test_a_manifest_without_clips_is_refused(tmp_path, content):
     (tmp_path / "clips.jsonl").write_bytes(content)
-    with pytest.raises(DataError, match=r"clips\.jsonl (holds no clips)|clips\.jsonl:1: "):
+    with pytest.raises(DataError, match=r"clips\.jsonl (holds no clips|cannot be read)|clips\.jsonl:1: "):
         read_manifest(tmp_path / "clips.jsonl")
 
 
@@ -131,6 +131,41 @@ def test_a_recording_that_is_shorter_than_its_row_says_is_cut_off(ramp, tmp_path
         DataError, match=r"clips\.jsonl:1: .*cut off: it ends after 2\.00 s, the clip after 3\.0"
     ):
         load_samples(clip)
+
+
+MARKS = {
+    "UTF-8": "utf-8",
+    "UTF-8 with a mark": "utf-8-sig",
+    "UTF-16": "utf-16",
+    "UTF-16, the other way": "utf-16-be",
+    "UTF-32": "utf-32",
+}
+
+
+def as_editors_write(text: str, encoding: str, line_end: str) -> bytes:
+    mark = "\ufeff" if encoding == "utf-16-be" else ""
+    return (mark + text.replace("\n", line_end)).encode(encoding)
+
+
+@pytest.mark.parametrize("line_end", ["\n", "\r\n"])
+@pytest.mark.parametrize("encoding", MARKS.values(), ids=MARKS)
+def test_no_mark_and_no_line_end_of_an_editor_gets_into_a_text(ramp, tmp_path, encoding, line_end):
+    row = json.dumps({"audio": "ramp.wav", "text": "आज हवा आहे"}, ensure_ascii=False)
+    inside = json.dumps({"audio": "ramp.wav", "text": "\ufeffमला\r\nचहा\n"})
+    path = tmp_path / "clips.jsonl"
+    path.write_bytes(as_editors_write(f"{row}\n\ufeff{row}\n{inside}", encoding, line_end))
+    clips = read_manifest(path)
+    assert [clip.text for clip in clips] == ["आज हवा आहे", "आज हवा आहे", "मला चहा"]
+    assert [clip.origin for clip in clips] == [f"{path}:{number}" for number in (1, 2, 3)]
+
+
+def test_a_manifest_that_holds_nothing_says_so_and_the_commonest_reason_otherwise(ramp, tmp_path):
+    with pytest.raises(DataError, match=r"clips\.jsonl holds no clips to use: it holds no rows"):
+        read_manifest(manifest(tmp_path), DropLog())
+    rows = [{"audio": "gone.wav", "text": "क"}, {"audio": "gone.wav", "text": "ख"}, "{"]
+    reason = r"to use: missing file, in 2 of 3 rows, such as .*clips\.jsonl:1: .*gone\.wav does not exist"
+    with pytest.raises(DataError, match=reason):
+        read_manifest(manifest(tmp_path, *rows), DropLog())
 
 
 def test_a_line_separator_within_a_text_ends_no_line(ramp, tmp_path):

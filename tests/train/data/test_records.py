@@ -11,6 +11,7 @@ from train.data.records import VOICE_KINDS, voice_kind
     ("voice", "kind"),
     [
         ("kokoro-hf_beta", "neural"),
+        ("piper-joe-1.05", "neural"),
         ("nsk-0.94", "diphone"),
         ("espeak-m3", "formant"),
         ("speaker 17", "unknown"),

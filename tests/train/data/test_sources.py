@@ -101,6 +101,63 @@ def test_a_folder_may_list_its_transcripts_in_one_table(wavs, name, content):
     assert records[1].origin == f"{wavs}/{name}:3"
 
 
+ENCODINGS = ["utf-8", "utf-8-sig", "utf-16", "utf-32"]
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
+def test_transcripts_of_any_editor_are_read_without_mark_and_line_end(wavs, encoding):
+    (wavs / "clips.jsonl").unlink()
+    for number in range(8):
+        (wavs / f"{number}.txt").write_bytes(f"वाक्य {number}\r\nपुढे\r\n".encode(encoding))
+    assert texts(f"folder:{wavs}") == [f"वाक्य {number} पुढे" for number in range(8)]
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("metadata.csv", 'file_name,transcription\r\n0.wav,"हो, आला"\r\n1.wav,गेली\r\n'),
+        ("transcripts.tsv", "file_name\ttext\r\n0.wav\tहो, आला\r\n1.wav\tगेली\r\n"),
+        ("metadata.csv", 'file_name,transcription\r\n0.wav,"हो,\r\nआला"\r\n1.wav,\ufeffगेली\r\n'),
+    ],
+)
+def test_tables_of_any_editor_are_read_without_mark_and_line_end(wavs, name, content, encoding):
+    (wavs / name).write_bytes(content.encode(encoding))
+    records = read(f"folder:{wavs}")
+    assert [(r.audio, r.text) for r in records] == [(wavs / "0.wav", "हो, आला"), (wavs / "1.wav", "गेली")]
+
+
+def test_common_voice_with_a_mark_is_read(common_voice):
+    table = common_voice / "train.tsv"
+    table.write_bytes(table.read_text(encoding="utf-8").replace("\n", "\r\n").encode("utf-16"))
+    assert texts(f"commonvoice:{common_voice}?split=train") == SENTENCES[:2]
+
+
+def test_a_transcript_that_is_not_what_its_mark_says_is_named(wavs):
+    (wavs / "0.txt").write_bytes(b"\xff\xfeabc")
+    log = DropLog()
+    read(f"folder:{wavs}", log=log)
+    assert log.dropped[0].origin == f"{wavs}/0.txt:1"
+    assert "the transcript cannot be read: 'utf-16" in log.dropped[0].detail
+
+
+def test_what_file_managers_leave_behind_is_no_recording_and_changes_nothing(wavs, tmp_path, monkeypatch):
+    monkeypatch.setenv("SAGEMAKER_BASE_DIR", str(tmp_path / "ml"))
+    channel = tmp_path / "ml" / "input" / "data" / "train"
+    shutil.copytree(wavs, channel)
+    for number in range(8):
+        (channel / f"{number}.txt").write_text(f"वाक्य {number}", encoding="utf-8")
+    before = [source_fingerprint(parse_spec(f"folder:{channel}"), "train", "mr")]
+    before += [texts("channel:train"), texts(f"folder:{channel}")]
+    (channel / "__MACOSX").mkdir()
+    for name in ("._0.wav", "._clips.jsonl", ".DS_Store", "Thumbs.db", "desktop.ini", "__MACOSX/1.wav"):
+        (channel / name).write_bytes(b"\x00\x05\x16\x07")
+    (channel / "._a.parquet").write_bytes(b"\x00\x05\x16\x07")
+    after = [source_fingerprint(parse_spec(f"folder:{channel}"), "train", "mr")]
+    after += [texts("channel:train"), texts(f"folder:{channel}")]
+    assert after == before and len(after[2]) == 8
+
+
 def test_the_layout_of_openslr_is_a_folder(wavs):
     (wavs / "line_index.tsv").write_text("mrt_02436_00011399801\tपाऊस आला\n", encoding="utf-8")
     (record,) = read(f"folder:{wavs}")

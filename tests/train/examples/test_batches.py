@@ -40,6 +40,18 @@ def test_a_clip_over_the_budget_is_a_batch_of_its_own():
     assert sorted(len(batch) for batch in plan) == [1, 1, 1]
 
 
+def test_clips_are_joined_only_as_long_as_the_decoder_can_write_them():
+    n_tokens = [round(40 * duration_s) for duration_s in DURATIONS_S]
+    settings = config(join_probability=1.0)
+    plan = plan_epoch(DURATIONS_S, settings, 0, n_tokens=n_tokens)
+    examples = [example.clips for batch in plan for example in batch]
+    assert sorted(clip for clips in examples for clip in clips) == list(range(len(DURATIONS_S)))
+    written = [sum(n_tokens[clip] for clip in clips) for clips in examples]
+    assert max(written) <= 443 and max(map(len, examples)) > 1
+    unbounded = [e.clips for batch in plan_epoch(DURATIONS_S, settings, 0) for e in batch]
+    assert max(sum(n_tokens[clip] for clip in clips) for clips in unbounded) > 443
+
+
 def test_the_same_seed_and_epoch_give_the_same_plan():
     settings = config(join_probability=0.3, no_speech_probability=0.1)
     assert plan_epoch(DURATIONS_S, settings, 3) == plan_epoch(DURATIONS_S, settings, 3)

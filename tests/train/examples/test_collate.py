@@ -98,12 +98,48 @@ def test_batches_have_few_shapes(collator):
     assert all(n_tokens % 16 == 0 for n_tokens in shapes)
 
 
-def test_a_text_beyond_the_decoder_still_ends(collator):
-    data = collator()
-    data.clips = [msgspec.structs.replace(data.clips[0], text="क " * 800)]
-    batch = data.collate([plan(0)], (0, 0))
+def text_of(vocabulary, n_tokens):
+    """A text of so many tokens: one for a word of Latin letters."""
+    text = "the" + " the" * (n_tokens - 1)
+    assert len(vocabulary.encode(text)) == n_tokens
+    return text
+
+
+def test_the_longest_text_is_written_whole_and_one_token_more_is_left_out_and_named(collator):
+    data = collator(timestamp_probability=1.0)
+    data.log = DropLog()
+    texts = [text_of(data.vocabulary, n_tokens) for n_tokens in (443, 444)]
+    clips = zip(data.clips, texts, strict=False)
+    data.clips = [msgspec.structs.replace(clip, text=text) for clip, text in clips]
+    batch = data.collate([plan(0), plan(1)], (0, 0))
+    longest, none = (row[row != IGNORED].tolist() for row in batch.labels)
     assert batch.decoder_input_ids.shape[1] == 448
-    assert batch.labels[0, 446:].tolist() == [END, IGNORED]
+    assert data.vocabulary.text(longest[:-1]) == texts[0] and longest[-1] == END
+    assert none == [END]
+    (drop,) = data.log.dropped
+    assert (drop.origin, str(drop.reason)) == (data.clips[1].origin, "too many tokens")
+    assert "the text has 444 tokens; the decoder writes 443" in drop.detail
+
+
+def test_of_clips_that_are_too_long_together_the_last_are_left_out_with_their_sound(collator):
+    data = collator()
+    texts = [text_of(data.vocabulary, n_tokens) for n_tokens in (200, 200, 100)]
+    clips = zip(data.clips, texts, strict=False)
+    data.clips = [msgspec.structs.replace(clip, text=text) for clip, text in clips]
+    joined, expected = (data.collate([plan(*clips)], (0, 0)) for clips in ((0, 1, 2), (0, 1)))
+    assert joined.labels.tolist() == expected.labels.tolist()
+    assert joined.audio_s == expected.audio_s
+
+
+def test_earlier_text_gives_way_to_what_is_said(collator):
+    data = collator(prompt_probability=1.0)
+    texts = [text_of(data.vocabulary, n_tokens) for n_tokens in (300, 400)]
+    clips = zip(data.clips, texts, strict=False)
+    data.clips = [msgspec.structs.replace(clip, text=text) for clip, text in clips]
+    batch = data.collate([plan(1)], (0, 0))
+    labels = batch.labels[0][batch.labels[0] != IGNORED].tolist()
+    assert data.vocabulary.text(labels[:-1]) == texts[1] and labels[-1] == END
+    assert batch.decoder_input_ids[0].tolist().index(START) == 43  # 448 = 1 + 42 earlier + 4 + 400 + 1
 
 
 def test_a_dynamic_window_fits_its_longest_clip_and_little_more(collator):

@@ -6,10 +6,13 @@ import json
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
+from serve.engine.vocabulary import Vocabulary
 from train.config import TrainConfig
+from train.data.filters import read_drops
 from train.errors import DataError
-from train.examples.corpus import describe_heard, load_corpus, sum_up_heard
+from train.examples.corpus import describe_heard, leave_out_long_texts, load_corpus, sum_up_heard
 
 
 def row(number, text, voice):
@@ -53,8 +56,50 @@ def test_a_configuration_says_what_is_held_out(config, held_out, n_kept):
 def test_a_single_voice_in_training_and_test_is_answered_with_the_key_to_change(config, wavs):
     one = f"{wavs}/one.jsonl"
     Path(one).write_text(row(6, "वारा", "t") + "\n", encoding="utf-8")
-    with pytest.raises(DataError, match=r"holds no clips: voice is held out 1; `held_out` says"):
+    with pytest.raises(DataError) as refused:
         load_corpus(config(train_data=(one,)))
+    sentence = str(refused.value)
+    assert sentence.startswith(
+        f"train_data {one}: manifest {one} holds no clips to use: voice is held out, in 1"
+    )
+    assert "voice 't' also speaks in" in sentence and "the key `held_out` says" in sentence
+
+
+@pytest.mark.parametrize("key", ["train_data", "valid_data", "test_data"])
+def test_an_empty_source_is_named_with_its_key_and_its_place(config, wavs, monkeypatch, key):
+    (wavs / "empty.jsonl").write_text("", encoding="utf-8")
+    monkeypatch.chdir(wavs)
+    with pytest.raises(DataError) as refused:
+        load_corpus(config(**{key: ("empty.jsonl",)}))
+    assert str(refused.value).startswith(f"{key} empty.jsonl ({wavs}/empty.jsonl): ")
+    assert "it holds no rows" in str(refused.value)
+
+
+def test_a_folder_of_which_nothing_can_be_used_says_why(config, wavs):
+    (wavs / "folder").mkdir()
+    (wavs / "0.wav").rename(wavs / "folder" / "0.wav")
+    (wavs / "folder" / "0.txt").write_text("hello there", encoding="utf-8")
+    with pytest.raises(
+        DataError, match=r"train_data folder:.*wrong script, in 1 of 1 rows, .*not written in"
+    ):
+        load_corpus(config(train_data=(f"folder:{wavs}/folder",)))
+
+
+def test_texts_that_the_decoder_cannot_write_whole_are_left_out_counted_and_named(
+    config, wavs, whisper_base_dir, tmp_path
+):
+    rows = [row(0, "पाऊस आला", "a"), row(1, "क " * 500, "a")]
+    (wavs / "train.jsonl").write_text("\n".join(rows) + "\n", encoding="utf-8")
+    vocabulary = Vocabulary.read(whisper_base_dir)
+    corpus = leave_out_long_texts(load_corpus(config()), vocabulary)
+    assert [clip.text for clip in corpus.train] == ["पाऊस आला"] and len(corpus.valid) == 1
+    assert corpus.log.counts == {"too many tokens": 1}
+    corpus.log.report(Console(quiet=True), tmp_path / "left-out.jsonl")
+    (left_out,) = read_drops((tmp_path / "left-out.jsonl").read_text(encoding="utf-8"))
+    assert left_out.origin == f"{wavs}/train.jsonl:2" and "the decoder writes 443" in left_out.detail
+    (wavs / "train.jsonl").write_text(rows[1] + "\n", encoding="utf-8")
+    with pytest.raises(DataError, match="train_data: no clip can be used: too many tokens, in 1 of 1 rows"):
+        leave_out_long_texts(load_corpus(config()), vocabulary)
 
 
 def test_the_first_bad_row_of_test_data_ends_the_run_unless_its_source_says_otherwise(config, wavs):

@@ -6,7 +6,8 @@ import pytest
 from transformers import WhisperTokenizer
 
 from serve.engine.vocabulary import MAX_CONTEXT_TOKENS, Vocabulary
-from train.examples.targets import Sentence, build_target
+from train.errors import DataError
+from train.examples.targets import Sentence, build_target, count_tokens
 
 START, MARATHI, TRANSCRIBE, NO_TIMESTAMPS, END, PREVIOUS = 50258, 50320, 50359, 50363, 50257, 50361
 SENTENCES = [
@@ -60,13 +61,25 @@ def test_silence_is_the_end_token_alone(build):
         assert target.tokens[target.n_prompt :] == [END]
 
 
-def test_sentences_that_the_decoder_cannot_hold_are_left_out_whole(build, tokenizer):
-    many = [Sentence(text=f"वाक्य {n} आहे", start_s=n, end_s=n + 0.5) for n in range(60)]
-    for timestamps in (False, True):
-        target = build(many, timestamps=timestamps)
-        assert len(target.tokens) <= MAX_CONTEXT_TOKENS and target.tokens[-1] == END
-        text = tokenizer.decode([token for token in target.tokens[target.n_prompt : -1] if token < END])
-        assert text.endswith("आहे")
+def test_sentences_are_written_whole_or_refused_and_times_give_way_to_them(build, tokenizer):
+    words = [Sentence(text="the", start_s=n / 20, end_s=n / 20 + 0.04) for n in range(444)]
+    with_times, without, longest = (build(words[:n], timestamps=True) for n in (148, 149, 443))
+    assert len(with_times.tokens) == MAX_CONTEXT_TOKENS and with_times.n_prompt == 3
+    assert without.tokens[: without.n_prompt] == [START, MARATHI, TRANSCRIBE, NO_TIMESTAMPS]
+    assert len(longest.tokens) == MAX_CONTEXT_TOKENS and longest.tokens[-1] == END
+    assert tokenizer.decode(longest.tokens[4:-1]).split() == ["the"] * 443
+    with pytest.raises(DataError, match="444 tokens; 443 can be written"):
+        build(words)
+
+
+def test_tokens_are_counted_as_they_are_written(build, whisper_base_dir):
+    vocabulary = Vocabulary.read(whisper_base_dir)
+    texts = ["आई घरी आहे", "internationalisation", "", "the", "ती म्हणाली, “चल!”"]
+    for text, n_tokens in zip(texts, count_tokens(vocabulary, texts), strict=True):
+        said = Sentence(text=text, start_s=0.0, end_s=1.0)
+        once, twice = (build([said] * n) for n in (1, 2))
+        assert len(once.tokens) - 5 <= n_tokens and len(twice.tokens) - 5 <= 2 * n_tokens
+    assert count_tokens(vocabulary, []) == []
 
 
 def test_language_and_task_are_written_as_asked(build, tokenizer):

@@ -6,7 +6,7 @@ import msgspec
 import pytest
 import torch
 from peft import get_peft_model_state_dict
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from serve.errors import ArtifactError
 from serve.model.artifact import load_artifact, load_manifest, write_manifest
@@ -175,6 +175,42 @@ def test_an_adapter_of_one_block_begins_the_other_anew_only_when_asked(
     config = tiny_config()
     with pytest.raises(TrainConfigError, match="leaves the encoder as it is, which this run trains"):
         continue_adapter(tiny_model(config), half, tiny_base_dir, config)
+
+
+def rename_tensors(artifact_dir, rename):
+    weights = artifact_dir / "adapter" / "adapter_model.safetensors"
+    tensors = load_file(weights)
+    weights.unlink()
+    save_file({rename(name): tensor for name, tensor in tensors.items()}, weights)
+
+
+@pytest.mark.parametrize("prefix", ["_orig_mod.", "module.", "base_model.model."])
+def test_an_adapter_of_a_wrapped_model_is_trained_further_as_what_it_is(
+    exported, model, tiny_config, tiny_model, tiny_base_dir, prefix
+):
+    rename_tensors(exported, lambda name: prefix + name)
+    config = tiny_config(continue_from=exported)
+    further = tiny_model(config)
+    continue_adapter(further, load_artifact(exported), tiny_base_dir, config)
+    kept = get_peft_model_state_dict(model)
+    for name, tensor in get_peft_model_state_dict(further).items():
+        torch.testing.assert_close(tensor, kept[name].half().float(), msg=name)
+
+
+@pytest.mark.parametrize(
+    ("rename", "refusal"),
+    [
+        (lambda name: f"teacher.{name}", r"'teacher\.base_model.*belongs to no layer"),
+        (lambda name: name.replace("layers.1.", "layers.9."), r"layers\.9.*belongs to no layer"),
+    ],
+)
+def test_an_adapter_whose_tensors_do_not_fit_is_not_trained_further(
+    exported, tiny_config, tiny_model, tiny_base_dir, rename, refusal
+):
+    rename_tensors(exported, rename)
+    config = tiny_config(continue_from=exported)
+    with pytest.raises(ArtifactError, match=refusal):
+        continue_adapter(tiny_model(config), load_artifact(exported), tiny_base_dir, config)
 
 
 def test_an_adapter_of_another_base_model_is_not_trained_further(

@@ -13,10 +13,12 @@ import pytest
 import soundfile
 import torch
 from peft import PeftModel
+from safetensors.torch import load_file
 from transformers import WhisperForConditionalGeneration as Whisper
 
 from serve.audio.features import FeatureExtractor, window_length_s
-from serve.engine import DecodingOptions
+from serve.engine import SERVED_ADAPTER, DecodingOptions, EngineInput
+from serve.engine.transformers.adapter import load_base
 from serve.engine.transformers.engine import TransformersEngine
 from serve.engine.vocabulary import Vocabulary
 from serve.errors import ArtifactError
@@ -144,7 +146,8 @@ def test_the_shipped_adapter_writes_the_same_text_merged_into_int8_and_beside_th
     for clip in (samples, 0.4 * samples, samples[: len(samples) // 2]):
         # CTranslate2 slices its positions as the server does: a window may be shorter than 30 s.
         log_mel = features.log_mel(clip, window_length_s(len(clip), artifact.manifest.window_margin_s))
-        (expected,) = engine.transcribe_batch([log_mel], [DecodingOptions(language="mr")])
+        window = EngineInput(log_mel=log_mel, options=DecodingOptions(language="mr", adapter=SERVED_ADAPTER))
+        (expected,) = engine.decode([window])
         start = ["<|startoftranscript|>", "<|mr|>", "<|transcribe|>", "<|notimestamps|>"]
         (found,) = merged.generate(
             ctranslate2.StorageView.from_array(log_mel[np.newaxis]), [start], beam_size=1
@@ -178,7 +181,7 @@ pipeline = Pipeline(engine, FeatureExtractor(base_dir), serving_facts(artifact))
 samples = decode_audio(audio.read_bytes(), AudioLimits())
 for prompt in ("", "English"):  # what few tokens cannot write is read by the model that has all
     print(pipeline.transcribe_many([samples], TranscriptionOptions(prompt=prompt))[0].text)
-print(sorted(variant.few_tokens for variant in engine._models))
+print(sorted(variant.few_tokens for variant in engine.variants.loaded))
 """
 
 
@@ -202,3 +205,21 @@ def test_an_exported_artifact_is_served_with_few_tokens_and_nothing_is_converted
     own, prompted, variants = child.stdout.splitlines()
     assert own == expected and len(own.split()) == 7
     assert prompted and variants == "[False, True]"
+
+
+@pytest.mark.parametrize("saved", ["proj_out", "embed_tokens"])
+def test_a_saved_half_of_the_tied_layers_is_in_the_checkpoint_and_the_other_is_the_bases(
+    write_tiny_artifact, tiny_base_dir, tmp_path, saved
+):
+    artifact_dir = write_tiny_artifact(tmp_path / "artifact", lora={"modules_to_save": [saved]})
+    artifact = load_artifact(artifact_dir)
+    write_checkpoint(artifact, tiny_base_dir, tmp_path / "merged", dtype="float32")
+    merged, base = (load_base(path) for path in (tmp_path / "merged", tiny_base_dir))
+    trained = [tensor for name, tensor in load_file(weights_of(artifact)).items() if saved in name]
+    halves = {"proj_out": merged.proj_out, "embed_tokens": merged.model.decoder.embed_tokens}
+    assert torch.equal(halves.pop(saved).weight, trained[0])
+    assert torch.equal(halves.popitem()[1].weight, base.proj_out.weight)
+
+
+def weights_of(artifact):
+    return artifact.adapter_dir / "adapter_model.safetensors"

@@ -7,17 +7,19 @@ import numpy as np
 import pytest
 
 from serve.audio.features import FeatureExtractor, window_length_s
-from serve.engine import SERVED_ADAPTER, DecodingOptions
-from serve.engine.batch_rows import SURE_PROB
-from serve.engine.ctranslate2.engine import ADAPTED, BASE, FEW_TOKENS, CTranslate2Engine, Workers
+from serve.engine import SERVED_ADAPTER, DecodingOptions, EngineInput
+from serve.engine.ctranslate2.engine import CTranslate2Engine
+from serve.engine.ctranslate2.model import CT2Model, gathered
+from serve.engine.ctranslate2.variants import ADAPTED, BASE, FEW_TOKENS, Workers
 from serve.engine.fallback import FALLBACK_TEMPERATURES
 from serve.engine.transformers.engine import TransformersEngine
 from serve.engine.vocabulary import Vocabulary
 from serve.errors import ConversionError, EngineError
+from serve.language import SURE_PROB, settle_window
 from serve.model.artifact import load_artifact
 
-MARATHI = DecodingOptions(language="mr", max_new_tokens=12)
-WHOLE = DecodingOptions(language="mr")
+WHOLE = DecodingOptions(language="mr", adapter=SERVED_ADAPTER)
+MARATHI = replace(WHOLE, max_new_tokens=12)
 SAMPLE_TEXT = "पुढच्या आठवड्यात आम्ही कोकणात जाण्याचा बेत आखलाय"
 
 
@@ -33,16 +35,13 @@ def adapted(tiny_base_dir, tiny_artifact_dir, cache_dir):
         load_artifact(tiny_artifact_dir),
         quantization="none",
         cache_dir=cache_dir,
-        fallback=False,
     )
 
 
 @pytest.fixture(scope="module")
 def reference(tiny_base_dir, tiny_artifact_dir):
     adapter_dir = tiny_artifact_dir / "adapter"
-    return TransformersEngine.load(
-        tiny_base_dir, adapter_dir, quantization="none", dynamic=True, fallback=False
-    )
+    return TransformersEngine.load(tiny_base_dir, adapter_dir, quantization="none", dynamic=True)
 
 
 @pytest.fixture(scope="module")
@@ -61,12 +60,12 @@ def windows(whisper_base_dir, sample):
     return [features.log_mel(clip, window_length_s(len(clip), 0.9)) for clip in clips]
 
 
-def test_both_engines_write_the_same_with_the_adapter_and_without(adapted, reference, log_mels):
+def test_both_engines_write_the_same_with_the_adapter_and_without(adapted, reference, log_mels, decode):
     for adapter in (SERVED_ADAPTER, None):
         options = [replace(MARATHI, adapter=adapter)] * len(log_mels)
         for fast, slow in zip(
-            adapted.transcribe_batch(log_mels, options),
-            reference.transcribe_batch(log_mels, options),
+            decode(adapted, log_mels, options),
+            decode(reference, log_mels, options),
             strict=True,
         ):
             assert fast.tokens == slow.tokens
@@ -76,22 +75,22 @@ def test_both_engines_write_the_same_with_the_adapter_and_without(adapted, refer
 
 
 def test_both_engines_write_the_same_after_a_prompt_with_hotwords_and_forbidden_letters(
-    adapted, reference, log_mels
+    adapted, reference, log_mels, decode
 ):
     option = replace(MARATHI, prompt="क ख ग", hotwords="घ च", suppress=("ऊ", "श"))
-    (fast,), (slow,) = (engine.transcribe_batch(log_mels[:1], [option]) for engine in (adapted, reference))
+    (fast,), (slow,) = (decode(engine, log_mels[:1], [option]) for engine in (adapted, reference))
     assert fast.tokens == slow.tokens
-    (plain,) = adapted.transcribe_batch(log_mels[:1], [MARATHI])
+    (plain,) = decode(adapted, log_mels[:1], [MARATHI])
     assert fast.tokens != plain.tokens
     assert not {"ऊ", "श"} & set(fast.text)
 
 
-def test_windows_decoded_together_give_what_they_give_alone(adapted, log_mels):
+def test_windows_decoded_together_give_what_they_give_alone(adapted, log_mels, decode):
     options = [replace(MARATHI, max_new_tokens=limit) for limit in (3, 30, 1, 12)]
     options[1] = replace(options[1], prompt="क ख ग घ")
-    together = adapted.transcribe_batch(log_mels, options)
+    together = decode(adapted, log_mels, options)
     for log_mel, option, found in zip(log_mels, options, together, strict=True):
-        (alone,) = adapted.transcribe_batch([log_mel], [option])
+        (alone,) = decode(adapted, [log_mel], [option])
         assert found.tokens == alone.tokens
         assert 0 < len(found.tokens) <= option.max_new_tokens
         assert found.truncated == alone.truncated
@@ -99,35 +98,35 @@ def test_windows_decoded_together_give_what_they_give_alone(adapted, log_mels):
 
 @pytest.mark.parametrize("prompt", ["", "क " * 300])
 @pytest.mark.parametrize("limit", [5, 230, 10_000])
-def test_the_limit_is_the_one_asked_for_within_the_context(adapted, log_mels, prompt, limit):
+def test_the_limit_is_the_one_asked_for_within_the_context(adapted, log_mels, prompt, limit, decode):
     option = replace(MARATHI, max_new_tokens=limit, prompt=prompt, temperature=1.0, timestamps=True)
     option = replace(option, timestamps=False)
     n_prompt = 228 if prompt else 4
-    (found,) = adapted.transcribe_batch(log_mels[:1], [option])
+    (found,) = decode(adapted, log_mels[:1], [option])
     assert len(found.tokens) <= min(limit, 448 - n_prompt)
     if not found.looped and found.truncated:
         assert len(found.tokens) == min(limit, 448 - n_prompt)
 
 
-def test_drawn_text_depends_on_the_seed_and_on_nothing_else(adapted, log_mels):
+def test_drawn_text_depends_on_the_seed_and_on_nothing_else(adapted, log_mels, decode):
     drawn = replace(MARATHI, temperature=1.0, max_new_tokens=30)
 
     def tokens(seed, batch):
-        return adapted.transcribe_batch(batch, [replace(drawn, seed=seed)] * len(batch))[0].tokens
+        return decode(adapted, batch, [replace(drawn, seed=seed)] * len(batch))[0].tokens
 
     assert tokens(1, log_mels[:1]) == tokens(1, log_mels) == tokens(1, log_mels[:2])
     assert len({tokens(seed, log_mels[:1]) for seed in range(4)}) > 1
 
 
-def test_more_beams_find_likelier_texts(adapted, log_mels):
-    greedy = adapted.transcribe_batch(log_mels, [MARATHI] * 4)
-    beams = adapted.transcribe_batch(log_mels, [replace(MARATHI, beam_size=5)] * 4)
+def test_more_beams_find_likelier_texts(adapted, log_mels, decode):
+    greedy = decode(adapted, log_mels, [MARATHI] * 4)
+    beams = decode(adapted, log_mels, [replace(MARATHI, beam_size=5)] * 4)
     assert all(b.avg_logprob >= g.avg_logprob - 1e-4 for b, g in zip(beams, greedy, strict=True))
     assert any(b.tokens != g.tokens for b, g in zip(beams, greedy, strict=True))
 
 
 def test_the_base_alone_is_converted_when_it_is_first_asked_for(
-    tiny_base_dir, tiny_artifact_dir, log_mels, tmp_path
+    tiny_base_dir, tiny_artifact_dir, log_mels, tmp_path, decode
 ):
     artifact = load_artifact(tiny_artifact_dir)
     engine = CTranslate2Engine.load(tiny_base_dir, artifact, quantization="int8", cache_dir=tmp_path)
@@ -137,21 +136,21 @@ def test_the_base_alone_is_converted_when_it_is_first_asked_for(
 
     assert len(models()) == 1
     options = [MARATHI, replace(MARATHI, adapter=None)]
-    with_adapter, without = engine.transcribe_batch(log_mels[:1] * 2, options)
+    with_adapter, without = decode(engine, log_mels[:1] * 2, options)
     assert len(models()) == 2
     assert with_adapter.tokens != without.tokens
 
 
 def test_a_base_that_cannot_be_converted_later_fails_the_request_in_one_sentence(
-    tiny_base_dir, tiny_artifact_dir, log_mels, tmp_path
+    tiny_base_dir, tiny_artifact_dir, log_mels, tmp_path, decode
 ):
     artifact = load_artifact(tiny_artifact_dir)
-    engine = CTranslate2Engine.load(tiny_base_dir, artifact, cache_dir=tmp_path, fallback=False)
+    engine = CTranslate2Engine.load(tiny_base_dir, artifact, cache_dir=tmp_path)
     (tmp_path / "converted").rename(tmp_path / "away")
     (tmp_path / "converted").write_text("in the way")
     with pytest.raises(EngineError, match="cannot be kept"):
-        engine.transcribe_batch(log_mels[:1], [replace(MARATHI, adapter=None)])
-    assert engine.transcribe_batch(log_mels[:1], [MARATHI])[0].tokens
+        decode(engine, log_mels[:1], [replace(MARATHI, adapter=None)])
+    assert decode(engine, log_mels[:1], [MARATHI])[0].tokens
 
 
 def test_a_damaged_model_is_named(tiny_base_dir, tmp_path, log_mels):
@@ -173,9 +172,12 @@ def test_an_option_that_cannot_be_served_is_named_before_anything_is_decoded(ada
 
 
 def test_parts_of_an_encoder_output_are_its_rows(adapted, log_mels):
-    encoded = adapted._model(ADAPTED).encode(np.stack(log_mels))
-    whole = np.asarray(encoded.rows([0, 1, 2, 3]))
-    np.testing.assert_array_equal(np.asarray(encoded.rows([2, 0])), whole[[2, 0]])
+    model = adapted.variants.model(ADAPTED)
+    first, second = model.encode(np.stack(log_mels)), model.encode(np.stack(log_mels[:2]))
+    whole = gathered([(first, row) for row in range(4)])
+    assert whole is first.whole
+    parts = gathered([(first, 2), (second, 0)])
+    np.testing.assert_array_equal(np.asarray(parts), np.asarray(whole)[[2, 0]])
 
 
 def counted(engine, monkeypatch):
@@ -183,56 +185,67 @@ def counted(engine, monkeypatch):
     calls = []
     generate = engine._generate
 
-    def counting(variant, encoder_output, prompts, option, limit):
-        calls.append((len(prompts), option.temperature, option.beam_size))
-        return generate(variant, encoder_output, prompts, option, limit)
+    def counting(variant, encoded, prompts, options, limit):
+        calls.append((len(prompts), options.temperature, options.beam_size))
+        return generate(variant, encoded, prompts, options, limit)
 
     monkeypatch.setattr(engine, "_generate", counting)
     return calls
 
 
-def test_a_window_that_is_heard_well_costs_one_attempt(shipped_int8, windows, monkeypatch):
+def test_a_window_that_is_heard_well_costs_one_attempt(shipped_int8, windows, monkeypatch, transcribe):
     calls = counted(shipped_int8, monkeypatch)
-    (found,) = shipped_int8.transcribe_batch(windows[:1], [WHOLE])
+    (found,) = transcribe(shipped_int8, windows[:1], [WHOLE])
     assert found.text == SAMPLE_TEXT and found.avg_logprob > -0.1
     assert calls == [(1, 0.0, 1)]
 
 
-def test_a_window_that_loops_is_decoded_again_alone(tiny_base_dir, log_mels, cache_dir, monkeypatch):
+def test_a_window_that_loops_is_decoded_again_but_encoded_once(
+    tiny_base_dir, log_mels, cache_dir, monkeypatch, transcribe
+):
     engine = CTranslate2Engine.load(tiny_base_dir, quantization="none", cache_dir=cache_dir)
-    rambling = replace(MARATHI, max_new_tokens=400)  # a random model that never ends soon goes in circles
+    # A random model that never ends soon goes in circles.
+    rambling = replace(MARATHI, adapter=None, max_new_tokens=400)
     calls = counted(engine, monkeypatch)
-    first, second = engine.transcribe_batch(log_mels[:2], [rambling, replace(rambling, temperature=0.5)])
-    assert calls[:3] == [(1, 0.0, 1), (1, 0.5, 1), (1, 0.0, 5)]
-    assert [temperature for _, temperature, _ in calls[3:]] == list(FALLBACK_TEMPERATURES)[: len(calls) - 3]
-    assert second.temperature == 0.5
-    assert len(calls) < 8 or first.looped or first.truncated or first.avg_logprob < -1
+    encode, n_encoded = CT2Model.encode, []
+    monkeypatch.setattr(
+        CT2Model, "encode", lambda self, batch: n_encoded.append(len(batch)) or encode(self, batch)
+    )
+    (found,) = transcribe(engine, log_mels[:1], [rambling])
+    assert calls[:2] == [(1, 0.0, 1), (1, 0.0, 5)]
+    assert [temperature for _, temperature, _ in calls[2:]] == list(FALLBACK_TEMPERATURES)[: len(calls) - 2]
+    assert len(calls) < 7 or found.looped or found.truncated or found.avg_logprob < -1
+    assert n_encoded == [1]
+    (drawn,) = transcribe(engine, log_mels[:1], [replace(rambling, temperature=0.5)])
+    assert drawn.temperature == 0.5 and calls[-1] == (1, 0.5, 1) and n_encoded == [1, 1]
 
 
-def test_the_real_model_writes_the_same_in_both_engines(whisper_base_dir, shipped, windows):
+def test_the_real_model_writes_the_same_in_both_engines(whisper_base_dir, shipped, windows, decode):
     exact = CTranslate2Engine.load(whisper_base_dir, shipped, quantization="none")
     slow = TransformersEngine.load(whisper_base_dir, shipped.adapter_dir, quantization="none", dynamic=True)
     options = [WHOLE] * len(windows)
     fast_texts, slow_texts = (
-        [found.text for found in engine.transcribe_batch(windows, options)] for engine in (exact, slow)
+        [found.text for found in decode(engine, windows, options)] for engine in (exact, slow)
     )
     assert fast_texts[0] == SAMPLE_TEXT
     assert fast_texts == slow_texts
 
 
-def test_int8_changes_few_words_of_the_real_model(whisper_base_dir, shipped, shipped_int8, windows):
+def test_int8_changes_few_words_of_the_real_model(whisper_base_dir, shipped, shipped_int8, windows, decode):
     exact = CTranslate2Engine.load(whisper_base_dir, shipped, quantization="none")
     options = [WHOLE] * len(windows)
     rounded, unrounded = (
-        " ".join(found.text for found in engine.transcribe_batch(windows, options)).split()
+        " ".join(found.text for found in decode(engine, windows, options)).split()
         for engine in (shipped_int8, exact)
     )
     assert len(rounded) == len(unrounded)
     assert sum(a != b for a, b in zip(rounded, unrounded, strict=True)) <= 2
 
 
-def test_the_words_of_the_real_model_are_timed_in_order_within_the_speech(shipped_int8, windows, sample):
-    (found,) = shipped_int8.transcribe_batch(windows[:1], [replace(WHOLE, word_timestamps=True)])
+def test_the_words_of_the_real_model_are_timed_in_order_within_the_speech(
+    shipped_int8, windows, sample, decode
+):
+    (found,) = decode(shipped_int8, windows[:1], [replace(WHOLE, word_timestamps=True)])
     assert [word.text for word in found.words] == SAMPLE_TEXT.split()
     times = [time for word in found.words for time in (word.start_s, word.end_s)]
     assert times == sorted(times)
@@ -240,45 +253,55 @@ def test_the_words_of_the_real_model_are_timed_in_order_within_the_speech(shippe
     assert all(word.end_s > word.start_s and 0.5 < word.probability <= 1 for word in found.words)
 
 
-def test_words_timed_together_are_timed_as_alone(shipped_int8, windows):
+def test_words_timed_together_are_timed_as_alone(shipped_int8, windows, decode):
     option = replace(WHOLE, word_timestamps=True)
-    together = shipped_int8.transcribe_batch(windows, [option] * len(windows))
+    together = decode(shipped_int8, windows, [option] * len(windows))
     # The whole sentence: a window that ends within a word leaves its last letter to rounding.
-    (alone,) = shipped_int8.transcribe_batch(windows[:1], [option])
+    (alone,) = decode(shipped_int8, windows[:1], [option])
     assert [word.text for word in together[0].words] == [word.text for word in alone.words]
     for one, other in zip(together[0].words, alone.words, strict=True):
         assert one.start_s == pytest.approx(other.start_s, abs=0.1)
 
 
-def test_the_real_model_writes_times_of_sentences_when_asked(shipped_int8, windows, sample):
-    (found,) = shipped_int8.transcribe_batch(windows[:1], [replace(WHOLE, timestamps=True)])
+def test_the_real_model_writes_times_of_sentences_when_asked(shipped_int8, windows, sample, decode):
+    (found,) = decode(shipped_int8, windows[:1], [replace(WHOLE, timestamps=True)])
     assert " ".join(sentence.text for sentence in found.sentences) == found.text == SAMPLE_TEXT
     assert found.sentences[0].start_s < 0.5
     assert found.sentences[-1].end_s <= len(sample) / 16_000 + 0.1
 
 
 def test_a_language_nobody_named_is_the_adapters_unless_the_base_is_sure_of_another(
-    shipped_int8, whisper_base_dir, windows, english
+    shipped_int8, whisper_base_dir, windows, english, decode
 ):
     auto = replace(WHOLE, language=None, expected_language="mr")
     log_mel = FeatureExtractor(whisper_base_dir).log_mel(english, window_length_s(len(english), 0.9))
-    named, marathi, other = shipped_int8.transcribe_batch([*windows[:2], log_mel], [WHOLE, auto, auto])
-    assert (named.language, named.language_prob) == ("mr", None)
-    assert (marathi.language, marathi.text) == ("mr", SAMPLE_TEXT) and 0 < marathi.language_prob < 1
-    assert other.language == "en" and other.language_prob >= SURE_PROB
-    assert "young man" in other.text.lower()
+
+    def detect(window):
+        return shipped_int8.detect_language([window])[0]
+
+    def settled(log_mel):
+        window, prob = settle_window(EngineInput(log_mel=log_mel, options=auto), detect)
+        return window, prob, shipped_int8.decode([window])[0]
+
+    marathi, marathi_prob, heard = settled(windows[0])
+    assert (heard.language, heard.text) == ("mr", SAMPLE_TEXT) and 0 < marathi_prob < 1
+    assert marathi.options.adapter == SERVED_ADAPTER and marathi.n_frames == windows[0].shape[1]
+    other, other_prob, heard = settled(log_mel)
+    assert heard.language == "en" and other_prob >= SURE_PROB
+    assert other.options.adapter is None and "young man" in heard.text.lower()
+    assert "young man" in decode(shipped_int8, [other.log_mel], [other.options])[0].text.lower()
 
 
-def test_few_tokens_write_the_same_text_and_words_as_all_of_them(shipped_int8, shipped, windows):
+def test_few_tokens_write_the_same_text_and_words_as_all_of_them(shipped_int8, shipped, windows, decode):
     timed = replace(WHOLE, word_timestamps=True)
-    few = shipped_int8.transcribe_batch(windows, [timed] * len(windows))
-    assert shipped_int8._variant(SERVED_ADAPTER, timed) == FEW_TOKENS
+    few = decode(shipped_int8, windows, [timed] * len(windows))
+    assert shipped_int8._variant(timed) == FEW_TOKENS
     everything = CTranslate2Engine(
-        {variant: shipped_int8._directories[variant] for variant in (BASE, ADAPTED)},
+        {variant: shipped_int8.variants.directories[variant] for variant in (BASE, ADAPTED)},
         shipped_int8._vocabulary,
         language="mr",
     )
-    full = everything.transcribe_batch(windows, [timed] * len(windows))
+    full = decode(everything, windows, [timed] * len(windows))
     assert [found.tokens for found in few] == [found.tokens for found in full]
     for one, other in zip(few, full, strict=True):
         assert [(w.text, w.start_s, w.end_s) for w in one.words] == [
@@ -296,21 +319,39 @@ def test_few_tokens_write_the_same_text_and_words_as_all_of_them(shipped_int8, s
     ],
 )
 def test_what_few_tokens_cannot_read_or_write_goes_to_the_model_with_all(shipped_int8, changes):
-    assert shipped_int8._variant(SERVED_ADAPTER, replace(WHOLE, prompt="कोकणात, २०२४")) == FEW_TOKENS
-    assert shipped_int8._variant(SERVED_ADAPTER, replace(WHOLE, **changes)) == ADAPTED
-    assert shipped_int8._variant(None, replace(WHOLE, **changes)) == BASE
+    assert shipped_int8._variant(replace(WHOLE, prompt="कोकणात, २०२४")) == FEW_TOKENS
+    assert shipped_int8._variant(replace(WHOLE, **changes)) == ADAPTED
+    assert shipped_int8._variant(replace(WHOLE, adapter=None, **changes)) == BASE
 
 
-def test_workers_decode_batches_side_by_side_as_one_would_alone(whisper_base_dir, shipped, windows):
+def test_workers_decode_batches_side_by_side_as_one_would_alone(whisper_base_dir, shipped, windows, decode):
     engine = CTranslate2Engine.load(whisper_base_dir, shipped, n_threads=3)
     assert engine.n_workers == 3
     batches = [windows[:1], windows[:3], windows] * 2
-    alone = [engine.transcribe_batch(batch, [WHOLE] * len(batch)) for batch in batches]
+    alone = [decode(engine, batch, [WHOLE] * len(batch)) for batch in batches]
     with ThreadPoolExecutor(engine.n_workers) as pool:
-        together = pool.map(lambda batch: engine.transcribe_batch(batch, [WHOLE] * len(batch)), batches)
+        together = pool.map(lambda batch: decode(engine, batch, [WHOLE] * len(batch)), batches)
         assert [[found.text for found in batch] for batch in together] == [
             [found.text for found in batch] for batch in alone
         ]
+
+
+def test_windows_of_one_kind_are_those_that_one_call_can_serve(adapted, log_mels):
+    def kind(**changes):
+        return adapted.kind(EngineInput(log_mel=log_mels[0], options=replace(MARATHI, **changes)))
+
+    assert kind() == kind(max_new_tokens=3) == kind(language="hi") == kind(task="translate")
+    for changes in (
+        {"adapter": None},
+        {"prompt": "क"},
+        {"beam_size": 2},
+        {"timestamps": True},
+        {"suppress": ("ऊ",)},
+        {"word_timestamps": True},
+    ):
+        assert kind(**changes) != kind() and kind(**changes) == kind(**changes)
+    assert kind(language="hi", word_timestamps=True) != kind(word_timestamps=True)
+    assert kind(temperature=0.2) != kind(temperature=0.2), "what is drawn is drawn alone"
 
 
 def test_large_models_share_a_batch_among_threads_and_gpus_take_one_at_a_time():
@@ -321,10 +362,12 @@ def test_large_models_share_a_batch_among_threads_and_gpus_take_one_at_a_time():
     assert Workers.of(1280, 16, "cuda").count == 1
 
 
-def test_noise_is_answered_with_nothing_by_the_adapter_also_with_beams(shipped_int8, whisper_base_dir):
+def test_noise_is_answered_with_nothing_by_the_adapter_also_with_beams(
+    shipped_int8, whisper_base_dir, decode
+):
     features = FeatureExtractor(whisper_base_dir)
     noise = (0.02 * np.random.default_rng(0).normal(size=32_000)).astype(np.float32)
     log_mel = features.log_mel(noise, 2.9)
     for option in (WHOLE, replace(WHOLE, beam_size=5)):
-        (found,) = shipped_int8.transcribe_batch([log_mel], [option])
+        (found,) = decode(shipped_int8, [log_mel], [option])
         assert found.text == "" and np.isfinite(found.avg_logprob)

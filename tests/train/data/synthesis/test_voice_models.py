@@ -23,9 +23,7 @@ def test_a_model_is_fetched_once_and_holds_what_its_parts_say(tmp_path):
 
 def test_a_changed_file_is_refused_and_nothing_is_kept(tmp_path):
     other = replace(SMALL, parts=(replace(VOCABULARY, sha256="0" * 64),))
-    with pytest.raises(
-        DataError, match=r"vocab.json of small should have SHA-256 000000000000\.\.\. .* refused"
-    ):
+    with pytest.raises(DataError, match=r"vocab.json of small should have SHA-256 0{12}\.\.\. .* refused"):
         fetch_model(other, tmp_path)
     assert not [file for file in tmp_path.rglob("*") if file.name == "vocab.json"]
 

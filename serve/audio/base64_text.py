@@ -1,0 +1,28 @@
+"""A recording that is written as text -> its bytes."""
+
+from __future__ import annotations
+
+import binascii
+import re
+
+from serve.errors import RequestError
+
+_DATA_URL = re.compile(rb"\s*data:[^,]{0,200};\s*base64\s*,", re.IGNORECASE)
+_TO_PLAIN = bytes.maketrans(b"-_", b"+/")
+
+
+def decode_base64(text: str) -> bytes:
+    """Decode base64 in either alphabet, with line breaks or without, padded or not, or as a `data:` URL.
+
+    Raises:
+        RequestError: It is none.
+    """
+    encoded = text.encode("utf-8", errors="replace")
+    if (url := _DATA_URL.match(encoded)) is not None:
+        encoded = encoded[url.end() :]
+    encoded = encoded.translate(_TO_PLAIN, delete=b" \t\r\n\f\v")
+    bare = encoded.rstrip(b"=")
+    try:
+        return binascii.a2b_base64(bare + b"=" * (-len(bare) % 4), strict_mode=True)
+    except (binascii.Error, ValueError) as error:
+        raise RequestError(f"the field 'audio' is not base64: {error}") from error

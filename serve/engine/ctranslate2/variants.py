@@ -1,0 +1,178 @@
+"""The converted models of an engine: found or made, loaded when they are first asked for, freed.
+
+Up to three serve an adapter: one with the tokens of its scripts alone, for windows in its own language; one
+with all tokens, for what the first cannot read or write; and the base model alone, which all adapters share.
+Knows no windows and no options.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from serve.engine import SERVED_ADAPTER
+from serve.engine.ctranslate2.merging import WEIGHTS, Storage, converted_model
+from serve.engine.ctranslate2.model import CT2Model
+from serve.model.artifact import Artifact
+
+SMALL_MODEL_WIDTH = 768
+"""Up to whisper-small a second thread gains nothing: the step of decoding is too short to be shared out."""
+
+LARGE_MODEL_THREADS = 4
+MAX_WORKERS = 8
+
+Compute = Literal["int8", "int8_float16", "float16", "float32"]
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One of the converted models."""
+
+    adapter: str | None
+    """Key; None for the base model alone."""
+    few_tokens: bool = False
+
+
+BASE = Variant(None)
+ADAPTED, FEW_TOKENS = Variant(SERVED_ADAPTER), Variant(SERVED_ADAPTER, few_tokens=True)
+
+Find = Callable[[], Path]
+"""Returns the directory of a converted model, first making it where there is none."""
+
+Convert = Callable[[Artifact | None, bool], Find]
+"""Says how to find the model of an adapter, or of the base model alone; with few tokens, or with all."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Workers:
+    """How a model's threads are used: each worker decodes batches of its own."""
+
+    count: int = 1
+    threads: int = 1
+    """Threads of each worker."""
+
+    @classmethod
+    def of(cls, d_model: int, n_threads: int, device: str) -> Workers:
+        """Share threads out: a GPU takes one batch at a time, a CPU as many as do not hold each other up."""
+        if device == "cuda":
+            return cls(threads=n_threads)
+        threads = 1 if d_model <= SMALL_MODEL_WIDTH else min(n_threads, LARGE_MODEL_THREADS)
+        return cls(count=min(MAX_WORKERS, n_threads // threads), threads=threads)
+
+
+class Variants:
+    """The models of one engine, by what they are for. Any thread may call it."""
+
+    def __init__(
+        self, directories: dict[Variant, Find], *, device: str, compute: Compute, workers: Workers
+    ) -> None:
+        """Take what finds each model that there can be; load none yet.
+
+        Args:
+            directories: `BASE` always; `ADAPTED` where there is an adapter, and `FEW_TOKENS` where scripts
+                are known.
+            device: `cpu` or `cuda`.
+            compute: What is computed with.
+            workers: How many batches are decoded side by side.
+        """
+        self.directories = directories
+        self.loaded: dict[Variant, CT2Model] = {}
+        self.device = device
+        self.workers = workers
+        self._compute = compute
+        self._loading: dict[Variant, threading.Lock] = defaultdict(threading.Lock)
+        self._n_uses: Counter[str | None] = Counter()  # batches by adapter
+        self._changed = threading.Condition()
+
+    def usual(self, adapter: str | None) -> Variant:
+        """Return the variant that is asked for most."""
+        few_tokens = Variant(adapter, few_tokens=True)
+        return few_tokens if few_tokens in self.directories else Variant(adapter)
+
+    def model(self, variant: Variant) -> CT2Model:
+        """Return a model, loading it when it is first asked for.
+
+        Raises:
+            StartupError: It cannot be converted or loaded.
+        """
+        if (model := self.loaded.get(variant)) is not None:
+            return model
+        with self._changed:
+            loading = self._loading[variant]  # one that takes long holds up nobody who wants another
+        with loading:
+            if variant not in self.loaded:
+                self.loaded[variant] = self._load(variant, self.workers.count)
+            return self.loaded[variant]
+
+    def fresh(self, variant: Variant) -> CT2Model:
+        """Load a model once more, with one worker, for whoever asks alone."""
+        return self._load(variant, 1)
+
+    def bytes_to_load(self, variants: Iterable[Variant]) -> int:
+        """Return the bytes that loading these will add. Converts what is not converted yet."""
+        missing = [variant for variant in variants if variant not in self.loaded]
+        return sum(weights_bytes(self.directories[variant]) for variant in missing)
+
+    @contextmanager
+    def in_use(self, adapter: str | None) -> Iterator[None]:
+        """Keep the models of an adapter until a batch is done."""
+        with self._changed:
+            self._n_uses[adapter] += 1
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._n_uses[adapter] -= 1
+                self._changed.notify_all()
+
+    def drop(self, adapter: str) -> None:
+        """Free the models of an adapter once no batch uses it; nobody may ask for it any more."""
+        with self._changed:
+            self._changed.wait_for(lambda: not self._n_uses[adapter])
+        self._n_uses.pop(adapter, None)
+        for variant in (Variant(adapter), Variant(adapter, few_tokens=True)):
+            self.loaded.pop(variant, None)
+            self.directories.pop(variant, None)
+            self._loading.pop(variant, None)
+
+    def _load(self, variant: Variant, n_workers: int) -> CT2Model:
+        return CT2Model(
+            self.directories[variant](),
+            device=self.device,
+            compute=self._compute,
+            n_workers=n_workers,
+            threads_per_worker=self.workers.threads,
+        )
+
+
+def converter(base_dir: Path, storage: Storage, cache_dir: Path | None) -> Convert:
+    """Return what finds the models of a base, kept in the cache as `storage` says."""
+
+    def convert(artifact: Artifact | None, few_tokens: bool) -> Find:
+        scripts = artifact.manifest.scripts if artifact is not None and few_tokens else None
+        return lambda: converted_model(base_dir, artifact, storage, scripts=scripts, cache_dir=cache_dir)
+
+    return convert
+
+
+def variants_of(adapter: str, artifact: Artifact, convert: Convert) -> dict[Variant, Find]:
+    """Return how to find the models of an adapter."""
+    found = {Variant(adapter): convert(artifact, False)}
+    if writes_few_tokens(artifact):
+        found[Variant(adapter, few_tokens=True)] = convert(artifact, True)
+    return found
+
+
+def writes_few_tokens(artifact: Artifact) -> bool:
+    """Tell whether an adapter's language needs few of the base model's tokens."""
+    return artifact.manifest.few_token_scripts is not None
+
+
+def weights_bytes(find: Find) -> int:
+    """Return the size of a converted model's weights."""
+    return (find() / WEIGHTS).stat().st_size
