@@ -8,13 +8,15 @@ SHELL := bash
 
 VENV := .venv
 PY := $(VENV)/bin/python
+SHROTA := $(VENV)/bin/shrota
 
 # The first interpreter that is new enough; `make install PYTHON=/path/to/python3.12` names another.
 PYTHON ?= $(shell for name in python3 python3.13 python3.12 python3.11; do \
 	"$$name" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && command -v "$$name" && break; done)
 
-PORT ?= 8080
-MODEL_DIR ?= model_artifacts/whisper-base-mr
+PORT ?=
+MODEL_DIR ?=
+SHIPPED := model_artifacts/whisper-base-mr
 CONFIG ?= train/configs/whisper-base-mr.yaml
 MANIFEST ?= data/mr/test-everyday.jsonl
 SCORES ?= runs/scores.json
@@ -30,7 +32,10 @@ SYSTEM_PACKAGES := ffmpeg espeak-ng festival festival-mr festvox-mr-nsk \
 
 .PHONY: serve
 serve: install-serve ## serve the shipped Marathi adapter on PORT (8080), first creating what is missing
-	$(PY) -m serve --model-dir $(MODEL_DIR) --port $(PORT)
+	$(SHROTA) serve $(addprefix --model-dir ,$(or $(MODEL_DIR),$(NOT_NAMED_ELSEWHERE))) $(addprefix --port ,$(PORT))
+
+# A flag wins over variables and a file of settings: where these name a model, no flag does.
+NOT_NAMED_ELSEWHERE = $(if $(SHROTA_MODEL_DIR)$(SHROTA_BASE_MODEL)$(SHROTA_CONFIG),,$(SHIPPED))
 
 .PHONY: image
 image: ## build the container image that serves and trains on SageMaker
@@ -40,15 +45,15 @@ image: ## build the container image that serves and trains on SageMaker
 
 .PHONY: data
 data: system-deps install ## speak a Marathi corpus into data/mr, neural voices most: four hours on two cores; goes on where it stopped
-	$(PY) -m train.data.synthesis.build --output-dir data/mr $(ARGS)
+	$(SHROTA) data --output-dir data/mr $(ARGS)
 
 .PHONY: train
 train: install ## train, evaluate and export as CONFIG says, with ARGS="--key value" on top; goes on where it stopped
-	$(PY) train/run.py --config $(CONFIG) $(ARGS)
+	$(SHROTA) train --config $(CONFIG) $(ARGS)
 
 .PHONY: evaluate
 evaluate: install ## score MODEL_DIR on MANIFEST through the serving pipeline; figures go to SCORES
-	$(PY) -m train.evaluate --model-dir $(MODEL_DIR) --manifest $(MANIFEST) --json $(SCORES) $(ARGS)
+	$(SHROTA) evaluate --model-dir $(or $(MODEL_DIR),$(SHIPPED)) --manifest $(MANIFEST) --json $(SCORES) $(ARGS)
 
 ##@ Check
 

@@ -89,9 +89,17 @@ def as_streamed_preset(clips: list[Clip], scratch: Path) -> str:
 
 
 def as_shards(clips: list[Clip], scratch: Path) -> str:
-    """What `python -m train.data.prepare` makes of a manifest, in several shards."""
+    """What `shrota prepare` makes of a manifest, in several shards."""
     source = as_manifest(clips, scratch / "before")
-    command = [sys.executable, "-m", "train.data.prepare", source, "--output-dir", str(scratch / "shards")]
+    command = [
+        sys.executable,
+        "-m",
+        "train.command_line",
+        "prepare",
+        source,
+        "--output-dir",
+        str(scratch / "shards"),
+    ]
     subprocess.run([*command, "--shard-mb", "2"], cwd=ROOT, check=True, capture_output=True)
     return f"shards:{scratch / 'shards'}"
 
@@ -108,7 +116,7 @@ def as_channel(clips: list[Clip], scratch: Path) -> str:
 
 def as_synthesis(clips: list[Clip], scratch: Path) -> str:
     """The synthetic builder itself, from text to manifest."""
-    command = [sys.executable, "-m", "train.data.synthesis.build", "--output-dir", str(scratch / "synthetic")]
+    command = [sys.executable, "-m", "train.command_line", "data", "--output-dir", str(scratch / "synthetic")]
     amounts = dict.fromkeys(("catalogue", "exchanged", "words", "kokoro", "piper"), 0)
     amounts |= {"everyday": len(clips), "test": 10}
     command += [part for name, amount in amounts.items() for part in (f"--{name}", str(amount))]

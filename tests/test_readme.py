@@ -5,14 +5,13 @@ from __future__ import annotations
 import os
 import re
 import subprocess
-import sys
-from dataclasses import fields
 from functools import cache
 from pathlib import Path
 
+import click
 import pytest
 
-from train.config import BLOCKS, AugmentConfig, BlockConfig, TrainConfig
+from train.command_line import COMMANDS, command
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
@@ -77,6 +76,13 @@ def test_every_make_target_exists(document):
 
 
 @every_document
+def test_every_command_of_shrota_exists(document):
+    for line in code(document):
+        for name in re.findall(r"(?:^|[;&|(] *)shrota +([a-z]\w*)", line):
+            assert name in COMMANDS, line
+
+
+@every_document
 def test_every_python_program_exists(document):
     for line in code(document):
         for module in re.findall(r"\bpython3? -m ((?:serve|train)[\w.]*)", line):
@@ -89,29 +95,22 @@ def test_every_python_program_exists(document):
 @every_document
 def test_every_flag_of_our_programs_exists(document):
     for line in code(document):
-        program = re.search(r"\bpython3? (-m (?:serve|train)[\w.]*|train/run\.py)\b(.*)", line)
-        used = set(re.findall(r"(?<=\s)--([a-z][\w.-]*)", program[2])) if program else set()
+        program = re.search(r"\bshrota ([a-z]+)\b(.*)|(train/run\.py)\b(.*)", line)
+        used = (
+            set(re.findall(r"(?<=\s)--([a-z][\w.-]*)", program[2] or program[4] or "")) if program else set()
+        )
         if program and used:
-            assert used <= known_flags(program[1]), line
+            assert {flag.replace("_", "-") for flag in used} <= known_flags(program[1] or "train"), line
 
 
 @cache
-def known_flags(program: str) -> set[str]:
-    """Return the long options of `python PROGRAM`, without their dashes."""
-    if program == "train/run.py":
-        keys = {"config", "help"} | {field.name for field in fields(TrainConfig)}
-        keys |= {f"augment.{field.name}" for field in fields(AugmentConfig)}
-        keys |= {f"{block}.{field.name}" for block in BLOCKS for field in fields(BlockConfig)}
-        return keys | {key.replace("_", "-") for key in keys}
-    answer = subprocess.run(
-        [sys.executable, *program.split(), "--help"],
-        cwd=ROOT,
-        env={**os.environ, "COLUMNS": "200", "NO_COLOR": "1"},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    return set(re.findall(r"--([a-z][\w-]*)", answer.stdout))
+def known_flags(name: str) -> set[str]:
+    """Return the long options of a command, without their dashes."""
+    found = command.get_command(click.Context(command), name)
+    assert found is not None, name
+    options = [*found.params, *command.params]
+    flags = (flag for option in options for flag in (*option.opts, *option.secondary_opts))
+    return {"help", *(flag.removeprefix("--").replace("_", "-") for flag in flags)}
 
 
 @every_document

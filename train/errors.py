@@ -11,21 +11,15 @@ ShrotaError
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-from serve.errors import ShrotaError
+from serve.errors import ConfigError, ShrotaError
 
 
 class TrainError(ShrotaError):
     """Root of everything that ends a training run on purpose."""
 
 
-class TrainConfigError(TrainError):
+class TrainConfigError(TrainError, ConfigError):
     """A configuration with faults; all of them are reported together."""
-
-    def __init__(self, faults: Sequence[str]) -> None:
-        super().__init__("\n".join(f"config: {fault}" for fault in faults))
-        self.faults = tuple(faults)
 
 
 class DataError(TrainError):

@@ -1,27 +1,23 @@
-"""Train, evaluate and export an adapter: the one command of an ML engineer.
+"""Train, evaluate and export an adapter: `shrota train`, which `python train/run.py` is as well.
 
-    python train/run.py --config train/configs/whisper-base-mr.yaml
-    python train/run.py --config train/configs/smoke.yaml --max-steps 10 --output-dir /tmp/run
-    python train/run.py --config CONFIG --augment.noise 0.3 --resume never
-    torchrun --nproc_per_node 4 train/run.py --config CONFIG           # one process a GPU
-
-Every key of the configuration is also an option. A run that is stopped (SIGTERM, Ctrl-C, power) goes on where
-it was when the same command is given again.
+Everything that a run does stands in `run`, in the order in which it happens.
 """
 
 from __future__ import annotations
 
 import os
 import sys
-import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a file: packages lie beside `train/`
 
-from train.config import TrainConfig, describe_keys, dump_config, load_config
-from train.errors import TrainConfigError
+from serve.config.command_line import Command, config_flag, exit_with, flags_of
+from serve.config.reader import keys_of
+from serve.config.sources import TRAINING_PREFIX, flag_layer, unknown_variables
+from serve.errors import ShrotaError
+from train.config import TrainConfig, dump_config, environment_config, load_config
 from train.loop.allocator import bound_shape_caches
 from train.sagemaker.failure import FAILURE_VARIABLE, write_failure
 
@@ -36,8 +32,6 @@ if TYPE_CHECKING:
     from train.examples.corpus import Corpus, EvaluationSet
     from train.loop.distributed import Processes
     from train.loop.loop import Outcome
-
-USAGE = "usage: python train/run.py --config FILE [--key value ...]"
 
 
 def run(config: TrainConfig, processes: Processes) -> int:
@@ -170,36 +164,32 @@ def _evaluate(
     console.print(f"artifact: {artifact_dir}")
 
 
-def main(arguments: list[str]) -> int:
-    """Parse the command line, run, and turn known errors into one sentence and exit status 1."""
-    if not arguments or arguments[0] in {"-h", "--help"}:
-        print(f"{__doc__}\n{USAGE}\n")
-        for option, default, explanation in describe_keys():
-            print(f"  {option} [{default}]")
-            print(textwrap.fill(explanation, 100, initial_indent=" " * 6, subsequent_indent=" " * 6))
-        return 0 if arguments else 2
-    if arguments[0].startswith("--config="):
-        arguments = ["--config", arguments[0].partition("=")[2], *arguments[1:]]
-    if arguments[0] != "--config" or len(arguments) < 2:
-        print(USAGE, file=sys.stderr)
-        return 2
-    from serve.errors import ShrotaError
+def read_config(flags: Mapping[str, Any]) -> TrainConfig:
+    """Return the configuration that a file, the environment and flags come to.
+
+    Raises:
+        TrainConfigError: Lists every fault.
+    """
+    named, layer = environment_config(os.environ)
+    path = flags.get("config") or named
+    return load_config(Path(path) if path else None, layer, flag_layer(flags, own=["config"]))
+
+
+def train(config: TrainConfig) -> int:
+    """Do the whole run in one process or as one of several, and leave the reason where it fails."""
+    for sentence in unknown_variables(
+        os.environ, [*keys_of(TrainConfig), "config"], TRAINING_PREFIX, passed_over=[FAILURE_VARIABLE]
+    ):
+        print(f"warning: {sentence}", file=sys.stderr)
+    bound_shape_caches()
+    from train.loop.distributed import join_processes  # torch: not for a look at --help
 
     try:
-        config = load_config(Path(arguments[1]), arguments[2:])
-        bound_shape_caches()
-        from train.loop.distributed import join_processes  # torch: not for a look at --help
-
         with join_processes(os.environ) as processes:
             return run(config, processes)
-    except TrainConfigError as error:
-        print(error, file=sys.stderr)
-        _record_failure("; ".join(error.faults))
-        return 1
     except ShrotaError as error:
-        print(f"error: {error}", file=sys.stderr)
         _record_failure(str(error))
-        return 1
+        raise
     except Exception as error:
         _record_failure(f"{type(error).__name__}: {error}")
         raise
@@ -211,5 +201,27 @@ def _record_failure(reason: str) -> None:
         write_failure(Path(path), reason)
 
 
+command = Command(
+    "train",
+    read=read_config,
+    run=train,
+    about="Train, evaluate and export an adapter.\n\nEvery key of the configuration is also a flag and a"
+    " variable SHROTA_TRAIN_<KEY>. A flag wins over a variable, a variable over the file. A run that is"
+    " stopped (SIGTERM, Ctrl-C, power) goes on where it was when the same command is given again.",
+    examples="""\
+shrota train --config train/configs/whisper-base-mr.yaml
+shrota train --config train/configs/smoke.yaml --max-steps 10 --output-dir /tmp/run
+shrota train --config train/configs/whisper-base-mr.yaml --augment.noise 0.3 --resume never
+torchrun --nproc_per_node 4 train/run.py --config FILE       # one process a GPU
+""",
+    flags=[
+        config_flag("File of the configuration, YAML or TOML. [SHROTA_TRAIN_CONFIG]"),
+        *flags_of(TrainConfig),
+    ],
+    needs="train",
+    on_faults=lambda faults: _record_failure("; ".join(faults)),
+)
+
+
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    exit_with(command)

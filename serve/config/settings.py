@@ -1,28 +1,35 @@
-"""Environment variables and command-line flags -> one frozen `Settings`. Knows no model and no HTTP.
+"""A file, environment variables and flags -> one frozen `Settings`. Knows no model and no HTTP.
 
-Every field is the variable `SHROTA_<FIELD>` and the flag `--<field>`; a flag wins. SageMaker's own variables
+Every field is a key of the file (`--config FILE` or `SHROTA_CONFIG`), the variable `SHROTA_<FIELD>` and the
+flag `--<field>`; a flag wins over a variable, a variable over the file. SageMaker's own variables
 (`SAGEMAKER_BIND_TO_PORT` and others) set the defaults of the fields they speak of.
 """
 
 from __future__ import annotations
 
-import argparse
 import math
 import os
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import Field, dataclass, field, fields
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, get_type_hints
+from typing import Any, Literal
 
 from sagemaker_inference import content_types, environment, parameters
 
-from serve.config.flags import add_flag, field_docs, flag_of, read_value
+from serve.config.reader import Given, Layer, keys_of, read_dataclass
+from serve.config.sources import (
+    TRAINING_PREFIX,
+    environment_layer,
+    file_layer,
+    flag_layer,
+    unknown_variables,
+    variable_of,
+)
 from serve.engine import EngineName, Quantization
 from serve.errors import ConfigError
 
-ENV_PREFIX = "SHROTA_"
-TRAINING_PREFIX = "SHROTA_TRAIN_"
-"""Variables of the image's other command."""
+CONFIG = "config"
+"""Flag of the settings file, and of its variable."""
 
 SAGEMAKER_VARIABLES = {
     "model_dir": parameters.BASE_PATH_ENV,
@@ -48,7 +55,7 @@ def _default_threads() -> int:
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """Everything the service reads from its environment and command line."""
+    """Everything the service reads from its settings file, environment and command line."""
 
     model_dir: Path = Path(environment.SAGEMAKER_BASE_PATH) / "model"
     """Directory of the artifact, or of a base model's checkpoint."""
@@ -163,106 +170,63 @@ class Settings:
             raise ConfigError(faults)
 
     @classmethod
-    def from_env(cls, environ: Mapping[str, str], arguments: Sequence[str] = ()) -> Settings:
-        """Read settings from environment variables and command-line flags.
+    def from_env(
+        cls,
+        environ: Mapping[str, str],
+        flags: Mapping[str, Any] | None = None,
+        fallback: Layer | None = None,
+    ) -> Settings:
+        """Read settings.
+
+        Args:
+            environ: The environment.
+            flags: Text by the names of fields; `config` names the file of settings.
+            fallback: What holds where neither file, environment nor flags name a model.
 
         Raises:
-            ConfigError: Lists every variable and flag that is wrong.
-            SystemExit: The arguments ask for help (0), or cannot be parsed at all (2).
+            ConfigError: Lists every value that is wrong, wherever it was given.
         """
-        return cls.from_flags(environ, vars(_parser().parse_args(arguments)))
-
-    @classmethod
-    def from_flags(cls, environ: Mapping[str, str], flags: Mapping[str, str | None]) -> Settings:
-        """Read settings from environment variables and from flags by the names of fields, None if not given.
-
-        Raises:
-            ConfigError: Lists every variable and flag that is wrong.
-        """
-        known = {ENV_PREFIX + spec.name.upper() for spec in fields(cls)}
-        faults = [
-            f"{variable} is unknown; see --help"
-            for variable in sorted(environ)
-            if variable.startswith(ENV_PREFIX) and not variable.startswith(TRAINING_PREFIX)
-            if variable not in known
-        ]
-        values: dict[str, Any] = {}
-        hints = get_type_hints(cls)
-        for spec in fields(cls):
-            text, source = _text(spec, environ, flags)
-            if text is None:
-                continue
-            try:
-                values[spec.name] = read_value(text, hints[spec.name])
-            except ValueError as error:
-                faults.append(f"{source}: {error}")
-        try:
-            settings = cls(**values)
-        except ConfigError as error:
-            faults += error.faults
-        if faults:
+        flags, keys = flags or {}, keys_of(cls)
+        faults: list[str] = []
+        named = flags.get(CONFIG) or environ.get(variable_of(CONFIG), "").strip()
+        layer = {
+            **_platform_layer(environ),
+            **(file_layer(Path(named), faults) if named else {}),
+            **environment_layer(environ, keys),
+            **flag_layer(flags, own=[CONFIG]),
+        }
+        if fallback and not {"model_dir", "base_model"} & set(layer):
+            layer = {**fallback, **layer}
+        settings = read_dataclass(cls, layer, faults)
+        if settings is None or faults:
             raise ConfigError(faults)
         return settings
 
 
-def _text(
-    spec: Field[Any], environ: Mapping[str, str], flags: Mapping[str, str | None]
-) -> tuple[str | None, str]:
-    """Return what was given for a field, and where; flags win over our variables, ours over SageMaker's."""
-    if (flag := flags.get(spec.name)) is not None:
-        return flag, flag_of(spec.name)
-    variable = ENV_PREFIX + spec.name.upper()
-    if value := environ.get(variable, "").strip():
-        return value, variable
-    variable = SAGEMAKER_VARIABLES.get(spec.name, "")
-    if value := environ.get(variable, "").strip():
-        return _translated(spec, value), variable
-    return None, ""
+def unknown_settings(environ: Mapping[str, str]) -> list[str]:
+    """Return a sentence for each variable that looks like a setting and is none."""
+    keys = [*keys_of(Settings), CONFIG]
+    return unknown_variables(environ, keys, passed_over=[TRAINING_PREFIX])
 
 
-def _translated(spec: Field[Any], value: str) -> str:
+def _platform_layer(environ: Mapping[str, str]) -> Layer:
+    """Return what SageMaker's own variables say of our fields."""
+    return {
+        name: Given(_translated(name, environ[variable].strip()), variable)
+        for name, variable in SAGEMAKER_VARIABLES.items()
+        if environ.get(variable, "").strip()
+    }
+
+
+def _translated(name: str, value: str) -> str:
     """Return what a variable of SageMaker means for our field, which may have another unit."""
-    if spec.name == "model_dir":
+    if name == "model_dir":
         return str(Path(value) / "model")
-    if spec.name in ("max_requests", "max_body_bytes") and value.isdecimal():
+    if name in ("max_requests", "max_body_bytes") and value.isdecimal():
         # It says what will come, which is no reason to refuse more: a client that is gone may hold its place.
         coming = int(value)
-        if spec.name == "max_body_bytes":
+        if name == "max_body_bytes":
             coming = coming << 20 or MAX_PLATFORM_BODY_BYTES
-        usual: int = getattr(Settings, spec.name)
+        usual: int = getattr(Settings, name)
         return str(max(usual, coming))
     return value
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m serve",
-        description="Serve speech recognition over HTTP: GET /ping, POST /invocations.",
-        epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    add_setting_flags(parser, [spec.name for spec in fields(Settings)])
-    return parser
-
-
-def add_setting_flags(
-    parser: argparse._ActionsContainer, names: Iterable[str], *, bare_switches: bool = False
-) -> None:
-    """Add a flag for each of these fields of `Settings`; `Settings.from_flags` reads what was given."""
-    defaults, docs = Settings(), field_docs(Settings)
-    for name in names:
-        default = getattr(defaults, name)
-        text = f"{docs[name]} [{ENV_PREFIX}{name.upper()}, default {default}]"
-        add_flag(parser, name, text, switch=isinstance(default, bool), bare=bare_switches)
-
-
-_EXAMPLES = """\
-examples:
-  python -m serve --model-dir model_artifacts/whisper-base-mr --quantization none
-  python -m serve --base-model openai/whisper-base --port 8081
-  SHROTA_MODEL_DIR=/opt/ml/model SHROTA_MAX_REQUESTS=32 python -m serve
-
-  curl --data-binary @speech.wav -H 'Content-Type: audio/wav' 'localhost:8080/invocations?language=mr'
-  curl --no-buffer -F file=@speech.mp3 -H 'Accept: application/x-ndjson' localhost:8080/invocations
-"""

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from serve.config.flags import read_pairs
+from serve.config.reader import read_pairs
 from serve.errors import ClientError, ConfigError
 from serve.remote.requests import s3_faults
 

@@ -1,24 +1,19 @@
-"""Have a recording transcribed, by a SageMaker endpoint or any address that serves: text as it comes.
+"""Have a recording transcribed by a SageMaker endpoint, or by any address that serves: `shrota client`.
 
-    python -m serve.remote.client clip.flac                                      # http://localhost:8080
-    python -m serve.remote.client clip.flac --mode stream --option language=mr
-    python -m serve.remote.client clip.flac --endpoint marathi --mode stream
-    python -m serve.remote.client talk.mp3 --endpoint marathi-async --mode async --input s3://bucket/recordings
-    python -m serve.remote.client clip.flac --mode bidirectional                # as if it were spoken now
-
-An address needs nothing but this package; an endpoint needs boto3. Exit status: 0 with the text on standard
-output, 1 with one sentence on standard error.
+An address needs nothing but this package; an endpoint needs boto3. The text is printed as it comes.
 """
 
 from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable, Iterator, Sequence
-from typing import TextIO
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, TextIO
 
-from serve.config.flags import parse_flags
-from serve.errors import AwsError, ClientError, ConfigError
+from serve.config.command_line import Command, flags_of
+from serve.config.reader import read_or_raise
+from serve.config.sources import flag_layer
+from serve.errors import ClientError
 from serve.remote.call import DEFAULT_URL, Call, build_payload, call_url, error_sentence
 
 
@@ -81,28 +76,33 @@ def transcribe(call: Call, out: TextIO) -> None:
         out.buffer.flush()
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Parse the flags, make the call, and turn known errors into one sentence and exit status 1."""
-    if arguments and not arguments[0].startswith("-"):
-        arguments = ["--recording", *arguments]
-    try:
-        call = parse_flags(
-            Call,
-            arguments,
-            program="python -m serve.remote.client",
-            about="Have a recording transcribed, and print its text.",
-            examples=(__doc__ or "").partition("\n\n")[2],
-        )
-        transcribe(call, sys.stdout)
-    except ConfigError as error:
-        for fault in error.faults:
-            print(f"error: {fault}", file=sys.stderr)
-        return 1
-    except (ClientError, AwsError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+def read_call(flags: Mapping[str, Any]) -> Call:
+    """Return the call that flags ask for.
+
+    Raises:
+        ConfigError: Lists every fault.
+    """
+    return read_or_raise(Call, flag_layer(flags), {"recording": "a recording"})
+
+
+def run(call: Call) -> int:
+    """Make the call, print its text and return the exit status."""
+    transcribe(call, sys.stdout)
     return 0
 
 
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+command = Command(
+    "client",
+    read=read_call,
+    run=run,
+    about="Have a recording transcribed by a service elsewhere, and print its text.",
+    examples="""\
+shrota client clip.flac                                      # http://localhost:8080
+shrota client clip.flac --mode stream --option language=mr
+shrota client clip.flac --mode bidirectional                 # as if it were spoken now
+shrota client clip.flac --endpoint marathi --mode stream
+shrota client talk.mp3 --endpoint marathi-async --mode async --input s3://bucket/recordings
+""",
+    flags=flags_of(Call, repeated=True),
+    words="recording",
+)

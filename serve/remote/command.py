@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Sequence
-from typing import Protocol, TypeVar
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol, TypeVar
 
-from serve.config.flags import parse_flags
-from serve.errors import AwsError, ConfigError
+from serve.config.command_line import Command, flags_of
+from serve.config.reader import keys_of, read_or_raise
+from serve.config.sources import flag_layer, flag_names
 from serve.remote.requests import Request, requests_as_json
 from serve.remote.submit import submit
 
@@ -23,28 +23,27 @@ class _Order(Protocol):
 OrderT = TypeVar("OrderT", bound=_Order)
 
 
-def run_launcher(
+def launcher_command(
+    name: str,
     order: type[OrderT],
-    arguments: Sequence[str],
     build: Callable[[OrderT], Sequence[Request]],
     *,
-    program: str,
     about: str,
     examples: str,
-) -> int:
-    """Do what the flags of a dataclass say and return the exit status; faults are printed, one a line."""
-    try:
-        ordered = parse_flags(order, arguments, program=program, about=about, examples=examples)
+    needs: str = "",
+) -> Command[OrderT]:
+    """Return a command whose flags are the fields of a dataclass, and which does what they say."""
+
+    def read(flags: Mapping[str, Any]) -> OrderT:
+        return read_or_raise(order, flag_layer(flags), flag_names(keys_of(order)))
+
+    def run(ordered: OrderT) -> int:
         requests = build(ordered)
         if ordered.dry_run:
             print(requests_as_json(requests))
         else:
             submit(requests, ordered.region, print)
-    except ConfigError as error:
-        for fault in error.faults:
-            print(f"error: {fault}", file=sys.stderr)
-        return 1
-    except AwsError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
+        return 0
+
+    flags = flags_of(order, repeated=True)
+    return Command(name, read=read, run=run, about=about, examples=examples, flags=flags, needs=needs)

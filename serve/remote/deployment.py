@@ -1,11 +1,11 @@
-"""The flags of `python -m serve.remote.deploy`, checked: what is to be deployed, and how. Sends nothing."""
+"""The flags of `shrota deploy`, checked: what is to be deployed, and how. Sends nothing."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Literal
 
-from serve.config.flags import read_pairs
+from serve.config.reader import read_pairs
 from serve.errors import ConfigError
 from serve.remote.requests import common_faults, name_faults, s3_faults
 from serve.transcript.formats import FORMATS
@@ -44,7 +44,7 @@ class Deployment:
     revision: str | None = None
     """Suffix of model and configuration; with it an existing endpoint is updated without a gap."""
     environment: tuple[str, ...] = ()
-    """Environment variable of the container, NAME=VALUE; SHROTA_<FLAG> is any flag of python -m serve."""
+    """Environment variable of the container, NAME=VALUE; SHROTA_<FLAG> is any flag of `shrota serve`."""
     tag: tuple[str, ...] = ()
     """Tag, KEY=VALUE."""
     instance_type: str = "ml.c6i.2xlarge"

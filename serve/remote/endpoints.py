@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from serve.config.flags import read_pairs
+from serve.config.reader import read_pairs
 from serve.remote.deployment import Deployment
 from serve.remote.requests import Request, tag_list, vpc_config, without_empty
 from serve.remote.scaling import scaling_requests

@@ -1,52 +1,109 @@
-"""Transcribe files from the command line: `python -m serve.transcribe --help` has examples.
+"""Transcribe files: `shrota transcribe`, which `python -m serve.transcribe` is as well.
 
 Exit status: 0 when every file has its transcript, 1 when one has none (a sentence on standard error says
-why), 2 for flags that cannot be parsed, 130 when interrupted.
+why), 2 for words that are no flags, 130 when interrupted.
 """
 
 from __future__ import annotations
 
-import argparse
-import inspect
 import os
 import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-
-from serve.audio.decode import AudioLimits
-from serve.config.flags import add_flag, field_docs
-from serve.config.logs import configure_logs
-from serve.config.progress import audio_bar
-from serve.config.settings import ENV_PREFIX, Settings, add_setting_flags
-from serve.errors import ServiceError, ShrotaError
+from serve.config.command_line import INTERRUPTED, Command, config_flag, exit_with, flags_of
+from serve.config.reader import Given, read_dataclass
+from serve.config.settings import CONFIG, Settings, unknown_settings
+from serve.config.sources import PREFIX, flag_layer
+from serve.errors import ConfigError, ServiceError
 from serve.options import TranscriptionOptions, parse_options
-from serve.service.loading import load_pipeline
-from serve.transcribe.files import Job, Problem, find_files, plan_jobs
-from serve.transcribe.transcriber import Measured, Transcriber, fault_of, measure, watched
 from serve.transcript.formats import FORMATS, Format, named_format
+
+if TYPE_CHECKING:
+    from serve.transcribe.files import Job, Problem
+    from serve.transcribe.transcriber import Measured, Transcriber
 
 SHIPPED_ARTIFACT = Path(__file__).parents[2] / "model_artifacts" / "whisper-base-mr"
 """What a checkout uses where no model is named."""
 
-MODEL_FLAGS = tuple(inspect.signature(load_pipeline).parameters)
+MODEL_FLAGS = ("model_dir", "base_model", "engine", "quantization", "n_threads", "cache_dir", "offline")
+"""Parameters of `serve.service.loading.load_pipeline`, whose module is too slow to import for --help."""
 LIMIT_FLAGS = ("max_audio_s", "max_batch_windows", "max_batch_s")
+FORMAT_NAMES = tuple(each.name for each in FORMATS)
 OPTION_FLAGS = tuple(spec.name for spec in fields(TranscriptionOptions))
 
-INTERRUPTED = 130
+_MODEL = "Model and machine"
 
-Report = Callable[[Problem], None]
+Report = Callable[["Problem"], None]
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Transcribe what the arguments name, and return the exit status."""
-    args = _parser().parse_args(arguments)
+@dataclass(frozen=True, kw_only=True)
+class Files:
+    """Which recordings are transcribed, and where to."""
+
+    files: tuple[str, ...]
+    """A recording, a folder of recordings, or a quoted pattern."""
+    format: str = "text"
+    """How transcripts are written."""
+    output_dir: Path | None = None
+    """Where transcripts go, in folders like the recordings'; by default beside them."""
+    overwrite: bool = False
+    """Write transcripts that exist anew."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Transcription:
+    """What is transcribed, how, and with what."""
+
+    files: Files
+    format: Format
+    options: TranscriptionOptions
+    settings: Settings
+
+
+def read_transcription(flags: Mapping[str, Any]) -> Transcription:
+    """Return what flags, environment and a file of settings ask for.
+
+    Raises:
+        ConfigError: Lists every fault.
+    """
+    faults: list[str] = []
+    own = {name: flags[name] for name in ("files", "format", "output_dir", "overwrite") if name in flags}
+    files = read_dataclass(Files, flag_layer(own), faults, names={"files": "a recording or folder"})
+    heard = {name: flags[name] for name in OPTION_FLAGS if name in flags}
+    options, answer_format, settings = None, None, None
+    try:
+        options = parse_options(heard)
+    except ServiceError as error:
+        faults.append(str(error))
+    try:
+        answer_format = named_format(flags.get("format", Files.format))
+    except ServiceError as error:
+        faults.append(str(error))
+    named = {name: flags[name] for name in (CONFIG, *MODEL_FLAGS, *LIMIT_FLAGS) if name in flags}
+    has_own = Settings().model_dir.exists() or not SHIPPED_ARTIFACT.exists()
+    shipped = {} if has_own else {"model_dir": Given(str(SHIPPED_ARTIFACT), "the shipped artifact")}
+    try:
+        settings = Settings.from_env(os.environ, named, fallback=shipped)
+    except ConfigError as error:
+        faults += error.faults
+    if files is None or options is None or answer_format is None or settings is None:
+        raise ConfigError(faults)
+    return Transcription(files=files, format=answer_format, options=options, settings=settings)
+
+
+def transcribe(wanted: Transcription) -> int:
+    """Transcribe what is named, and return the exit status."""
+    from serve.config.logs import configure_logs
+
     configure_logs("error")
+    for sentence in unknown_settings(os.environ):
+        print(f"warning: {sentence}", file=sys.stderr)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     problems: list[Problem] = []
 
@@ -54,40 +111,36 @@ def main(arguments: Sequence[str]) -> int:
         problems.append(problem)
         print(f"error: {problem.name}: {problem.sentence}", file=sys.stderr)
 
+    names = wanted.files.files
     try:
-        settings = Settings.from_flags(_environ(os.environ, args), vars(args))
-        answer_format = named_format(args.format)
-        given = {name: value for name in OPTION_FLAGS if (value := getattr(args, name)) is not None}
-        options = parse_options(given)
-        if len(args.files) == 1 and Path(args.files[0]).is_file() and args.output_dir is None:
-            _print_transcript(Path(args.files[0]), settings, options, answer_format, report)
+        if len(names) == 1 and Path(names[0]).is_file() and wanted.files.output_dir is None:
+            _print_transcript(Path(names[0]), wanted, report)
         else:
-            _write_transcripts(args, settings, options, answer_format, report)
-    except ShrotaError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+            _write_transcripts(wanted, report)
     except KeyboardInterrupt:
         print("interrupted: whole transcripts stay, and the same command goes on from there", file=sys.stderr)
         return INTERRUPTED
     return 1 if problems else 0
 
 
-def _print_transcript(
-    path: Path, settings: Settings, options: TranscriptionOptions, answer_format: Format, report: Report
-) -> None:
+def _print_transcript(path: Path, wanted: Transcription, report: Report) -> None:
     """Write one transcript to standard output, as it becomes known where the format allows it."""
+    from serve.config.progress import audio_bar
+    from serve.transcribe.files import Job, Problem
+    from serve.transcribe.transcriber import fault_of, measure, watched
+
     output = sys.stdout.buffer
-    encoder = answer_format.new_encoder()
-    with _transcriber(settings, options, answer_format) as transcriber:
+    encoder = wanted.format.new_encoder()
+    with _transcriber(wanted) as transcriber:
         try:
             measured = measure(Job(path, Path("-")))
             # On a terminal, text that comes as it is heard shows best how far the work is.
-            shown = not (answer_format.streams and sys.stdout.isatty())
+            shown = not (wanted.format.streams and sys.stdout.isatty())
             whole = b""
             with audio_bar(path.name, measured.expected_s, shown=shown) as bar:
                 for event in watched(transcriber.transcribe(path), bar, measured.expected_s):
                     piece = encoder.encode(event)
-                    if answer_format.streams:
+                    if wanted.format.streams:
                         output.write(piece)
                         output.flush()
                     else:
@@ -100,17 +153,14 @@ def _print_transcript(
             report(Problem(str(path), fault_of(error)))
 
 
-def _write_transcripts(
-    args: argparse.Namespace,
-    settings: Settings,
-    options: TranscriptionOptions,
-    answer_format: Format,
-    report: Report,
-) -> None:
+def _write_transcripts(wanted: Transcription, report: Report) -> None:
     """Write a transcript for every recording that has none yet, and say what became of them."""
-    files, unknown = find_files(args.files)
-    jobs, clashes = plan_jobs(files, answer_format.suffix, args.output_dir)
-    to_do = [job for job in jobs if args.overwrite or not job.target.exists()]
+    from serve.config.progress import audio_bar
+    from serve.transcribe.files import find_files, plan_jobs
+
+    files, unknown = find_files(wanted.files.files)
+    jobs, clashes = plan_jobs(files, wanted.format.suffix, wanted.files.output_dir)
+    to_do = [job for job in jobs if wanted.files.overwrite or not job.target.exists()]
     measured = list(_measured(to_do, report))
     for problem in (*unknown, *clashes):
         report(problem)
@@ -125,7 +175,7 @@ def _write_transcripts(
         n_written += 1
         print(job.target, flush=True)
 
-    with _transcriber(settings, options, answer_format) as transcriber:
+    with _transcriber(wanted) as transcriber:
         started = time.monotonic()
         with audio_bar("transcribing", sum(each.expected_s for each in measured)) as bar:
             transcriber.write_all(measured, bar, on_written=announce, on_problem=report)
@@ -135,6 +185,9 @@ def _write_transcripts(
 
 
 def _measured(jobs: Sequence[Job], report: Report) -> Iterator[Measured]:
+    from serve.transcribe.files import Problem
+    from serve.transcribe.transcriber import fault_of, measure
+
     for job in jobs:
         try:
             yield measure(job)
@@ -143,21 +196,26 @@ def _measured(jobs: Sequence[Job], report: Report) -> Iterator[Measured]:
 
 
 @contextmanager
-def _transcriber(
-    settings: Settings, options: TranscriptionOptions, answer_format: Format
-) -> Iterator[Transcriber]:
+def _transcriber(wanted: Transcription) -> Iterator[Transcriber]:
     """Load the model, and free it afterwards.
 
     Raises:
         StartupError: It cannot be loaded.
         UnsupportedOption: It cannot do what is asked.
     """
+    from rich.console import Console
+
+    from serve.audio.decode import AudioLimits
+    from serve.service.loading import load_pipeline
+    from serve.transcribe.transcriber import Transcriber
+
+    settings = wanted.settings
     with Console(stderr=True).status("loading the model"):
         pipeline = load_pipeline(**{name: getattr(settings, name) for name in MODEL_FLAGS})
     transcriber = Transcriber(
         pipeline,
-        options,
-        answer_format,
+        wanted.options,
+        wanted.format,
         audio_limits=AudioLimits(max_audio_s=settings.max_audio_s),
         max_batch_windows=settings.max_batch_windows,
         max_batch_s=settings.max_batch_s,
@@ -168,64 +226,37 @@ def _transcriber(
         transcriber.close()
 
 
-def _environ(environ: Mapping[str, str], args: argparse.Namespace) -> Mapping[str, str]:
-    """Return the environment, with the shipped artifact as the model where nothing names another."""
-    named = [args.model_dir, args.base_model]
-    named += [environ.get(f"{ENV_PREFIX}{name}") for name in ("MODEL_DIR", "BASE_MODEL")]
-    if any(named) or Settings().model_dir.exists() or not SHIPPED_ARTIFACT.exists():
-        return environ
-    return {**environ, f"{ENV_PREFIX}MODEL_DIR": str(SHIPPED_ARTIFACT)}
+command = Command(
+    "transcribe",
+    read=read_transcription,
+    run=transcribe,
+    about="""Transcribe recordings.
 
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m serve.transcribe",
-        description=_DESCRIPTION,
-        epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    parser.add_argument(
-        "files", metavar="FILE", nargs="+", help="a recording, a folder of recordings, or a quoted pattern"
-    )
-    names = ", ".join(each.name for each in FORMATS)
-    parser.add_argument(
-        "--format", metavar="NAME", default="text", help=f"how transcripts are written: {names} [text]"
-    )
-    parser.add_argument(
-        "--output-dir", metavar="DIR", type=Path, help="where transcripts go, in folders like the recordings'"
-    )
-    parser.add_argument("--overwrite", action="store_true", help="write transcripts that exist anew")
-    options = parser.add_argument_group("what to hear", "the options of the service, with the same values")
-    defaults, docs = TranscriptionOptions(), field_docs(TranscriptionOptions)
-    for name in OPTION_FLAGS:
-        switch = isinstance(getattr(defaults, name), bool)
-        add_flag(options, name, docs[name], switch=switch, bare=True)
-    model = parser.add_argument_group("model and machine")
-    add_setting_flags(model, (*MODEL_FLAGS, *LIMIT_FLAGS), bare_switches=True)
-    return parser
-
-
-_DESCRIPTION = """\
-Transcribe recordings. The transcript of a single file is printed. Of several files,
-and of folders, each gets a file of its own, beside the recording or in --output-dir;
-its name is printed. Transcripts that exist are not written again, so a run that was
-stopped goes on where it was. Where no model is named, the one in /opt/ml/model hears,
-or else the Marathi adapter of this checkout.
-"""
-
-_EXAMPLES = """\
-examples:
-  python -m serve.transcribe speech.mp3
-  python -m serve.transcribe lecture.mp4 --format srt > lecture.srt
-  python -m serve.transcribe recordings/ --output-dir transcripts --format verbose_json --word-timestamps
-  python -m serve.transcribe 'calls/**/*.wav' --channels split --format ndjson --model-dir my-artifact
-"""
+The transcript of a single file is printed. Of several files, and of folders, each gets a file of its own,
+beside the recording or in --output-dir; its name is printed. Transcripts that exist are not written again, so
+a run that was stopped goes on where it was. Where no model is named, the one in /opt/ml/model hears, or else
+the Marathi adapter of this checkout.""",
+    examples="""\
+shrota transcribe speech.mp3
+shrota transcribe lecture.mp4 --format srt > lecture.srt
+shrota transcribe recordings/ --output-dir transcripts --format verbose_json --word-timestamps
+shrota transcribe 'calls/**/*.wav' --channels split --format ndjson --model-dir my-artifact
+""",
+    flags=[
+        *flags_of(Files, ("format", "output_dir", "overwrite"), bare=True, choices={"format": FORMAT_NAMES}),
+        *flags_of(
+            TranscriptionOptions,
+            heading="What to hear: the options of the service, with the same values",
+            bare=True,
+        ),
+        config_flag("File of settings, YAML or TOML. [SHROTA_CONFIG]", heading=_MODEL),
+        *flags_of(Settings, (*MODEL_FLAGS, *LIMIT_FLAGS), heading=_MODEL, prefix=PREFIX, bare=True),
+    ],
+    words="files",
+    many_words=True,
+    leaves_at_once=True,
+)
 
 
 if __name__ == "__main__":
-    status = main(sys.argv[1:])
-    sys.stdout.flush()
-    sys.stderr.flush()
-    # Not sys.exit: it would wait for threads that are still inside a product of matrices or an ffmpeg child.
-    os._exit(status)
+    exit_with(command)

@@ -8,7 +8,8 @@ import pytest
 from rich.console import Console
 
 from bench.ablation import VARIANTS, command_of, table_of
-from train.config import load_config
+from train.run import command as train
+from train.run import read_config
 
 SOURCES = {
     "neural": ["data/neural.jsonl"],
@@ -26,7 +27,10 @@ OF = {
 def config_of(name):
     command = command_of(VARIANTS[name], SOURCES, Path("runs/x"), OF, distill_weight=10.0)
     assert command[1:4] == ["train/run.py", "--config", OF["config"]]
-    return load_config(Path(__file__).parents[2] / OF["config"], command[4:])
+    file = Path(__file__).parents[2] / OF["config"]
+    given = train.make_context("train", ["--config", str(file), *command[4:]]).params
+    assert given["faults"] == []
+    return read_config(given["flags"])
 
 
 @pytest.mark.parametrize("name", VARIANTS)

@@ -63,5 +63,7 @@ if __name__ == "__main__":
     configure_logs("info")
     engine = PacedEngine(Path(go_on), 1 + int(n_free))  # the warm-up is a window as well
     pipeline = Pipeline(engine, Frames(), ServingFacts(language="mr", max_first_window_s=1.0))
-    settings = Settings.from_env({"SHROTA_HOST": "127.0.0.1", "SHROTA_PORT": "0"}, flags)
+    given = dict(zip(flags[::2], flags[1::2], strict=True))
+    named = {flag[2:].replace("-", "_"): value for flag, value in given.items()}
+    settings = Settings.from_env({"SHROTA_HOST": "127.0.0.1", "SHROTA_PORT": "0"}, named)
     os._exit(run(settings, lambda settings: pipeline))

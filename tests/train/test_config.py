@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from train.config import AugmentConfig, TrainConfig, describe_keys, dump_config, load_config
+from serve.config.reader import Secret, keys_of, shown_default
+from serve.config.sources import flag_layer
+from train.config import AugmentConfig, TrainConfig, dump_config, environment_config, load_config
 from train.errors import TrainConfigError
 
 CONFIGS = sorted((Path(__file__).parents[2] / "train" / "configs").glob("*.yaml"))
@@ -25,9 +27,13 @@ def config_file(tmp_path):
     return write
 
 
-def faults_of(path, overrides=()):
+def flags(**values):
+    return flag_layer({name.replace("__", "."): text for name, text in values.items()})
+
+
+def faults_of(path, **overrides):
     with pytest.raises(TrainConfigError) as caught:
-        load_config(path, overrides)
+        load_config(path, flags(**overrides))
     return "\n".join(caught.value.faults)
 
 
@@ -38,47 +44,53 @@ def test_values_come_from_the_file_and_defaults_fill_the_rest(config_file):
     assert config.quantization == "int8" and config.augment.echo == 0.0
 
 
-def test_options_win_over_the_file_in_both_ways_of_writing(config_file):
-    overrides = ["--lora-rank", "4", "--max_steps=7", "--augment.noise", "0.25", "--output-dir=/tmp/run"]
-    config = load_config(config_file(lora_rank=8), overrides)
-    assert (config.lora_rank, config.max_steps, config.augment.noise) == (4, 7, 0.25)
-    assert config.output_dir == Path("/tmp/run")
+def test_variables_win_over_the_file_and_flags_over_both(config_file):
+    path, layer = environment_config(
+        {
+            "SHROTA_TRAIN_CONFIG": str(config_file(lora_rank=8, seed=1)),
+            "SHROTA_TRAIN_LORA_RANK": "4",
+            "SHROTA_TRAIN_AUGMENT_NOISE": "0.1",
+            "SHROTA_TRAIN_LORA_TARGETS": "q_proj,fc1",
+            "SHROTA_TRAIN_PORT": "tcp://10.3.2.1:80",
+        }
+    )
+    config = load_config(Path(path), layer, flags(augment__noise="0.25", output_dir="/tmp/run"))
+    assert (config.seed, config.lora_rank, config.augment.noise) == (1, 4, 0.25)
+    assert config.lora_targets == ("q_proj", "fc1") and config.output_dir == Path("/tmp/run")
 
 
 @pytest.mark.parametrize("text", ["1e-3", "1.0e-3", "0.001"])
 def test_a_number_may_be_written_with_an_exponent(config_file, text):
-    assert load_config(config_file(), ["--learning-rate", text]).learning_rate == 0.001
+    assert load_config(config_file(), flags(learning_rate=text)).learning_rate == 0.001
+    assert load_config(config_file(learning_rate=text)).learning_rate == 0.001
 
 
 def test_lists_may_be_written_with_commas_or_brackets(config_file):
-    for text in ("q_proj,v_proj", "[q_proj, v_proj]"):
-        assert load_config(config_file(), ["--lora-targets", text]).lora_targets == ("q_proj", "v_proj")
-    assert load_config(config_file(), ["--window-margin-s", "0.2,0.4"]).window_margin_s == (0.2, 0.4)
+    for text in ("q_proj,v_proj", "[q_proj, v_proj]", '["q_proj", "v_proj"]'):
+        assert load_config(config_file(), flags(lora_targets=text)).lora_targets == ("q_proj", "v_proj")
+    assert load_config(config_file(), flags(window_margin_s="0.2,0.4")).window_margin_s == (0.2, 0.4)
+    assert "3 values are given where 2" in faults_of(config_file(), window_margin_s="1,2,3")
 
 
 def test_none_leaves_out_what_may_be_left_out(config_file):
-    assert load_config(config_file(publish_to="x"), ["--publish-to", "null"]).publish_to is None
+    assert load_config(config_file(publish_to="x"), flags(publish_to="null")).publish_to is None
 
 
 def test_false_means_false(config_file):
-    assert load_config(config_file(), ["--evaluate-base", "false"]).evaluate_base is False
-    assert "evaluate_base" in faults_of(config_file(), ["--evaluate-base", "0.5"])
+    assert load_config(config_file(), flags(evaluate_base="false")).evaluate_base is False
+    assert "evaluate-base: '0.5' is neither" in faults_of(config_file(), evaluate_base="0.5")
 
 
 def test_all_faults_are_reported_together(config_file):
-    text = faults_of(
-        config_file(lora_rank="many", speed=3, learning_rate=7, augment={"noise": 2, "hiss": 1}),
-        ["--quantization", "int3", "stray", "--seed"],
-    )
+    path = config_file(lora_rank="many", speed=3, learning_rate=7, augment={"noise": 2, "hiss": 1})
+    text = faults_of(path, quantization="int3")
     for fault in (
-        "'lora_rank' is 'many'; expected int",
-        "unknown key 'speed'",
+        f"lora_rank in {path}: 'many' is not a whole number",
+        f"speed in {path} is unknown",
         "learning_rate is 7",
         "augment.noise is 2",
-        "unknown key 'augment.hiss'",
-        "'quantization' is 'int3'; expected one of int8, int4, none",
-        "'stray' is not an option",
-        "--seed lacks its value",
+        f"augment.hiss in {path} is unknown",
+        "--quantization: 'int3' is none of int8, int4, none",
     ):
         assert fault in text
 
@@ -88,9 +100,9 @@ def test_missing_keys_are_named(tmp_path):
     path.write_text("lora_rank: 0\n")
     text = faults_of(path)
     for fault in (
-        "'name' is missing",
-        "'output_dir' is missing",
-        "'train_data' is missing",
+        "name is missing",
+        "output_dir is missing",
+        "train_data is missing",
         "lora_rank is 0",
     ):
         assert fault in text
@@ -137,7 +149,7 @@ def test_adalora_does_not_go_on_from_an_adapter(config_file):
 
 
 def test_blocks_take_what_is_said_for_the_whole_model_unless_they_say_otherwise(config_file):
-    overrides = ["--encoder.rank", "8", "--encoder.layers", "4,5", "--decoder.layers", "3"]
+    overrides = flags(encoder__rank="8", encoder__layers="4,5", decoder__layers="3")
     config = load_config(config_file(learning_rate=1e-3, encoder={"learning_rate": 1e-4}), overrides)
     encoder, decoder = config.blocks
     assert (encoder.rank, encoder.alpha, encoder.learning_rate, encoder.layers) == (8, 16, 1e-4, (4, 5))
@@ -158,7 +170,7 @@ def test_blocks_take_what_is_said_for_the_whole_model_unless_they_say_otherwise(
         ({"decoder": {"targets": ["proj_out"]}}, "decoder.targets names proj_out"),
         ({"lora_method": "adalora", "encoder": {"rank": 4}}, "adalora begins with one rank"),
         ({"continue_blocks": ["decoder"]}, "continue_blocks names one block at least"),
-        ({"continue_blocks": ["head"]}, "'continue_blocks' is ['head']"),
+        ({"continue_blocks": ["head"]}, "'head' is none of encoder, decoder"),
         ({"distill_data": ["a.jsonl"]}, "distill_data and distill_weight need each other"),
         ({"distill_weight": 1.0}, "distill_data and distill_weight need each other"),
         (
@@ -175,11 +187,21 @@ def test_blocks_and_sources_that_contradict_themselves_are_refused(config_file, 
 
 
 def test_a_section_cannot_hang_under_a_plain_value(config_file):
-    assert "'name' is no section" in faults_of(config_file(), ["--name.first", "x"])
+    assert "--name.first is unknown" in faults_of(config_file(), name__first="x")
+    assert "name.first in" in faults_of(config_file(name={"first": "x"}))
+    assert "augment in" in faults_of(config_file(augment=5))
+    assert load_config(config_file(augment=None)).augment == AugmentConfig()
 
 
-def test_text_that_is_no_yaml_is_text(config_file):
-    assert load_config(config_file(), ["--name", "a: b: c"]).name == "a: b: c"
+def test_a_flag_is_text_whatever_yaml_would_make_of_it(config_file):
+    for text in ("a: b: c", "7", "no"):
+        assert load_config(config_file(), flags(name=text)).name == text
+
+
+def test_a_secret_is_neither_dumped_nor_shown(config_file):
+    config = load_config(config_file(), flags(mlflow_uri="https://me:hush@host"))
+    assert config.mlflow_uri == Secret("https://me:hush@host")
+    assert "hush" not in dump_config(config) and "hush" not in repr(config)
 
 
 def test_a_file_that_cannot_be_read_is_one_sentence(tmp_path):
@@ -222,8 +244,9 @@ def test_every_shipped_configuration_is_valid_and_named_like_its_file(path):
 
 
 def test_every_key_is_explained_with_its_default_and_choices():
-    keys = {option: (default, explanation) for option, default, explanation in describe_keys()}
-    assert all(len(explanation) > 10 for _, explanation in keys.values())
-    assert keys["--lora_targets"][0] == "q_proj,v_proj" and keys["--name"][0] == "required"
-    assert keys["--quantization"][1].endswith("(int8 | int4 | none)")
-    assert "--augment.noise" in keys and "--augment" not in keys
+    keys = keys_of(TrainConfig)
+    assert all(len(key.about) > 10 for key in keys.values())
+    assert shown_default(keys["lora_targets"]) == "q_proj,v_proj"
+    assert shown_default(keys["name"]) == "required"
+    assert keys["quantization"].choices == ("int8", "int4", "none")
+    assert "augment.noise" in keys and "augment" not in keys

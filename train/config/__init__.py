@@ -1,6 +1,6 @@
-"""One YAML file, and options that go before it -> one frozen `TrainConfig`. Opens nothing but that file."""
+"""One file, the environment and flags -> one frozen `TrainConfig`. Opens nothing but that file."""
 
-from train.config.file import describe_keys, dump_config, load_config
+from train.config.file import dump_config, environment_config, load_config
 from train.config.sections import BLOCKS, AugmentConfig, Block, BlockConfig
 from train.config.training import ExportFormat, TrainConfig
 
@@ -11,7 +11,7 @@ __all__ = [
     "BlockConfig",
     "ExportFormat",
     "TrainConfig",
-    "describe_keys",
     "dump_config",
+    "environment_config",
     "load_config",
 ]

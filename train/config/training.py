@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from serve.config.reader import Secret
 from train.config.rules import faults_of
 from train.config.sections import BLOCKS, AugmentConfig, Block, BlockConfig, BlockName
 from train.errors import TrainConfigError
@@ -138,8 +139,9 @@ class TrainConfig:
     """Steps between two lines of `metrics.jsonl`."""
     tensorboard: bool = True
     """Write event files for TensorBoard to `output_dir/tensorboard`."""
-    mlflow_uri: str | None = None
-    """MLflow server (or `sqlite:///FILE`) that is told of the run as well; needs the extra `mlflow`."""
+    mlflow_uri: Secret | None = None
+    """MLflow server (or `sqlite:///FILE`) that is told of the run as well; needs the extra `mlflow`. It may
+    hold a password and is never shown."""
     eval_every_steps: int = 200
     """Steps between two looks at the validation clips; 0 never looks."""
     valid_clips: int = 0

@@ -50,7 +50,6 @@ from train.data.sources import count_records, read_source, source_fingerprint
 from train.data.specs import Purpose, SourceSpec
 from train.errors import DataError
 
-DEFAULT_SHARD_BYTES = 150_000_000
 _PROGRESS = ".progress"
 _AHEAD = 4  # clips decoded ahead of the writer, for each worker
 
@@ -65,7 +64,7 @@ class Preparation:
     filters: Filters = field(
         default_factory=lambda: Filters(min_duration_s=MIN_CLIP_S, max_duration_s=MAX_CLIP_S)
     )
-    shard_bytes: int = DEFAULT_SHARD_BYTES
+    shard_bytes: int = 150_000_000
     """A shard is closed once it holds this many bytes."""
     workers: int = 1
     strict: bool = False

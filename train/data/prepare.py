@@ -1,51 +1,157 @@
 """Prepare a source of speech for training: decode and resample once, in parallel, into shards.
 
-    python -m train.data.prepare commonvoice:cv-corpus-17.0/mr --output-dir shards/mr --held-out mr/test.jsonl
-    python -m train.data.prepare fleurs --language mr --split validation --output-dir shards/fleurs-valid
-    python -m train.data.prepare data/mr/train.jsonl --output-dir shards/mr --upload s3://bucket/shards/mr
-    python -m train.data.prepare --verify shards/mr
-
-A preparation that is stopped goes on where it was when the same command is given again, and ends with the
-same bytes. Training reads the result as `--train_data shards:DIR`.
+`shrota prepare` is the command. A preparation that is stopped goes on where it was when the same command is
+given again, and ends with the same bytes. Training reads the result as `--train-data shards:DIR`.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import os
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Any
 
-import typer
-from rich.console import Console
-
+from serve.config.command_line import Command, flags_of
+from serve.config.reader import keys_of, read_or_raise
+from serve.config.sources import flag_layer
 from serve.engine.languages import language_code
-from train.data.filters import MAX_CLIP_S, MIN_CLIP_S, DropLog, Filters, read_drops
-from train.data.preparation import DEFAULT_SHARD_BYTES, Preparation, prepare_source
-from train.data.shards import DROPPED, Header, verify_shards
-from train.data.sources import read_held_out
-from train.data.specs import SourceSpec, parse_spec
-from train.data.upload import upload_shards
-from train.errors import DataError, TrainError
+from serve.errors import ConfigError
+from train.data.filters import MAX_CLIP_S, MIN_CLIP_S
+from train.data.specs import parse_spec
+from train.errors import DataError
 
-EXAMPLES = """
-Examples:
+if TYPE_CHECKING:
+    from rich.console import Console
 
-\b
-  python -m train.data.prepare commonvoice:cv-corpus-17.0/mr --output-dir shards/mr
-  python -m train.data.prepare kathbath --language mr --output-dir shards/kathbath
-  python -m train.data.prepare folder:own --output-dir shards/own --held-out data/mr/test-everyday.jsonl
-  python -m train.data.prepare data/mr/train.jsonl --output-dir shards/mr --upload s3://bucket/mr
-  python -m train.data.prepare --verify shards/mr
+    from train.data.preparation import Preparation
+    from train.data.shards import Header
 
-\b
-Sources: FILE.jsonl, commonvoice:DIR, folder:DIR, hf:REPO[:CONFIG], shards:DIR, channel:NAME,
-  fleurs, indicvoices, kathbath, openslr64, common_voice_11, common_voice_17
-"""
+
+@dataclass(frozen=True, kw_only=True)
+class Wanted:
+    """A source to prepare, or shards to verify."""
+
+    source: str | None = None
+    """Name of the source."""
+    output_dir: Path | None = None
+    """Directory for the shards."""
+    split: str | None = None
+    """Splits joined by +, such as train+validation; the source's own by default."""
+    language: str = "mr"
+    """Language code, such as mr."""
+    workers: int = 0
+    """Clips decoded at a time; 0 takes all cores."""
+    shard_mb: float = 150.0
+    """Size of a shard in megabytes."""
+    upload: str | None = None
+    """Copy the shards here afterwards, such as s3://bucket/prefix."""
+    strict: bool = False
+    """End at the first bad row instead of leaving it out."""
+    held_out: tuple[str, ...] = ()
+    """Source whose sentences and voices are left out; may be given several times."""
+    min_s: float = MIN_CLIP_S
+    """Shortest clip, in seconds."""
+    max_s: float = MAX_CLIP_S
+    """Longest clip, in seconds."""
+    any_script: bool = False
+    """Keep texts that are not in the script of the language."""
+    verify: Path | None = None
+    """Instead of all this, check the checksums of these shards."""
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be prepared.
+
+        Raises:
+            ConfigError: Lists every fault.
+        """
+        rules = (
+            (
+                self.verify is not None or (self.source is not None and self.output_dir is not None),
+                "a source and --output-dir are needed, or --verify DIR",
+            ),
+            (self.shard_mb > 0, "--shard-mb is above 0"),
+            (self.workers >= 0, "--workers is not negative"),
+            (
+                language_code(self.language) is not None,
+                f"'{self.language}' is no language of Whisper; write a code such as mr or hi",
+            ),
+        )
+        faults = [fault for holds, fault in rules if not holds]
+        if self.source is not None:
+            try:
+                parse_spec(self.source)
+            except DataError as error:
+                faults.append(str(error))
+        if faults:
+            raise ConfigError(faults)
+
+
+def read_wanted(flags: Mapping[str, Any]) -> Wanted:
+    """Return what flags ask for.
+
+    Raises:
+        ConfigError: Lists every fault.
+    """
+    return read_or_raise(Wanted, flag_layer(flags))
+
+
+def prepare(wanted: Wanted) -> int:
+    """Prepare or verify, say what came of it, and return the exit status."""
+    from rich.console import Console
+
+    from train.data.preparation import prepare_source
+    from train.data.shards import verify_shards
+    from train.data.upload import upload_shards
+
+    console = Console(stderr=True)
+    if wanted.verify:
+        header = verify_shards(wanted.verify)
+        console.print(f"{wanted.verify} is whole: {header.clips} clips in {len(header.shards)} shards")
+        return 0
+    assert wanted.output_dir is not None
+    summarise(prepare_source(_preparation(wanted), wanted.output_dir), wanted.output_dir, console)
+    if wanted.upload:
+        console.print(f"{upload_shards(wanted.output_dir, wanted.upload)} files copied to {wanted.upload}")
+    return 0
+
+
+def _preparation(wanted: Wanted) -> Preparation:
+    """Return the preparation, with what is held out read.
+
+    Raises:
+        DataError: It cannot be read.
+    """
+    from train.data.filters import Filters
+    from train.data.preparation import Preparation
+    from train.data.sources import read_held_out
+
+    assert wanted.source is not None
+    code = language_code(wanted.language) or wanted.language
+    spec = parse_spec(wanted.source)
+    if wanted.split:
+        spec = dataclasses.replace(spec, split=wanted.split)
+    return Preparation(
+        spec=spec,
+        language=code,
+        filters=Filters(
+            language=None if wanted.any_script else spec.language or code,
+            min_duration_s=wanted.min_s,
+            max_duration_s=wanted.max_s,
+            held_out=read_held_out(wanted.held_out, "test", code),
+        ),
+        shard_bytes=round(wanted.shard_mb * 1e6),
+        workers=wanted.workers or os.cpu_count() or 1,
+        strict=wanted.strict if spec.strict is None else spec.strict,
+    )
 
 
 def summarise(header: Header, output_dir: Path, console: Console) -> None:
     """Print clips, hours and what was left out."""
+    from train.data.filters import DropLog, read_drops
+    from train.data.shards import DROPPED
+
     log = DropLog()
     if (output_dir / DROPPED).is_file():
         log.dropped = list(read_drops((output_dir / DROPPED).read_text(encoding="utf-8")))
@@ -59,72 +165,22 @@ def summarise(header: Header, output_dir: Path, console: Console) -> None:
     )
 
 
-def main(
-    source: Annotated[str | None, typer.Argument(help="Name of the source; see above.")] = None,
-    output_dir: Annotated[Path | None, typer.Option(help="Directory for the shards.")] = None,
-    split: Annotated[
-        str | None, typer.Option(help="Splits joined by +, such as train+validation; the source's own.")
-    ] = None,
-    language: Annotated[str, typer.Option(help="Language code, such as mr.")] = "mr",
-    workers: Annotated[int, typer.Option(help="Clips decoded at a time; 0: all cores.")] = 0,
-    shard_mb: Annotated[float, typer.Option(help="Size of a shard in megabytes.")] = DEFAULT_SHARD_BYTES
-    / 1e6,
-    upload: Annotated[
-        str | None, typer.Option(help="Copy the shards here afterwards, such as s3://bucket/prefix.")
-    ] = None,
-    strict: Annotated[bool, typer.Option(help="End at the first bad row instead of leaving it out.")] = False,
-    held_out: Annotated[
-        list[str] | None,
-        typer.Option(help="Source whose sentences and voices are left out; may be given several times."),
-    ] = None,
-    min_s: Annotated[float, typer.Option(help="Shortest clip, in seconds.")] = MIN_CLIP_S,
-    max_s: Annotated[float, typer.Option(help="Longest clip, in seconds.")] = MAX_CLIP_S,
-    any_script: Annotated[
-        bool, typer.Option(help="Keep texts that are not in the script of the language.")
-    ] = False,
-    verify: Annotated[
-        Path | None, typer.Option(help="Instead of all this, check the checksums of these shards.")
-    ] = None,
-) -> None:
-    """Decode a source once, in parallel and resumably, into checksummed tar shards that training reads."""
-    console = Console(stderr=True)
-    try:
-        if verify:
-            header = verify_shards(verify)
-            console.print(f"{verify} is whole: {header.clips} clips in {len(header.shards)} shards")
-            return
-        if source is None or output_dir is None:
-            raise typer.BadParameter("a source and --output-dir are needed, or --verify DIR")
-        if shard_mb <= 0 or workers < 0:
-            raise typer.BadParameter("--shard-mb is positive, --workers is not negative")
-        code = language_code(language)
-        if code is None:
-            raise DataError(f"'{language}' is no language of Whisper; write a code such as mr or hi")
-        spec: SourceSpec = parse_spec(source)
-        if split:
-            spec = dataclasses.replace(spec, split=split)
-        preparation = Preparation(
-            spec=spec,
-            language=code,
-            filters=Filters(
-                language=None if any_script else spec.language or code,
-                min_duration_s=min_s,
-                max_duration_s=max_s,
-                held_out=read_held_out(held_out or [], "test", code),
-            ),
-            shard_bytes=round(shard_mb * 1e6),
-            workers=workers or os.cpu_count() or 1,
-            strict=strict if spec.strict is None else spec.strict,
-        )
-        summarise(prepare_source(preparation, output_dir), output_dir, console)
-        if upload:
-            console.print(f"{upload_shards(output_dir, upload)} files copied to {upload}")
-    except TrainError as error:
-        typer.echo(f"error: {error}", err=True)
-        raise typer.Exit(1) from error
+command = Command(
+    "prepare",
+    read=read_wanted,
+    run=prepare,
+    about="""Decode a source once, in parallel and resumably, into checksummed tar shards that training reads.
 
-
-main.__doc__ = f"{main.__doc__}\n{EXAMPLES}"
-
-if __name__ == "__main__":
-    typer.run(main)
+Sources: FILE.jsonl, commonvoice:DIR, folder:DIR, hf:REPO[:CONFIG], shards:DIR, channel:NAME, fleurs,
+indicvoices, kathbath, openslr64, common_voice_11, common_voice_17.""",
+    examples="""\
+shrota prepare commonvoice:cv-corpus-17.0/mr --output-dir shards/mr
+shrota prepare kathbath --language mr --output-dir shards/kathbath
+shrota prepare folder:own --output-dir shards/own --held-out data/mr/test-everyday.jsonl
+shrota prepare data/mr/train.jsonl --output-dir shards/mr --upload s3://bucket/mr
+shrota prepare --verify shards/mr
+""",
+    flags=flags_of(Wanted, [name for name in keys_of(Wanted) if name != "source"], bare=True, repeated=True),
+    words="source",
+    needs="train",
+)

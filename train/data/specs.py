@@ -5,7 +5,7 @@
     folder:DIR                     audio files with transcripts beside them or in one table
     hf:REPO[:CONFIG]               a dataset of the Hugging Face hub, or a local directory of Parquet files
     fleurs, kathbath, ...          a corpus of the hub whose columns are known
-    shards:DIR                     what `python -m train.data.prepare` wrote
+    shards:DIR                     what `shrota prepare` wrote
     channel:NAME                   an input channel of a SageMaker training job
 
 Each may carry options: `?split=train+validation&language=mr&streaming=true&strict=false&repo=MIRROR`, and

@@ -1,54 +1,89 @@
-"""Make merged models of a finished artifact, or push it to the hub.
+"""Merge an adapter into its base model, or push either to the hub: `shrota export`.
 
-    python -m train.export model_artifacts/whisper-base-mr --format ct2-int8
-    python -m train.export ARTIFACT_DIR --format transformers --output-dir DIR --push you/whisper-base-mr
-
-A merged model lets a service start without merging, and serves engines that know no adapters.
+A merged model needs no merging when a service starts, and serves engines that know no adapters.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Any
 
-import typer
-
-from serve.errors import ShrotaError
-from serve.model.artifact import load_artifact
+from serve.config.command_line import Command, exit_with, flags_of
+from serve.config.reader import read_or_raise
+from serve.config.sources import flag_layer
+from serve.errors import ConfigError
 from train.config import ExportFormat
-from train.export.hub import push_directory
-from train.export.merged import export_merged
 
 
-def main(
-    artifact_dir: Annotated[Path, typer.Argument(help="Artifact whose adapter is merged or pushed.")],
-    kind: Annotated[
-        ExportFormat | None, typer.Option("--format", help="Merged model to write; without it none is.")
-    ] = None,
-    output_dir: Annotated[
-        Path | None,
-        typer.Option(help="Where to; merged-FORMAT within the artifact by default, for the service."),
-    ] = None,
-    push: Annotated[
-        str | None, typer.Option(help="Repository on the Hugging Face hub for what was written.")
-    ] = None,
-    public: Annotated[bool, typer.Option(help="Let everybody see a repository that is made now.")] = False,
-) -> None:
-    """Merge an adapter into its base model, or push the adapter itself to the hub.
+@dataclass(frozen=True, kw_only=True)
+class Export:
+    """What is merged or pushed, and where to."""
 
-    Example: python -m train.export model_artifacts/whisper-base-mr --format ct2-int8
+    artifact_dir: Path
+    """Artifact whose adapter is merged or pushed."""
+    format: ExportFormat | None = None
+    """Merged model to write; without it none is."""
+    output_dir: Path | None = None
+    """Where to; merged-FORMAT within the artifact by default, for the service."""
+    push: str | None = None
+    """Repository on the Hugging Face hub for what was written."""
+    public: bool = False
+    """Let everybody see a repository that is made now."""
+
+    def __post_init__(self) -> None:
+        """Refuse what comes to nothing.
+
+        Raises:
+            ConfigError: Lists every fault.
+        """
+        faults = []
+        if self.format is None and self.push is None:
+            faults.append("name a --format, a repository to --push to, or both")
+        if self.format is None and self.output_dir is not None:
+            faults.append("--output-dir needs a --format")
+        if faults:
+            raise ConfigError(faults)
+
+
+def read_export(flags: Mapping[str, Any]) -> Export:
+    """Return what flags ask for.
+
+    Raises:
+        ConfigError: Lists every fault.
     """
-    if kind is None and push is None:
-        raise typer.BadParameter("name a --format, a repository to --push to, or both")
-    if kind is None and output_dir is not None:
-        raise typer.BadParameter("--output-dir needs a --format")
-    try:
-        written = export_merged(artifact_dir, kind, output_dir) if kind else load_artifact(artifact_dir).path
-        typer.echo(push_directory(written, push, private=not public) if push else str(written))
-    except ShrotaError as error:
-        typer.echo(f"error: {error}", err=True)
-        raise typer.Exit(1) from error
+    return read_or_raise(Export, flag_layer(flags), {"artifact_dir": "the directory of an artifact"})
+
+
+def export(wanted: Export) -> int:
+    """Merge, push, print where the result lies, and return the exit status."""
+    from serve.model.artifact import load_artifact
+    from train.export.hub import push_directory
+    from train.export.merged import export_merged
+
+    if wanted.format:
+        written = export_merged(wanted.artifact_dir, wanted.format, wanted.output_dir)
+    else:
+        written = load_artifact(wanted.artifact_dir).path
+    print(push_directory(written, wanted.push, private=not wanted.public) if wanted.push else written)
+    return 0
+
+
+command = Command(
+    "export",
+    read=read_export,
+    run=export,
+    about="Merge an adapter into its base model, or push the adapter itself to the hub.",
+    examples="""\
+shrota export model_artifacts/whisper-base-mr --format ct2-int8
+shrota export ARTIFACT_DIR --format transformers --output-dir DIR --push you/whisper-base-mr
+""",
+    flags=flags_of(Export, ("format", "output_dir", "push", "public"), bare=True),
+    words="artifact_dir",
+    needs="train",
+)
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    exit_with(command)

@@ -45,10 +45,10 @@ A LoRA adapter for `{config.base_model}`, language `{config.language}`, task `{c
 {_blocks(config)}.
 Trained on {context}, {"with" if config.timestamp_probability else "without"} timestamp tokens.
 
-Made by `python train/run.py --config train/configs/{config.name}.yaml`: {outcome.step} steps,
+Made by `shrota train --config train/configs/{config.name}.yaml`: {outcome.step} steps,
 {outcome.samples:,} examples, {outcome.trained_s / 60:.0f} minutes of wall-clock time{_before(training)}.
 
-Served by `python -m serve --model-dir DIR`, where DIR is this directory.
+Served by `shrota serve --model-dir DIR`, where DIR is this directory.
 
 ## How well it hears
 
@@ -69,7 +69,7 @@ other languages, without punctuation. "In script" is the share of letters in the
 ## What to expect
 
 The transcript has no punctuation. Figures say how well the adapter does on recordings like those of the test
-sets; for others, score it on your own: `python -m train.evaluate --model-dir DIR --manifest FILE.jsonl`.
+sets; for others, score it on your own: `shrota evaluate --model-dir DIR --manifest FILE.jsonl`.
 """
 
 

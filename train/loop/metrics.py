@@ -111,15 +111,15 @@ class MetricsLog:
 
     def log(self, position: Position, window: Window, learning_rate: float) -> None:
         """Write the figures of the steps since the last call."""
-        distances: dict[str, Any] = {}
-        if window.distances:
-            distances["distill_loss"] = round(fmean(window.distances), 6)
+        distilled: dict[str, Any] = (
+            {"distill_loss": round(fmean(window.distances), 6)} if window.distances else {}
+        )
         self._append(
             step=position.step,
             epoch=position.epoch,
             loss=None if math.isnan(window.loss) else round(window.loss, 5),
             learning_rate=learning_rate,
-            **distances,
+            **distilled,
             samples_per_s=round(window.samples / window.trained_s, 3),
             audio_s_per_s=round(window.audio_s / window.trained_s, 3),
             samples=position.samples,

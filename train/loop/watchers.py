@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from serve.config.reader import MASK
 from train.errors import TrainError
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ def open_watchers(config: TrainConfig, step: int) -> Iterator[Watcher]:
     if config.tensorboard:
         yield TensorBoardWatcher(config.output_dir / "tensorboard", step)
     if config.mlflow_uri:
-        yield MlflowWatcher(config.mlflow_uri, config, step)
+        yield MlflowWatcher(config.mlflow_uri.reveal(), config, step)
 
 
 class TensorBoardWatcher:
@@ -87,7 +88,8 @@ class MlflowWatcher:
             if run_id is None:
                 mlflow.log_params(_flat(dataclasses.asdict(config)))
         except (MlflowException, OSError) as error:
-            raise TrainError(f"mlflow_uri {uri} cannot be used: {error}") from error
+            told = str(error).replace(uri, MASK)  # it may hold a password
+            raise TrainError(f"the server of mlflow_uri cannot be used: {told}") from error
         known.write_text(run.info.run_id)
 
     def log(self, values: Mapping[str, float], step: int, test_set: str | None) -> None:

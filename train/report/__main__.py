@@ -1,30 +1,53 @@
-"""Write the page of a run again, also while the run goes on.
-
-python -m train.report runs/whisper-base-mr
-"""
+"""Write the page of a run again, also while the run goes on: `shrota report`."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Any
 
-import typer
+from serve.config.command_line import Command, exit_with
+from serve.config.reader import read_or_raise
+from serve.config.sources import flag_layer
 
-from serve.errors import ShrotaError
-from train.report.results import write_report
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """The run whose page is written."""
+
+    run_dir: Path
+    """Directory of a run, finished or not."""
 
 
-def main(run_dir: Annotated[Path, typer.Argument(help="Directory of a run, finished or not.")]) -> None:
-    """Write the page of a run to RUN_DIR/report/index.html.
+def read_report(flags: Mapping[str, Any]) -> Report:
+    """Return what is asked for.
 
-    Example: python -m train.report runs/whisper-base-mr
+    Raises:
+        ConfigError: No directory is named.
     """
-    try:
-        typer.echo(str(write_report(run_dir)))
-    except ShrotaError as error:
-        typer.echo(f"error: {error}", err=True)
-        raise typer.Exit(1) from error
+    return read_or_raise(Report, flag_layer(flags), {"run_dir": "the directory of a run"})
+
+
+def report(wanted: Report) -> int:
+    """Write the page, print where it lies, and return the exit status."""
+    from train.report.results import write_report
+
+    print(write_report(wanted.run_dir))
+    return 0
+
+
+command = Command(
+    "report",
+    read=read_report,
+    run=report,
+    about="Write the page of a run to RUN_DIR/report/index.html, also while the run goes on.",
+    examples="shrota report runs/whisper-base-mr",
+    flags=[],
+    words="run_dir",
+    needs="train",
+)
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    exit_with(command)

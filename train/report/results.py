@@ -81,7 +81,7 @@ def read_run(run_dir: Path) -> RunRecord:
     if any("by_kind" not in result for models in results.values() for result in models.values()):
         raise TrainError(
             f"{run_dir / EVALUATION} was written by another version: score the artifact again with"
-            f" python -m train.evaluate --report {run_dir / 'report'}"
+            f" shrota evaluate --report {run_dir / 'report'}"
         )
     return RunRecord(
         name=name,

@@ -9,13 +9,14 @@ continues from.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from train.config import TrainConfig, load_config
+from serve.config.reader import Given, Layer, convert
+from serve.config.sources import flag_layer
+from train.config import TrainConfig, environment_config, load_config
 from train.errors import TrainConfigError
 from train.sagemaker.job import TrainingJob, decode_hyperparameter
 
@@ -45,33 +46,38 @@ class ContainerConfig:
     """Whether the base model goes into the artifact; None: where the image does not hold it."""
 
 
-def resolve_config(job: TrainingJob, arguments: Sequence[str], environ: Mapping[str, str]) -> ContainerConfig:
+def resolve_config(job: TrainingJob, flags: Mapping[str, Any], environ: Mapping[str, str]) -> ContainerConfig:
     """Return the configuration of a job.
 
     Args:
-        job: the job.
-        arguments: flags behind the `train` verb: `--config NAME`, `--key value`, `--key=value`.
-        environ: may name a configuration as `TRAIN_CONFIG`.
+        job: The job.
+        flags: Flags behind the `train` verb by name, `config` and `include_base` among them.
+        environ: May name a configuration as `TRAIN_CONFIG`, and hold values as `SHROTA_TRAIN_<KEY>`.
 
     Raises:
-        TrainConfigError: with every fault found.
+        TrainConfigError: Lists every fault.
     """
     faults: list[str] = []
-    wanted = _hyperparameters(job)
-    wanted |= _flags(arguments, faults)
-    name = str(wanted.pop("config", None) or environ.get(CONFIG_VARIABLE) or DEFAULT_CONFIG)
-    include_base = wanted.pop("include_base", None)
-    if include_base is not None and not isinstance(include_base, bool):
-        faults.append(f"include_base is {include_base!r}; it is true or false")
+    wanted: dict[str, Given] = {**_hyperparameters(job), **flag_layer(flags)}
+    named, from_environment = environment_config(environ)
+    chosen = wanted.pop("config", None)
+    name = str((chosen and chosen.value) or environ.get(CONFIG_VARIABLE) or named or DEFAULT_CONFIG)
+    include_base = None
+    if (given := wanted.pop("include_base", None)) is not None:
+        try:
+            include_base = convert(given.value, bool)
+        except ValueError as error:
+            faults.append(f"{given.source}: {error}")
     for key in _OURS_TO_SET:
         if wanted.pop(key, None) is not None:
             faults.append(f"{key} cannot be chosen: SageMaker says where results and checkpoints lie")
 
-    values = {**_from_channels(job), **wanted, "output_dir": str(job.run_dir), "publish_to": None}
+    ours = {"output_dir": str(job.run_dir), "publish_to": None}
     if job.checkpoint_dir:
-        values["checkpoint_dir"] = str(job.checkpoint_dir)
+        ours["checkpoint_dir"] = str(job.checkpoint_dir)
+    fixed = {key: Given(value, key) for key, value in ours.items()}
     try:
-        config = load_config(_find_config(name), [f"--{key}={json.dumps(v)}" for key, v in values.items()])
+        config = load_config(_find_config(name), from_environment, _from_channels(job), wanted, fixed)
     except TrainConfigError as error:
         faults += error.faults
     if faults:
@@ -79,34 +85,18 @@ def resolve_config(job: TrainingJob, arguments: Sequence[str], environ: Mapping[
     return ContainerConfig(train=config, include_base=include_base)
 
 
-def _hyperparameters(job: TrainingJob) -> dict[str, Any]:
-    return {
-        _key(name): decode_hyperparameter(text)
-        for name, text in job.hyperparameters.items()
-        if not name.startswith(PLATFORM_PREFIXES)
-    }
-
-
-def _flags(arguments: Sequence[str], faults: list[str]) -> dict[str, Any]:
-    """Return `--key value` and `--key=value` as values, read as hyperparameters are."""
-    found: dict[str, Any] = {}
-    rest = list(arguments)
-    while rest:
-        name, equals, text = rest.pop(0).partition("=")
-        if not name.startswith("--"):
-            faults.append(f"'{name}' is not an option; options are written --key value")
-        elif not equals and not rest:
-            faults.append(f"{name} lacks its value")
-        else:
-            found[_key(name[2:])] = decode_hyperparameter(text if equals else rest.pop(0))
+def _hyperparameters(job: TrainingJob) -> dict[str, Given]:
+    """Return what hyperparameters say. Text that is JSON of a text or list is read; the rest stays text."""
+    found: dict[str, Given] = {}
+    for name, text in job.hyperparameters.items():
+        if not name.startswith(PLATFORM_PREFIXES):
+            decoded = decode_hyperparameter(text)
+            value = decoded if isinstance(decoded, (str, list)) else text
+            found[name.replace("-", "_")] = Given(value, f"hyperparameter {name}")
     return found
 
 
-def _key(name: str) -> str:
-    return name.replace("-", "_")
-
-
-def _from_channels(job: TrainingJob) -> dict[str, Any]:
+def _from_channels(job: TrainingJob) -> Layer:
     """Return the data keys that the job's channels stand for; without such channels, the file's own hold."""
     given = {
         key: [f"channel:{name}" for name in names if name in job.channels]
@@ -115,7 +105,7 @@ def _from_channels(job: TrainingJob) -> dict[str, Any]:
     values: dict[str, Any] = given if given["train_data"] else {}
     if _ADAPTER_CHANNEL in job.channels:
         values = {**values, "continue_from": str(job.channels[_ADAPTER_CHANNEL])}
-    return values
+    return {key: Given(value, f"{key} of the channels") for key, value in values.items()}
 
 
 def _find_config(name: str) -> Path:

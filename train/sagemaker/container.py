@@ -1,8 +1,8 @@
 """The `train` verb of the image: a SageMaker training job from /opt/ml, start to end.
 
-    python -m train.sagemaker.container                          # what hyperparameters and channels say
-    python -m train.sagemaker.container --max-steps 10           # flags win over hyperparameters
-    python -m train.sagemaker.container -- python my_script.py   # a script of your own, with SM_* set for it
+    docker run IMAGE train                          # what hyperparameters and channels say
+    docker run IMAGE train --max-steps 10           # flags win over hyperparameters
+    docker run IMAGE train -- python my_script.py   # a script of your own, with SM_* set for it
 
 Exit status: 0 when training finished, or stopped on SIGTERM with its checkpoint whole; 1 with the reason, one
 sentence, in `output/failure`.
@@ -14,11 +14,16 @@ import os
 import signal
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from serve.config.command_line import Command, config_flag, flags_of, run_command
+from serve.config.reader import keys_of
+from serve.config.sources import TRAINING_PREFIX, variable_of
 from serve.errors import ShrotaError
-from train.config import dump_config
-from train.errors import TrainConfigError, TrainError
+from train.config import TrainConfig, dump_config
+from train.errors import TrainError
 from train.sagemaker.config import ContainerConfig, resolve_config
 from train.sagemaker.environment import count_gpus, sagemaker_variables
 from train.sagemaker.failure import FAILURE_VARIABLE, shorten, write_failure
@@ -47,7 +52,12 @@ def train(job: TrainingJob, config: ContainerConfig, environ: Mapping[str, str],
     try:
         ending = supervise(
             command,
-            {**environ, **network_variables(job), FAILURE_VARIABLE: str(job.failure_file)},
+            {
+                **environ,
+                **network_variables(job),
+                **_secrets(config),
+                FAILURE_VARIABLE: str(job.failure_file),
+            },
             wait_for=job.hosts[:1] if len(job.hosts) > 1 else (),
         )
         _check(ending, job)
@@ -56,6 +66,12 @@ def train(job: TrainingJob, config: ContainerConfig, environ: Mapping[str, str],
             lay_out_model(job, config, held_by_image=held_by_image)
     finally:
         tidy_outputs(job.run_dir)
+
+
+def _secrets(config: ContainerConfig) -> dict[str, str]:
+    """Return the variables of what the file of the configuration does not hold."""
+    given = {name: getattr(config.train, name) for name, key in keys_of(TrainConfig).items() if key.is_secret}
+    return {variable_of(name, TRAINING_PREFIX): value.reveal() for name, value in given.items() if value}
 
 
 def _check(ending: Ending, job: TrainingJob) -> None:
@@ -73,31 +89,89 @@ def _check(ending: Ending, job: TrainingJob) -> None:
     raise TrainError(f"training ended with exit status {ending.status}; the log says more")
 
 
-def main(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
-    """Run the job and return the exit status."""
-    base_dir = Path(environ.get(BASE_DIR_VARIABLE) or DEFAULT_BASE_DIR)
-    failure_file = base_dir / "output" / "failure"
-    failure_file.unlink(missing_ok=True)
+@dataclass(frozen=True, kw_only=True)
+class Work:
+    """A job and what it is to train."""
+
+    job: TrainingJob
+    config: ContainerConfig
+
+
+def read_work(flags: Mapping[str, Any]) -> Work:
+    """Return what the files below /opt/ml, flags and the environment ask for.
+
+    Raises:
+        TrainConfigError: Lists every fault.
+    """
+    job = read_job(_base_dir())
+    return Work(job=job, config=resolve_config(job, flags, os.environ))
+
+
+def run_job(work: Work) -> int:
+    """Train, and return the exit status; the reason why there is no model is left for the platform."""
     try:
-        job = read_job(base_dir)
         n_gpus = count_gpus()
-        environ = {**environ, **sagemaker_variables(job, n_gpus, os.cpu_count() or 1)}
-        if arguments[:1] == ["--"]:
-            _check(supervise(arguments[1:], environ), job)
-        else:
-            train(job, resolve_config(job, arguments, environ), environ, n_gpus)
-    except TrainConfigError as error:
-        return _fail(failure_file, "; ".join(error.faults))
+        train(work.job, work.config, _job_environment(work.job, n_gpus), n_gpus)
     except (ShrotaError, OSError) as error:
-        return _fail(failure_file, str(error))
+        return _fail(str(error))
     return 0
 
 
-def _fail(failure_file: Path, reason: str) -> int:
+def run_script(words: Sequence[str]) -> int:
+    """Run a script of the user's own with the variables that it expects, and return the exit status."""
+    try:
+        job = read_job(_base_dir())
+        _check(supervise(words, _job_environment(job, count_gpus())), job)
+    except (ShrotaError, OSError) as error:
+        return _fail(str(error))
+    return 0
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the job and return the exit status."""
+    _failure_file().unlink(missing_ok=True)
+    return run_script(arguments[1:]) if arguments[:1] == ["--"] else run_command(command, arguments)
+
+
+def _base_dir() -> Path:
+    return Path(os.environ.get(BASE_DIR_VARIABLE) or DEFAULT_BASE_DIR)
+
+
+def _failure_file() -> Path:
+    return _base_dir() / "output" / "failure"
+
+
+def _job_environment(job: TrainingJob, n_gpus: int) -> dict[str, str]:
+    """Return the environment of what the job starts; what is resolved already is not to be read again."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(TRAINING_PREFIX)}
+    return {**kept, **sagemaker_variables(job, n_gpus, os.cpu_count() or 1)}
+
+
+def _fail(reason: str) -> int:
     print(f"error: {shorten(reason)}", file=sys.stderr)
-    write_failure(failure_file, reason)
+    write_failure(_failure_file(), reason)
     return 1
 
 
+command = Command(
+    "train",
+    read=read_work,
+    run=run_job,
+    about="Run the SageMaker training job whose files lie below /opt/ml.\n\nFlags win over hyperparameters,"
+    " those over channels, variables SHROTA_TRAIN_<KEY> and the configuration.",
+    examples="""\
+train                                # what hyperparameters and channels say
+train --max-steps 10
+train -- python my_script.py         # a script of your own, with SM_* set for it
+""",
+    flags=[
+        config_flag("Committed configuration, or file of one."),
+        *flags_of(TrainConfig),
+        *flags_of(ContainerConfig, ("include_base",)),
+    ],
+    on_faults=lambda faults: write_failure(_failure_file(), "; ".join(faults)),
+)
+
+
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:], os.environ))
+    sys.exit(main(sys.argv[1:]))

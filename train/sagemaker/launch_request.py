@@ -1,4 +1,4 @@
-"""The flags of `python -m train.sagemaker.launch`, checked, and the CreateTrainingJob request they make."""
+"""The flags of `shrota launch`, checked, and the CreateTrainingJob request they make."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-from serve.config.flags import read_pairs
+from serve.config.reader import read_pairs
 from serve.errors import ConfigError
 from serve.remote.requests import (
     Request,
@@ -163,7 +163,7 @@ class Launch:
         """The configuration that the container will resolve from this job's hyperparameters and channels."""
         channels = {text.partition("=")[0]: _OPT_ML / "input" / "data" for text in self.channel}
         job = TrainingJob(base_dir=_OPT_ML, hyperparameters=self.hyperparameters, channels=channels)
-        return resolve_config(job, (), {}).train
+        return resolve_config(job, {}, {}).train
 
     @property
     def hyperparameters(self) -> dict[str, str]:

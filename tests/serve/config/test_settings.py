@@ -1,11 +1,12 @@
-"""Settings from the environment and the command line."""
+"""Settings from a file, the environment and flags."""
 
 from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
-from serve.config.settings import Settings
+from serve.config.reader import Given
+from serve.config.settings import Settings, unknown_settings
 from serve.errors import ConfigError
 
 
@@ -20,7 +21,7 @@ def test_flags_win_over_our_variables_and_those_over_the_platforms():
     environ = {"SAGEMAKER_BIND_TO_PORT": "1", "SHROTA_PORT": "2"}
     assert Settings.from_env({"SAGEMAKER_BIND_TO_PORT": "1"}).port == 1
     assert Settings.from_env(environ).port == 2
-    assert Settings.from_env(environ, ["--port", "3"]).port == 3
+    assert Settings.from_env(environ, {"port": "3"}).port == 3
 
 
 @pytest.mark.parametrize("text", ["true", "TRUE", "True"])
@@ -57,23 +58,87 @@ def test_every_field_is_a_variable_and_a_flag(spec):
         "log_level": "error",
     }.get(spec.name, "true" if spec.type == "bool" else "7")
     from_variable = Settings.from_env({f"SHROTA_{spec.name.upper()}": value})
-    from_flag = Settings.from_env({}, [f"--{spec.name.replace('_', '-')}", value])
+    from_flag = Settings.from_env({}, {spec.name: value})
     assert from_variable == from_flag
     assert str(getattr(from_flag, spec.name)).lower() in (value, f"{value}.0")
 
 
-def test_a_switch_needs_no_value():
-    assert Settings.from_env({}, ["--offline", "--port", "9"]).offline
-
-
-def test_all_faults_are_reported_together():
-    environ = {"SHROTA_PORT": "http", "SHROTA_QUANTISATION": "int8", "SHROTA_OFFLINE": "perhaps"}
+def test_all_faults_are_reported_together(tmp_path):
+    file = tmp_path / "settings.yaml"
+    file.write_text("max_sessions: several\nspeed: 3\nengine: ctranslate2\nquantization: int4\n")
+    environ = {"SHROTA_PORT": "http", "SHROTA_OFFLINE": "perhaps", "SHROTA_CONFIG": str(file)}
     with pytest.raises(ConfigError) as refused:
-        Settings.from_env(environ, ["--drain-s", "29", "--max-audio-s", "inf", "--n-threads", "0"])
+        Settings.from_env(environ, {"drain_s": "29", "max_audio_s": "inf", "n_threads": "0"})
     faults = "\n".join(refused.value.faults)
-    for name in (*environ, "drain_s", "max_audio_s", "n_threads"):
+    for name in (
+        *("SHROTA_PORT: 'http'", "SHROTA_OFFLINE: 'perhaps'", "--max-audio-s: 'inf'"),
+        *("drain_s", "n_threads", "int4"),
+        *(f"max_sessions in {file}: 'several'", f"speed in {file} is unknown"),
+    ):
         assert name in faults
-    assert len(refused.value.faults) == 6
+    assert len(refused.value.faults) == 8
+
+
+def test_a_file_gives_way_to_variables_and_those_to_flags(tmp_path):
+    file = tmp_path / "settings.toml"
+    file.write_text('port = 1\nhost = "::1"\noffline = true\nmax_batch_s = 8\n')
+    named = {"config": str(file)}
+    settings = Settings.from_env({"SAGEMAKER_BIND_TO_PORT": "4"}, named)
+    assert (settings.port, settings.host, settings.offline, settings.max_batch_s) == (1, "::1", True, 8.0)
+    assert Settings.from_env({"SHROTA_PORT": "2"}, named).port == 2
+    assert Settings.from_env({"SHROTA_PORT": "2"}, {**named, "port": "3"}).port == 3
+    assert Settings.from_env({"SHROTA_CONFIG": str(file)}).port == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "said"),
+    [
+        ("absent.yaml", None, "absent.yaml cannot be read: No such file"),
+        ("broken.yaml", "a: [1,", "broken.yaml is not YAML"),
+        ("broken.toml", "port: 1", "broken.toml is not TOML"),
+        ("list.yaml", "- 1", "list.yaml does not hold keys and values"),
+    ],
+)
+def test_a_file_that_cannot_be_used_is_one_sentence(tmp_path, name, text, said):
+    if text is not None:
+        (tmp_path / name).write_text(text)
+    with pytest.raises(ConfigError, match=said):
+        Settings.from_env({"SHROTA_CONFIG": str(tmp_path / name)})
+
+
+def test_a_fallback_holds_where_no_model_is_named():
+    fallback = {"model_dir": Given("/shipped", "the shipped artifact")}
+    assert Settings.from_env({}, fallback=fallback).model_dir == Path("/shipped")
+    assert Settings.from_env({}, {"model_dir": "/m"}, fallback).model_dir == Path("/m")
+    assert Settings.from_env({"SHROTA_BASE_MODEL": "b"}, fallback=fallback).model_dir == Settings().model_dir
+
+
+KUBERNETES = {
+    "SHROTA_SERVICE_HOST": "10.3.2.1",
+    "SHROTA_SERVICE_PORT": "8080",
+    "SHROTA_SERVICE_PORT_HTTP": "8080",
+    "SHROTA_PORT": "tcp://10.3.2.1:8080",
+    "SHROTA_PORT_8080_TCP": "tcp://10.3.2.1:8080",
+    "SHROTA_PORT_8080_TCP_ADDR": "10.3.2.1",
+    "SHROTA_PORT_8080_TCP_PORT": "8080",
+    "SHROTA_PORT_8080_TCP_PROTO": "tcp",
+    "SHROTA_MARATHI_SERVICE_HOST": "10.3.2.2",
+    "SHROTA_MARATHI_PORT": "udp://10.3.2.2:53",
+}
+
+
+def test_what_kubernetes_sets_for_a_service_of_our_name_is_passed_over():
+    assert Settings.from_env(KUBERNETES) == Settings()
+    assert unknown_settings(KUBERNETES) == []
+
+
+def test_an_unknown_variable_is_mentioned_with_the_nearest_and_ends_nothing():
+    environ = {"SHROTA_QUANTISATION": "int8", "SHROTA_COLOUR": "red", "SHROTA_CONFIG": ""}
+    assert Settings.from_env(environ) == Settings()
+    assert unknown_settings(environ) == [
+        "SHROTA_COLOUR is no setting and has no effect",
+        "SHROTA_QUANTISATION is no setting and has no effect; did you mean SHROTA_QUANTIZATION?",
+    ]
 
 
 def test_an_empty_variable_is_as_good_as_none():
@@ -81,18 +146,8 @@ def test_an_empty_variable_is_as_good_as_none():
 
 
 def test_variables_of_training_are_none_of_our_business():
-    assert Settings.from_env({"SHROTA_TRAIN_CONFIG": "x.yaml", "HOME": "/"}) == Settings()
-
-
-def test_help_explains_every_setting_and_gives_examples(capsys):
-    with pytest.raises(SystemExit) as finished:
-        Settings.from_env({}, ["--help"])
-    assert finished.value.code == 0
-    text = capsys.readouterr().out
-    for spec in fields(Settings):
-        assert f"--{spec.name.replace('_', '-')}" in text
-        assert f"SHROTA_{spec.name.upper()}" in " ".join(text.split())
-    assert "examples:" in text
+    environ = {"SHROTA_TRAIN_CONFIG": "x.yaml", "HOME": "/"}
+    assert Settings.from_env(environ) == Settings() and unknown_settings(environ) == []
 
 
 def test_four_bits_need_the_engine_that_has_them():

@@ -275,7 +275,15 @@ def test_the_words_of_a_recording_come_over_the_socket_as_from_invocations(serve
         body = recording.read_bytes()
         headers = {"content-type": "audio/flac", "accept": "text/plain"}
         plain = client.post("/invocations", content=body, headers=headers).text
-        command = [sys.executable, "-m", "serve.remote.client", str(recording), "--url", str(client.base_url)]
+        command = [
+            sys.executable,
+            "-m",
+            "train.command_line",
+            "client",
+            str(recording),
+            "--url",
+            str(client.base_url),
+        ]
         live = subprocess.run(
             [*command, "--mode", "bidirectional", "--pace", "4"],
             cwd=ROOT,

@@ -16,9 +16,10 @@ from pathlib import Path
 
 import pytest
 
+from serve.config.command_line import run_command
 from serve.errors import ClientError, ConfigError
 from serve.remote.call import Call, build_payload
-from serve.remote.client import main, show_events, whole_lines
+from serve.remote.client import command, show_events, whole_lines
 
 ROOT = Path(__file__).parents[2]
 TEXT = "घर लाल आहे"
@@ -76,7 +77,7 @@ def test_options_travel_in_the_header_where_they_fit_and_otherwise_in_the_body(r
 
 def test_all_contradictions_are_named_together(tmp_path, capsys):
     wrong = ["--mode", "async", "--url", "ftp://x", "--endpoint", "e", "--pace", "-1", "--input", "bucket"]
-    assert main([str(tmp_path / "none.wav"), *wrong]) == 1
+    assert run_command(command, [str(tmp_path / "none.wav"), *wrong]) == 1
     said = capsys.readouterr().err
     for part in ("no file", "exclude each other", "http://", "--pace", "s3://"):
         assert part in said
@@ -87,14 +88,11 @@ def test_all_contradictions_are_named_together(tmp_path, capsys):
 def test_a_service_is_called_without_boto3_and_shows_the_same_text_plain_and_streamed(
     served, tiny_artifact_dir, recording
 ):
-    without_boto3 = (
-        "import sys; sys.modules['boto3'] = None; "
-        "from serve.remote.client import main; sys.exit(main(sys.argv[1:]))"
-    )
+    without_boto3 = "import sys; sys.modules['boto3'] = None; from train.command_line import main; main()"
 
     def call(url, *flags):
-        command = [sys.executable, "-c", without_boto3, str(recording), "--url", url, *flags]
-        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+        words = [sys.executable, "-c", without_boto3, "client", str(recording), "--url", url, *flags]
+        return subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
 
     with served(tiny_artifact_dir) as client:
         url = str(client.base_url)
@@ -113,7 +111,7 @@ def test_a_service_is_called_without_boto3_and_shows_the_same_text_plain_and_str
 
 
 def test_nobody_at_the_address_is_said_in_one_sentence(recording, capsys):
-    assert main([str(recording), "--url", "http://127.0.0.1:9"]) == 1
+    assert run_command(command, [str(recording), "--url", "http://127.0.0.1:9"]) == 1
     assert "does not answer" in capsys.readouterr().err
 
 
@@ -182,7 +180,7 @@ def test_a_streaming_endpoint_is_read_off_the_wire_and_shown_as_text(recording, 
             "--component",
             "base",
         ]
-        assert main([str(recording), *flags]) == 0
+        assert run_command(command, [str(recording), *flags]) == 0
     assert capsys.readouterr().out == f"{TEXT}\n"
     ((path, headers),) = seen
     assert path == "/endpoints/marathi/invocations-response-stream"
@@ -204,7 +202,7 @@ def test_a_stream_that_sagemaker_breaks_off_is_told_in_its_words(recording, caps
         _,
     ):
         monkeypatch.setenv("AWS_ENDPOINT_URL_SAGEMAKER_RUNTIME", url)
-        assert main([str(recording), "--endpoint", "marathi", "--mode", "stream"]) == 1
+        assert run_command(command, [str(recording), "--endpoint", "marathi", "--mode", "stream"]) == 1
     assert "the container went away" in capsys.readouterr().err
 
 
@@ -213,7 +211,7 @@ def test_the_containers_own_refusal_comes_through_an_endpoint(recording, capsys,
     body = {"Message": "Received client error", "OriginalMessage": own, "OriginalStatusCode": 413}
     with runtime(424, "application/json", json.dumps({"__type": "ModelError", **body}).encode()) as (url, _):
         monkeypatch.setenv("AWS_ENDPOINT_URL_SAGEMAKER_RUNTIME", url)
-        assert main([str(recording), "--endpoint", "marathi"]) == 1
+        assert run_command(command, [str(recording), "--endpoint", "marathi"]) == 1
     assert "status 413, audio_too_long: audio lasts" in capsys.readouterr().err
 
 
@@ -225,7 +223,9 @@ def test_an_asynchronous_call_goes_through_s3(recording, capsys):
         s3 = boto3.client("s3")
         s3.create_bucket(Bucket="speech")
         flags = ["--endpoint", "marathi", "--mode", "async", "--input", "s3://speech/in"]
-        assert main([str(recording), *flags]) == 0  # moto's endpoint answers every call at once
+        assert (
+            run_command(command, [str(recording), *flags]) == 0
+        )  # moto's endpoint answers every call at once
         keys = [each["Key"] for each in s3.list_objects_v2(Bucket="speech")["Contents"]]
     (put,) = [key for key in keys if key.startswith("in/")]
     assert put.endswith("/speech.wav") and capsys.readouterr().out
@@ -248,7 +248,7 @@ def test_a_live_stream_sends_settings_then_pcm_then_the_end_and_prints_what_is_f
         threading.Thread(target=server.serve_forever, daemon=True).start()
         url = f"http://127.0.0.1:{server.socket.getsockname()[1]}"
         flags = ["--mode", "bidirectional", "--pace", "0", "--option", "language=mr"]
-        assert main([str(recording), "--url", url, *flags]) == 0
+        assert run_command(command, [str(recording), "--url", url, *flags]) == 0
         server.shutdown()
     settings, *pcm, end = frames
     assert json.loads(settings) == {"sample_rate": 16_000, "encoding": "pcm_s16le", "language": "mr"}

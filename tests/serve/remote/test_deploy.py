@@ -8,8 +8,9 @@ import botocore.session
 import pytest
 from botocore.validate import ParamValidator
 
+from serve.config.command_line import run_command
 from serve.errors import AwsError, ConfigError
-from serve.remote.deploy import main
+from serve.remote.deploy import command
 from serve.remote.deployment import Deployment
 from serve.remote.endpoints import deployment_requests
 from serve.remote.requests import Request
@@ -184,7 +185,7 @@ def test_what_would_be_refused_later_is_refused_now(changes, said):
 
 def test_a_dry_run_prints_requests_that_can_be_read_back(capsys):
     flags = [word for name, value in COMMON.items() for word in (f"--{name}", value)]
-    assert main([*flags, "--max-instances", "2", "--dry-run"]) == 0
+    assert run_command(command, [*flags, "--max-instances", "2", "--dry-run"]) == 0
     said = capsys.readouterr()
     operations = [request["operation"] for request in json.loads(said.out)]
     assert operations == [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 import re
@@ -12,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from serve.service.loading import load_pipeline
+from serve.transcribe.__main__ import MODEL_FLAGS
 from serve.transcript.formats import FORMATS
 
 ROOT = Path(__file__).parents[2]
@@ -136,9 +139,17 @@ def test_a_name_that_stands_for_nothing_fails_and_the_others_are_transcribed(tin
     assert "missing.wav: there is no such file or folder" in named.stderr
 
 
-def test_flags_that_cannot_be_parsed_are_status_2():
-    assert run("a.wav", "--speed", "2").returncode == 2
-    assert run().returncode == 2
+def test_words_that_are_no_flags_are_status_2_and_told_with_all_else_that_is_wrong():
+    refused = run("a.wav", "--overwrit", "--language", "klingon", "--n-threads", "many", "--format", "docx")
+    assert refused.returncode == 2
+    for said in ("--overwrit is no option; did you mean --overwrite?", "klingon", "n-threads", "docx"):
+        assert said in refused.stderr
+    nothing = run()
+    assert nothing.returncode == 1 and "a recording or folder is missing" in nothing.stderr
+
+
+def test_the_flags_of_the_model_are_what_loading_takes():
+    assert tuple(inspect.signature(load_pipeline).parameters) == MODEL_FLAGS
 
 
 def test_a_run_that_is_stopped_leaves_no_half_transcripts(tiny_artifact_dir, recordings):

@@ -128,7 +128,7 @@ def test_every_kind_of_bad_data_is_named_counted_and_passed_over(bad_rows, tmp_p
     path, reasons, held_out = bad_rows
     command = [str(path), "--output-dir", str(tmp_path / "shards"), "--held-out", str(held_out)]
     run = subprocess.run(
-        [sys.executable, "-m", "train.data.prepare", *command],
+        [sys.executable, "-m", "train.command_line", "prepare", *command],
         cwd=ROOT,
         env={**os.environ, "COLUMNS": "250"},
         capture_output=True,
@@ -167,7 +167,15 @@ def test_a_preparation_that_was_killed_goes_on_and_ends_with_the_same_bytes(tmp_
     manifest = noise_manifest(tmp_path / "noise", 80)
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     prepare(manifest, whole, shard_bytes=200_000)
-    command = [sys.executable, "-m", "train.data.prepare", str(manifest), "--output-dir", str(broken)]
+    command = [
+        sys.executable,
+        "-m",
+        "train.command_line",
+        "prepare",
+        str(manifest),
+        "--output-dir",
+        str(broken),
+    ]
     command += ["--workers", "1", "--shard-mb", "0.2", "--any-script"]
     child = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 120

@@ -5,17 +5,13 @@ from __future__ import annotations
 import json
 
 import pytest
-import typer
-from typer.testing import CliRunner
 
+from serve.config.command_line import run_command
 from serve.options import NO_ADAPTER, TranscriptionOptions
 from serve.service.loading import load_pipeline
-from train.evaluate.__main__ import main
+from train.evaluate.__main__ import command
 from train.evaluate.evaluation import evaluate_models
 from train.examples.corpus import load_evaluation_set
-
-APP = typer.Typer()
-APP.command()(main)
 
 
 def test_base_and_tuned_are_scored_and_compared_on_the_same_clips(tiny_artifact_dir, tiny_manifest, tmp_path):
@@ -35,18 +31,17 @@ def test_base_and_tuned_are_scored_and_compared_on_the_same_clips(tiny_artifact_
     assert found["better"] + found["worse"] + found["equal"] == 3
 
 
-def test_the_command_writes_scores_tables_and_pictures(tiny_artifact_dir, tiny_manifest, tmp_path):
+def test_the_command_writes_scores_tables_and_pictures(tiny_artifact_dir, tiny_manifest, tmp_path, capsys):
     options = ["--model-dir", str(tiny_artifact_dir), "--manifest", str(tiny_manifest), "--max-clips", "2"]
     options += ["--quantization", "none", "--against-base", "--profile", "raw", "--seed", "3"]
     outputs = ["--json", str(tmp_path / "out.json"), "--markdown", str(tmp_path / "out.md")]
-    answer = CliRunner().invoke(APP, [*options, *outputs, "--report", str(tmp_path / "report")])
-    assert answer.exit_code == 0, (answer.output, answer.exception)
+    assert run_command(command, [*options, *outputs, "--report", str(tmp_path / "report")]) == 0
     record = json.loads((tmp_path / "out.json").read_text("utf-8"))
     assert record["seed"] == 3 and len(record["results"]["tones"]["base"]["utterances"]) == 2
     assert record == json.loads((tmp_path / "report" / "evaluation.json").read_text("utf-8"))
     assert (tmp_path / "out.md").read_text() == (tmp_path / "report" / "evaluation.md").read_text()
     assert (tmp_path / "report" / "scores.png").read_bytes().startswith(b"\x89PNG")
-    assert "tuned minus base" in answer.output
+    assert "tuned minus base" in capsys.readouterr().out
 
 
 @pytest.fixture
@@ -94,11 +89,12 @@ def test_each_clip_is_heard_in_its_own_language_by_base_and_tuned(tiny_artifact_
     assert list(results["machine"]["tuned"]["by_kind"]) == ["formant"]
 
 
-def test_one_command_scores_several_manifests_in_several_languages(tiny_artifact_dir, several, tmp_path):
+def test_one_command_scores_several_manifests_in_several_languages(
+    tiny_artifact_dir, several, tmp_path, capsys
+):
     options = ["--model-dir", str(tiny_artifact_dir), "--quantization", "none", "--against-base"]
     options += [word for path in several for word in ("--manifest", str(path))]
-    answer = CliRunner().invoke(APP, [*options, "--json", str(tmp_path / "out.json")])
-    assert answer.exit_code == 0, (answer.output, answer.exception)
+    assert run_command(command, [*options, "--json", str(tmp_path / "out.json")]) == 0
     summary = json.loads((tmp_path / "out.json").read_text("utf-8"))["summary"]
     assert [(row["kind"], row["language"], row["test_set"], row["clips"]) for row in summary] == [
         ("people", "all", "people", 4),
@@ -107,13 +103,13 @@ def test_one_command_scores_several_manifests_in_several_languages(tiny_artifact
         ("formant", "mr", "machine", 2),
     ]
     assert all(row["base"]["cer"] >= 0 and row["tuned"]["cer"] >= 0 for row in summary)
-    assert "go by the rows of people" in " ".join(answer.output.split())
+    assert "go by the rows of people" in " ".join(capsys.readouterr().out.split())
 
 
-def test_two_test_sets_of_one_name_are_refused(tiny_manifest):
+def test_two_test_sets_of_one_name_are_refused(tiny_manifest, capsys):
     twice = ["--manifest", str(tiny_manifest)] * 2
-    answer = CliRunner().invoke(APP, twice, env={"COLUMNS": "200", "TERM": "dumb"})
-    assert answer.exit_code == 2 and "differ in their names" in answer.output
+    assert run_command(command, twice) == 1
+    assert "differ in their names" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -123,6 +119,6 @@ def test_two_test_sets_of_one_name_are_refused(tiny_manifest):
         (["--manifest", "a.jsonl", "--quantization", "int3"], "int3"),
     ],
 )
-def test_an_option_that_cannot_be_is_named(options, named):
-    answer = CliRunner().invoke(APP, options, env={"COLUMNS": "200", "TERM": "dumb"})
-    assert answer.exit_code == 2 and named in answer.output
+def test_an_option_that_cannot_be_is_named(options, named, capsys):
+    assert run_command(command, options) == 1
+    assert named in capsys.readouterr().err

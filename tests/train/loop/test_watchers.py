@@ -7,6 +7,7 @@ from types import ModuleType, SimpleNamespace
 
 import pytest
 
+from serve.config.reader import Secret
 from train.errors import TrainError
 from train.loop.metrics import open_metrics
 from train.loop.watchers import TensorBoardWatcher, open_watchers
@@ -47,7 +48,7 @@ def test_nothing_watches_where_nothing_is_asked_for(tiny_config):
 
 def test_a_missing_mlflow_is_named_with_what_to_do(tiny_config, monkeypatch):
     monkeypatch.setitem(sys.modules, "mlflow", None)  # as if it were not installed
-    config = tiny_config(tensorboard=False, mlflow_uri="sqlite:///runs.db")
+    config = tiny_config(tensorboard=False, mlflow_uri=Secret("sqlite:///runs.db"))
     with pytest.raises(TrainError, match=r"pip install 'shrota\[mlflow\]'"), open_metrics(config, 0):
         pass
 
@@ -69,7 +70,7 @@ def mlflow(monkeypatch):
 
 
 def test_mlflow_is_told_and_a_resumed_run_goes_on_in_the_same_one(tiny_config, mlflow, results):
-    config = tiny_config(tensorboard=False, mlflow_uri="http://localhost:5000")
+    config = tiny_config(tensorboard=False, mlflow_uri=Secret("http://localhost:5000"))
     config.output_dir.mkdir()
     with open_metrics(config, 0) as metrics:
         metrics.log_evaluation(6, results)
@@ -85,7 +86,7 @@ def test_mlflow_is_told_and_a_resumed_run_goes_on_in_the_same_one(tiny_config, m
 
 
 def test_a_server_that_fails_later_is_mentioned_once(tiny_config, mlflow, results, capsys):
-    config = tiny_config(tensorboard=False, mlflow_uri="http://localhost:5000")
+    config = tiny_config(tensorboard=False, mlflow_uri=Secret("http://localhost:5000"))
     config.output_dir.mkdir()
 
     def refuse(values, step):

@@ -8,9 +8,10 @@ import botocore.session
 import pytest
 from botocore.validate import ParamValidator
 
+from serve.config.command_line import run_command
 from serve.errors import ConfigError
 from train.loop.metrics import MAX_DEFINITIONS, metric_definitions
-from train.sagemaker.launch import main
+from train.sagemaker.launch import command
 from train.sagemaker.launch_request import Launch, training_request
 
 REQUIRED = {
@@ -88,8 +89,8 @@ def test_hyperparameters_are_strings_and_channels_read_s3_as_they_go():
         ({"channel": ("train",)}, "--channel 'train' is not written NAME=VALUE"),
         ({"channel": ("train=x",)}, "--channel train 'x' is no s3://"),
         ({"channel": ("a=s3://abc/x", "a=s3://abc/y")}, "names 'a' twice"),
-        ({"hyperparameter": ("epochs=many",)}, "'epochs' is 'many'"),
-        ({"hyperparameter": ("colour=red",)}, "unknown key 'colour'"),
+        ({"hyperparameter": ("epochs=many",)}, "hyperparameter epochs: 'many' is not a number"),
+        ({"hyperparameter": ("colour=red",)}, "hyperparameter colour is unknown"),
         ({"hyperparameter": (f"language={'m' * 2501}",)}, "longer than 2500 characters"),
         ({"config": "nonesuch"}, "config 'nonesuch'"),
         ({"max_wait_s": 90_000}, "--max-wait-s is for --spot"),
@@ -109,7 +110,7 @@ def test_what_would_be_refused_later_is_refused_now(changes, said):
 
 def test_every_fault_is_said_at_once_and_nothing_is_printed_to_be_sent(capsys):
     wrong = ["--name", "-", "--image", "i", "--role", "r", "--output", "o", "--instances", "few", "--dry-run"]
-    assert main(wrong) == 1
+    assert run_command(command, wrong) == 1
     said = capsys.readouterr()
     assert len(said.err.splitlines()) >= 4 and all(
         line.startswith("error: ") for line in said.err.splitlines()
@@ -120,14 +121,14 @@ def test_every_fault_is_said_at_once_and_nothing_is_printed_to_be_sent(capsys):
 
 
 def test_a_missing_flag_is_named(capsys):
-    assert main([]) == 1
+    assert run_command(command, []) == 1
     assert capsys.readouterr().err.splitlines() == [
         f"error: --{name} is missing" for name in ("name", "image", "role", "output")
     ]
 
 
 def test_a_dry_run_prints_the_request_alone(capsys):
-    assert main([*FLAGS, "--dry-run"]) == 0
+    assert run_command(command, [*FLAGS, "--dry-run"]) == 0
     said = capsys.readouterr()
     (request,) = json.loads(said.out)
     assert request["operation"] == "CreateTrainingJob" and said.err == ""
@@ -139,7 +140,7 @@ def test_moto_takes_the_job(monkeypatch):
 
     monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
     with mock_aws():
-        assert main([*FLAGS, "--spot", "--channel", "train=s3://speech/shards"]) == 0
+        assert run_command(command, [*FLAGS, "--spot", "--channel", "train=s3://speech/shards"]) == 0
         job = boto3.client("sagemaker").describe_training_job(TrainingJobName="marathi-1")
     assert job["HyperParameters"]["config"] == "whisper-large-v2-mr" and job["EnableManagedSpotTraining"]
 
@@ -148,5 +149,5 @@ def test_without_a_region_nothing_is_sent_and_one_sentence_says_so(monkeypatch, 
     for name in ("AWS_DEFAULT_REGION", "AWS_REGION", "AWS_PROFILE"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "none"))
-    assert main(FLAGS) == 1
+    assert run_command(command, FLAGS) == 1
     assert "error: sagemaker: You must specify a region" in capsys.readouterr().err

@@ -1,8 +1,5 @@
 """Build a Marathi speech corpus without a data hub: text -> synthetic voices -> FLAC clips and manifests.
 
-    python -m train.data.synthesis.build --output-dir data/mr --seed 0
-    python -m train.data.synthesis.build --output-dir /tmp/tiny --everyday 40 --catalogue 0 --kokoro 20
-
 No test sentence and no test voice is ever heard in training. The same seed, options and synthesiser versions
 give the same corpus; Piper alone never says a thing twice the same way. Manifests:
 
@@ -25,11 +22,9 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
-from typing import Annotated
 
 import soundfile
 import torch
-import typer
 
 from serve.audio.samples import SAMPLE_RATE
 from serve.config.progress import progress_bar
@@ -37,7 +32,7 @@ from serve.model.durable_write import put_in_place, write_whole
 from train.data.synthesis import voices
 from train.data.synthesis.conditions import CONDITIONS, write_condition, write_no_speech
 from train.data.synthesis.plan import Sizes, Utterance, plan_corpus
-from train.errors import DataError, TrainError
+from train.errors import DataError
 
 MAX_CLIP_S = 12.0
 _NO_SPEECH_CLIPS = 100
@@ -97,7 +92,7 @@ class _Stretch:
         if not sys.stderr.isatty():
             left = timedelta(seconds=round((n_planned - n_spoken) / per_s))
             line = f"{n_spoken} of {n_planned} clips, {per_s:.2f} clips/s, {left} left"
-            typer.echo(f"{time.strftime('%H:%M:%S')} {line}", err=True)
+            print(f"{time.strftime('%H:%M:%S')} {line}", file=sys.stderr, flush=True)
 
 
 def _write_manifests(output_dir: Path, rows: dict[str, list[str]]) -> None:
@@ -131,53 +126,3 @@ def _manifest_line(utterance: Utterance, duration_s: float) -> str:
         "source": utterance.source,
     }
     return json.dumps(row, ensure_ascii=False) + "\n"
-
-
-def main(
-    output_dir: Annotated[Path, typer.Option(help="Directory for clips and manifests.")],
-    everyday: Annotated[
-        int, typer.Option(help="Training clips of everyday sentences by espeak and festival.")
-    ] = 4000,
-    catalogue: Annotated[int, typer.Option(help="Training clips of message-catalogue sentences.")] = 800,
-    exchanged: Annotated[
-        int,
-        typer.Option(help="Training clips of sentences with words exchanged for others of the same ending."),
-    ] = 800,
-    words: Annotated[int, typer.Option(help="Training clips of word sequences.")] = 400,
-    kokoro: Annotated[
-        int,
-        typer.Option(help="Training clips of Kokoro's neural voices; each takes a core four seconds."),
-    ] = 6000,
-    piper: Annotated[int, typer.Option(help="Training clips of Piper's neural voice.")] = 1200,
-    test: Annotated[
-        int, typer.Option(help="Sentences held out for each test set, and as many for validation.")
-    ] = 150,
-    seed: Annotated[int, typer.Option(help="Fixes text, split, voices and delivery.")] = 0,
-) -> None:
-    """Build a synthetic Marathi corpus from installed text and voices.
-
-    Example: python -m train.data.synthesis.build --output-dir data/mr
-    """
-    try:
-        counts = build_corpus(
-            output_dir,
-            Sizes(
-                everyday=everyday,
-                catalogue=catalogue,
-                exchanged=exchanged,
-                words=words,
-                kokoro=kokoro,
-                piper=piper,
-                test=test,
-            ),
-            seed,
-        )
-    except TrainError as error:
-        typer.echo(f"error: {error}", err=True)
-        raise typer.Exit(1) from error
-    for split, count in sorted(counts.items()):
-        typer.echo(f"{split}: {count} clips -> {output_dir / f'{split}.jsonl'}")
-
-
-if __name__ == "__main__":
-    typer.run(main)

@@ -15,15 +15,16 @@ from serve.audio.samples import SAMPLE_RATE
 from train.data.manifest import load_samples, read_manifest
 
 FIELDS = ("audio", "text", "language", "duration_s", "voice", "kind", "source")
+NEURAL = {"train-neural", "valid-neural", "test-neural"}
 ROOT = Path(__file__).parents[2]
 
 
 def build(directory, *options):
-    command = [sys.executable, "-m", "train.data.synthesis.build", "--output-dir", str(directory)]
+    command = [sys.executable, "-m", "train.command_line", "data", "--output-dir", str(directory)]
     sizes = ["--everyday", "12", "--catalogue", "0", "--exchanged", "0", "--words", "0"]
     sizes += ["--kokoro", "3", "--piper", "0", "--test", "3"]
     return subprocess.run(
-        [*command, *sizes, *options], cwd=ROOT, capture_output=True, text=True, check=False, timeout=120
+        [*command, *sizes, *options], cwd=ROOT, capture_output=True, text=True, check=False, timeout=300
     )
 
 
@@ -37,7 +38,7 @@ def corpus(tmp_path_factory):
 
 
 def test_clips_are_what_the_manifests_say(corpus):
-    for name in ("train", "valid", "test-everyday", "train-neural", "valid-neural", "test-neural"):
+    for name in ("train", "valid", "test-everyday", *NEURAL):
         for clip in read_manifest(corpus / f"{name}.jsonl"):
             info = soundfile.info(clip.path)
             assert (info.format, info.samplerate, info.channels) == ("FLAC", SAMPLE_RATE, 1)
@@ -46,9 +47,11 @@ def test_clips_are_what_the_manifests_say(corpus):
 
 
 def test_a_second_build_elsewhere_is_the_same_to_the_bit(corpus, tmp_path):
-    assert build(tmp_path).returncode == 0
-    files = sorted(path.relative_to(corpus) for path in corpus.rglob("*") if path.is_file())
-    assert files == sorted(path.relative_to(tmp_path) for path in tmp_path.rglob("*") if path.is_file())
+    assert build(tmp_path, "--kokoro", "0").returncode == 0  # neural voices take long: theirs is one sentence
+    files = {path.relative_to(tmp_path) for path in tmp_path.rglob("*") if path.is_file()}
+    others = {path.relative_to(corpus) for path in corpus.rglob("*") if path.is_file()} - files
+    assert len(files) > 50 and {path.suffix for path in others} == {".flac", ".jsonl"}
+    assert {path.stem for path in others if path.suffix == ".jsonl"} == NEURAL
     for file in files:
         assert (corpus / file).read_bytes() == (tmp_path / file).read_bytes(), file
 

@@ -1,0 +1,47 @@
+"""The command `shrota`: every subcommand by name, those of serving and those of training.
+
+A subcommand is imported when it is named, so that `shrota --help` and the Tab key are quick, and so that a
+machine without the packages of training serves all the same. It lies here because training knows serving, and
+serving does not know training.
+"""
+
+from __future__ import annotations
+
+from serve.config.command_line import Commands, exit_with
+
+COMMANDS = {
+    "serve": ("serve.__main__:command", "serve speech recognition over HTTP", ""),
+    "transcribe": ("serve.transcribe.__main__:command", "transcribe recordings on disk", ""),
+    "client": ("serve.remote.client:command", "have a service elsewhere transcribe a recording", ""),
+    "deploy": ("serve.remote.deploy:command", "put a model to work on SageMaker", ""),
+    "data": ("train.data.synthesis.__main__:command", "speak a Marathi corpus", "train"),
+    "prepare": ("train.data.prepare:command", "decode a source of speech once, for training", "train"),
+    "train": ("train.run:command", "train, evaluate and export an adapter", "train"),
+    "evaluate": ("train.evaluate.__main__:command", "score a model on test sets", "train"),
+    "report": ("train.report.__main__:command", "write the page of a run again", "train"),
+    "export": ("train.export.__main__:command", "merge an adapter, or push it to the hub", "train"),
+    "launch": ("train.sagemaker.launch:command", "start a training job on SageMaker", "train"),
+}
+"""Name -> where the command is, what it does, and the extra of the package that it needs."""
+
+command = Commands(
+    COMMANDS,
+    about="Teach Whisper a language it hears badly, and serve it.",
+    examples="""\
+shrota serve --model-dir model_artifacts/whisper-base-mr
+shrota transcribe speech.mp3
+shrota train --config train/configs/whisper-base-mr.yaml
+shrota evaluate --help
+
+eval "$(shrota --completion bash)"       # the Tab key completes commands, flags and values
+""",
+)
+
+
+def main() -> None:
+    """Run the command line of this process."""
+    exit_with(command)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,83 @@
+"""Speak a Marathi corpus: `shrota data`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from serve.config.command_line import Command, exit_with, flags_of
+from serve.config.reader import keys_of, read_or_raise
+from serve.config.sources import flag_layer, flag_names
+
+
+@dataclass(frozen=True, kw_only=True)
+class Corpus:
+    """How large a corpus is, and where it goes."""
+
+    output_dir: Path
+    """Directory for clips and manifests."""
+    everyday: int = 4_000
+    """Training clips of everyday sentences by espeak and festival."""
+    catalogue: int = 800
+    """Training clips of message-catalogue sentences."""
+    exchanged: int = 800
+    """Training clips of sentences with words exchanged for others of the same ending."""
+    words: int = 400
+    """Training clips of word sequences."""
+    kokoro: int = 6_000
+    """Training clips of Kokoro's neural voices; each takes a core four seconds."""
+    piper: int = 1_200
+    """Training clips of Piper's neural voice."""
+    test: int = 150
+    """Sentences held out for each test set, and as many for validation."""
+    seed: int = 0
+    """Fixes text, split, voices and delivery."""
+
+
+def read_corpus(flags: Mapping[str, Any]) -> Corpus:
+    """Return what flags ask for.
+
+    Raises:
+        ConfigError: Lists every fault.
+    """
+    return read_or_raise(Corpus, flag_layer(flags), flag_names(keys_of(Corpus)))
+
+
+def build(wanted: Corpus) -> int:
+    """Speak the corpus, say how many clips each split has, and return the exit status."""
+    from train.data.synthesis.build import build_corpus
+    from train.data.synthesis.plan import Sizes
+
+    sizes = Sizes(
+        everyday=wanted.everyday,
+        catalogue=wanted.catalogue,
+        exchanged=wanted.exchanged,
+        words=wanted.words,
+        kokoro=wanted.kokoro,
+        piper=wanted.piper,
+        test=wanted.test,
+    )
+    for split, count in sorted(build_corpus(wanted.output_dir, sizes, wanted.seed).items()):
+        print(f"{split}: {count} clips -> {wanted.output_dir / f'{split}.jsonl'}")
+    return 0
+
+
+command = Command(
+    "data",
+    read=read_corpus,
+    run=build,
+    about="Build a synthetic Marathi corpus from installed text and voices.\n\nA build that is stopped goes"
+    " on where it was when the same command is given again. A size of 0 leaves a kind out.",
+    examples="""\
+shrota data --output-dir data/mr
+shrota data --output-dir data/tiny --everyday 40 --catalogue 0 --exchanged 0 --kokoro 20
+""",
+    flags=flags_of(Corpus),
+    needs="train",
+)
+
+
+if __name__ == "__main__":
+    exit_with(command)
