@@ -12,10 +12,7 @@ MOST_FUNCTION_LINES = 60
 LONG_FUNCTION_LINES = 40
 ONE_LONG_IN = 50
 
-BEING_CUT = (
-    *("serve/engine/", "serve/service/", "serve/pipeline.py", "serve/audio/"),
-    *("train/evaluate/__main__.py", "train/data/prepare.py"),
-)
+BEING_CUT = ("serve/audio/",)
 """Files with modules or functions still to be cut; this list only becomes shorter."""
 
 

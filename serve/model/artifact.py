@@ -19,7 +19,7 @@ ADAPTER_DIR = "adapter"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 ADAPTER_CONFIG = "adapter_config.json"
 BASE_CONFIG = "config.json"
-"""Of a base model's checkpoint."""
+"""File that marks a base model's checkpoint."""
 
 _MAX_FOLDERS_ON_TOP = 3
 
