@@ -23,7 +23,7 @@ FORMAT_OPTIONS = ("format", "response_format")
 """Names of the option that chooses the answer format (`serve.transcript.formats`); the second is OpenAI's."""
 
 MAX_PROMPT_CHARACTERS = 2_000
-"""Of `prompt` and of `hotwords`."""
+"""Longest `prompt`, and longest `hotwords`."""
 
 MAX_BEAM_SIZE = 10
 MAX_SUPPRESSED = 100

@@ -6,6 +6,8 @@ not known yet (a WAV of 0, of all ones, or of two billion bytes, a WebM of unkno
 are; so is a shortfall of a header's length, which some recorders count by mistake. MP3 is looked at in
 `serve.audio.mpeg`, and FLAC's total where it is decoded.
 
+By hand, because decoders return what is left of a cut recording without a word.
+
 Formats: RIFF and RF64 (EBU Tech 3306), ISO 14496-12 boxes, EBML (RFC 8794) and Ogg pages (RFC 3533).
 """
 

@@ -1,5 +1,7 @@
 """The frames of an MP3 (and of its elders, layers I and II): where they lie, and whether all are there.
 
+By hand, because decoders skip missing frames without a word.
+
 An MP3 has no container. Each frame begins with four bytes that tell its length; the first one may hold, in
 place of sound, how many follow (Xing, Info, VBRI). Tags of other kinds lie before and behind, and are passed
 over; so is what was left of a frame, where a recording was cut out of a longer one. Bare AAC (ADTS) is built

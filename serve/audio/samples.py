@@ -11,6 +11,9 @@ Samples = npt.NDArray[np.float32]
 SAMPLE_RATE = 16_000
 """Samples in a second (Hz): what Whisper reads."""
 
+FRAMES_PER_S = 100
+"""Frames of Whisper's spectrogram in a second: one every 160 samples."""
+
 LOUDEST = 32_768.0
 """Full scale of int16 data stored as float; nothing honest is louder."""
 

@@ -76,7 +76,7 @@ class Start:
     """The recording was accepted; text follows."""
 
     duration_s: float | None
-    """As the recording announces it; exact for one of up to 30 s; None where nothing says. See `End`."""
+    """Length that the recording announces, exact up to 30 s; None where it announces none. See `End`."""
     language: str | None = None
     """The language asked for; None where it is to be detected."""
     sound: SoundReport | None = None
@@ -129,7 +129,7 @@ def build_transcript(
     task: str = "transcribe",
     sound: SoundReport | None = None,
 ) -> Transcript:
-    """Put segments together."""
+    """Join segments into a transcript."""
     kept = tuple(segments)
     return Transcript(
         text=join_text(segment.text for segment in kept),

@@ -11,11 +11,9 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 from serve.audio.recording import ClockReport, MixReport, SoundReport
+from serve.audio.samples import FRAMES_PER_S
 from serve.engine.languages import LANGUAGE_NAMES
 from serve.transcript.events import End, Event, Failure, Segment, Start, Transcript, Word
-
-FRAMES_PER_S = 100
-"""Unit of OpenAI's `seek`: frames of the spectrogram."""
 
 
 class TrackBody(msgspec.Struct, frozen=True, kw_only=True):
@@ -301,7 +299,7 @@ def segment_body(wire_type: type[SegmentT], segment: Segment) -> SegmentT:
 def _verbose_segment(segment: Segment) -> VerboseSegment:
     return VerboseSegment(
         id=segment.id,
-        seek=round(segment.start_s * FRAMES_PER_S),
+        seek=round(segment.start_s * FRAMES_PER_S),  # OpenAI counts frames of the spectrogram
         start=_rounded(segment.start_s),
         end=_rounded(segment.end_s),
         text=segment.text,

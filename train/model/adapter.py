@@ -18,6 +18,7 @@ from peft.utils.other import get_pattern_key
 from transformers import WhisperConfig
 
 from serve.engine.transformers.adapter import read_tensors
+from serve.errors import ArtifactError
 from serve.model.adapter_tensors import check_adapter
 from serve.model.artifact import ADAPTER_CONFIG, ADAPTER_WEIGHTS, Artifact
 from serve.model.base_model import base_fingerprint
@@ -92,8 +93,8 @@ def continue_adapter(model: PeftModel, artifact: Artifact, base_dir: Path, confi
         TrainConfigError: base model, layers, ranks or scales of the adapter are not those of the model.
         ArtifactError: its tensors are not those that its own configuration names.
     """
-    is_on_this_base = artifact.manifest.base_model.fingerprint == base_fingerprint(base_dir)
-    if is_on_this_base:
+    fingerprint = base_fingerprint(base_dir)
+    if artifact.manifest.base_model.fingerprint == fingerprint:
         check_adapter(artifact.adapter_dir, base_dir)
     wanted = typing.cast(LoraConfig, model.peft_config["default"])
     found = LoraConfig.from_pretrained(str(artifact.adapter_dir))
@@ -105,8 +106,10 @@ def continue_adapter(model: PeftModel, artifact: Artifact, base_dir: Path, confi
         for key in ("modules_to_save", "lora_bias")
         if getattr(found, key)
     ]
-    if not is_on_this_base:
-        faults.append(f"base_model is not the one that the adapter in {artifact.path} was trained on")
+    try:
+        artifact.require_base(fingerprint)
+    except ArtifactError as error:
+        faults.append(str(error))
     if (ours := lora_method(wanted)) != (theirs := lora_method(found)):
         faults.append(f"lora_method is {ours}, but {where} says {theirs}")
     for block in config.blocks:
