@@ -5,13 +5,13 @@ Words are aligned as for the WER. A word left out has an empty hypothesis, a wor
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from rapidfuzz.distance import Levenshtein
-
 from train.data.normalise import normaliser
+from train.evaluate.scoring import align_words
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +46,7 @@ def find_confusions(
     languages = languages or [None] * len(references)
     for reference, hypothesis, language in zip(references, hypotheses, languages, strict=True):
         normalise = normaliser(profile, language)
-        counts.update(_wrong_words(normalise(reference).split(), normalise(hypothesis).split()))
+        counts.update(_wrong_words(normalise(reference), normalise(hypothesis)))
     frequent_first = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
     return [
         Confusion(reference=said, hypothesis=written, count=count)
@@ -54,7 +54,14 @@ def find_confusions(
     ]
 
 
-def _wrong_words(said: list[str], written: list[str]) -> Iterator[tuple[str, str]]:
-    for edit in Levenshtein.editops(said, written):
-        reference = "" if edit.tag == "insert" else said[edit.src_pos]
-        yield reference, "" if edit.tag == "delete" else written[edit.dest_pos]
+def _wrong_words(said: str, written: str) -> Iterator[tuple[str, str]]:
+    aligned = align_words(said, written)
+    if aligned is None:
+        yield from (("", word) for word in written.split())
+        return
+    (references,), (hypotheses,) = aligned.references, aligned.hypotheses
+    for chunk in aligned.alignments[0]:
+        if chunk.type != "equal":
+            reference = references[chunk.ref_start_idx : chunk.ref_end_idx]
+            hypothesis = hypotheses[chunk.hyp_start_idx : chunk.hyp_end_idx]
+            yield from itertools.zip_longest(reference, hypothesis, fillvalue="")

@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import jiwer
 import numpy as np
 import numpy.typing as npt
 from rapidfuzz.distance import Levenshtein
@@ -105,8 +106,8 @@ def score(
     """
     pairs = _normalised(references, hypotheses, profile, languages)
     applied = {profile_for(profile, language) for language in languages or [None]}
-    words = np.array([_errors(ref.split(), hyp.split()) for ref, hyp in pairs])  # (n, 4): hits, S, D, I
-    characters = np.array([_errors(ref, hyp) for ref, hyp in pairs])
+    words = np.array([_word_errors(ref, hyp) for ref, hyp in pairs])  # (n, 4): hits, S, D, I
+    characters = np.array([_character_errors(ref, hyp) for ref, hyp in pairs])
     hits, substitutions, deletions, insertions = (int(total) for total in words.sum(axis=0))
     low, high = wer_interval(words, seed=seed)
     return Score(
@@ -135,8 +136,8 @@ def score_utterances(
     """Return the scores of each utterance, in order; see `score`."""
     scores = []
     for reference, hypothesis in _normalised(references, hypotheses, profile, languages):
-        words = _errors(reference.split(), hypothesis.split())
-        characters = _errors(reference, hypothesis)
+        words = _word_errors(reference, hypothesis)
+        characters = _character_errors(reference, hypothesis)
         hits, substitutions, deletions, insertions = words
         scores.append(
             UtteranceScore(
@@ -227,8 +228,28 @@ def _normalised(
     return pairs
 
 
-def _errors(reference: Sequence[str], hypothesis: Sequence[str]) -> tuple[int, int, int, int]:
-    """Return (hits, substitutions, deletions, insertions) of one utterance's words or characters."""
+def _word_errors(reference: str, hypothesis: str) -> tuple[int, int, int, int]:
+    """Return (hits, substitutions, deletions, insertions) of one utterance's words."""
+    aligned = align_words(reference, hypothesis)
+    if aligned is None:
+        return 0, 0, 0, len(hypothesis.split())
+    return aligned.hits, aligned.substitutions, aligned.deletions, aligned.insertions
+
+
+def align_words(reference: str, hypothesis: str) -> jiwer.WordOutput | None:
+    """Return jiwer's alignment of the words; None where nothing was said, which jiwer refuses."""
+    if not reference.split():
+        return None
+    # jiwer splits at plain blanks alone, a text of the model may hold others.
+    return jiwer.process_words(" ".join(reference.split()), " ".join(hypothesis.split()))
+
+
+def _character_errors(reference: str, hypothesis: str) -> tuple[int, int, int, int]:
+    """Return (hits, substitutions, deletions, insertions) of one utterance's characters, blanks among them.
+
+    rapidfuzz, which jiwer is built on, counts them: jiwer drops blanks at the ends, and refuses an empty
+    reference.
+    """
     counts = Counter(edit.tag for edit in Levenshtein.editops(reference, hypothesis))
     substitutions, deletions, insertions = counts["replace"], counts["delete"], counts["insert"]
     return len(reference) - substitutions - deletions, substitutions, deletions, insertions
