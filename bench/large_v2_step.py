@@ -1,8 +1,8 @@
-"""Train one step on a model of whisper-large-v2's shape and export the adapter: what memory, what time?
+"""Measure memory and time of one training step and an export on a model of whisper-large-v2's shape.
 
     python bench/large_v2_step.py                   # two cores and 12 GiB of memory are enough
 
-The weights are random, so no hub is needed and nothing is heard; shape, 8-bit base, adapter, loss, optimiser
+The weights are random, so that no hub is needed; shape, 8-bit base, adapter, loss, optimiser
 and export are those of `train/configs/whisper-large-v2-mr.yaml`. Writes bench/large-v2.json.
 """
 
@@ -78,7 +78,7 @@ def write_random_checkpoint(directory: Path) -> None:
 
 
 def random_weights(name: str, shape: torch.Size) -> torch.Tensor:
-    """Return weights as a fresh Whisper has them: narrow, with layer norms of one."""
+    """Return weights like a newly initialised Whisper's: narrow, with layer norms of one."""
     if "layer_norm" in name:
         return (
             torch.ones(shape, dtype=torch.float16) if name.endswith("weight") else torch.zeros(shape).half()
@@ -100,13 +100,13 @@ def random_batch() -> Batch:
 
 
 def peak_gib() -> float:
-    """Return the most memory that the process has occupied since the last `forget_peak`, in GiB."""
+    """Return the peak memory of the process since the last `forget_peak`, in GiB."""
     status = Path("/proc/self/status").read_text()
     return int(status.partition("VmHWM:")[2].split()[0]) * 1024 / GIB
 
 
 def forget_peak() -> None:
-    """Begin to count the peak anew (proc(5), clear_refs)."""
+    """Reset the peak memory of the process (proc(5), clear_refs)."""
     Path("/proc/self/clear_refs").write_text("5")
 
 

@@ -1,4 +1,4 @@
-"""The usual recipe of LoRA on Whisper, as notebooks have it, to measure `train/run.py` against.
+"""The usual notebook recipe of LoRA on Whisper, to compare `train/run.py` with.
 
 Base in 8 bits by bitsandbytes, LoRA of rank 32 on `q_proj` and `v_proj`, every clip padded to 30 s, batches
 of four, AdamW. A plain loop of transformers and peft; nothing of `train` is used but the manifest reader.

@@ -1,12 +1,12 @@
 """Measure the service and its peers: the same merged weights, the same recordings, the same threads.
 
     make bench-serve                                        # everything, about 25 minutes on two quiet cores
-    python bench/serve.py --quick                           # shows in minutes that it works
+    python bench/serve.py --quick                           # a test of the benchmark, in minutes
     python bench/serve.py --only short,concurrent,long      # some sections
     python bench/serve.py --manifest FILE.jsonl             # other recordings
 
-Peers are faster-whisper, transformers, openai-whisper and whisper.cpp (extra `bench`), each in a process
-of its own, warm, paired in time with ours. A peer or section that fails is reported, and the rest goes on.
+Peers are faster-whisper, transformers, openai-whisper and whisper.cpp (extra `bench`). Each is warm, has its
+own process, and is paired in time with ours. A peer or section that fails is reported and skipped.
 Writes bench/serve.json and bench/serve.png.
 """
 
@@ -78,7 +78,7 @@ def main(
     / "bench"
     / "serve.json",
 ) -> None:
-    """Measure the service, and other ways to run the same weights."""
+    """Measure the service and its peers, and write the figures."""
     chosen = [name.strip() for name in only.split(",") if name.strip()] or list(SECTIONS)
     if unknown := set(chosen) - set(SECTIONS):
         raise typer.BadParameter(f"--only knows no section '{min(unknown)}'")

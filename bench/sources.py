@@ -1,4 +1,4 @@
-"""Train with the smoke configuration from every kind of source: the same clips in each one's own form.
+"""Train with the smoke configuration from every kind of source, on the same clips in each format.
 
 Writes bench/sources.json.
 
@@ -6,8 +6,8 @@ Writes bench/sources.json.
     python bench/sources.py --max-minutes 10              # ten minutes from each, an hour and a half
     python bench/sources.py --steps 15 --at-once 8        # all side by side, each on a share of the cores
 
-Corpora of the Hugging Face hub are stood in for by directories of Parquet files with their columns, read by
-the same `datasets`; the SageMaker channel is a read-only directory, as FastFile mounts it.
+Directories of Parquet files with the same columns, read by the same `datasets`, stand in for corpora of the
+Hugging Face hub. A read-only directory stands in for a SageMaker channel in FastFile mode.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from train.data.manifest import Clip, load_samples, read_manifest  # noqa: E402
 
 CONFIG = "train/configs/smoke.yaml"
 STEPS_A_MINUTE = 6.0
-"""Of the smoke configuration on two cores, more or less: for --max-minutes."""
+"""Rough time of a step of the smoke configuration on two cores, for --max-minutes."""
 
 
 def as_manifest(clips: list[Clip], scratch: Path) -> str:
@@ -144,7 +144,7 @@ def main(
     at_once: Annotated[int, typer.Option(help="Runs side by side.")] = 1,
     output: Annotated[Path, typer.Option(help="Where the figures go.")] = ROOT / "bench" / "sources.json",
 ) -> None:
-    """Train a little from every kind of source, and say how it went."""
+    """Train a few steps from every kind of source, and print how they went."""
     console = Console(width=150)
     if not manifest.is_file():
         raise SystemExit(f"{manifest} does not exist: `make data` builds the corpus")
@@ -179,7 +179,7 @@ def main(
 
 
 def train(source: str, steps: int, scratch: Path, *, n_threads: int) -> dict[str, Any]:
-    """Train on a source and return what the run says of itself."""
+    """Train on a source and return the figures of the run."""
     run = scratch / "run"
     command = [sys.executable, "train/run.py", "--config", CONFIG, "--output_dir", str(run)]
     command += ["--train_data", source, "--valid_data", "[]", "--test_data", "[]", "--max_steps", str(steps)]
@@ -219,7 +219,7 @@ def _encode(clip: Clip, target: Path, *options: str) -> None:
 
 
 def _parquet(clips: list[Clip], directory: Path, text: str, split: str) -> Path:
-    """Write clips as the hub keeps them: the bytes of a FLAC file, and text, in a column each."""
+    """Write clips in the hub's format: a column of FLAC files as bytes, and a column of text."""
     part = directory / "mr_in" / split  # as the hub's own conversion lays files out
     part.mkdir(parents=True)
     audio = []

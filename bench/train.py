@@ -6,8 +6,8 @@ Writes bench/train.json.
     python bench/train.py --wer-clips 240        # also WER after the same clips, eight minutes more
 
 Both recipes run as child processes, in turn, on the same clips of 3 to 6 s from the corpus of `make data`;
-the ratio reported is the median over the pairs. Rooms that ours speaks into are simulated in the first run on
-a machine and kept in the cache, a minute of work in all.
+the ratio reported is the median over the pairs. Our recipe simulates rooms once per machine, which takes a
+minute of the first run, and caches them.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def run_reference(clips: Path, steps: int, scratch: Path, test: Path | None = No
 
 
 def run_ours(clips: Path, options: list[str], scratch: Path, test: Path | None = None) -> dict[str, Any]:
-    """Return the same of `train/run.py` with the committed Marathi configuration, from a fresh adapter."""
+    """Return the same figures of `train/run.py` with the committed configuration and a new adapter."""
     run = scratch / "ours"
     arguments = ["--config", "train/configs/whisper-base-mr.yaml", "--output_dir", str(run)]
     arguments += ["--continue_from", "null", "--publish_to", "null", "--resume", "never"]

@@ -206,7 +206,7 @@ class Overloaded(ServiceError):
 
 
 class TooManySessions(Overloaded):
-    """As many sessions are open as may be."""
+    """The limit of open sessions is reached."""
 
     code = "too_many_sessions"
 

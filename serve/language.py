@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from serve.audio.features import FRAMES_PER_S, MAX_WINDOW_S, pad_with_silence
+from serve.audio.features import MAX_WINDOW_S, pad_with_silence
+from serve.audio.samples import FRAMES_PER_S
 from serve.engine import DecodingOptions, EngineInput, Hypothesis
 
 LANGUAGE_WINDOWS = 3

@@ -23,13 +23,16 @@ FORMAT_OPTIONS = ("format", "response_format")
 """Names of the option that chooses the answer format (`serve.transcript.formats`); the second is OpenAI's."""
 
 MAX_PROMPT_CHARACTERS = 2_000
-"""Of `prompt` and of `hotwords`."""
+"""Longest `prompt`, and longest `hotwords`."""
 
 MAX_BEAM_SIZE = 10
 MAX_SUPPRESSED = 100
 """Texts that may be named by `suppress`."""
 
+MAX_TRACK = 99
+
 Channels = Literal["mix", "split"]
+TrackName = Annotated[str, msgspec.Meta(min_length=1, max_length=40)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +60,9 @@ class TranscriptionOptions:
     word_timestamps: bool = False
     """Also say when each word is spoken."""
     channels: Channels = "mix"
-    """`mix` averages the recording's channels, `split` transcribes each on its own."""
+    """`mix` hears the recording's channels as one, `split` transcribes each on its own."""
+    track: str | None = None
+    """Audio track of a film: its number from 1, or its language; None hears the default one."""
 
 
 class _WireOptions(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
@@ -74,6 +79,7 @@ class _WireOptions(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     suppress: str | list[str] = ""
     word_timestamps: bool = False
     channels: Channels = "mix"
+    track: Annotated[int, msgspec.Meta(ge=1, le=MAX_TRACK)] | TrackName | None = None
 
 
 OPTION_NAMES = frozenset(_WireOptions.__struct_fields__)
@@ -106,6 +112,8 @@ def parse_options(
     given = {name: getattr(wire, name) for name in values}
     if wire.language is not None:
         given["language"] = _language(wire.language)
+    if wire.track is not None:
+        given["track"] = _track(wire.track)
     if "suppress" in given:
         given["suppress"] = _suppressed(wire.suppress)
     return replace(base or TranscriptionOptions(), **given)
@@ -126,6 +134,14 @@ def _language(value: str) -> str:
             "language", f"'{value}' is no language of Whisper; give a code such as mr, or auto"
         )
     return code
+
+
+def _track(value: str | int) -> str:
+    """Return a track's number, or the code of its language where Whisper knows it."""
+    named = str(value).strip().lower()
+    if not named or (named.isdecimal() and not 1 <= int(named) <= MAX_TRACK):
+        raise UnsupportedOption("track", f"'{named}' is no track; give its number, from 1, or its language")
+    return language_code(named) or named
 
 
 def _suppressed(value: str | list[str]) -> tuple[str, ...]:

@@ -43,6 +43,7 @@ from typing import Protocol
 import numpy as np
 
 from serve.audio.features import MAX_WINDOW_S, FeatureExtractor, window_length_s
+from serve.audio.mixing import mix_channels
 from serve.audio.recording import Recording
 from serve.audio.samples import SAMPLE_RATE, Samples
 from serve.audio.segmentation import Window, WindowLimits, find_speech, iter_windows
@@ -177,7 +178,7 @@ class Pipeline:
         decoding = self.resolve(options)
         recording = _channels(recording, options)
         self._prepare(decoding)
-        yield Start(duration_s=recording.duration_s, language=decoding.language)
+        yield Start(duration_s=recording.duration_s, language=decoding.language, sound=recording.report)
 
         windows = cut(recording.blocks(), self._limits(decoding))
         timeline = Timeline(split=options.channels == "split")
@@ -188,8 +189,7 @@ class Pipeline:
                 yield from timeline.place(window, hypothesis)
         yield from timeline.rest()
 
-        assert recording.duration_s is not None, "it was read to its end"
-        transcript = _transcript(timeline.segments, decoding, said, recording.duration_s)
+        transcript = _transcript(timeline.segments, decoding, said, recording)
         yield End(transcript=transcript, processing_s=time.perf_counter() - started)
 
     def transcribe_many(
@@ -370,7 +370,7 @@ def _channels(recording: Recording | Samples, options: TranscriptionOptions) -> 
     if not isinstance(recording, Recording):
         recording = Recording.of(recording)
     if options.channels == "mix":
-        return recording.mixed()
+        return mix_channels(recording)
     if recording.n_channels > MAX_CHANNELS:
         raise UnsupportedOption(
             "channels",
@@ -380,13 +380,19 @@ def _channels(recording: Recording | Samples, options: TranscriptionOptions) -> 
 
 
 def _transcript(
-    segments: Sequence[Segment], decoding: DecodingOptions, said: Sequence[Hypothesis], duration_s: float
+    segments: Sequence[Segment], decoding: DecodingOptions, said: Sequence[Hypothesis], recording: Recording
 ) -> Transcript:
+    assert recording.duration_s is not None, "it was read to its end"
     language, language_prob = decoding.language, None
     if language is None and said:
         language, language_prob = settle_recording(said)
     return build_transcript(
-        segments, duration_s=duration_s, language=language, language_prob=language_prob, task=decoding.task
+        segments,
+        duration_s=recording.duration_s,
+        language=language,
+        language_prob=language_prob,
+        task=decoding.task,
+        sound=recording.report,
     )
 
 

@@ -51,6 +51,65 @@ def character_error_rate(text: str) -> float:
     return score([SAMPLE_TEXT], [text], "marathi").cer
 
 
+def turned_over() -> bytes:
+    """Return the sample in two channels that cancel each other."""
+    samples, sample_rate = soundfile.read(SAMPLE)
+    file = io.BytesIO()
+    soundfile.write(file, np.stack([samples, -samples], axis=1), sample_rate, format="FLAC")
+    return file.getvalue()
+
+
+def surrounded() -> bytes:
+    """Return the sample in the centre of 5.1, with noise as loud as itself in the five others."""
+    samples, sample_rate = soundfile.read(SAMPLE)
+    noise = np.random.default_rng(0).normal(0, samples.std(), (len(samples), 6))
+    noise[:, 2] = samples
+    file = io.BytesIO()
+    soundfile.write(file, noise / 4, sample_rate, format="WAVEX", subtype="PCM_16")
+    return file.getvalue()
+
+
+def begun_in_a_frame() -> bytes:
+    """Return the sample as an MP3 whose beginning is lost."""
+    command = ["ffmpeg", "-v", "error", "-i", str(SAMPLE), "-b:a", "64k", "-f", "mp3", "pipe:1"]
+    return subprocess.run(command, capture_output=True, check=True).stdout[1_233:]
+
+
+def two_billion_bytes_long() -> bytes:
+    """Return the sample as a WAV that announces more than it holds."""
+    samples, sample_rate = soundfile.read(SAMPLE)
+    file = io.BytesIO()
+    soundfile.write(file, samples, sample_rate, format="WAV", subtype="PCM_16")
+    return file.getvalue().replace(
+        b"data" + (2 * len(samples)).to_bytes(4, "little"), b"data\x00\x94\x35\x77"
+    )
+
+
+@pytest.mark.parametrize("made", [turned_over, surrounded, begun_in_a_frame, two_billion_bytes_long])
+def test_a_recording_that_is_not_quite_what_it_seems_gives_its_words(client, made):
+    answer = client.post("/invocations", content=made())
+    assert answer.status_code == 200, answer.text
+    transcript = answer.json()
+    assert character_error_rate(transcript["text"]) < 0.2
+    assert ("sound" in transcript) == (made in (turned_over, surrounded))
+
+
+def test_a_film_whose_sound_begins_late_has_its_subtitles_late(client, tmp_path):
+    film = tmp_path / "film.mp4"
+    pictures = ["-f", "lavfi", "-i", "testsrc=size=32x32:rate=5:duration=9", "-c:v", "mpeg4"]
+    sound = ["-itsoffset", "5", "-i", str(SAMPLE), "-map", "0:a", "-map", "1:v", "-c:a", "aac"]
+    subprocess.run(
+        ["ffmpeg", "-v", "error", *sound[:4], *pictures[:4], *sound[4:], *pictures[4:], str(film)], check=True
+    )
+
+    transcript = client.post("/invocations", content=film.read_bytes()).json()
+
+    assert character_error_rate(transcript["text"]) < 0.2
+    assert transcript["segments"][0]["start"] == pytest.approx(5.1, abs=0.2)
+    assert transcript["duration_s"] == pytest.approx(9.0, abs=0.2)
+    assert transcript["sound"]["clock"]["starts_at"] == pytest.approx(5.0, abs=0.1)
+
+
 @pytest.mark.parametrize("name", ENCODINGS)
 def test_a_recording_in_any_container_gives_its_words(client, name):
     content_type, body = encoded(name)

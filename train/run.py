@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +22,16 @@ from train.loop.allocator import bound_shape_caches
 from train.sagemaker.failure import FAILURE_VARIABLE, write_failure
 
 if TYPE_CHECKING:
+    import torch
+    from peft import PeftModel
+    from rich.console import Console
+
+    from serve.engine.vocabulary import Vocabulary
+    from train.data.manifest import Clip
+    from train.examples.collate import Collator
+    from train.examples.corpus import Corpus, EvaluationSet
     from train.loop.distributed import Processes
+    from train.loop.loop import Outcome
 
 
 def run(config: TrainConfig, processes: Processes) -> int:
@@ -32,67 +41,36 @@ def run(config: TrainConfig, processes: Processes) -> int:
     quiet_libraries()  # before the libraries, some of which speak on being imported
     import torch
     from rich.console import Console
-    from transformers import WhisperTokenizer
 
-    from serve.audio.features import FeatureExtractor
-    from serve.model.artifact import load_artifact
+    from serve.engine.vocabulary import Vocabulary
     from serve.model.base_model import resolve_base_model
-    from train.evaluate.evaluation import evaluate_artifact
-    from train.examples.collate import Collator
     from train.examples.corpus import describe_heard, leave_out_long_texts, load_corpus, sum_up_heard
-    from train.export.artifact import export_artifact, publish_artifact, record_evaluation
-    from train.export.merged import export_merged
-    from train.export.model_card import write_model_card
-    from train.loop.allocator import keep_freed_memory
+    from train.export.artifact import export_artifact
     from train.loop.loop import train_adapter
-    from train.loop.memory import estimate_memory, largest_batch
-    from train.loop.metrics import open_metrics
     from train.model.adalora import as_lora
-    from train.model.adapter import continue_adapter
-    from train.model.build import build_model
-    from train.report.results import save_results, write_report
 
     console = Console(stderr=True, quiet=not processes.leads)
     torch.set_num_threads(config.n_threads or processes.n_threads)
     torch.manual_seed(config.seed)
-    device = processes.device
+    left_out = config.output_dir / "data" / "left-out.jsonl"
     if processes.leads:
         config.output_dir.mkdir(parents=True, exist_ok=True)
         (config.output_dir / "config.yaml").write_text(dump_config(config), encoding="utf-8")
 
     base_dir = resolve_base_model(config.base_model)
-    tokenizer = WhisperTokenizer.from_pretrained(str(base_dir))
+    vocabulary = Vocabulary.read(base_dir)
     with processes.first_alone():  # the first on each machine prepares what must be decoded
-        corpus = leave_out_long_texts(load_corpus(config), tokenizer)
+        corpus = leave_out_long_texts(load_corpus(config), vocabulary)
     console.print(f"{len(corpus.train)} training clips, {len(corpus.log)} left out")
     heard = sum_up_heard(corpus.train)
     console.print("\n".join(describe_heard(heard)))
-    left_out = config.output_dir / "data" / "left-out.jsonl"
     if processes.leads:
         corpus.log.report(console, left_out)
-    features = FeatureExtractor(base_dir)
-    train_data = Collator(corpus.train, config, features, tokenizer, augmented=True, log=corpus.log)
-    valid_data = None
-    if corpus.valid:
-        valid_data = Collator(corpus.valid, config, features, tokenizer, augmented=False, log=corpus.log)
-    distill_data = None
-    if corpus.distill:
-        distill_data = Collator(corpus.distill, config, features, tokenizer, augmented=True, log=corpus.log)
 
-    model = build_model(base_dir, config, device)
-    if config.continue_from:
-        continue_adapter(model, load_artifact(config.continue_from), base_dir, config)
-    trainable, total = model.get_nb_trainable_parameters()
-    console.print(
-        f"{trainable:,} of {total:,} parameters are trained, base in {config.quantization} on {device}"
-    )
-    largest = largest_batch([clip.duration_s for clip in corpus.train], config)
-    estimate = estimate_memory(model, config, train_data.collate(largest, (0, 0)), device)
-    console.print(str(estimate))
-    if device.type == "cpu":
-        keep_freed_memory()
+    train_data, valid_data, distill_data = _collators(config, corpus, base_dir, vocabulary)
+    model = _build_model(config, base_dir, train_data, processes.device, console)
     n_before = len(corpus.log)
-    outcome = train_adapter(model, config, train_data, valid_data, device, processes, distill_data)
+    outcome = train_adapter(model, config, train_data, valid_data, processes.device, processes, distill_data)
     if not processes.leads:
         return 0
     if len(corpus.log) > n_before:
@@ -109,8 +87,70 @@ def run(config: TrainConfig, processes: Processes) -> int:
         model = as_lora(model)
     texts = (clip.text for clip in corpus.train)
     artifact_dir = export_artifact(model, base_dir, config, outcome, texts, heard)
-    del model
-    scores = evaluate_artifact(artifact_dir, config, corpus.tests, console)
+    del model  # evaluation loads the artifact
+    _evaluate(config, corpus.tests, artifact_dir, outcome, console)
+    return 0
+
+
+def _collators(
+    config: TrainConfig, corpus: Corpus, base_dir: Path, vocabulary: Vocabulary
+) -> tuple[Collator, Collator | None, Collator | None]:
+    """Return the collators of the training clips and, where there are any, validation and distillation's."""
+    from serve.audio.features import FeatureExtractor
+    from train.examples.collate import Collator
+
+    features = FeatureExtractor(base_dir)
+
+    def collator(clips: list[Clip], *, augmented: bool) -> Collator:
+        return Collator(clips, config, features, vocabulary, augmented=augmented, log=corpus.log)
+
+    return (
+        collator(corpus.train, augmented=True),
+        collator(corpus.valid, augmented=False) if corpus.valid else None,
+        collator(corpus.distill, augmented=True) if corpus.distill else None,
+    )
+
+
+def _build_model(
+    config: TrainConfig, base_dir: Path, train_data: Collator, device: torch.device, console: Console
+) -> PeftModel:
+    """Return the model to train, and print its size and the memory that training will need."""
+    from serve.model.artifact import load_artifact
+    from train.loop.allocator import keep_freed_memory
+    from train.loop.memory import estimate_memory, largest_batch
+    from train.model.adapter import continue_adapter
+    from train.model.build import build_model
+
+    model = build_model(base_dir, config, device)
+    if config.continue_from:
+        continue_adapter(model, load_artifact(config.continue_from), base_dir, config)
+    trainable, total = model.get_nb_trainable_parameters()
+    console.print(
+        f"{trainable:,} of {total:,} parameters are trained, base in {config.quantization} on {device}"
+    )
+    largest = largest_batch([clip.duration_s for clip in train_data.clips], config)
+    console.print(str(estimate_memory(model, config, train_data.collate(largest, (0, 0)), device)))
+    if device.type == "cpu":
+        keep_freed_memory()
+    return model
+
+
+def _evaluate(
+    config: TrainConfig,
+    tests: Sequence[EvaluationSet],
+    artifact_dir: Path,
+    outcome: Outcome,
+    console: Console,
+) -> None:
+    """Score the artifact, and write merged models, model card, report and published copy."""
+    from train.evaluate.evaluation import evaluate_artifact
+    from train.export.artifact import publish_artifact, record_evaluation
+    from train.export.merged import export_merged
+    from train.export.model_card import write_model_card
+    from train.loop.metrics import open_metrics
+    from train.report.results import save_results, write_report
+
+    scores = evaluate_artifact(artifact_dir, config, tests, console)
     record_evaluation(artifact_dir, scores)
     with open_metrics(config, outcome.step) as metrics:
         metrics.log_evaluation(outcome.step, scores)
@@ -122,7 +162,6 @@ def run(config: TrainConfig, processes: Processes) -> int:
     if config.publish_to:
         artifact_dir = publish_artifact(artifact_dir, config.publish_to)
     console.print(f"artifact: {artifact_dir}")
-    return 0
 
 
 def read_config(flags: Mapping[str, Any]) -> TrainConfig:

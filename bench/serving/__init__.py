@@ -1,1 +1,1 @@
-"""The service measured against other ways to run the same weights; `bench/serve.py` is the command."""
+"""Recordings and peers -> figures of speed, memory and word errors. `bench/serve.py` is the command."""

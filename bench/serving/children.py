@@ -1,4 +1,4 @@
-"""Child processes of the benchmark: a peer that answers recordings, and our service on a port."""
+"""Child processes of the benchmark: a peer that transcribes recordings, and our service on a port."""
 
 from __future__ import annotations
 
@@ -22,24 +22,24 @@ from bench.serving.recordings import Recording
 from bench.serving.setup import ROOT, Setup
 
 SETTLE_S = 0.25
-"""Waited before each timed call: OpenMP threads of another process spin for up to 0.2 s after their work."""
+"""Pause before each timed call: OpenMP threads of another process spin for up to 0.2 s after their work."""
 SAMPLING_S = 0.05
 SERVICE_START_S = 300.0
 POLL_S = 0.02
 
 
 class ChildFailed(Exception):
-    """A child process ended, or never came up; the message ends with its last words."""
+    """A child process ended or never started; the message ends with its last output."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Answer:
-    """What a peer made of one recording."""
+    """Text and time of a peer for one recording."""
 
     text: str
     seconds: float
     peak_gib: float
-    """Most memory of the peer's process so far."""
+    """Peak memory of the peer's process so far."""
 
 
 class PeerProcess:
@@ -81,14 +81,14 @@ class PeerProcess:
 
     @property
     def has_ended(self) -> bool:
-        """Whether the process is gone."""
+        """Whether the process has ended."""
         return self._child.poll() is not None
 
     def transcribe(self, recording: Recording, settle_s: float = SETTLE_S) -> Answer:
         """Transcribe a recording, timed by the peer's process itself, `settle_s` after the call before.
 
         Raises:
-            ChildFailed: The peer broke down.
+            ChildFailed: The peer ended.
         """
         assert self._child.stdin is not None
         time.sleep(settle_s)
@@ -128,12 +128,12 @@ class PeerProcess:
 
 @dataclass(frozen=True, kw_only=True)
 class Service:
-    """Our service, ready."""
+    """Our service, ready for requests."""
 
     client: httpx.Client
     pid: int
     ready_s: float
-    """From the start of the process to the first /ping answered 200."""
+    """Time from the start of the process to the first 200 from /ping."""
 
     def post(self, recording: Recording, **parameters: str) -> str:
         """Return the text of a recording's JSON answer."""
@@ -143,7 +143,7 @@ class Service:
 
     @contextmanager
     def stream(self, content: bytes | Iterator[bytes], **headers: str) -> Iterator[Iterator[dict[str, Any]]]:
-        """Post a FLAC recording and give its events as they come; leaving the block breaks the request off.
+        """Post a FLAC recording and yield its events; leaving the block aborts the request.
 
         Raises:
             ChildFailed: The transcription broke off.
@@ -193,7 +193,7 @@ def service(setup: Setup, *options: str) -> Iterator[Service]:
 
 
 class MemoryWatch:
-    """The most memory that a process and its children occupy together while the block runs."""
+    """Measures the peak memory of a process and its children together while the block runs."""
 
     def __init__(self, pid: int) -> None:
         self.peak_gib = 0.0
@@ -202,14 +202,14 @@ class MemoryWatch:
         self._thread = threading.Thread(target=self._watch, daemon=True)
 
     def __enter__(self) -> MemoryWatch:
-        """Begin."""
+        """Start measuring."""
         self._thread.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """End; `peak_gib` stays."""
+        """Stop measuring; `peak_gib` stays readable."""
         self._over.set()
         self._thread.join()
 
@@ -219,7 +219,7 @@ class MemoryWatch:
 
 
 def tree_gib(pid: int) -> float:
-    """Return the resident memory of a process and all below it, in GiB; what has ended counts nothing."""
+    """Return the resident memory of a process and its descendants, in GiB; ended ones count as 0."""
     try:
         status = Path(f"/proc/{pid}/status").read_text()
         children = [t.read_text().split() for t in Path(f"/proc/{pid}/task").glob("*/children")]

@@ -1,4 +1,4 @@
-"""Pieces cut at random out of a long recording: times in order and inside, streamed and whole the same."""
+"""Check pieces cut at random from a long recording: times in order and inside, streamed and whole equal."""
 
 from __future__ import annotations
 

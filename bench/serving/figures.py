@@ -10,7 +10,7 @@ import numpy as np
 from train.evaluate.scoring import score
 
 PROFILE = "marathi"
-"""Text is compared after the normalisation of this profile (`train.data.normalise`)."""
+"""Profile of `train.data.normalise` that texts are compared under."""
 
 Figures = dict[str, Any]
 
@@ -35,5 +35,5 @@ def error_rates(references: Sequence[str], hypotheses: Sequence[str]) -> Figures
 
 
 def times_real_time(audio_s: float, seconds: float) -> float:
-    """Return seconds of audio transcribed in a second."""
+    """Return seconds of audio transcribed per second."""
     return round(audio_s / seconds, 2)

@@ -30,8 +30,8 @@ def write_ggml(checkpoint: dict[str, Any], tokenizer_dir: Path, path: Path) -> N
 
     Args:
         checkpoint: `dims` and `model_state_dict`, as `whisper.load_model` reads them.
-        tokenizer_dir: of the transformers checkpoint; its mel filters are taken.
-        path: of the new file.
+        tokenizer_dir: Directory of the transformers checkpoint, for tokenizer and mel filters.
+        path: Path of the new file.
     """
     dims = checkpoint["dims"]
     with path.open("wb") as file:

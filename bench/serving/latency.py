@@ -1,4 +1,4 @@
-"""How long somebody waits on the service: beside a long recording, after an upload, and at its start."""
+"""Measure waiting times: beside a long recording, after an upload, and at the start of the service."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from serve.config.progress import progress_bar
 
 CLIP_S = 2.5
 BREATH_S = 0.5
-"""Between the clips sent beside a recording."""
+"""Pause between the clips sent beside a recording."""
 PIECE_BYTES = 1 << 16
 
 
@@ -55,7 +55,7 @@ def measure_beside(setup: Setup) -> Figures:
 
 
 class _LongRequest:
-    """A recording that is being transcribed while the block runs, from its first segment on."""
+    """Keep a recording in transcription while the block runs, from its first segment on."""
 
     def __init__(self, running: Service, recording: Recording) -> None:
         self.is_running = False
@@ -113,7 +113,7 @@ def measure_upload(setup: Setup) -> Figures:
 
 
 def measure_start(setup: Setup) -> Figures:
-    """Start the service with the base model in the cache; how long until /ping answers 200?"""
+    """Measure the time from the start of the service, base model cached, to 200 from /ping."""
     ready_s = []
     with progress_bar("starts of the service", setup.plan.starts, "starts") as advance:
         for _ in range(setup.plan.starts):

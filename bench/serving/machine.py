@@ -1,4 +1,4 @@
-"""Facts about the machine and what is installed on it, for people who compare figures."""
+"""Facts about the machine and its packages, for people who compare figures."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 NOTED_FLAGS = ("avx2", "avx512f", "avx_vnni", "avx512_vnni", "avx512_bf16", "amx_int8", "asimddp", "i8mm")
-"""What integer matrix products run on."""
+"""CPU flags that decide the speed of integer matrix products."""
 NOTED_PACKAGES = (
     *("torch", "ctranslate2", "onnxruntime", "numpy", "transformers"),
     *("faster-whisper", "openai-whisper", "pywhispercpp"),

@@ -1,4 +1,4 @@
-"""The service's memory while it transcribes long recordings: does it grow with their length?"""
+"""Measure whether the service's memory grows with the length of a recording."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from serve.config.progress import progress_bar
 
 
 def measure_memory(setup: Setup) -> Figures:
-    """Watch a fresh service with each recording; those that take too long are broken off, and say so."""
+    """Measure the memory of a new service with each recording; those that take too long are aborted."""
     figures: Figures = {}
     for duration_s in setup.plan.memory_s:
         recording = join_clips(setup, duration_s)
         body = recording.path.read_bytes()
         reached_s, whole = 0.0, False
-        # Three hours of FLAC are larger than the bodies that the service takes by itself.
+        # Three hours of FLAC exceed the service's default limit of bodies.
         with service(setup, "--max-body-bytes", str(2 * len(body))) as running:
             idle_gib = tree_gib(running.pid)
             started = time.monotonic()

@@ -1,4 +1,4 @@
-"""What is written where nobody speaks: silence, noise, tones and music must give no text."""
+"""Measure hallucinations: silence, noise, tones and music must give no text."""
 
 from __future__ import annotations
 

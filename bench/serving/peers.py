@@ -1,7 +1,7 @@
-"""Ways to run the same merged weights on samples in memory, each as its users would set it up.
+"""Peers: other ways to run the same merged weights on samples in memory, set up the way their users do.
 
-All decode greedily, without retries at higher temperatures, which would only cost the peers time; "beam 5" is
-faster-whisper as it comes. Where nothing needs times, none are asked for: that saves tokens.
+All decode greedily and without retries at higher temperatures, which would only cost the peers time. "beam 5"
+is faster-whisper with its defaults. Timestamps are switched off where nothing needs them, which saves tokens.
 """
 
 from __future__ import annotations
@@ -22,29 +22,29 @@ REFERENCE = "ours-fp32-30s"
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """What a peer is loaded for."""
+    """How a peer is loaded."""
 
     artifact_dir: Path
     weights: Path
     """Directory of `prepare_weights`."""
     engine: str
-    """Of our pipeline."""
+    """Quantization of our pipeline."""
     language: str | None
     n_threads: int
     long: bool
-    """Recordings of minutes, not clips."""
+    """Whether it transcribes recordings of minutes, not clips."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Peer:
-    """One way to transcribe."""
+    """A peer."""
 
     label: str
     load: Callable[[Job], Transcribe]
     distribution: str = "shrota"
-    """Whose version is reported."""
+    """Package whose version is reported."""
     slow: bool = False
-    """Takes a shorter piece of long recordings."""
+    """Whether it gets only the beginning of long recordings."""
 
 
 def _load_ours(job: Job) -> Transcribe:
@@ -193,4 +193,4 @@ PEERS = {
     ),
 }
 FASTER_WHISPER = [name for name in PEERS if name.startswith("faster-whisper") and name[-1] != "5"]
-"""Those that compete greedily; the best of them is the peer to beat."""
+"""Peers that decode greedily; the fastest of them is the one to beat."""

@@ -1,4 +1,4 @@
-"""What the service answers over HTTP: word errors on the test sets, a streamed recording, bad input."""
+"""Check answers over HTTP: word errors on the test sets, a streamed recording, bad input."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def measure_streaming(setup: Setup) -> Figures:
 
 
 def measure_bad_input(setup: Setup) -> Figures:
-    """Post what is not a recording; after each, the next good request must succeed."""
+    """Post bad input; after each, the next good request must succeed."""
     clip = read_manifest(setup.manifests[0])[0]
     samples = load_samples(clip)
     mp3, empty_wav = io.BytesIO(), io.BytesIO()

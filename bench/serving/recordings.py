@@ -21,13 +21,13 @@ ROOM_NOISE = 5e-4
 
 @dataclass(frozen=True, kw_only=True)
 class Recording:
-    """A file of 16 kHz mono FLAC, and the words said in it."""
+    """A 16 kHz mono FLAC file and its transcript."""
 
     path: Path
     text: str
     duration_s: float
     kind: str = ""
-    """What is heard where nothing is said: silence, noise, tone or music."""
+    """Kind of a recording without speech: silence, noise, tone or music."""
 
 
 def read_samples(path: Path) -> Samples:
@@ -38,7 +38,7 @@ def read_samples(path: Path) -> Samples:
 
 
 def short_clips(setup: Setup, count: int, longest_s: float = SHORT_S[1]) -> list[Recording]:
-    """Return clips of 2 to 8 s, as many of each test set, spread over all of it."""
+    """Return clips of 2 to 8 s, equally many of each test set, spread over all of it."""
     chosen: list[Recording] = []
     for number, manifest in enumerate(setup.manifests):
         fitting = [c for c in read_manifest(manifest) if SHORT_S[0] <= c.duration_s <= longest_s]
@@ -55,7 +55,7 @@ def short_clips(setup: Setup, count: int, longest_s: float = SHORT_S[1]) -> list
 
 
 def no_speech_clips(manifest: Path, count: int) -> list[Recording]:
-    """Return recordings in which nobody speaks, as many of each kind."""
+    """Return recordings without speech, equally many of each kind."""
     clips = read_manifest(manifest)
     kinds = sorted({clip.voice or "" for clip in clips})
     return [
@@ -68,7 +68,7 @@ def no_speech_clips(manifest: Path, count: int) -> list[Recording]:
 def join_clips(setup: Setup, duration_s: float) -> Recording:
     """Write clips with pauses of 0.3 to 2 s between them until they last `duration_s`, all of a test set.
 
-    The everyday sentences are taken where they are there: clean speech, many words.
+    The everyday sentences are preferred where they exist: clean speech, many words.
     """
     path = setup.scratch / f"joined-{duration_s:.0f}.flac"
     manifest = next((m for m in setup.manifests if m.stem == "test-everyday"), setup.manifests[0])
@@ -88,5 +88,5 @@ def join_clips(setup: Setup, duration_s: float) -> Recording:
 
 
 def total_s(recordings: Sequence[Recording]) -> float:
-    """Return how long recordings last together."""
+    """Return the total length of recordings."""
     return sum(recording.duration_s for recording in recordings)

@@ -1,4 +1,4 @@
-"""Figures of a run as a headline of ratios, tables for the terminal, and a picture. Measures nothing."""
+"""Show the figures of a run: headline ratios, tables for the terminal, and a picture. Measures nothing."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def _wers(section: str, peers: Figures) -> Iterator[tuple[str, Any]]:
 
 
 def _least(ratios: dict[str, float]) -> float | None:
-    """Return the ratio of the fastest of them."""
+    """Return the ratio of the fastest peer."""
     return min(ratios.values(), default=None)
 
 
@@ -171,7 +171,7 @@ def _flat(figures: Figures, prefix: str) -> Iterator[tuple[str, Any]]:
 
 
 def draw_speeds(sections: Figures, path: Path, subtitle: str) -> bool:
-    """Draw how many times faster than real time everybody is; return False where nothing was compared."""
+    """Draw each peer's speed against real time; return False where nothing was compared."""
     import matplotlib
 
     matplotlib.use("Agg")

@@ -1,4 +1,4 @@
-"""What one run of the benchmark measures with: how much, on which artifact, where things lie."""
+"""Settings of a run of the benchmark: amounts, the artifact, and directories."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ NO_SPEECH = DATA / "test-no-speech.jsonl"
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """How much is measured; the defaults take about 35 minutes on two quiet cores."""
+    """Amounts to measure; the defaults take about 35 minutes on two quiet cores."""
 
     accuracy_clips: int = 0
-    """Of each test set; 0 takes all."""
+    """Clips of each test set; 0 takes all."""
     base_clips: int = 24
-    """Of each test set, through the base model alone."""
+    """Clips of each test set through the base model alone."""
     short_clips: int = 16
-    """Of 2 to 8 s, one at a time through every peer."""
+    """Clips of 2 to 8 s, one at a time through every peer."""
     drift_clips: int = 200
-    """Of 2 to 8 s, through our own engine in fp32 with 30 s windows."""
+    """Clips of 2 to 8 s through our own engine in fp32 with 30 s windows."""
     concurrent_clips: int = 48
-    """Sent by eight clients at once."""
+    """Clips sent by eight clients at once."""
     long_s: float = 600.0
-    """Speech with pauses."""
+    """Length of a recording of speech with pauses."""
     long_slow_s: float = 120.0
-    """As much of it as the fp32 peers take: they are several times slower."""
+    """Length of its beginning that the fp32 peers take, which are several times slower."""
     beside_s: float = 1800.0
     """Length of the recording beside which a clip is sent."""
     beside_clips: int = 12
@@ -47,7 +47,7 @@ class Plan:
     cuts: int = 1_000
     """Pieces cut at random out of a long recording."""
     no_speech_clips: int = 100
-    """Of silence, noise, tones and music, evenly."""
+    """Recordings of silence, noise, tones and music, equally many of each."""
 
 
 QUICK = Plan(
@@ -67,19 +67,19 @@ QUICK = Plan(
     cuts=8,
     no_speech_clips=4,
 )
-"""Shows in a few minutes that everything works; its figures mean nothing."""
+"""Amounts for a test of the benchmark in a few minutes; its figures mean nothing."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Setup:
-    """What every section is given."""
+    """Input of every section."""
 
     plan: Plan
     artifact_dir: Path
     engine: str
-    """Of our service, as `--engine` names it."""
+    """Engine of our service, a value of `--engine`."""
     language: str | None
-    """Of the artifact; every peer is told."""
+    """Language of the artifact, which every peer gets."""
     n_threads: int
     manifests: tuple[Path, ...]
     scratch: Path
@@ -87,11 +87,11 @@ class Setup:
 
     @property
     def weights(self) -> Path:
-        """Where the merged weights of the peers lie."""
+        """Directory of the peers' merged weights."""
         return self.scratch / "weights"
 
     def child_environment(self) -> dict[str, str]:
-        """Return the environment of a child process: as many threads as everyone, no network, no prompts."""
+        """Return the environment of a child process: equal threads for all peers, no network."""
         threads = str(self.n_threads)
         return {
             **os.environ,

@@ -1,7 +1,7 @@
-"""Time and word errors of every peer on the same recordings: short clips, eight clients at once, ten minutes.
+"""Measure time and word errors of every peer: short clips, eight clients at once, a ten-minute recording.
 
-Each call of a peer is paired with one of ours on the same recording right beside it, so that a machine whose
-speed drifts changes both.
+Each call of a peer is paired with a call of ours on the same recording right before or after it, so that a
+machine whose speed drifts changes both.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def measure_short(setup: Setup) -> Figures:
 
 
 def measure_drift(setup: Setup) -> Figures:
-    """Compare the served 8-bit engine on short windows with fp32 on windows of 30 s: words lost by speed."""
+    """Compare word errors of the served 8-bit engine on short windows with fp32 on windows of 30 s."""
     clips = short_clips(setup, setup.plan.drift_clips)
     texts: dict[str, list[str]] = {}
     for name in (OURS, REFERENCE):
@@ -189,7 +189,7 @@ def measure_long(setup: Setup) -> Figures:
 def _start_peers(
     setup: Setup, names: Sequence[str], warm_up: Recording, stack: ExitStack, failed: Figures
 ) -> Iterator[tuple[str, PeerProcess]]:
-    """Start peers, leaving out with a reason what does not start."""
+    """Start peers; record why one does not start."""
     for name in names:
         try:
             yield name, stack.enter_context(PeerProcess(setup, name, warm_up))
@@ -204,7 +204,7 @@ def _required(processes: dict[str, PeerProcess], failed: Figures) -> PeerProcess
 
 
 def _give_up(ours: PeerProcess, error: ChildFailed) -> None:
-    """Without our own process there is nothing to compare with."""
+    """Our own process is missing, so there is nothing to compare with."""
     if ours.has_ended:
         raise error
 

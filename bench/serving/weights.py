@@ -1,4 +1,4 @@
-"""One merged model in the layout of every peer: CTranslate2, transformers, openai-whisper, whisper.cpp."""
+"""Write a merged model in every peer's format: CTranslate2, transformers, openai-whisper, whisper.cpp."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ TRANSFORMERS = "transformers"
 OPENAI = "openai.pt"
 GGML = "ggml-q8_0.bin"
 FIXED_ARTIFACT = "artifact-fixed"
-"""The artifact with a manifest that says `fixed`: windows of 30 s, as any Whisper has them."""
+"""Name of a copy of the artifact whose manifest says `fixed`: windows of 30 s, like any Whisper's."""
 
 _OPENAI_NAMES = (  # in this order: longer names first
     ("model.", ""),
@@ -57,7 +57,7 @@ _OPENAI_DIMS = {
 
 
 def prepare_weights(setup: Setup) -> dict[str, str]:
-    """Write all layouts below `setup.weights`; return what failed, and why: its peer will be left out."""
+    """Write all formats below `setup.weights`; return the failed ones and why, whose peers are left out."""
     setup.weights.mkdir(parents=True)
     checkpoint = setup.weights / TRANSFORMERS
     steps: dict[str, Callable[[], object]] = {

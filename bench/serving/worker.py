@@ -1,8 +1,8 @@
-"""A child process that holds one peer: paths of recordings come in a line each, texts and times go out.
+"""A child process that holds one peer: reads a path per line, writes text and time per line.
 
     python -m bench.serving.worker '{"peer": "ours", "artifact_dir": ..., ...}'
 
-Memory and threads are the peer's own. Only the call itself is timed: the recording is in memory before.
+The process is the peer's alone, for memory and threads. Only the call is timed, on a recording in memory.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from bench.serving.recordings import read_samples
 
 
 def main() -> None:
-    """Load the peer, say so, and answer until standard input ends."""
+    """Load the peer, report it, and answer until standard input ends."""
     replies = claim_stdout()
     options = json.loads(sys.argv[1])
     peer = PEERS[options.pop("peer")]
@@ -36,14 +36,14 @@ def main() -> None:
 
 
 def claim_stdout() -> TextIO:
-    """Return standard output for answers alone; what libraries print there goes to standard error."""
+    """Return standard output for answers; redirect what libraries print to standard error."""
     replies = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     return replies
 
 
 def peak_gib() -> float:
-    """Return the most memory that this process has occupied, in GiB."""
+    """Return the peak memory of this process, in GiB."""
     status = Path("/proc/self/status").read_text()
     return int(status.partition("VmHWM:")[2].split()[0]) / 2**20
 

@@ -22,26 +22,34 @@ class Container:
     """Whether libsndfile reads its usual codecs, which is faster than a child process."""
     needs_seeking: bool = False
     """Whether its index may lie at the end, so that it cannot be read from a pipe."""
+    has_clock: bool = False
+    """Whether it holds tracks that are stamped with times, so that sound may begin late or have gaps."""
+    starts_anywhere: bool = False
+    """Whether its clock may stand at anything when the recording begins."""
 
 
 WAV = Container(name="WAV", demuxer="wav", in_libsndfile=True)
+W64 = Container(name="Wave64", demuxer="w64", in_libsndfile=True)
 FLAC = Container(name="FLAC", demuxer="flac", in_libsndfile=True)
 OGG = Container(name="Ogg", demuxer="ogg", in_libsndfile=True)
 MP3 = Container(name="MP3", demuxer="mp3", in_libsndfile=True)
 AIFF = Container(name="AIFF", demuxer="aiff", in_libsndfile=True)
 AU = Container(name="AU", demuxer="au", in_libsndfile=True)
 CAF = Container(name="CAF", demuxer="caf", needs_seeking=True)
-MP4 = Container(name="MP4", demuxer="mov", needs_seeking=True)
-MATROSKA = Container(name="Matroska or WebM", demuxer="matroska")
+MP4 = Container(name="MP4", demuxer="mov", needs_seeking=True, has_clock=True)
+MATROSKA = Container(name="Matroska or WebM", demuxer="matroska", has_clock=True)
+AVI = Container(name="AVI", demuxer="avi", needs_seeking=True, has_clock=True)
 AAC = Container(name="AAC", demuxer="aac")
 AMR = Container(name="AMR", demuxer="amr")
-ASF = Container(name="ASF or WMA", demuxer="asf")
-MPEG_TS = Container(name="MPEG transport stream", demuxer="mpegts")
+ASF = Container(name="ASF or WMA", demuxer="asf", has_clock=True, starts_anywhere=True)
+MPEG_TS = Container(name="MPEG transport stream", demuxer="mpegts", has_clock=True, starts_anywhere=True)
 
 _SIGNATURES: tuple[tuple[re.Pattern[bytes], Container], ...] = tuple(
     (re.compile(pattern, re.DOTALL), container)
     for pattern, container in (
         (rb"(RIFF|RF64|BW64|RIFX)....WAVE", WAV),
+        (rb"riff\x2e\x91\xcf\x11\xa5\xd6\x28\xdb\x04\xc1\x00\x00", W64),
+        (rb"RIFF....AVI ", AVI),
         (rb"fLaC", FLAC),
         (rb"OggS", OGG),
         (rb"FORM....AIF[FC]", AIFF),
@@ -67,9 +75,8 @@ def sniff_container(data: bytes) -> Container | None:
     return MP3 if start else None
 
 
-def id3v2_end(data: bytes) -> int:
-    """Return the offset after leading ID3v2 tags, 0 where there are none."""
-    offset = 0
+def id3v2_end(data: bytes, offset: int = 0) -> int:
+    """Return the offset after the ID3v2 tags that begin at `offset`; the same where there are none."""
     while len(data) >= offset + 10 and data[offset : offset + 3] == b"ID3":
         size = 0
         for byte in data[offset + 6 : offset + 10]:  # "synchsafe": seven bits a byte

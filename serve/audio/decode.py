@@ -5,38 +5,45 @@
     samples = decode_audio(data, AudioLimits())             # at once, mono
 
 libsndfile reads WAV, FLAC, Ogg and MP3 in this process, an ffmpeg child everything else. Both give blocks
-of frames, and the limits are checked after every block. This is the definition of "audio" for serving and
-training alike. Knows neither file names nor content types, and nothing of speech.
+of frames, with silence where the container's clock wants it, and the limits are checked after every block.
+This is the definition of "audio" for serving and training alike. Knows neither file names nor content types,
+and nothing of speech.
 """
 
 from __future__ import annotations
 
 import io
 import itertools
-import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from fractions import Fraction
-from functools import cached_property
 
 import numpy as np
 import soundfile
 
-from serve.audio.container import FLAC, MP3, OGG, WAV, Container, sniff_container
+from serve.audio.clock import Clock
+from serve.audio.container import AAC, FLAC, MP3, OGG, WAV, Container, sniff_container
 from serve.audio.ffmpeg import ChildLimits, open_with_ffmpeg
-from serve.audio.framing import check_whole, has_hidden_size, has_several_streams
-from serve.audio.mpeg import find_mpeg_frames
-from serve.audio.recording import Recording
-from serve.audio.samples import SAMPLE_RATE, Samples
+from serve.audio.framing import (
+    check_whole,
+    flac_speaker_mask,
+    has_hidden_size,
+    has_several_streams,
+    read_wav_header,
+    with_size_filled_in,
+)
+from serve.audio.mixing import Layout, Mixer
+from serve.audio.mpeg import find_bare_stream, find_mpeg_frames
+from serve.audio.recording import Recording, SoundReport, Track
+from serve.audio.resampling import Resampler
+from serve.audio.samples import SAMPLE_RATE, FullScale, Samples, without_wild_values
+from serve.audio.tracks import wanted_tracks
 from serve.errors import AudioTooLong, ConfigError, EmptyAudio, UndecodableAudio
 
 BLOCK_S = 10.0  # decoded at a time
 HEAD_S = 30.0  # decoded before a recording is accepted, so that the faults of a short one show at once
 SAMPLE_BYTES = 4  # float32
-MAX_DENOMINATOR = 1_000  # of a resampling ratio: exact for usual rates, within a millionth for odd ones
 FLAC_UNKNOWN_FRAMES = 1 << 36  # FLAC counts in 36 bits; libsndfile answers more where the total is unknown
-LOUDEST = 32_768.0  # full scale of int16 data stored as float; nothing honest is louder
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,27 +82,31 @@ class _Source:
     """An opened recording."""
 
     sample_rate: int  # Hz
-    n_channels: int
+    layout: Layout
     n_frames: int | None  # as announced; None where nothing is, or where it cannot be trusted
     blocks: Iterator[Samples]  # each (n_frames, n_channels)
+    clock: Clock | None = None
+    track: Track | None = None
 
 
-def decode_audio(data: bytes, limits: AudioLimits) -> Samples:
+def decode_audio(data: bytes, limits: AudioLimits, *, track: str | None = None) -> Samples:
     """Decode a recording at once; see `open_audio`.
 
     Returns:
-        (n_samples,) float32 at 16 kHz, channels averaged, values within -1 to 1.
+        (n_samples,) float32 at 16 kHz, channels mixed, values within -1 to 1.
 
     Raises:
-        EmptyAudio, UndecodableAudio, AudioTooLong: as `open_audio` and its blocks do.
+        EmptyAudio, UndecodableAudio, AudioTooLong, UnsupportedOption: as `open_audio` and its blocks do.
     """
-    with open_audio(data, limits) as recording:
+    with open_audio(data, limits, track=track) as recording:
         samples: Samples = np.concatenate(list(recording.blocks()), axis=1)[0]
     return samples
 
 
 @contextmanager
-def open_audio(data: bytes, limits: AudioLimits, *, split: bool = False) -> Iterator[Recording]:
+def open_audio(
+    data: bytes, limits: AudioLimits, *, split: bool = False, track: str | None = None
+) -> Iterator[Recording]:
     """Decode a recording of any format that we read, block by block, as the blocks are asked for.
 
     Its framing is looked at as a whole and its first 30 s are decoded before it is accepted, so most faults
@@ -104,7 +115,8 @@ def open_audio(data: bytes, limits: AudioLimits, *, split: bool = False) -> Iter
     Args:
         data: the whole file; told by its first bytes.
         limits: what decoding may cost.
-        split: keep the channels apart instead of averaging them.
+        split: keep the channels apart instead of mixing them.
+        track: number from 1, or language, of the audio track to hear; None hears the default one.
 
     Yields:
         A recording of one channel, or of all where they are split. Values lie within -1 to 1.
@@ -113,18 +125,24 @@ def open_audio(data: bytes, limits: AudioLimits, *, split: bool = False) -> Iter
         EmptyAudio: there are no bytes, or no samples in them.
         UndecodableAudio: it is not audio that we read, or it is damaged or cut off.
         AudioTooLong: it lasts longer, or decodes to more bytes, than the limits allow.
+        UnsupportedOption: there is no such track.
     """
     if not data:
         raise EmptyAudio("the body is empty; send a recording")
     container = sniff_container(data)
+    if container in (None, MP3, AAC) and (found := find_bare_stream(data)) is not None:
+        container, start = found
+        data = data[start:] if container is AAC else data
     if container is None:
         raise UndecodableAudio(
             "the body is not a recording in a format we read, such as WAV, MP3, FLAC, Ogg, M4A or WebM"
         )
-    with _open(data, container, limits) as source:
+    data = with_size_filled_in(data, container)
+    with _open(data, container, limits, track) as source:
         del data  # a decoder that needs the body holds it
         _check_claims(source, limits)
-        blocks = _resampled(source, limits, split=split)
+        mixers = [] if split else [Mixer(source.layout, source.sample_rate)]
+        blocks = _resampled(source, limits, mixers)
         head = list(_head(blocks))
         duration_s = None if source.n_frames is None else source.n_frames / source.sample_rate
         n_samples = sum(block.shape[1] for block in head)
@@ -132,28 +150,55 @@ def open_audio(data: bytes, limits: AudioLimits, *, split: bool = False) -> Iter
             duration_s = n_samples / SAMPLE_RATE
         if not n_samples:
             raise EmptyAudio("the recording holds no samples")
+        full_scale = FullScale()
+        whole = itertools.chain([np.concatenate(head, axis=1)], blocks)
         yield Recording(
-            _within_full_scale(itertools.chain([np.concatenate(head, axis=1)], blocks)),
-            n_channels=source.n_channels if split else 1,
+            (full_scale.push(block) for block in whole if block.size),
+            n_channels=source.layout.n_channels if split else 1,
             duration_s=duration_s,
+            report=lambda: _report(source, mixers),
         )
 
 
+def _report(source: _Source, mixers: Sequence[Mixer]) -> SoundReport | None:
+    report = SoundReport(
+        track=source.track,
+        mix=mixers[0].report if mixers else None,
+        clock=None if source.clock is None else source.clock.report,
+    )
+    return None if report == SoundReport() else report
+
+
 @contextmanager
-def _open(data: bytes, container: Container, limits: AudioLimits) -> Iterator[_Source]:
+def _open(data: bytes, container: Container, limits: AudioLimits, track: str | None) -> Iterator[_Source]:
     file = _open_in_process(data, container, limits)
     if file is not None:
         with file:
+            heard = None if track is None else wanted_tracks([Track(number=1)], track)[0]
             # The length of an MP3 is a guess of libsndfile's; FLAC may announce none.
             is_exact = container is not MP3 and file.frames < FLAC_UNKNOWN_FRAMES
             n_frames = file.frames if is_exact else None
+            layout = Layout(file.channels, _speaker_mask(data, container, file.channels))
             del data
-            yield _Source(file.samplerate, file.channels, n_frames, _read_blocks(file, container))
+            yield _Source(file.samplerate, layout, n_frames, _read_blocks(file, container), track=heard)
         return
     child_limits = ChildLimits(timeout_s=limits.ffmpeg_timeout_s, memory_bytes=limits.ffmpeg_memory_bytes)
-    with open_with_ffmpeg(data, container, child_limits) as (sample_rate, n_channels, blocks):
+    with open_with_ffmpeg(data, container, child_limits, track=track) as output:
         del data
-        yield _Source(sample_rate, n_channels, None, blocks)
+        yield _Source(
+            output.sample_rate, output.layout, None, output.blocks, clock=output.clock, track=output.track
+        )
+
+
+def _speaker_mask(data: bytes, container: Container, n_channels: int) -> int:
+    """Return where the channels belong, as the container or its specification says; 0 where neither does."""
+    if n_channels <= 2:
+        return 0
+    if container is WAV and (header := read_wav_header(data)) is not None:
+        return header.speaker_mask
+    if container is FLAC:
+        return flac_speaker_mask(data, n_channels)
+    return 0
 
 
 def _open_in_process(data: bytes, container: Container, limits: AudioLimits) -> soundfile.SoundFile | None:
@@ -174,7 +219,9 @@ def _open_in_process(data: bytes, container: Container, limits: AudioLimits) -> 
         file = _ForwardOnly(_Body(data))
     except soundfile.SoundFileError:
         return None  # a codec that it lacks, such as Speex in Ogg
-    if file.frames < fewest_samples:  # it guesses the length of an MP3 that announces none, and stops there
+    # It guesses the length of an MP3 that announces none, and stops there; Vorbis and Opus have an order of
+    # channels of their own.
+    if file.frames < fewest_samples or (container is OGG and file.channels > 2):
         file.close()
         return None
     return file
@@ -219,30 +266,34 @@ def _check_claims(source: _Source, limits: AudioLimits) -> None:
             f"the sample rate is {source.sample_rate} Hz; "
             f"{limits.min_sample_rate} to {limits.max_sample_rate} Hz are read"
         )
-    if not 1 <= source.n_channels <= limits.max_channels:
+    if not 1 <= source.layout.n_channels <= limits.max_channels:
         raise UndecodableAudio(
-            f"the recording has {source.n_channels} channels; at most {limits.max_channels} are read"
+            f"the recording has {source.layout.n_channels} channels; at most {limits.max_channels} are read"
         )
 
 
-def _resampled(source: _Source, limits: AudioLimits, *, split: bool) -> Iterator[Samples]:
+def _resampled(source: _Source, limits: AudioLimits, mixers: Sequence[Mixer]) -> Iterator[Samples]:
     """Mix and resample block by block, each (n_channels, n_samples); give up at the first over a limit."""
-    bytes_per_s = source.sample_rate * source.n_channels * SAMPLE_BYTES
+    n_channels = source.layout.n_channels
+    bytes_per_s = source.sample_rate * n_channels * SAMPLE_BYTES
     limit_s = min(limits.max_audio_s, limits.max_decoded_bytes / bytes_per_s)
     if source.n_frames is not None and source.n_frames > limit_s * source.sample_rate:
         raise AudioTooLong(source.n_frames / source.sample_rate, limit_s)
-    resamplers = [Resampler(source.sample_rate) for _ in range(source.n_channels if split else 1)]
+    resamplers = [Resampler(source.sample_rate) for _ in range(len(mixers) or n_channels)]
+
+    def resampled(channels: Iterable[Samples]) -> Samples:
+        pushed = zip(resamplers, channels, strict=True)
+        return np.stack([resampler.push(channel) for resampler, channel in pushed])
+
     n_frames = 0
     for block in source.blocks:
         n_frames += len(block)
         if n_frames > limit_s * source.sample_rate:
             raise AudioTooLong(n_frames / source.sample_rate, limit_s)
-        # Values that no recording holds (NaN, infinity, beyond int16) count as silence.
-        finite = np.where(np.abs(block) <= LOUDEST, block, np.float32(0))
-        channels = finite.T if split else finite.mean(axis=1, dtype=np.float32)[None]
-        yield np.stack(
-            [resampler.push(channel) for resampler, channel in zip(resamplers, channels, strict=True)]
-        )
+        finite = without_wild_values(block)
+        yield resampled([mixer.push(finite) for mixer in mixers] or finite.T)
+    if mixers:
+        yield resampled([mixer.flush() for mixer in mixers])
     yield np.stack([resampler.flush() for resampler in resamplers])
 
 
@@ -252,70 +303,3 @@ def _head(blocks: Iterator[Samples]) -> Iterator[Samples]:
     while n_samples < HEAD_S * SAMPLE_RATE and (block := next(blocks, None)) is not None:
         n_samples += block.shape[1]
         yield block
-
-
-def _within_full_scale(blocks: Iterator[Samples]) -> Iterator[Samples]:
-    """Scale by the highest peak so far: floats may exceed full scale, and some hold int16's."""
-    peak = 1.0
-    for block in blocks:
-        if block.size:
-            peak = max(peak, float(block.max()), -float(block.min()))
-            yield block / np.float32(peak) if peak > 1.0 else block
-
-
-class Resampler:
-    """Resamples a stream to 16 kHz; blocks of any size give the samples that the whole would give."""
-
-    def __init__(self, sample_rate: int) -> None:
-        # A ratio with large terms, as of a forged 44,099 Hz, would need a filter of gigabytes.
-        ratio = Fraction(SAMPLE_RATE, sample_rate).limit_denominator(MAX_DENOMINATOR)
-        self._step_in, self._step_out = ratio.denominator, ratio.numerator
-        self._pending = np.zeros(0, dtype=np.float32)
-        self._n_history = 0  # samples of _pending that were answered already
-
-    @cached_property
-    def _margin(self) -> int:
-        """Input samples that influence an output sample on either side, in whole steps."""
-        # torchaudio's default filter: 6 zero crossings, roll-off 0.99.
-        half_width = math.ceil(6 * self._step_in / (min(self._step_in, self._step_out) * 0.99))
-        return (half_width // self._step_in + 2) * self._step_in
-
-    def push(self, samples: Samples) -> Samples:
-        """Return the samples that can be told once these (n_samples,) have come."""
-        if self._step_in == self._step_out:
-            return samples
-        self._pending = np.concatenate([self._pending, samples])
-        ready = (len(self._pending) - self._n_history - self._margin) // self._step_in * self._step_in
-        if ready <= 0:
-            return np.zeros(0, dtype=np.float32)
-        answer = self._resample(self._pending[: self._n_history + ready + self._margin], ready)
-        keep_from = max(0, self._n_history + ready - self._margin)
-        self._n_history += ready - keep_from
-        self._pending = self._pending[keep_from:]
-        return answer
-
-    def flush(self) -> Samples:
-        """Return the last samples of the stream."""
-        if self._step_in == self._step_out:
-            return np.zeros(0, dtype=np.float32)
-        remaining = len(self._pending) - self._n_history
-        return self._resample(self._pending, remaining) if remaining else np.zeros(0, dtype=np.float32)
-
-    def _resample(self, samples: Samples, n_wanted: int) -> Samples:
-        """Resample, and keep the answer to the `n_wanted` samples after the history."""
-        # Imported here: it takes seconds, and a service may need torch for nothing else.
-        import torch
-        import torchaudio.functional
-
-        resampled = torchaudio.functional.resample(
-            torch.from_numpy(samples.copy()), self._step_in, self._step_out
-        )
-        first = self._n_history * self._step_out // self._step_in
-        last = first + math.ceil(n_wanted * self._step_out / self._step_in)
-        answer: Samples = resampled[first:last].numpy()
-        return answer
-
-
-def load_resampler() -> None:
-    """Import what resampling needs, before somebody waits for it."""
-    import torchaudio.functional  # noqa: F401

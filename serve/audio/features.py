@@ -15,14 +15,13 @@ import numpy as np
 import numpy.typing as npt
 import scipy.fft
 
-from serve.audio.samples import SAMPLE_RATE, Samples
+from serve.audio.samples import FRAMES_PER_S, SAMPLE_RATE, Samples
 from serve.errors import BaseModelError
 
 LogMel = npt.NDArray[np.float32]
 
-HOP_LENGTH = 160  # samples between frames: 10 ms
+HOP_LENGTH = SAMPLE_RATE // FRAMES_PER_S  # samples between frames: 10 ms
 N_FFT = 400  # samples a frame is computed from: 25 ms
-FRAMES_PER_S = SAMPLE_RATE // HOP_LENGTH
 MAX_WINDOW_S = 30.0
 MIN_WINDOW_S = 1.0
 WINDOW_STEP_S = 1.0

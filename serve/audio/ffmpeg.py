@@ -9,16 +9,17 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import resource
 import select
 import shutil
-import struct
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections import deque
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import IO, Any
 
@@ -26,14 +27,32 @@ import ffmpeg
 import imageio_ffmpeg
 import numpy as np
 
+from serve.audio.clock import Clock, Reading
 from serve.audio.container import Container
+from serve.audio.framing import WavHeader, read_wav_header
+from serve.audio.mixing import Layout
+from serve.audio.recording import Track
 from serve.audio.samples import Samples
+from serve.audio.tracks import Listing, read_listing, wanted_tracks
 from serve.errors import UndecodableAudio
 
 PIPE_BYTES = 1 << 16  # one read from the child
-AU_HEADER = struct.Struct(">4s5I")  # magic, data offset, data bytes, encoding, sample rate, channels
-AU_FLOAT = 6
+BLOCK_BYTES = 1 << 20
 MAX_OPEN_FILES = 64
+MAX_LISTING_BYTES = 1 << 18
+MAX_LINE_BYTES = 1 << 12
+MAX_TRIED_TRACKS = 8
+MAX_SILENT_VALUES = 1 << 30  # of a track, all channels counted, before the next one is tried: 3 h in stereo
+FAINTEST = 1e-3  # of full scale: what stays below it all along is silence
+
+# For every frame: how far the clock is ahead of the samples (1), printed with their number (0) where it has
+# changed (2) by a tenth of a second. The sound itself keeps its count, so that nothing is lost or filled in.
+READ_CLOCK = (
+    "st(1,PTS-ld(0));"
+    "if(gt(abs(ld(1)-ld(2)),0.1*SR),st(2,print(ld(1)))+0*print(ld(0)));"
+    "st(0,ld(0)+NB_SAMPLES)-NB_SAMPLES"
+)
+PRINTED_NUMBER = re.compile(rb"(?:\[Eval @ \w+\] )?(-?\d+\.\d{6})\r?")
 
 # Decoders that may run. No video decoder: streams are probed with their decoders even when nobody wants them.
 CODECS = ",".join(
@@ -57,48 +76,106 @@ class ChildLimits:
     """Address space."""
 
 
+@dataclass(frozen=True)
+class ChildOutput:
+    """What a child decodes."""
+
+    sample_rate: int
+    """Hz."""
+    layout: Layout
+    blocks: Iterator[Samples]
+    """Each (n_frames, n_channels) float32, placed on the container's clock where it has one."""
+    clock: Clock | None
+    """None where the container has none."""
+    track: Track | None
+    """The one that is heard; None where it is the only one and nobody asked for one."""
+
+
 @contextmanager
 def open_with_ffmpeg(
-    data: bytes, container: Container, limits: ChildLimits
-) -> Iterator[tuple[int, int, Iterator[Samples]]]:
-    """Decode the first audio track of a body.
+    data: bytes, container: Container, limits: ChildLimits, *, track: str | None = None
+) -> Iterator[ChildOutput]:
+    """Decode an audio track of a body: the default one, or the first that holds sound.
 
-    Yields:
-        sample_rate (Hz), n_channels, and an iterator of blocks (n_frames, n_channels) float32.
+    Args:
+        data: The whole file.
+        container: The one demuxer that may read it.
+        limits: What a child may use. Where there are several tracks, a child for each may have to listen.
+        track: Number from 1, or language, of the track to decode.
 
     Raises:
-        UndecodableAudio: there is no audio track that ffmpeg can read, or it took too long.
+        UndecodableAudio: There is no audio track that ffmpeg can read, or it took too long.
+        UnsupportedOption: There is no such track.
     """
-    with _anonymous_file(data) as body:
+    with _anonymous_file(data) as body, ExitStack() as stack:
         del data  # the file holds it now
-        child = subprocess.Popen(
-            _command(container),
-            stdin=body,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            env={name: os.environ[name] for name in ("PATH", "LD_LIBRARY_PATH") if name in os.environ},
-            cwd="/",
-            start_new_session=True,
-        )
-    assert child.stdout is not None
+        number = int(track) if track is not None and track.isdecimal() and 0 < int(track) < 100 else 1
+        child = stack.enter_context(_started(body, container, limits, number))
+        tracks = child.listing().tracks
+        chosen = None
+        if len(tracks) > 1 or (tracks and track is not None):
+            chosen = _chosen(body, container, limits, wanted_tracks(tracks, track))
+            if chosen.number != number:
+                stack.close()
+                child = stack.enter_context(_started(body, container, limits, chosen.number))
+        yield _output(child, container, chosen)
+
+
+def _output(child: Child, container: Container, track: Track | None) -> ChildOutput:
+    header = child.header()
+    if header is None:
+        raise UndecodableAudio(f"the {container.name} recording holds no audio track that can be decoded")
+    layout = Layout(header.n_channels, header.speaker_mask)
+    blocks = child.blocks()
+    if not container.has_clock:
+        return ChildOutput(header.sample_rate, layout, blocks, None, track)
+    start_s = child.listing().start_s if container.starts_anywhere else 0.0
+    clock = Clock(header.sample_rate, start_s, child.readings)
+    return ChildOutput(header.sample_rate, layout, clock.place(blocks), clock, track)
+
+
+def _chosen(body: IO[bytes], container: Container, limits: ChildLimits, candidates: Sequence[Track]) -> Track:
+    """Return the first track in which something is heard, or else the first."""
+    if len(candidates) == 1:
+        return candidates[0]
+    for track in candidates[:MAX_TRIED_TRACKS]:
+        with _started(body, container, limits, track.number) as child:
+            if child.header() is None:
+                continue  # a codec that we do not read
+            heard = 0
+            for block in child.blocks():
+                if np.abs(block).max() > FAINTEST:
+                    return track
+                heard += block.size
+                if heard > MAX_SILENT_VALUES:
+                    break
+    return candidates[0]
+
+
+@contextmanager
+def _started(body: IO[bytes], container: Container, limits: ChildLimits, number: int) -> Iterator[Child]:
+    body.seek(0)  # a child before it may have read from this very file
+    process = subprocess.Popen(
+        _command(container, number),
+        stdin=body,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env={name: os.environ[name] for name in ("PATH", "LD_LIBRARY_PATH") if name in os.environ},
+        cwd="/",
+        start_new_session=True,
+    )
+    assert process.stdout is not None and process.stderr is not None
     try:
-        _restrict(child.pid, limits)
-        pieces = _read_output(child, child.stdout, limits.timeout_s)
-        head = b""
-        while len(head) < AU_HEADER.size and (piece := next(pieces, b"")):
-            head += piece
-        if len(head) < AU_HEADER.size:
-            raise UndecodableAudio(f"the {container.name} recording holds no audio track that can be decoded")
-        _, offset, _, encoding, sample_rate, n_channels = AU_HEADER.unpack_from(head)
-        assert encoding == AU_FLOAT
-        yield sample_rate, n_channels, _blocks(head, pieces, offset, n_channels)
+        _restrict(process.pid, limits)
+        yield Child(process, process.stdout, process.stderr, limits.timeout_s)
     finally:
-        child.kill()
-        child.stdout.close()
-        child.wait()
+        process.kill()
+        process.stdout.close()
+        process.stderr.close()
+        process.wait()
 
 
-def _command(container: Container) -> list[str]:
+def _command(container: Container, number: int) -> list[str]:
     # `file:/dev/stdin` can seek, `pipe:0` cannot; only containers that must seek may use the file protocol.
     source, protocol = ("file:/dev/stdin", "file") if container.needs_seeking else ("pipe:0", "pipe")
     options: dict[str, Any] = {
@@ -108,12 +185,15 @@ def _command(container: Container) -> list[str]:
         "codec_whitelist": CODECS,
         "threads": 1,
     }
-    # AU: the simplest header that tells sample rate and channels and needs no seeking back.
-    output = {"f": "au", "acodec": "pcm_f32be", "map_metadata": -1, "threads": 1}
-    node = ffmpeg.input(source, **options)["a:0"].output("pipe:1", **output)
-    arguments: list[str] = node.global_args("-nostdin", "-hide_banner", "-v", "quiet").compile(
-        cmd=ffmpeg_binary()
-    )
+    # WAV: a header that tells where each channel belongs, and that needs no seeking back.
+    output = {"f": "wav", "acodec": "pcm_f32le", "map_metadata": -1, "threads": 1}
+    if container.has_clock:
+        options["copyts"] = None
+        output["af"] = f"asetpts='{READ_CLOCK}'"
+    node = ffmpeg.input(source, **options)[f"a:{number - 1}"].output("pipe:1", **output)
+    arguments: list[str] = node.global_args(
+        "-nostdin", "-hide_banner", "-nostats", "-v", "repeat+info"
+    ).compile(cmd=ffmpeg_binary())
     return arguments
 
 
@@ -153,45 +233,105 @@ def _restrict(pid: int, limits: ChildLimits) -> None:
             return  # it has ended already
 
 
-def _read_output(child: subprocess.Popen[bytes], stdout: IO[bytes], timeout_s: float) -> Iterator[bytes]:
-    """Yield what the child writes until it ends; refuse the rest if it ended badly after it had begun.
+class Child:
+    """A running child: what it writes to its standard output and to its standard error."""
 
-    Only the time spent waiting for it counts: a child whose output nobody fetches yet is not slow.
-    """
-    poll = select.poll()
-    poll.register(stdout, select.POLLIN)
-    has_begun = False
-    waited_s = 0.0
-    while True:
-        started = time.monotonic()
-        if not poll.poll(max(0.0, timeout_s - waited_s) * 1000):
-            raise UndecodableAudio(f"the recording could not be decoded within {timeout_s:g} s")
-        waited_s += time.monotonic() - started
-        piece = os.read(stdout.fileno(), PIPE_BYTES)
-        if not piece:
-            if child.wait() != 0 and has_begun:  # a limit, or more damage than it bears
-                raise UndecodableAudio("the recording is damaged, or costs too much memory to decode")
-            return
-        has_begun = True
-        yield piece
+    def __init__(
+        self, process: subprocess.Popen[bytes], stdout: IO[bytes], stderr: IO[bytes], timeout_s: float
+    ):
+        self.readings: deque[Reading] = deque()
+        """Of the clock, up to the sound that was read last."""
+        self._process, self._stdout, self._stderr = process, stdout, stderr
+        self._timeout_s = timeout_s
+        self._told = b""  # on standard error, as much as may be a listing
+        self._line = b""  # on standard error, not ended yet
+        self._ahead: float | None = None  # the first half of a reading
+        self._pieces = self._read_output()
+        self._head = b""
+        os.set_blocking(stderr.fileno(), False)
 
+    def listing(self) -> Listing:
+        """Return what the child says about its input, once it has begun to decode it."""
+        self.header()
+        return read_listing(self._told.decode(errors="replace"))
 
-def _blocks(head: bytes, pieces: Iterator[bytes], offset: int, n_channels: int) -> Iterator[Samples]:
-    """Cut the child's output into whole frames, in blocks of about a megabyte."""
-    frame_bytes = 4 * n_channels
-    pending = bytearray(head)
-    skip = offset
-    for piece in pieces:
-        pending += piece
-        if len(pending) - skip >= 1 << 20:
-            whole = (len(pending) - skip) // frame_bytes * frame_bytes
-            yield _frames(bytes(pending[skip : skip + whole]), n_channels)
-            del pending[: skip + whole]
-            skip = 0
-    whole = max(0, len(pending) - skip) // frame_bytes * frame_bytes
-    if whole:
-        yield _frames(bytes(pending[skip : skip + whole]), n_channels)
+    def header(self) -> WavHeader | None:
+        """Return the header of the sound that the child decodes; None where it decodes none."""
+        while (header := read_wav_header(self._head)) is None and len(self._head) < PIPE_BYTES:
+            if not (piece := next(self._pieces, b"")):
+                return None
+            self._head += piece
+        return header
+
+    def blocks(self) -> Iterator[Samples]:
+        """Cut the child's output into whole frames, in blocks of about a megabyte."""
+        header = self.header()
+        assert header is not None
+        frame_bytes = 4 * max(1, header.n_channels)
+        pending = bytearray(self._head[header.data_offset :])
+        for piece in self._pieces:
+            pending += piece
+            if len(pending) >= BLOCK_BYTES:
+                whole = len(pending) // frame_bytes * frame_bytes
+                yield _frames(bytes(pending[:whole]), header.n_channels)
+                del pending[:whole]
+        whole = len(pending) // frame_bytes * frame_bytes
+        if whole:
+            yield _frames(bytes(pending[:whole]), header.n_channels)
+
+    def _read_output(self) -> Iterator[bytes]:
+        """Yield what the child writes until it ends; refuse the rest if it ended badly after it had begun.
+
+        Only the time spent waiting for it counts: a child whose output nobody fetches yet is not slow. What
+        it says about a piece of sound it says before: it is read once the piece is there.
+        """
+        poll = select.poll()
+        for pipe in (self._stdout, self._stderr):
+            poll.register(pipe, select.POLLIN)
+        has_begun = False
+        waited_s = 0.0
+        while True:
+            started = time.monotonic()
+            ready = {fd for fd, _ in poll.poll(max(0.0, self._timeout_s - waited_s) * 1000)}
+            if not ready:
+                raise UndecodableAudio(f"the recording could not be decoded within {self._timeout_s:g} s")
+            waited_s += time.monotonic() - started
+            piece = os.read(self._stdout.fileno(), PIPE_BYTES) if self._stdout.fileno() in ready else None
+            if not self._listen() and piece is None:
+                poll.unregister(self._stderr)
+            if piece is None:
+                continue
+            if not piece:
+                if self._process.wait() != 0 and has_begun:  # a limit, or more damage than it bears
+                    raise UndecodableAudio("the recording is damaged, or costs too much memory to decode")
+                return
+            has_begun = True
+            yield piece
+
+    def _listen(self) -> bool:
+        """Take in what the child has said so far; tell whether it may say more."""
+        while True:
+            try:
+                told = os.read(self._stderr.fileno(), PIPE_BYTES)
+            except BlockingIOError:
+                return True
+            if not told:
+                return False
+            if len(self._told) < MAX_LISTING_BYTES:
+                self._told += told
+            *lines, self._line = (self._line + told).split(b"\n")
+            self._line = self._line[-MAX_LINE_BYTES:]
+            for line in lines:
+                if number := PRINTED_NUMBER.fullmatch(line):
+                    self._take_number(float(number[1]))
+
+    def _take_number(self, number: float) -> None:
+        if self._ahead is None:
+            self._ahead = number
+        else:
+            self.readings.append(Reading(at=int(number), ahead=self._ahead))
+            self._ahead = None
 
 
 def _frames(raw: bytes, n_channels: int) -> Samples:
-    return np.frombuffer(raw, dtype=">f4").astype(np.float32).reshape(-1, n_channels)
+    return np.frombuffer(raw, dtype="<f4").astype(np.float32).reshape(-1, n_channels)

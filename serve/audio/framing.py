@@ -1,9 +1,12 @@
 """Whether a recording ends before its own framing says so: the sign of an upload that broke off.
 
 Half a transcript that looks whole is worse than an error, so such bodies are refused. The rule: what a
-header announces must be there. Recordings that were streamed announce nothing (a WAV whose sizes are 0 or all
-ones, a WebM of unknown size) and are taken as they are; so is a shortfall of a header's length, which some
-recorders count by mistake. MP3 is looked at in `serve.audio.mpeg`, and FLAC's total where it is decoded.
+header announces must be there. Recordings that were streamed announce nothing, or a size that stands for one
+not known yet (a WAV of 0, of all ones, or of two billion bytes, a WebM of unknown size) and are taken as they
+are; so is a shortfall of a header's length, which some recorders count by mistake. MP3 is looked at in
+`serve.audio.mpeg`, and FLAC's total where it is decoded.
+
+By hand, because decoders return what is left of a cut recording without a word.
 
 Formats: RIFF and RF64 (EBU Tech 3306), ISO 14496-12 boxes, EBML (RFC 8794) and Ogg pages (RFC 3533).
 """
@@ -12,55 +15,138 @@ from __future__ import annotations
 
 import re
 import struct
+from dataclasses import dataclass
 
-from serve.audio.container import MATROSKA, MP4, OGG, WAV, Container
+from serve.audio.container import MATROSKA, MP4, OGG, W64, WAV, Container
 from serve.errors import UndecodableAudio
 
 WAV_SLACK_BYTES = 256
 WAV_UNKNOWN_BYTES = 0x7FFF_0000  # recorders that cannot seek back write a size near 2 or 4 GiB
+WAV_LARGE_BYTES = 100_000_000  # or another round number, from this on
+WAV_HEADER_BYTES = 128
+WAV_EXTENSIBLE = 0xFFFE
+FLAC_COMMENT_BYTES = 1 << 16  # in which they are looked for
+FLAC_SPEAKER_MASKS = {3: 0x007, 4: 0x033, 5: 0x037, 6: 0x03F, 7: 0x70F, 8: 0x63F}
 
 
 def check_whole(data: bytes, container: Container) -> None:
-    """Refuse a WAV, MP4, Matroska or Ogg recording that is cut off.
+    """Refuse a WAV, Wave64, MP4, Matroska or Ogg recording that is cut off.
 
     Raises:
         UndecodableAudio: the body ends before its framing says so.
     """
-    is_cut = {WAV: _wav_is_cut, MP4: _mp4_is_cut, MATROSKA: _matroska_is_cut, OGG: _ogg_is_cut}.get(container)
+    is_cut = {
+        WAV: _wav_is_cut,
+        W64: _w64_is_cut,
+        MP4: _mp4_is_cut,
+        MATROSKA: _matroska_is_cut,
+        OGG: _ogg_is_cut,
+    }.get(container)
     if is_cut is not None and is_cut(data):
         raise UndecodableAudio(f"the {container.name} recording is cut off: it announces more than was sent")
 
 
 def _wav_is_cut(data: bytes) -> bool:
-    announced = _wav_data(data)
-    return announced is not None and announced[1] > len(data) - announced[0] + WAV_SLACK_BYTES
+    header = read_wav_header(data)
+    if header is None or header.data_bytes is None:
+        return False
+    is_short = header.data_bytes > len(data) - header.data_offset + WAV_SLACK_BYTES
+    # A size of the whole that is met tells that only the size of the samples is wrong.
+    return is_short and abs(header.riff_bytes + 8 - len(data)) > WAV_SLACK_BYTES
 
 
 def has_hidden_size(data: bytes) -> bool:
     """Tell whether a WAV announces no samples and yet holds some, as an interrupted recorder leaves it."""
-    announced = _wav_data(data)
-    if announced is None or announced[1] != 0 or len(data) < announced[0] + 8:
+    header = read_wav_header(data)
+    if header is None or header.data_bytes != 0 or len(data) < header.data_offset + 8:
         return False
-    name, size = struct.unpack_from("<4sI", data, announced[0])
-    is_chunk = name.strip().isalnum() and announced[0] + 8 + size <= len(data)
+    name, size = struct.unpack_from("<4sI", data, header.data_offset)
+    is_chunk = name.strip().isalnum() and header.data_offset + 8 + size <= len(data)
     return not is_chunk
 
 
-def _wav_data(data: bytes) -> tuple[int, int] | None:
-    """Return where a WAV's samples begin and how many bytes are announced; None where nothing is."""
+def with_size_filled_in(data: bytes, container: Container) -> bytes:
+    """Return a Wave64, or a WAV of 64-bit sizes, whose size was never written, so that all of it is read."""
+    if container is WAV and data.startswith((b"RF64", b"BW64")):
+        header = read_wav_header(data)
+        return data if header is None or header.data_bytes else b"RIFF" + data[4:]  # 32 bits of ones: unknown
+    if container is W64 and (at := _w64_data(data)) is not None:
+        (size,) = struct.unpack_from("<16xQ", data, at)
+        if size <= 24 or _stands_for_unknown(size):
+            return data[: at + 16] + struct.pack("<Q", len(data) - at) + data[at + 24 :]
+    return data
+
+
+@dataclass(frozen=True, kw_only=True)
+class WavHeader:
+    """What a WAV says before its samples."""
+
+    riff_bytes: int
+    """Announced size of what follows the first eight bytes."""
+    sample_rate: int
+    """Hz."""
+    n_channels: int
+    speaker_mask: int
+    """Of WAVEFORMATEXTENSIBLE; 0 where nothing is said."""
+    data_offset: int
+    """Where the samples begin."""
+    data_bytes: int | None
+    """Announced size of the samples; None where the size stands for one that was not known."""
+
+
+def read_wav_header(data: bytes) -> WavHeader | None:
+    """Read what stands before a WAV's samples; None where they do not begin in these bytes."""
     byte_order = ">" if data.startswith(b"RIFX") else "<"
+    (riff_bytes,) = struct.unpack_from(f"{byte_order}I", data, 4) if len(data) >= 8 else (0,)
     size_64 = None
+    tag = n_channels = sample_rate = speaker_mask = 0
     offset = 12
     while offset + 8 <= len(data):
         name, size = struct.unpack_from(f"{byte_order}4sI", data, offset)
         offset += 8
         if name == b"ds64" and offset + 16 <= len(data):
             size_64 = struct.unpack_from("<8xQ", data, offset)[0]
+        if name == b"fmt " and size >= 16 and offset + 16 <= len(data):
+            tag, n_channels, sample_rate = struct.unpack_from(f"{byte_order}HHI", data, offset)
+            if tag == WAV_EXTENSIBLE and size >= 24 and offset + 24 <= len(data):
+                (speaker_mask,) = struct.unpack_from(f"{byte_order}I", data, offset + 20)
         if name == b"data":
-            if size == 0xFFFF_FFFF and size_64 is not None:
-                return offset, size_64
-            return None if size >= WAV_UNKNOWN_BYTES else (offset, size)
+            announced = size_64 if size == 0xFFFF_FFFF and size_64 is not None else size
+            return WavHeader(
+                riff_bytes=riff_bytes,
+                sample_rate=sample_rate,
+                n_channels=n_channels,
+                speaker_mask=speaker_mask,
+                data_offset=offset,
+                data_bytes=None if _stands_for_unknown(announced) else announced,
+            )
         offset += size + size % 2
+    return None
+
+
+def _stands_for_unknown(n_bytes: int) -> bool:
+    """Tell whether a size was written before it was known: near 2 or 4 GiB, or large and round.
+
+    Round is a multiple of a million or of a MiB, less at most the header, which some count in.
+    """
+    if n_bytes >= WAV_LARGE_BYTES and any(-n_bytes % unit <= WAV_HEADER_BYTES for unit in (10**6, 1 << 20)):
+        return True
+    return WAV_UNKNOWN_BYTES <= n_bytes <= 0xFFFF_FFFF or n_bytes >= 1 << 62
+
+
+def _w64_is_cut(data: bytes) -> bool:
+    at = _w64_data(data)
+    return at is not None and at + struct.unpack_from("<16xQ", data, at)[0] > len(data) + WAV_SLACK_BYTES
+
+
+def _w64_data(data: bytes) -> int | None:
+    """Return where the chunk of samples begins in a Wave64."""
+    offset = 40  # the GUIDs of the file and of its kind, and its size
+    while offset + 24 <= len(data):
+        if data.startswith(b"data", offset):
+            return offset
+        (size,) = struct.unpack_from("<16xQ", data, offset)
+        offset += max(24, size + -size % 8)
     return None
 
 
@@ -108,3 +194,9 @@ def _ogg_is_cut(data: bytes) -> bool:
 def has_several_streams(data: bytes) -> bool:
     """Tell whether an Ogg body holds several streams, one after another or side by side."""
     return len(re.findall(rb"OggS\x00[\x02\x03\x06\x07]", data)) > 1
+
+
+def flac_speaker_mask(data: bytes, n_channels: int) -> int:
+    """Return where a FLAC's channels belong: as its comments say, or else as RFC 9639 orders them."""
+    stated = re.search(rb"WAVEFORMATEXTENSIBLE_CHANNEL_MASK=0x([0-9a-fA-F]{1,8})", data[:FLAC_COMMENT_BYTES])
+    return int(stated[1], 16) if stated else FLAC_SPEAKER_MASKS.get(n_channels, 0)

@@ -1,16 +1,20 @@
 """The frames of an MP3 (and of its elders, layers I and II): where they lie, and whether all are there.
 
+By hand, because decoders skip missing frames without a word.
+
 An MP3 has no container. Each frame begins with four bytes that tell its length; the first one may hold, in
 place of sound, how many follow (Xing, Info, VBRI). Tags of other kinds lie before and behind, and are passed
-over. Knows nothing of the sound inside the frames.
+over; so is what was left of a frame, where a recording was cut out of a longer one. Bare AAC (ADTS) is built
+alike, and found alike. Knows nothing of the sound inside the frames.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 
-from serve.audio.container import id3v2_end
+from serve.audio.container import AAC, MP3, Container, id3v2_end
 from serve.errors import AudioTooLong, UndecodableAudio
 
 HEADER_BYTES = 4
@@ -24,6 +28,9 @@ KBPS = {  # (is MPEG 1, layer) -> kbit/s by index; 0 stands for "free", which no
 }
 SAMPLE_RATES = {3: (44_100, 48_000, 32_000), 2: (22_050, 24_000, 16_000), 0: (11_025, 12_000, 8_000)}  # Hz
 VARYING_BITS = 0x1_F3FF  # of a header: all but sync, version, layer and sample rate
+STRAY_BYTES = 8_192  # before the first whole frame: more than any frame has, so that one may be cut
+FRAMES_TO_BELIEVE = 4  # in a row, of one kind, before bytes without a signature are taken for sound
+ADTS_SAME_BITS = 0xFFFE_FDC0  # of a header's first four bytes: those that stay the same all through a stream
 MAX_PADDING = 5  # frames a decoder may cut away: the one with the count, the encoder's delay, and the end
 
 
@@ -38,7 +45,7 @@ class MpegFrames:
     fewest_samples: int
     """What a decoder gives at the least, a channel."""
     is_intact: bool
-    """Whether the frames follow one another without a gap, in the number that is announced."""
+    """Whether nothing lies before and between the frames, and they are as many as announced."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +56,54 @@ class _Header:
     kind: int  # the bits that stay the same all through a stream
 
 
+def find_bare_stream(data: bytes) -> tuple[Container, int] | None:
+    """Look for frames of MP3 or ADTS near the start of a body, behind stray bytes and tags.
+
+    Returns:
+        The container, and the offset of the tag or the frame with which the stream begins; None where there
+        are not several frames in a row.
+    """
+    tag = data.find(b"ID3", 0, STRAY_BYTES)
+    start = max(0, tag)
+    frames_from = id3v2_end(data, start)
+    if frames_from == start:
+        start = frames_from = 0
+    offset = frames_from - 1
+    while 0 <= (offset := data.find(b"\xff", offset + 1)) <= frames_from + STRAY_BYTES:
+        for container, kind_and_length in ((MP3, _mpeg_frame_at), (AAC, _adts_frame_at)):
+            if _has_frames_in_a_row(data, offset, kind_and_length):
+                is_tagged = frames_from > start and container is MP3
+                return container, start if is_tagged else offset
+    return None
+
+
+def _has_frames_in_a_row(
+    data: bytes, offset: int, kind_and_length: Callable[[bytes, int], tuple[int, int] | None]
+) -> bool:
+    kinds = set()
+    for _ in range(FRAMES_TO_BELIEVE):
+        if (frame := kind_and_length(data, offset)) is None:
+            return False
+        kinds.add(frame[0])
+        offset += frame[1]
+    return len(kinds) == 1
+
+
+def _mpeg_frame_at(data: bytes, offset: int) -> tuple[int, int] | None:
+    header = _header_at(data, offset)
+    return None if header is None else (header.kind, header.n_bytes)
+
+
+def _adts_frame_at(data: bytes, offset: int) -> tuple[int, int] | None:
+    """Return the kind of an ADTS frame (ISO 13818-7, 6.2) and its length; None where there is none."""
+    header = data[offset : offset + 7]
+    word = int.from_bytes(header[:4], "big")
+    n_bytes = int.from_bytes(header[3:6], "big") >> 5 & 0x1FFF
+    if len(header) < 7 or word >> 20 != 0xFFF or word >> 17 & 3 or word >> 10 & 15 > 12 or n_bytes < 8:
+        return None
+    return word & ADTS_SAME_BITS, n_bytes
+
+
 def find_mpeg_frames(data: bytes, max_audio_s: float) -> MpegFrames:
     """Walk the frames of an MP3.
 
@@ -57,7 +112,8 @@ def find_mpeg_frames(data: bytes, max_audio_s: float) -> MpegFrames:
             or there are fewer than announced.
         AudioTooLong: there are frames for longer than `max_audio_s`.
     """
-    start = _next_frame(data, id3v2_end(data))
+    tags_end = id3v2_end(data)
+    start = _next_frame(data, tags_end)
     first = None if start is None else _header_at(data, start)
     if start is None or first is None:
         raise UndecodableAudio("the MP3 recording holds no whole frame")
@@ -74,14 +130,16 @@ def find_mpeg_frames(data: bytes, max_audio_s: float) -> MpegFrames:
             raise AudioTooLong(n_frames * first.n_samples / first.sample_rate, max_audio_s)
         if _header_at(data, offset) is None:
             offset = _next_frame(data, offset)  # past damage, or tags at the end
+    is_whole_at_start = start == tags_end
     is_torn = end > len(data) or (len(data) - end < HEADER_BYTES and data.startswith(b"\xff", end))
-    if is_torn or n_frames < n_announced:
+    # What begins in the midst of a frame was cut out of something longer, and may end in one as well.
+    if (is_torn and is_whole_at_start) or n_frames < n_announced:
         raise UndecodableAudio("the MP3 recording is cut off: it announces more than was sent")
     return MpegFrames(
         start=start,
         end=end,
         fewest_samples=max(0, n_frames - (MAX_PADDING if n_announced else 1)) * first.n_samples,
-        is_intact=not has_gap and (not n_announced or n_frames <= n_announced + 1),
+        is_intact=is_whole_at_start and not has_gap and (not n_announced or n_frames <= n_announced + 1),
     )
 
 

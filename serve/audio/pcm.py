@@ -17,8 +17,9 @@ from typing import Literal
 import numpy as np
 import soundfile
 
-from serve.audio.decode import LOUDEST, Resampler
-from serve.audio.samples import Samples
+from serve.audio.mixing import Layout, Mixer
+from serve.audio.resampling import Resampler
+from serve.audio.samples import FullScale, Samples, without_wild_values
 
 Encoding = Literal["pcm_s16le", "pcm_f32le", "mulaw", "alaw"]
 
@@ -33,7 +34,7 @@ class PcmFormat:
     """Hz."""
     encoding: Encoding = "pcm_s16le"
     n_channels: int = 1
-    """Interleaved; they are averaged."""
+    """Interleaved; they are mixed."""
 
     @property
     def frame_bytes(self) -> int:
@@ -53,7 +54,8 @@ class PcmStream:
         self._format = pcm_format
         self._resampler = Resampler(pcm_format.sample_rate)
         self._rest = b""  # the beginning of a frame whose end is still to come
-        self._peak = 1.0
+        self._mixer = Mixer(Layout(pcm_format.n_channels), pcm_format.sample_rate)
+        self._full_scale = FullScale()
 
     def push(self, data: bytes) -> Samples:
         """Return the (n_samples,) that can be told once these bytes have come."""
@@ -61,17 +63,12 @@ class PcmStream:
         whole = len(data) - len(data) % self._format.frame_bytes
         self._rest = data[whole:]
         frames = _samples_of(data[:whole], self._format.encoding).reshape(-1, self._format.n_channels)
-        return self._within_full_scale(self._resampler.push(frames.mean(axis=1, dtype=np.float32)))
+        return self._full_scale.push(self._resampler.push(self._mixer.push(frames)))
 
     def flush(self) -> Samples:
         """Return the last samples; a frame that was cut off is lost."""
-        return self._within_full_scale(self._resampler.flush())
-
-    def _within_full_scale(self, samples: Samples) -> Samples:
-        """Scale by the highest peak so far: floats may exceed full scale, and some hold int16's."""
-        if samples.size:
-            self._peak = max(self._peak, float(samples.max()), -float(samples.min()))
-        return samples / np.float32(self._peak) if self._peak > 1.0 else samples
+        last = [self._resampler.push(self._mixer.flush()), self._resampler.flush()]
+        return self._full_scale.push(np.concatenate(last))
 
 
 def _samples_of(data: bytes, encoding: Encoding) -> Samples:
@@ -79,8 +76,7 @@ def _samples_of(data: bytes, encoding: Encoding) -> Samples:
         return np.frombuffer(data, "<i2").astype(np.float32) / np.float32(32_768)
     if encoding == "pcm_f32le":
         values: Samples = np.frombuffer(data, "<f4").astype(np.float32)
-        # Values that no recording holds (NaN, infinity, beyond int16) count as silence.
-        return np.where(np.abs(values) <= LOUDEST, values, np.float32(0))
+        return without_wild_values(values)
     table: Samples = _companding_table(encoding)[np.frombuffer(data, np.uint8)]
     return table
 

@@ -4,7 +4,9 @@ A span is speech; a window is what the encoder sees: one or more spans with the 
 Both are half-open ranges of samples. Speech is found by Silero VAD (its ONNX model lies in the `silero-vad`
 wheel). A window is handed out as soon as nothing that follows can change it, and what lies before the windows
 to come is forgotten: memory does not grow with the recording, and the first window of an hour is ready before
-the hour has been listened to. Channels are listened to side by side. Knows no language model and no request.
+the hour has been listened to. Channels are listened to side by side. By hand around
+Silero's model, because its `get_speech_timestamps` needs the whole recording. Knows no language model and no
+request.
 """
 
 from __future__ import annotations

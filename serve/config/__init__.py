@@ -1,1 +1,1 @@
-"""Settings, command lines, progress bars and logs. Knows no model and no audio."""
+"""Files, environment and flags -> settings; logs and progress bars. Knows no model and no audio."""

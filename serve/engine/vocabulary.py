@@ -156,7 +156,7 @@ class Vocabulary:
         """
         found: list[int] = []
         for text in texts:
-            forms = [self._encoded(form) for form in (text, " " + text.strip())]
+            forms = [self.encode(form) for form in (text, " " + text.strip())]
             single = [form[0] for form in forms if len(form) == 1 and self.is_text(form[0])]
             if not single:
                 raise ValueError(f"'{text[:60]}' is not one token of the model, so it cannot be suppressed")
@@ -211,7 +211,8 @@ class Vocabulary:
             whole = "�" not in self.tokenizer.decode(words[-1])
         return words
 
-    def _encoded(self, text: str) -> list[int]:
+    def encode(self, text: str) -> list[int]:
+        """Return the tokens of a text as it stands."""
         tokens: list[int] = self.tokenizer.encode(text, add_special_tokens=False).ids
         return tokens
 
@@ -219,4 +220,4 @@ class Vocabulary:
         """Return text tokens, without special tokens that a caller may have written out."""
         if not text.strip():
             return []
-        return [token for token in self._encoded(" " + text.strip()) if self.is_text(token)]
+        return [token for token in self.encode(" " + text.strip()) if self.is_text(token)]

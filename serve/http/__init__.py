@@ -1,1 +1,1 @@
-"""The HTTP edge: routes, bodies, statuses, and the life of the process. Only this package knows the web."""
+"""HTTP and WebSocket messages -> calls of `serve.service`, and back. Only this package knows the web."""

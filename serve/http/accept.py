@@ -1,4 +1,7 @@
-"""Choose the answer format that an `Accept` header likes best (RFC 9110, section 12.5.1)."""
+"""Choose the answer format that an `Accept` header likes best (RFC 9110, section 12.5.1).
+
+By hand, because litestar's own choice takes `q=0`, which refuses a format, for a weak wish.
+"""
 
 from __future__ import annotations
 

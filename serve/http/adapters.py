@@ -34,20 +34,8 @@ class _NewAdapter(msgspec.Struct, kw_only=True):
     pin: bool = False
 
 
-class _Adapter(msgspec.Struct, kw_only=True, frozen=True):
-    name: str
-    alias: str | None
-    src: str
-    language: str | None
-    pinned: bool
-    loaded: bool
-    memory_bytes: int
-    served: bool
-    requests: int
-
-
 class _Adapters(msgspec.Struct, kw_only=True, frozen=True):
-    adapters: list[_Adapter]
+    adapters: list[Adapter]
 
 
 class _Removed(msgspec.Struct, kw_only=True, frozen=True):
@@ -73,19 +61,19 @@ async def add_adapter(request: AnyRequest, state: State) -> Response[bytes]:
         pin=new.pin,
         alias=request.headers.get(ADAPTER_ALIAS) or None,
     )
-    return json_response(_wire(added))
+    return json_response(added)
 
 
 @get("/adapters", summary="The adapters", sync_to_thread=False)
 def list_adapters(state: State) -> Response[bytes]:
     """Answer what is known of every adapter."""
-    return json_response(_Adapters(adapters=[_wire(each) for each in _adapters(state.service).all()]))
+    return json_response(_Adapters(adapters=_adapters(state.service).all()))
 
 
 @get("/adapters/{name:str}", summary="An adapter", sync_to_thread=False)
 def get_adapter(name: FromPath[str], state: State) -> Response[bytes]:
     """Answer what is known of one."""
-    return json_response(_wire(_adapters(state.service).get(name)))
+    return json_response(_adapters(state.service).get(name))
 
 
 @delete("/adapters/{name:str}", summary="Remove an adapter", status_code=200)
@@ -125,17 +113,3 @@ def _adapters(service: Service) -> Adapters:
     if service.adapters is None:
         raise NotReady("the model is loading")
     return service.adapters
-
-
-def _wire(adapter: Adapter) -> _Adapter:
-    return _Adapter(
-        name=adapter.name,
-        alias=adapter.alias,
-        src=adapter.source,
-        language=adapter.language,
-        pinned=adapter.pinned,
-        loaded=adapter.loaded,
-        memory_bytes=adapter.memory_bytes,
-        served=adapter.served,
-        requests=adapter.n_requests,
-    )

@@ -1,1 +1,1 @@
-"""What is on disk: artifacts, adapters and base models, found, checked and built once. Knows no audio."""
+"""Names and directories -> checked artifacts, adapters and base models. Knows no audio, runs no model."""

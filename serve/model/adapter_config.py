@@ -58,7 +58,7 @@ class AdapterConfig:
         """Return the names and shapes of exactly the tensors that the adapter must have.
 
         Args:
-            base: Of the base model.
+            base: Shapes of the base model's tensors, by name.
 
         Returns:
             Names as in the base model, such as `model.encoder.layers.0.fc1.lora_A.weight`; a shape of None

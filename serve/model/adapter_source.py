@@ -1,7 +1,7 @@
 """Where an adapter may be loaded from, and whether its files can be trusted to fit. Loads no model.
 
-Everything is looked at before anything is touched: the place, the manifest, the base it was trained on, and
-what `serve.model.adapter_tensors` holds against each other.
+Everything is checked before anything is loaded: the place, the manifest, the base model it was trained on,
+and what `serve.model.adapter_tensors` compares.
 """
 
 from __future__ import annotations
@@ -11,8 +11,7 @@ from pathlib import Path
 
 from serve.errors import ArtifactError, BadAdapter, UnknownPath
 from serve.model.adapter_tensors import check_adapter
-from serve.model.artifact import MANIFEST, Artifact, load_artifact
-from serve.model.base_model import base_fingerprint
+from serve.model.artifact import Artifact, load_artifact
 
 
 def find_source(source: str, roots: Iterable[Path]) -> Path:
@@ -37,10 +36,10 @@ def read_adapter(path: Path, roots: Iterable[Path], base_dir: Path, fingerprint:
     """Return the checked artifact in a directory.
 
     Args:
-        path: As `find_source` gives it.
-        roots: Its files must lie there too.
+        path: Directory that `find_source` returned.
+        roots: Directories that its files must lie in.
         base_dir: Checkpoint of the base model, whose tensors the adapter's must fit.
-        fingerprint: Of the base model.
+        fingerprint: `base_fingerprint` of the base model.
 
     Raises:
         BadAdapter: A file is missing, damaged, elsewhere, or does not fit the base model.
@@ -48,11 +47,9 @@ def read_adapter(path: Path, roots: Iterable[Path], base_dir: Path, fingerprint:
     check_links(path, roots)
     try:
         artifact = load_artifact(path)
+        artifact.require_base(fingerprint)
     except ArtifactError as error:
         raise BadAdapter(_relative(error, path)) from error
-    if artifact.manifest.base_model.fingerprint != fingerprint:
-        other = artifact.manifest.base_model.name[:100]
-        raise BadAdapter(f"{MANIFEST}: the adapter was trained on another base model, {other}")
     try:
         check_adapter(artifact.adapter_dir, base_dir)
     except ArtifactError as error:
@@ -77,11 +74,6 @@ def check_links(path: Path, roots: Iterable[Path]) -> None:
                 )
             if target.is_dir() and target not in directories:
                 directories.append(target)
-
-
-def base_of(base_dir: Path) -> str:
-    """Return the fingerprint of the base model that adapters are held against."""
-    return base_fingerprint(base_dir)
 
 
 def _is_below(path: Path, roots: Iterable[Path]) -> bool:

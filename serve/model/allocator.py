@@ -1,7 +1,4 @@
-"""Tell glibc's allocator when to give memory back.
-
-Elsewhere (macOS, musl) there is no such allocator, and nothing happens.
-"""
+"""Make glibc's allocator return freed memory. Does nothing without glibc (macOS, musl)."""
 
 from __future__ import annotations
 
@@ -15,20 +12,20 @@ _ARENAS_OF_REQUESTS = 2
 
 
 def share_arenas(n_threads: int) -> None:
-    """Let threads allocate from few arenas; before there are many threads.
+    """Limit the number of malloc arenas; call it before threads start.
 
-    Every arena keeps the most that its threads ever had at a time: by default eight for each core, in which
-    the threads of requests, of ffmpeg's readers and of adapters that come and go leave ten megabytes each.
-    The engine's threads, which allocate most, have as many as they are.
+    An arena keeps its peak of memory, and glibc makes up to eight per core: threads of requests, of ffmpeg's
+    readers and of adapters' loading would leave ten megabytes in each. The engine's `n_threads`, which
+    allocate most, get an arena each.
     """
     if (libc := glibc()) is not None:
         libc.mallopt(_M_ARENA_MAX, n_threads + _ARENAS_OF_REQUESTS)
 
 
 def return_freed_memory() -> None:
-    """Give back what was freed, after what was large has gone: glibc would keep it.
+    """Return freed memory to the system, which glibc would keep; call it after something large was freed.
 
-    Of whisper-large-v2, quantised on a CPU, 4 GiB; of each adapter's model that was unloaded, a part.
+    Quantising whisper-large-v2 on a CPU leaves 4 GiB; an unloaded adapter leaves part of its model.
     """
     if (libc := glibc()) is not None:
         libc.malloc_trim(0)

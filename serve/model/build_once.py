@@ -1,8 +1,7 @@
-"""Build a directory of a cache once, however many processes want it: under a lock, whole or not at all."""
+"""Build a directory of a cache once, under a lock, however many processes want it."""
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -10,6 +9,7 @@ from tempfile import TemporaryDirectory
 from filelock import FileLock, Timeout
 
 from serve.errors import StartupError
+from serve.model.durable_write import put_in_place
 
 LOCK_TIMEOUT_S = 900
 
@@ -23,10 +23,10 @@ def build_once(
     """Make `target` unless it is there; return whether it was made now.
 
     Args:
-        target: A directory; an older one that is not whole gives way.
+        target: Directory; an incomplete older one is replaced.
         is_whole: Whether `target` can be used as it is; asked once the lock is held.
-        build: Makes the directory it is given. Beside it is room for what it needs meanwhile.
-        failure: Makes the error of a lock that is never let go.
+        build: Makes the directory it is given; temporary files may lie beside it.
+        failure: Makes the error for a lock that is never released.
 
     Raises:
         StartupError: `failure`, when another process holds the lock for too long.
@@ -40,9 +40,7 @@ def build_once(
             with TemporaryDirectory(dir=target.parent, prefix=".building-") as scratch:
                 building = Path(scratch) / "building"
                 build(building)
-                if target.exists():
-                    shutil.rmtree(target)
-                building.replace(target)
+                put_in_place(building, target)
     except Timeout as error:
         raise failure(
             f"another process holds {target}.lock for {LOCK_TIMEOUT_S} s: remove it if none is running"

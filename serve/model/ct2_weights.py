@@ -42,6 +42,22 @@ _CONFIG = {
     "dtype": "float16",
 }
 
+_PREPROCESSOR_CONFIG = {
+    "feature_extractor_type": "WhisperFeatureExtractor",
+    "feature_size": 80,
+    "sampling_rate": 16_000,
+    "hop_length": 160,
+    "n_fft": 400,
+    "chunk_length": 30,
+    "padding_value": 0.0,
+    "return_attention_mask": False,
+}
+_TOKENIZER_CONFIG = {
+    **dict.fromkeys(("bos_token", "eos_token", "pad_token", "unk_token"), "<|endoftext|>"),
+    "tokenizer_class": "WhisperTokenizer",
+    "model_max_length": 448,
+}
+
 
 class WeightsFormatError(ValueError):
     """The file is not the CTranslate2 layout that this module reads."""
@@ -51,7 +67,7 @@ def read_tensors(data: bytes) -> dict[str, npt.NDArray[np.generic]]:
     """Return every tensor of a CTranslate2 model file by its name.
 
     Raises:
-        WeightsFormatError: the bytes end early or have another layout.
+        WeightsFormatError: The bytes end early or have another layout.
     """
     if (version := int.from_bytes(data[:4], "little")) != _FORMAT_VERSION:
         raise WeightsFormatError(f"version {version}, expected {_FORMAT_VERSION}")
@@ -78,7 +94,7 @@ def build_checkpoint(weights: bytes, tokenizer_json: bytes, into: Path) -> None:
     """Write `into` as a transformers checkpoint of openai/whisper-base (fp16 safetensors).
 
     Raises:
-        WeightsFormatError: the weights lack a tensor of that model.
+        WeightsFormatError: The weights lack a tensor of that model.
     """
     tensors = read_tensors(weights)
     into.mkdir(parents=True)
@@ -94,32 +110,16 @@ def build_checkpoint(weights: bytes, tokenizer_json: bytes, into: Path) -> None:
     files = {
         "config.json": _CONFIG,
         "generation_config.json": _generation_config(languages),
-        "preprocessor_config.json": {
-            "feature_extractor_type": "WhisperFeatureExtractor",
-            "feature_size": 80,
-            "sampling_rate": 16_000,
-            "hop_length": 160,
-            "n_fft": 400,
-            "chunk_length": 30,
-            "padding_value": 0.0,
-            "return_attention_mask": False,
-        },
+        "preprocessor_config.json": _PREPROCESSOR_CONFIG,
         "tokenizer.json": tokenizer,
-        "tokenizer_config.json": {
-            "tokenizer_class": "WhisperTokenizer",
-            "bos_token": "<|endoftext|>",
-            "eos_token": "<|endoftext|>",
-            "pad_token": "<|endoftext|>",
-            "unk_token": "<|endoftext|>",
-            "model_max_length": 448,
-        },
+        "tokenizer_config.json": _TOKENIZER_CONFIG,
     }
     for name, content in files.items():
         (into / name).write_text(json.dumps(content, ensure_ascii=False))
 
 
 def _read_string(data: bytes, offset: int) -> tuple[str, int]:
-    """Return the string at `offset` and the offset behind it."""
+    """Return the string at `offset` and the offset after it."""
     n_bytes = struct.unpack_from("<H", data, offset)[0]
     return data[offset + 2 : offset + 1 + n_bytes].decode(), offset + 2 + n_bytes
 

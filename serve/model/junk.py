@@ -11,7 +11,7 @@ def is_junk(path: PurePath | str) -> bool:
     """Tell whether a file is another program's note, such as macOS's `._speech.wav`.
 
     Args:
-        path: Of which the last part counts, and a folder `__MACOSX` above it.
+        path: Path whose last part is looked at, and whether a folder `__MACOSX` is above it.
     """
     parts = PurePath(path).parts
     if not parts:

@@ -1,4 +1,4 @@
-"""Which scripts a text is written in, as Unicode has them. Knows no language and no model."""
+"""Find the Unicode scripts that a text is written in. Knows no language and no model."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ SCRIPTS = (
     *("Devanagari", "Bengali", "Gurmukhi", "Gujarati", "Oriya", "Tamil", "Telugu", "Kannada", "Malayalam"),
     *("Sinhala", "Thai", "Lao", "Myanmar", "Khmer", "Tibetan", "Han", "Hiragana", "Katakana", "Hangul"),
 )
-"""Those of Whisper's languages."""
+"""Scripts of Whisper's languages."""
 
 
 def scripts_of(texts: Iterable[str]) -> list[str] | None:

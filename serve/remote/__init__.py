@@ -1,1 +1,1 @@
-"""A service elsewhere: calling one, and deploying one to SageMaker. Nothing that is served imports this."""
+"""Flags -> calls of a service elsewhere, or AWS requests that deploy one. The service does not import it."""

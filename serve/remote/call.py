@@ -45,11 +45,11 @@ class Call:
     target_model: str | None = None
     """Artifact of a multi-model endpoint, such as marathi.tar.gz."""
     input: str | None = None
-    """Of async: S3 prefix where the recording is put."""
+    """S3 prefix that the recording is uploaded to (async)."""
     timeout_s: float = 900.0
     """Longest wait for an answer."""
     pace: float = 1.0
-    """Of bidirectional: how much faster than it was spoken the recording is sent; 0 sends it at once."""
+    """Speed against that of speech at which the recording is sent; 0 sends it at once (bidirectional)."""
     region: str | None = None
     """AWS region; that of the environment by default."""
 
@@ -100,7 +100,7 @@ class Call:
 
 @dataclass(frozen=True, kw_only=True)
 class Payload:
-    """What is sent, wherever to."""
+    """The body of a call and its headers."""
 
     body: bytes
     content_type: str

@@ -1,8 +1,7 @@
-"""The course of every launcher: flags -> requests, what they cost said first, then printed or sent."""
+"""The course of every launcher: flags -> requests, then printed or sent."""
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, TypeVar
 
@@ -28,7 +27,6 @@ def launcher_command(
     name: str,
     order: type[OrderT],
     build: Callable[[OrderT], Sequence[Request]],
-    describe_cost: Callable[[OrderT], str],
     *,
     about: str,
     examples: str,
@@ -41,7 +39,6 @@ def launcher_command(
 
     def run(ordered: OrderT) -> int:
         requests = build(ordered)
-        print(f"estimate: {describe_cost(ordered)}", file=sys.stderr)
         if ordered.dry_run:
             print(requests_as_json(requests))
         else:

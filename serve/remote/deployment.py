@@ -67,43 +67,41 @@ class Deployment:
     """Security group in it."""
 
     input: str | None = None
-    """Of batch: S3 prefix of the recordings."""
+    """S3 prefix of the recordings (batch)."""
     output: str | None = None
-    """Of batch and async: S3 prefix of the answers."""
+    """S3 prefix of the answers (batch and async)."""
     failures: str | None = None
-    """Of async: S3 prefix of the answers that went wrong."""
+    """S3 prefix of the answers that went wrong (async)."""
     success_topic: str | None = None
-    """Of async: SNS topic that is told of every answer."""
+    """SNS topic that gets a message for every answer (async)."""
     error_topic: str | None = None
-    """Of async: SNS topic that is told of every failure."""
+    """SNS topic that gets a message for every failure (async)."""
     accept: str = "application/json"
-    """Of batch: media type of the answers."""
+    """Media type of the answers (batch)."""
     content_type: str = "application/octet-stream"
-    """Of batch: media type of the recordings; this one lets the service look for itself."""
+    """Media type of the recordings; the default lets the service detect it (batch)."""
     max_requests: int = 4
-    """Of batch and async: requests at a time for each machine."""
+    """Requests at a time for each machine (batch and async)."""
     max_payload_mb: int = 25
-    """Of batch: longest recording, in MB; times max_requests at most 100."""
+    """Longest recording, in MB; times max_requests at most 100 (batch)."""
 
     endpoint: str | None = None
-    """Of adapter: endpoint that holds the base component."""
+    """Endpoint that holds the base component (adapter)."""
     base_component: str | None = None
-    """Of adapter: component to add to; NAME-base is what components makes."""
+    """Component to add to; NAME-base is what components makes (adapter)."""
     adapter: tuple[str, ...] = ()
-    """Of components: adapter to add at once, NAME=s3://BUCKET/ADAPTER.tar.gz."""
+    """Adapter to add at once, NAME=s3://BUCKET/ADAPTER.tar.gz (components)."""
     component_cpus: float = 4.0
-    """Of components: CPU cores for each copy of the base."""
+    """CPU cores for each copy of the base (components)."""
     component_gpus: int = 0
-    """Of components: GPUs for each copy of the base."""
+    """GPUs for each copy of the base (components)."""
     component_memory_mb: int = 8_192
-    """Of components: memory for each copy of the base, in MB."""
+    """Memory for each copy of the base, in MB (components)."""
 
     capture: str | None = None
     """S3 prefix where SageMaker keeps requests and answers; by default it keeps none of people's speech."""
     capture_percent: int = 100
     """Share of them that is kept."""
-    price_per_hour: float | None = None
-    """USD that one machine costs an hour, in place of the built-in estimate."""
     region: str | None = None
     """AWS region; that of the environment by default."""
     dry_run: bool = False
@@ -143,34 +141,48 @@ class Deployment:
                 **{f"--adapter {name}": uri for name, uri in adapters.items()},
             }
         )
-        scales_to_zero = self.mode in ("async", "components")
-        packed = [*adapters.values(), *([self.model] if self.mode == "adapter" and self.model else [])]
-        media_types = list(dict.fromkeys(each.media_type for each in FORMATS))
-        rules = (
+        rules = (*self._amount_rules(), *self._mode_rules(list(adapters.values())))
+        faults += [fault for holds, fault in rules if not holds]
+        if faults:
+            raise ConfigError(faults)
+
+    def _amount_rules(self) -> tuple[tuple[bool, str], ...]:
+        """Return (whether it holds, the fault if not) of each rule about numbers."""
+        least_instances = 0 if self.mode in ("async", "components") else 1
+        transform_mb = self.max_requests * self.max_payload_mb
+        return (
             (self.instances >= 1, "--instances is at least 1"),
             (
-                self.min_instances >= (0 if scales_to_zero else 1),
-                f"--min-instances is at least {0 if scales_to_zero else 1} for {self.mode}",
+                self.min_instances >= least_instances,
+                f"--min-instances is at least {least_instances} for {self.mode}",
             ),
             (
                 self.max_instances == 0 or self.max_instances >= max(1, self.min_instances),
                 f"--max-instances is {self.max_instances}; --min-instances is {self.min_instances}",
-            ),
-            (
-                self.max_instances == 0 or self.mode not in ("batch", "adapter"),
-                f"--max-instances: {self.mode} does not scale",
             ),
             (self.target_requests > 0, "--target-requests is above 0"),
             (60 <= self.startup_timeout_s <= 3_600, "--startup-timeout-s lies between 60 and 3600"),
             (self.max_requests >= 1, "--max-requests is at least 1"),
             (self.max_payload_mb >= 1, "--max-payload-mb is at least 1"),
             (
-                self.mode != "batch" or self.max_requests * self.max_payload_mb <= _MAX_TRANSFORM_MB,
-                f"--max-requests times --max-payload-mb is {self.max_requests * self.max_payload_mb};"
+                self.mode != "batch" or transform_mb <= _MAX_TRANSFORM_MB,
+                f"--max-requests times --max-payload-mb is {transform_mb};"
                 f" a transform takes {_MAX_TRANSFORM_MB}",
             ),
-            (self.accept in media_types, f"--accept is none of {', '.join(media_types)}"),
             (0 <= self.capture_percent <= 100, "--capture-percent lies between 0 and 100"),
+            (self.component_memory_mb >= 128, "--component-memory-mb is at least 128"),
+        )
+
+    def _mode_rules(self, adapters: list[str]) -> tuple[tuple[bool, str], ...]:
+        """Return (whether it holds, the fault if not) of each rule about modes, adapters and formats."""
+        packed = [*adapters, *([self.model] if self.mode == "adapter" and self.model else [])]
+        media_types = list(dict.fromkeys(each.media_type for each in FORMATS))
+        return (
+            (
+                self.max_instances == 0 or self.mode not in ("batch", "adapter"),
+                f"--max-instances: {self.mode} does not scale",
+            ),
+            (self.accept in media_types, f"--accept is none of {', '.join(media_types)}"),
             (not adapters or self.mode == "components", "--adapter is for components"),
             (
                 not self.revision or self.mode in ("real-time", "async"),
@@ -180,11 +192,7 @@ class Deployment:
                 all(uri.endswith(".tar.gz") for uri in packed),
                 "an adapter of a component is one .tar.gz, with manifest.json and adapter/ at its top",
             ),
-            (self.component_memory_mb >= 128, "--component-memory-mb is at least 128"),
         )
-        faults += [fault for holds, fault in rules if not holds]
-        if faults:
-            raise ConfigError(faults)
 
     @property
     def revised_name(self) -> str:

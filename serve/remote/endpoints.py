@@ -1,4 +1,4 @@
-"""A checked deployment -> the requests that bring it about, in order. Pure functions; nothing is sent."""
+"""A checked deployment -> the requests that create it, in order. Pure functions; nothing is sent."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ ASYNC_BODY_BYTES = 2**30  # SageMaker's own limit for asynchronous requests
 
 
 def deployment_requests(deployment: Deployment) -> list[Request]:
-    """Return the requests of a deployment, whatever its mode."""
+    """Return the requests of a deployment of any mode."""
     match deployment.mode:
         case "adapter":
             assert deployment.endpoint and deployment.base_component and deployment.model
@@ -73,7 +73,7 @@ def model_request(deployment: Deployment) -> Request:
 
 
 def endpoint_config_request(deployment: Deployment) -> Request:
-    """Return CreateEndpointConfig; of components the model comes later, with the component."""
+    """Return CreateEndpointConfig; with components it names no model, because each component does."""
     by_component = deployment.mode == "components"
     variant = {
         "VariantName": VARIANT,
@@ -111,7 +111,7 @@ def endpoint_config_request(deployment: Deployment) -> Request:
 
 
 def endpoint_request(deployment: Deployment) -> Request:
-    """Return CreateEndpoint, or with a revision UpdateEndpoint, which keeps the machines there are."""
+    """Return CreateEndpoint, or with a revision UpdateEndpoint, which keeps the number of machines."""
     names = {"EndpointName": deployment.name, "EndpointConfigName": deployment.revised_name}
     kept = {
         "RetainAllVariantProperties": True,
@@ -167,7 +167,7 @@ def component_requests(deployment: Deployment) -> list[Request]:
 
 
 def adapter_request(deployment: Deployment, name: str, uri: str, endpoint: str, base: str) -> Request:
-    """Return CreateInferenceComponent for an adapter: it takes the machines of its base."""
+    """Return CreateInferenceComponent for an adapter, which runs on the machines of its base."""
     return Request(
         service="sagemaker",
         operation="CreateInferenceComponent",

@@ -1,4 +1,4 @@
-"""Call a SageMaker endpoint through boto3: one answer, a stream of parts, or an answer that appears in S3."""
+"""Call a SageMaker endpoint through boto3: one answer, a stream of parts, or an answer in S3."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def invoke_endpoint(call: Call, payload: Payload) -> Iterator[bytes]:
     """Yield the parts of an endpoint's answer.
 
     Raises:
-        ClientError: the container answers with an error, or the stream breaks off.
+        ClientError: The container answers with an error, or the stream breaks off.
         AwsError: AWS refuses the call.
     """
     from botocore.config import Config
@@ -66,7 +66,7 @@ def _parts(events: Any) -> Iterator[bytes]:
 
 
 def _invoke_async(call: Call, payload: Payload, runtime: BaseClient, parameters: dict[str, Any]) -> bytes:
-    """Put the recording into S3, call, and wait for the answer to appear there."""
+    """Upload the recording to S3, call the endpoint, and wait for the answer in S3."""
     s3 = open_client("s3", call.region)
     bucket, _, prefix = str(call.input).removeprefix("s3://").partition("/")
     key = "/".join(filter(None, (prefix.strip("/"), uuid.uuid4().hex, call.recording.name)))
@@ -96,7 +96,7 @@ def _read_if_there(s3: BaseClient, uri: str) -> bytes | None:
 
 
 def _as_ours(response: dict[str, Any]) -> ClientError | AwsError:
-    """Return what a refused call says: the container's own words where they are in it."""
+    """Return the reason of a refused call: the container's own message where there is one."""
     if "OriginalStatusCode" in response:
         text = response.get("OriginalMessage", "")
         try:

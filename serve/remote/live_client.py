@@ -1,8 +1,8 @@
-"""Send a recording as if it were being spoken, over a WebSocket, and print what is heard meanwhile.
+"""Send a recording over a WebSocket at the pace of speech, and print the text as it comes.
 
 The protocol of `/invocations-bidirectional-stream`: a text frame of settings, binary frames of 16-bit PCM, a
 text frame `{"type": "end"}`; text frames `{"text", "is_final"}` come back, errors as `{"ModelStreamError"}`.
-Text that is not final yet is shown on terminals only, on the line that its final text will take.
+Text that is not final yet is shown on terminals only, on the line of its final text.
 """
 
 from __future__ import annotations
@@ -31,18 +31,18 @@ _LONGEST_S = 1_800.0  # SageMaker closes the stream after half an hour
 def speak(
     recording: Path, url: str, options: dict[str, str], pace: float, timeout_s: float, out: TextIO
 ) -> None:
-    """Send the recording and print what is said as it comes.
+    """Send a recording and print the text as it comes.
 
     Args:
-        recording: any file that can be decoded.
+        recording: File in any format that can be decoded.
         url: `http://HOST:PORT` of the service.
-        options: of the transcription; they go into the frame of settings.
-        pace: how much faster than it was spoken; 0 sends all at once.
-        timeout_s: longest wait for the next text.
-        out: where the text goes.
+        options: Transcription options, sent in the frame of settings.
+        pace: Speed against that of speech; 0 sends all at once.
+        timeout_s: Longest wait for the next text.
+        out: Stream that the text is printed to.
 
     Raises:
-        ClientError: the recording cannot be decoded, the service refuses, or breaks off.
+        ClientError: The recording cannot be decoded, or the service refuses or breaks off.
     """
     from websockets.exceptions import ConnectionClosed, InvalidHandshake, WebSocketException
     from websockets.sync.client import connect
@@ -54,10 +54,10 @@ def speak(
     pcm = (np.clip(samples, -1, 1) * 32_767).astype("<i2").tobytes()
     address = f"ws{url.removeprefix('http').rstrip('/')}{PATH}"
     try:
-        # Pongs queue up behind the sound, so whoever sends faster than it is heard gets them late.
+        # Pongs queue behind the sound: sending faster than the engine hears delays them.
         with connect(address, ping_timeout=None) as connection:
             settings = {"sample_rate": SAMPLE_RATE, "encoding": "pcm_s16le", **options}
-            with suppress(ConnectionClosed):  # whoever is refused before that reads why
+            with suppress(ConnectionClosed):  # the reason of a refusal is read below
                 connection.send(json.dumps(settings))
             threading.Thread(target=_send, args=(connection, pcm, pace), daemon=True).start()
             _print_texts(connection, timeout_s, out)
@@ -68,7 +68,7 @@ def speak(
 
 
 def _send(connection: ClientConnection, pcm: bytes, pace: float) -> None:
-    """Send frames of PCM at their pace, then the end; a connection that closes ends this too."""
+    """Send frames of PCM at their pace, then the end; stop when the connection closes."""
     from websockets.exceptions import ConnectionClosed
 
     frame_bytes = 2 * round(FRAME_S * SAMPLE_RATE)

@@ -1,4 +1,4 @@
-"""One call of the AWS API as data, and what several kinds of request have in common. Sends nothing."""
+"""Calls of the AWS API as data, and the parameters and checks that several of them share. Sends nothing."""
 
 from __future__ import annotations
 
@@ -15,35 +15,35 @@ NAME = re.compile(r"[a-zA-Z0-9](-*[a-zA-Z0-9]){0,62}")
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """A call to be made."""
+    """One call of the AWS API."""
 
     service: str
-    """As boto3 names it, such as `sagemaker`."""
+    """boto3's name of the service, such as `sagemaker`."""
     operation: str
-    """As the API names it, such as `CreateModel`."""
+    """Name of the API's operation, such as `CreateModel`."""
     parameters: dict[str, Any]
-    """A value `{Field}` stands for that field of the answer before it."""
+    """A value `{Field}` stands for that field of the previous answer."""
     then_wait_for: str | None = None
-    """What must be in service before the next request: `endpoint` or `inference component`."""
+    """Resource that must be in service before the next request: `endpoint` or `inference component`."""
 
 
 def requests_as_json(requests: Iterable[Request]) -> str:
-    """Return requests as people and `aws --cli-input-json` read them."""
+    """Return requests as indented JSON, which `aws --cli-input-json` takes."""
     return json.dumps([asdict(request) for request in requests], indent=2, ensure_ascii=False)
 
 
 def tag_list(tags: Mapping[str, str]) -> list[dict[str, str]]:
-    """Return tags as the API wants them."""
+    """Return tags in the API's format."""
     return [{"Key": key, "Value": value} for key, value in tags.items()]
 
 
 def without_empty(parameters: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the parameters that say something: not None, and no empty list or dictionary."""
+    """Return the parameters without None, empty lists and empty dictionaries."""
     return {key: value for key, value in parameters.items() if value not in (None, [], {})}
 
 
 def vpc_config(subnets: Sequence[str], security_groups: Sequence[str]) -> dict[str, list[str]]:
-    """Return the network of a job or model; nothing where none is named."""
+    """Return the network of a job or model, if one is named."""
     return (
         {"Subnets": list(subnets), "SecurityGroupIds": list(security_groups)}
         if subnets and security_groups
@@ -52,7 +52,7 @@ def vpc_config(subnets: Sequence[str], security_groups: Sequence[str]) -> dict[s
 
 
 def name_faults(names: Mapping[str, str]) -> list[str]:
-    """Return what is wrong with names of jobs, models and endpoints, by flag."""
+    """Return the faults of names of jobs, models and endpoints, given by flag."""
     return [
         f"{flag} '{name}' is no name: letters, digits and single hyphens, at most 63"
         for flag, name in names.items()
@@ -61,7 +61,7 @@ def name_faults(names: Mapping[str, str]) -> list[str]:
 
 
 def s3_faults(uris: Mapping[str, str | None]) -> list[str]:
-    """Return what is wrong with places in S3, by flag; None is none and right."""
+    """Return the faults of S3 addresses, given by flag; None is no address and no fault."""
     return [
         f"{flag} '{uri}' is no s3://BUCKET/PREFIX"
         for flag, uri in uris.items()
@@ -72,7 +72,7 @@ def s3_faults(uris: Mapping[str, str | None]) -> list[str]:
 def common_faults(
     *, role: str | None, instance_type: str, subnets: Sequence[str], security_groups: Sequence[str]
 ) -> list[str]:
-    """Return what is wrong with the flags that every request has."""
+    """Return the faults of the flags that all launchers share."""
     rules = (
         (
             role is None or bool(ROLE_ARN.fullmatch(role)),

@@ -1,7 +1,7 @@
-"""How many machines an endpoint has, by what is asked of it: Application Auto Scaling's requests.
+"""Scale an endpoint's machines with its load: the requests to Application Auto Scaling.
 
-Requests that are being worked on say more about speech than requests a minute do: some take a second, some an
-hour.
+The load is the number of requests in progress, not of requests per minute: one recording takes a second,
+another an hour.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _IN_COOLDOWN_S = 300
 
 
 def scaling_requests(deployment: Deployment, variant: str, component: str | None = None) -> list[Request]:
-    """Return what scales an endpoint's machines, or a component's copies; nothing where nothing scales."""
+    """Return the requests that scale an endpoint's machines or a component's copies, if they scale."""
     if not deployment.max_instances:
         return []
     if component:
@@ -71,7 +71,7 @@ def _metric(deployment: Deployment, component: str | None) -> dict[str, Any]:
 
 
 def _wake_requests(deployment: Deployment, target: dict[str, str]) -> list[Request]:
-    """Return what starts the first machine: without one there is no backlog per instance to follow."""
+    """Return the alarm that starts the first machine: without one there is no backlog per instance."""
     step = {
         "AdjustmentType": "ChangeInCapacity",
         "MetricAggregationType": "Average",

@@ -1,4 +1,4 @@
-"""Send requests through boto3, one after the other, waiting where the next needs what the last one made."""
+"""Send requests through boto3, one after the other; wait where the next needs what the last one creates."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def open_client(service: str, region: str | None, **options: Any) -> BaseClient:
     """Return boto3's client of a service.
 
     Raises:
-        AwsError: boto3 is not installed, or no region is known.
+        AwsError: Either boto3 is not installed, or no region is known.
     """
     try:
         import boto3
@@ -38,12 +38,12 @@ def submit(requests: Iterable[Request], region: str | None, say: Callable[[str],
     """Send the requests in order.
 
     Args:
-        requests: what to send.
+        requests: Requests to send.
         region: AWS region; None takes that of the environment.
-        say: is told of each.
+        say: Called with a sentence about each.
 
     Raises:
-        AwsError: one is refused, with AWS's own words; those before it stand.
+        AwsError: AWS refuses a request; earlier ones are not undone.
     """
     from botocore import xform_name
     from botocore.exceptions import BotoCoreError, ClientError
@@ -64,7 +64,7 @@ def submit(requests: Iterable[Request], region: str | None, say: Callable[[str],
 
 
 def _filled(value: Any, answer: dict[str, Any]) -> Any:
-    """Put fields of the answer before in the place of `{Field}`."""
+    """Replace `{Field}` by that field of the previous answer."""
     if isinstance(value, dict):
         return {key: _filled(item, answer) for key, item in value.items()}
     if isinstance(value, list):

@@ -1,1 +1,1 @@
-"""The life of a service: loading, ready, draining; adapters, sessions, hooks, live speech. Knows no web."""
+"""A loaded model -> a service that is loading, ready or draining; adapters, sessions. Knows no web."""

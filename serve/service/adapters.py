@@ -15,10 +15,11 @@ import itertools
 import re
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
 
+import msgspec
 import structlog
 
 from serve.engine import DecodingOptions
@@ -32,8 +33,9 @@ from serve.errors import (
     UnknownAdapter,
     UnsupportedOption,
 )
-from serve.model.adapter_source import base_of, find_source, read_adapter
+from serve.model.adapter_source import find_source, read_adapter
 from serve.model.artifact import Artifact
+from serve.model.base_model import base_fingerprint
 from serve.options import NO_ADAPTER
 from serve.pipeline import Pipeline, ServingFacts
 from serve.service.loading import serving_facts
@@ -48,9 +50,8 @@ MAX_NAMED = 10
 _log = structlog.get_logger(__name__)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Adapter:
-    """What is known of a registered adapter."""
+class Adapter(msgspec.Struct, frozen=True, kw_only=True, rename={"source": "src", "n_requests": "requests"}):
+    """What is known of a registered adapter; also the JSON body that `/adapters` answers."""
 
     name: str
     alias: str | None
@@ -61,11 +62,11 @@ class Adapter:
     """Whether it stays in memory."""
     loaded: bool
     memory_bytes: int
-    """0 where it is not loaded, or was when the service started."""
+    """0 for an adapter that is not loaded, or that the service was started with."""
     served: bool
-    """Whether it is the one of requests that name none."""
+    """Whether requests that name no adapter use this one."""
     n_requests: int
-    """That hold it."""
+    """Requests that are using it."""
 
 
 class Held(ExitStack):
@@ -118,7 +119,7 @@ class Adapters:
     @cached_property
     def _fingerprint(self) -> str:
         assert self._served.base_dir is not None
-        return base_of(self._served.base_dir)
+        return base_fingerprint(self._served.base_dir)
 
     def add(
         self, name: str, source: str, *, preload: bool = True, pin: bool = False, alias: str | None = None

@@ -72,12 +72,8 @@ def find_served(
         inside = model_dir / "base"  # an artifact may carry its base model, for places without a network
         base_model = str(inside) if inside.is_dir() else artifact.manifest.base_model.name
     base_dir = resolve_base_model(base_model, cache_dir=cache_dir, offline=offline)
-    if artifact is not None and base_fingerprint(base_dir) != artifact.manifest.base_model.fingerprint:
-        raise ArtifactError(
-            artifact.path / MANIFEST,
-            f"base_model.fingerprint is not that of {base_dir}: the adapter belongs to another base",
-        )
     if artifact is not None:
+        artifact.require_base(base_fingerprint(base_dir))
         check_adapter(artifact.adapter_dir, base_dir)
     return Served(base_dir=base_dir, artifact=artifact)
 

@@ -26,9 +26,9 @@ from serve.errors import (
     StartupError,
     UnknownModel,
 )
-from serve.model.adapter_source import base_of, check_links, find_source
+from serve.model.adapter_source import check_links, find_source
 from serve.model.allocator import return_freed_memory
-from serve.model.base_model import weight_files
+from serve.model.base_model import base_fingerprint, weight_files
 from serve.pipeline import Pipeline
 from serve.service.adapters import NAME, Adapters, Held
 from serve.service.loading import Served, find_served, load_served
@@ -200,7 +200,7 @@ class Models:
 
     def _base_of(self, served: Served) -> _Base:
         """Return the base of a model, at work already or now."""
-        fingerprint = base_of(served.base_dir)
+        fingerprint = base_fingerprint(served.base_dir)
         with self._lock:
             if (base := self._bases.get(fingerprint)) is not None:
                 return base

@@ -92,7 +92,7 @@ class Place(ExitStack):
 
         if isinstance(audio, bytes):
             limits = AudioLimits(max_audio_s=self._max_audio_s)
-            return open_audio(audio, limits, split=options.channels == "split")
+            return open_audio(audio, limits, split=options.channels == "split", track=options.track)
         recording = Recording.of(audio)
         assert recording.duration_s is not None, "it is in memory"
         if recording.duration_s > self._max_audio_s:
@@ -130,11 +130,8 @@ class Place(ExitStack):
 
 def _in_turn(recording: Recording, turns: AbstractContextManager[object], ticket: Ticket) -> Recording:
     """Return the recording, decoded in turn with others, and no further than its request lives."""
-    from serve.audio.recording import Recording
 
-    unread = recording.blocks()
-
-    def blocks() -> Iterator[Samples]:
+    def in_turn(unread: Iterator[Samples]) -> Iterator[Samples]:
         while True:
             ticket.check()
             with turns:
@@ -143,4 +140,4 @@ def _in_turn(recording: Recording, turns: AbstractContextManager[object], ticket
                 return
             yield block
 
-    return Recording(blocks(), n_channels=recording.n_channels, duration_s=recording.duration_s)
+    return recording.read_by(in_turn)

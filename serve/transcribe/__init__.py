@@ -1,1 +1,1 @@
-"""Recordings on disk -> transcripts on disk, through the pipeline that is served."""
+"""Recordings on disk -> transcripts on disk, through the pipeline of the service. Knows no web."""

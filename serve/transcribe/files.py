@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import glob
-import os
-import threading
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -19,7 +17,7 @@ EXTENSIONS = frozenset(
         *(".m4a", ".m4b", ".mp4", ".m4v", ".mov", ".3gp", ".3g2", ".mka", ".mkv", ".webm", ".mts", ".m2ts"),
     )
 )
-"""What a folder is searched for. Only for finding: a file that is named is read whatever it is called."""
+"""Suffixes that folders are searched for. A file that is named itself is read whatever its suffix."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +26,7 @@ class FoundFile:
 
     path: Path
     root: Path
-    """The folder that was named, or the one the file lies in; below it, output directories look alike."""
+    """The folder that was named, or that of the file; output directories repeat the tree below it."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +46,7 @@ class Problem:
 
 
 def find_files(names: Sequence[str]) -> tuple[list[FoundFile], list[Problem]]:
-    """Return the files that names stand for, each once, and the names that stand for none.
+    """Return the files that names match, each once, and the names that match none.
 
     Args:
         names: Files; folders, searched with all below them; or patterns with `*`, `?`, `[...]` and `**`.
@@ -77,10 +75,10 @@ def find_files(names: Sequence[str]) -> tuple[list[FoundFile], list[Problem]]:
 def plan_jobs(
     files: Sequence[FoundFile], suffix: str, output_dir: Path | None
 ) -> tuple[list[Job], list[Problem]]:
-    """Say where each transcript goes: beside its recording, or below `output_dir` as below its root.
+    """Return the target of each transcript: beside its recording, or in `output_dir`, in the same tree.
 
-    `a.mp3` gives `a.txt`; where several recordings would give the same file, each keeps its own extension, as
-    in `a.mp3.txt`. What even so would replace another's transcript is a problem.
+    `a.mp3` gives `a.txt`. Where several recordings would give the same file, each keeps its extension, as in
+    `a.mp3.txt`. A recording whose transcript would still replace another's is a problem.
     """
     folders = [
         output_dir / file.path.parent.relative_to(file.root) if output_dir else file.path.parent
@@ -101,21 +99,6 @@ def plan_jobs(
         else:
             jobs[target] = Job(file.path, target)
     return list(jobs.values()), problems
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    """Write a file so that it is there whole or not at all, with the folders above it.
-
-    Raises:
-        OSError: It cannot be written.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.parent / f".{os.getpid()}-{threading.get_ident()}.part"
-    try:
-        part.write_bytes(content)
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def _recordings_below(folder: Path) -> Iterator[Path]:

@@ -20,15 +20,16 @@ from serve.audio.decode import AudioLimits, open_audio
 from serve.config.progress import AudioBar
 from serve.engine.scheduler import BatchLimits, Scheduler
 from serve.errors import PayloadTooLarge, ServiceError
+from serve.model.durable_write import write_whole
 from serve.options import TranscriptionOptions
 from serve.pipeline import Pipeline
-from serve.transcribe.files import Job, Problem, write_whole
+from serve.transcribe.files import Job, Problem
 from serve.transcript.events import End, Event, Segment
 from serve.transcript.formats import Format
 
 FILES_AT_ONCE = 16
 MAX_BYTES_AT_ONCE = 1 << 30
-"""Of files that are worked on at a time; a larger one has the machine for itself."""
+"""Bytes of files that are open at a time; a larger file is transcribed alone."""
 
 MAX_FILE_BYTES = 8 << 30
 """Longest file that is read; four hours of studio sound in two channels take half as much."""
@@ -92,8 +93,8 @@ class Transcriber:
         with self._scheduler.admit() as ticket:
             if path.stat().st_size > MAX_FILE_BYTES:
                 raise PayloadTooLarge(MAX_FILE_BYTES)
-            split = self._options.channels == "split"
-            with open_audio(path.read_bytes(), self._limits, split=split) as recording:
+            split, track = self._options.channels == "split", self._options.track
+            with open_audio(path.read_bytes(), self._limits, split=split, track=track) as recording:
                 yield from self._pipeline.transcribe(recording, self._options, ticket)
 
     def write_all(

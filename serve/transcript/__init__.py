@@ -1,1 +1,1 @@
-"""Segments and words placed in the recording, and every answer format made of them. Knows no web."""
+"""Hypotheses of windows -> segments in recording time -> answer formats. Knows no engine and no web."""

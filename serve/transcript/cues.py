@@ -1,4 +1,4 @@
-"""Subtitles as files write them, `srt` and `vtt`: each segment's cues as soon as it is known."""
+"""Subtitle files, `srt` and `vtt`: the cues of each segment as soon as the segment is known."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ FAILURE_SHOWN_MS = 2_000
 
 
 class SrtEncoder:
-    """SubRip cues, numbered from 1. An error becomes a last cue, for the format has no comments."""
+    """SubRip cues, numbered from 1. An error becomes a last cue, because the format has no comments."""
 
     def __init__(self, rules: CueRules | None = None) -> None:
         self._subtitler = Subtitler(rules)

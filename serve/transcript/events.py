@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from serve.audio.recording import SoundReport
+
 
 @dataclass(frozen=True, kw_only=True)
 class Word:
@@ -65,6 +67,8 @@ class Transcript:
     """Mean probability of the detected language over the windows that were heard in it."""
     task: str = "transcribe"
     segments: tuple[Segment, ...] = ()
+    sound: SoundReport | None = None
+    """What was done to the sound that nobody would expect; None for nothing."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,9 +76,11 @@ class Start:
     """The recording was accepted; text follows."""
 
     duration_s: float | None
-    """As the recording announces it; exact for one of up to 30 s; None where nothing says. See `End`."""
+    """Length that the recording announces, exact up to 30 s; None where it announces none. See `End`."""
     language: str | None = None
     """The language asked for; None where it is to be detected."""
+    sound: SoundReport | None = None
+    """What was done to the sound so far; the transcript has all of it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,8 +127,9 @@ def build_transcript(
     language: str | None,
     language_prob: float | None = None,
     task: str = "transcribe",
+    sound: SoundReport | None = None,
 ) -> Transcript:
-    """Put segments together."""
+    """Join segments into a transcript."""
     kept = tuple(segments)
     return Transcript(
         text=join_text(segment.text for segment in kept),
@@ -131,4 +138,5 @@ def build_transcript(
         language_prob=language_prob,
         task=task,
         segments=kept,
+        sound=sound,
     )

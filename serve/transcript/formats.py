@@ -1,8 +1,8 @@
 """Answer formats: events -> bytes, and which format a request names.
 
-Each answer takes one fresh encoder from its `Format`. An encoder is fed every event in order and returns the
-bytes to send for it, perhaps none; it does no I/O, so threads and coroutines use it alike. Knows no HTTP
-beyond media types; `serve.http.accept` chooses among them by an `Accept` header.
+Each answer takes a new encoder from its `Format`. An encoder takes the events in order and returns the bytes
+to send for each, perhaps none. It does no I/O, so threads and coroutines can use it. Knows no HTTP beyond
+media types; `serve.http.accept` chooses among them by an `Accept` header.
 """
 
 from __future__ import annotations
@@ -32,15 +32,15 @@ class Format:
     """An answer format."""
 
     name: str
-    """Under which requests ask for it."""
+    """Name that requests ask for."""
     media_type: str
     content_type: str
     """Value of the answer's `Content-Type`."""
     new_encoder: Callable[[], Encoder]
     streams: bool
-    """Whether bytes come before the `End`."""
+    """Whether the encoder returns bytes before the `End`."""
     suffix: str
-    """Of files that hold such answers."""
+    """Suffix of files in this format."""
     aliases: tuple[str, ...] = ()
     """Further names of the media type."""
 
@@ -66,7 +66,7 @@ def _format(
     )
 
 
-# Where a client likes several equally, the first of these wins; so `verbose_json` is had by its name only.
+# Where a client likes several equally, the first of these wins; so only its name gives `verbose_json`.
 FORMATS = (
     _format("json", "application/json", JsonEncoder, streams=False),
     _format("verbose_json", "application/json", VerboseJsonEncoder, streams=False, suffix=".json"),
@@ -90,11 +90,11 @@ def named_format(name: object, option: str = FORMAT_OPTIONS[0]) -> Format:
     """Return the format of a name.
 
     Args:
-        name: What was asked for.
-        option: Under which it was asked for, for the error to say so.
+        name: Name of a format.
+        option: Option that named it, for the error.
 
     Raises:
-        UnsupportedOption: There is none of this name.
+        UnsupportedOption: No format has this name.
     """
     for candidate in FORMATS:
         if candidate.name == name:
@@ -104,7 +104,7 @@ def named_format(name: object, option: str = FORMAT_OPTIONS[0]) -> Format:
 
 
 def take_format(values: Mapping[str, Any]) -> tuple[Format | None, dict[str, Any]]:
-    """Part the format that options ask for, None if they name none, from the options of the transcription.
+    """Split options into the format they name, or None, and the options of the transcription.
 
     Raises:
         UnsupportedOption: There is no such format, or two different ones are asked for.

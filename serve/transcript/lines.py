@@ -7,7 +7,7 @@ from serve.transcript.wire import WireEvent, encode_json, wire_event
 
 
 class NdjsonEncoder:
-    """One JSON object a line; every call returns complete lines."""
+    """One JSON object per line; every call returns complete lines."""
 
     def encode(self, event: Event) -> bytes:
         """Return the event as one line."""
@@ -24,7 +24,7 @@ class SseEncoder:
 
 
 class TextEncoder:
-    """One line of plain text a segment."""
+    """One line of plain text per segment."""
 
     def encode(self, event: Event) -> bytes:
         """Return the segment's text as one line."""
@@ -37,7 +37,7 @@ class TextEncoder:
 
 
 class TsvEncoder:
-    """Tab-separated start, end (both in whole milliseconds) and text, as openai/whisper writes them."""
+    """Tab-separated start and end in whole milliseconds, and text, like openai/whisper's."""
 
     def __init__(self) -> None:
         self._end_ms = 0

@@ -1,4 +1,4 @@
-"""The text frames of a live stream: what was said, what it seems to be so far, or why it broke off."""
+"""The text frames of a live stream: final text, text that may change, or an error."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from serve.transcript.wire import SegmentBody, encode_json, segment_body
 
 
 class LiveBody(SegmentBody, frozen=True, kw_only=True):
-    """A text of a live stream. Times are seconds from the start of the stream."""
+    """Text of a live stream. Times are seconds from the start of the stream."""
 
     is_final: bool = False
 
@@ -20,7 +20,7 @@ class _StreamError(msgspec.Struct, frozen=True, kw_only=True, rename="pascal"):
 
 
 class _StreamErrorFrame(msgspec.Struct, frozen=True, kw_only=True):
-    """The shape that SageMaker gives to errors of streams."""
+    """SageMaker's format for errors of streams."""
 
     model_stream_error: _StreamError = msgspec.field(name="ModelStreamError")
 

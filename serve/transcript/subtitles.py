@@ -1,4 +1,4 @@
-"""Segments -> cues: short lines that stand long enough to be read, one after another. Knows no file format.
+"""Segments -> cues: short lines, shown one after another and long enough to read. Knows no file format.
 
     subtitler = Subtitler()
     for segment in segments:
@@ -26,10 +26,10 @@ from serve.transcript.events import Segment
 Array = npt.NDArray[np.float64]
 
 SENTENCE_ENDS = tuple(".?!…।॥。？！؟")
-"""A cue had better end behind one of these."""
+"""A cue ends after one of these if it can."""
 
 SENTENCE_END_WORTH = 0.25
-"""How much imbalance a break at the end of a sentence makes up for; a full cue weighs 1."""
+"""Cost of imbalance that a break at the end of a sentence outweighs; a full cue costs 1."""
 
 INSIDE = 1e-6
 """Graphemes from the border of a word to the place that has the word's time."""
@@ -37,14 +37,14 @@ INSIDE = 1e-6
 
 @dataclass(frozen=True, kw_only=True)
 class CueRules:
-    """What a cue may be."""
+    """Limits of a cue."""
 
     max_line_graphemes: int = 42
     max_lines: int = 2
     max_cue_s: float = 7.0
-    """Longest time that a cue stands."""
+    """Longest time that a cue is shown."""
     min_cue_s: float = 1.0
-    """Shortest, where the pause behind the cue allows it."""
+    """Shortest time that a cue is shown, where the pause after it allows."""
 
     def __post_init__(self) -> None:
         """Refuse rules that no cue could meet.
@@ -61,7 +61,7 @@ class CueRules:
 
 @dataclass(frozen=True, kw_only=True)
 class Cue:
-    """What stands on the screen at a time. Times are whole milliseconds, the resolution of subtitle files."""
+    """Lines shown together. Times are whole milliseconds, the resolution of subtitle files."""
 
     start_ms: int
     end_ms: int
@@ -70,12 +70,12 @@ class Cue:
 
 @dataclass(frozen=True)
 class _Piece:
-    """What no line break parts: a word, or a stretch of one that is longer than a line."""
+    """Text without a line break inside: a word, or a part of a word that is longer than a line."""
 
     text: str
     n_graphemes: int
     joined: bool
-    """Whether it follows the piece before without a space."""
+    """Whether it follows the previous piece without a space."""
     start_s: float
     end_s: float
 
@@ -92,8 +92,8 @@ class Subtitler:
     def add(self, segment: Segment) -> list[Cue]:
         """Return the cues that are final once this segment is known.
 
-        Those are the segment's own, except a last one that is too short: what follows decides how long that
-        one stands. No cue begins before its predecessor, or before its channel's last cue has ended.
+        A last cue that is too short waits, because the next segment decides how long it is shown. No cue
+        begins before its predecessor, or before the last cue of its channel has ended.
         """
         final: list[Cue] = []
         pieces = _pieces(segment, self._rules.max_line_graphemes)
@@ -108,11 +108,11 @@ class Subtitler:
         return final
 
     def finish(self, duration_s: float = math.inf) -> list[Cue]:
-        """Return what is left; no cue is drawn out beyond the end of the recording."""
+        """Return the remaining cues; none lasts beyond the end of the recording."""
         return [] if self._waiting is None else self._settled(duration_s * 1000, self._waiting[1])
 
     def _placed(self, pieces: Sequence[_Piece], channel: int | None) -> Cue:
-        """Make a cue, as early as those before it allow."""
+        """Make a cue that starts as early as the cues before it allow."""
         earliest_ms = max(self._start_ms, self._end_ms.get(channel, 0))
         start_ms = max(round(pieces[0].start_s * 1000), earliest_ms)
         latest_ms = start_ms + round(self._rules.max_cue_s * 1000)
@@ -120,7 +120,7 @@ class Subtitler:
         return Cue(start_ms=start_ms, end_ms=end_ms, lines=self._lines(pieces))
 
     def _settled(self, limit_ms: float, channel: int | None) -> list[Cue]:
-        """Return the cue that waits, drawn out as far as what follows on its channel allows."""
+        """Return the waiting cue, shown as long as the next cue on its channel allows."""
         if self._waiting is None:
             return []
         cue, its_channel = self._waiting
@@ -133,7 +133,7 @@ class Subtitler:
         return [replace(cue, end_ms=end_ms)]
 
     def _lines(self, pieces: Sequence[_Piece]) -> tuple[str, ...]:
-        """Break into as few lines as can be, of lengths as even as can be."""
+        """Break a cue into the fewest lines, of lengths as even as possible."""
         longest = self._rules.max_line_graphemes
 
         def cost(first: int, end: int) -> float | None:
@@ -143,7 +143,7 @@ class Subtitler:
         return tuple(_joined(pieces[first:end]) for first, end in _partition(len(pieces), cost))
 
     def _cost(self, pieces: Sequence[_Piece]) -> float | None:
-        """Weigh a cue, 1 being a full one; None where it breaks a rule. A lone word breaks none."""
+        """Return the cost of a cue, 1 for a full one; None if it breaks a limit (one word breaks none)."""
         rules = self._rules
         fullest = rules.max_line_graphemes * rules.max_lines
         n_graphemes = _n_graphemes(pieces)
@@ -157,7 +157,7 @@ class Subtitler:
 
 
 def _pieces(segment: Segment, max_graphemes: int) -> list[_Piece]:
-    """Cut a text at its spaces, and what is longer than a line within, and say when each piece is said."""
+    """Cut a text at its spaces, and long words within, and return when each piece is said."""
     parts: list[tuple[list[str], bool]] = []  # grapheme clusters, and whether no space precedes them
     for word in segment.text.split():
         clusters = regex.findall(r"\X", word)
@@ -173,12 +173,12 @@ def _pieces(segment: Segment, max_graphemes: int) -> list[_Piece]:
 
 
 def _times(segment: Segment, places: Array) -> tuple[Array, Array]:
-    """Say when each stretch of a text starts and ends, in seconds.
+    """Return when each stretch of a text starts and ends, in seconds.
 
     Word times decide where they are known, otherwise every grapheme takes the same time.
 
     Args:
-        segment: Whose text it is.
+        segment: Segment whose text is cut.
         places: Borders of the stretches, in graphemes without spaces, from 0 to the length of the text.
     """
     words = [(regex.findall(r"\X", word.text), word) for word in segment.words]
@@ -198,14 +198,14 @@ def _times(segment: Segment, places: Array) -> tuple[Array, Array]:
 
 
 def _partition(n_pieces: int, cost: Callable[[int, int], float | None]) -> list[tuple[int, int]]:
-    """Group pieces into as few runs as can be, and among those ways into the cheapest.
+    """Group pieces into the fewest runs; among such groupings, choose the cheapest.
 
     Args:
         n_pieces: Pieces in order, numbered from 0.
-        cost: Price of the run [first, end); None where it may not be, nor any longer one.
+        cost: Price of the run [first, end); None where neither it nor a longer one is allowed.
 
     Returns:
-        The runs, in order; a piece that may not even stand alone stands alone.
+        The runs, in order. A piece that no run may hold is a run of its own.
     """
     best: list[tuple[int, float, int]] = [
         (0, 0.0, 0)
@@ -234,7 +234,7 @@ def _n_graphemes(pieces: Sequence[_Piece]) -> int:
 
 
 def _n_lines(pieces: Sequence[_Piece], max_graphemes: int) -> int:
-    """Return how many lines these pieces need; filling each in turn needs fewest."""
+    """Return how many lines these pieces need; greedy filling needs the fewest."""
     n_lines, n_graphemes = 1, 0
     for piece in pieces:
         grown = n_graphemes + piece.n_graphemes + (n_graphemes > 0 and not piece.joined)

@@ -1,7 +1,7 @@
 """Hypotheses of windows -> segments and words on the recording's time axis.
 
-A model times what it hears from the start of its window, and not always soberly: times are moved into the
-window, and never run backwards. Knows no engine and no samples.
+A model's times count from the start of its window and may be wrong: they are moved into the window, and never
+run backwards. Knows no engine and no samples.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ def _segments_of(window: Window, hypothesis: Hypothesis, channel: int | None) ->
 
 
 def _take_words(words: deque[TimedText], text: str) -> Iterator[TimedText]:
-    """Take the words that a sentence is made of off the front, by counting letters."""
+    """Remove the words of a sentence from the front, by counting letters, and return them."""
     n_letters = len("".join(text.split()))
     while words and n_letters > 0:
         n_letters -= len("".join(words[0].text.split()))
@@ -92,7 +92,7 @@ def _take_words(words: deque[TimedText], text: str) -> Iterator[TimedText]:
 def _placed_words(
     words: Iterable[TimedText], offset_s: float, start_s: float, end_s: float, usual_prob: float
 ) -> tuple[Word, ...]:
-    """Place words on the time axis, each behind the one before it and inside the segment."""
+    """Place words on the time axis, each after the one before it and inside the segment."""
     placed = []
     for word in words:
         first_s, last_s = _clamped(word, offset_s, start_s, end_s)
@@ -103,6 +103,6 @@ def _placed_words(
 
 
 def _clamped(timed: TimedText, offset_s: float, earliest_s: float, latest_s: float) -> tuple[float, float]:
-    """Return when something is said in the recording, start before end, inside the limits."""
+    """Return start and end in recording time, in order and inside the limits."""
     start_s = min(max(offset_s + timed.start_s, earliest_s), latest_s)
     return start_s, min(max(offset_s + timed.end_s, start_s), latest_s)

@@ -10,11 +10,46 @@ from typing import TypeVar
 import msgspec
 from msgspec import UNSET, UnsetType
 
+from serve.audio.recording import ClockReport, MixReport, SoundReport
+from serve.audio.samples import FRAMES_PER_S
 from serve.engine.languages import LANGUAGE_NAMES
 from serve.transcript.events import End, Event, Failure, Segment, Start, Transcript, Word
 
-FRAMES_PER_S = 100
-"""Unit of OpenAI's `seek`: frames of the spectrogram."""
+
+class TrackBody(msgspec.Struct, frozen=True, kw_only=True):
+    """The audio track that was heard, where there are several or one was asked for."""
+
+    number: int
+    n_tracks: int
+    language: str | None
+    is_default: bool
+
+
+class ChannelsBody(msgspec.Struct, frozen=True, kw_only=True):
+    """How more than two channels, or channels that cancelled each other, became one."""
+
+    layout: str
+    weights: tuple[float, ...]
+    """Share of each channel in the mix; 0 was left out."""
+    note: str | UnsetType = UNSET
+
+
+class ClockBody(msgspec.Struct, frozen=True, kw_only=True):
+    """Silence that stands where the container's clock goes on and its sound does not."""
+
+    starts_at: float
+    """Second of the first sound."""
+    gaps: float
+    """Seconds, all gaps together."""
+    note: str | UnsetType = UNSET
+
+
+class SoundBody(msgspec.Struct, frozen=True, kw_only=True):
+    """What was done to the sound that nobody would expect of any recording."""
+
+    track: TrackBody | UnsetType = UNSET
+    channels: ChannelsBody | UnsetType = UNSET
+    clock: ClockBody | UnsetType = UNSET
 
 
 class StartEvent(msgspec.Struct, tag="start", frozen=True, kw_only=True):
@@ -22,6 +57,7 @@ class StartEvent(msgspec.Struct, tag="start", frozen=True, kw_only=True):
 
     duration_s: float | None
     language: str | None
+    sound: SoundBody | UnsetType = UNSET
 
 
 class PlacedWord(msgspec.Struct, frozen=True, kw_only=True):
@@ -68,6 +104,7 @@ class EndEvent(msgspec.Struct, tag="end", frozen=True, kw_only=True):
     duration_s: float
     n_segments: int
     processing_s: float | None
+    sound: SoundBody | UnsetType = UNSET
 
 
 class ErrorBody(msgspec.Struct, frozen=True, kw_only=True):
@@ -92,6 +129,7 @@ class TranscriptBody(msgspec.Struct, frozen=True, kw_only=True):
     duration_s: float
     segments: list[SegmentBody]
     processing_s: float | None
+    sound: SoundBody | UnsetType = UNSET
 
 
 class VerboseSegment(msgspec.Struct, frozen=True, kw_only=True):
@@ -119,6 +157,8 @@ class VerboseBody(msgspec.Struct, frozen=True, kw_only=True):
     text: str
     segments: list[VerboseSegment]
     words: list[PlacedWord] | UnsetType = UNSET
+    sound: SoundBody | UnsetType = UNSET
+    """Not OpenAI's; only where something unusual was done."""
 
 
 class ErrorAnswer(msgspec.Struct, frozen=True, kw_only=True):
@@ -136,9 +176,9 @@ WireEvent = StartEvent | SegmentEvent | EndEvent | ErrorEvent
 def wire_event(event: Event) -> WireEvent:
     """Return an event as it is streamed."""
     match event:
-        case Start(duration_s=duration_s, language=language):
+        case Start(duration_s=duration_s, language=language, sound=sound):
             known_s = None if duration_s is None else _rounded(duration_s)
-            return StartEvent(duration_s=known_s, language=language)
+            return StartEvent(duration_s=known_s, language=language, sound=sound_body(sound))
         case Segment():
             return segment_body(SegmentEvent, event)
         case End(transcript=transcript, processing_s=processing_s):
@@ -149,6 +189,7 @@ def wire_event(event: Event) -> WireEvent:
                 duration_s=_rounded(transcript.duration_s),
                 n_segments=len(transcript.segments),
                 processing_s=None if processing_s is None else _rounded(processing_s),
+                sound=sound_body(transcript.sound),
             )
         case Failure(code=code, message=message):
             return ErrorEvent(error=ErrorBody(code=code, message=message))
@@ -163,6 +204,7 @@ def transcript_body(transcript: Transcript, processing_s: float | None) -> Trans
         duration_s=_rounded(transcript.duration_s),
         segments=[segment_body(SegmentBody, segment) for segment in transcript.segments],
         processing_s=None if processing_s is None else _rounded(processing_s),
+        sound=sound_body(transcript.sound),
     )
 
 
@@ -181,7 +223,47 @@ def verbose_body(transcript: Transcript) -> VerboseBody:
         text=transcript.text,
         segments=[_verbose_segment(segment) for segment in transcript.segments],
         words=words or UNSET,
+        sound=sound_body(transcript.sound),
     )
+
+
+def sound_body(sound: SoundReport | None) -> SoundBody | UnsetType:
+    """Return what was done to the sound, in numbers for machines and notes for people."""
+    if sound is None:
+        return UNSET
+    track, mix, clock = sound.track, sound.mix, sound.clock
+    return SoundBody(
+        track=UNSET
+        if track is None
+        else TrackBody(
+            number=track.number,
+            n_tracks=track.n_tracks,
+            language=track.language,
+            is_default=track.is_default,
+        ),
+        channels=UNSET
+        if mix is None
+        else ChannelsBody(layout=mix.layout, weights=mix.weights, note=_mix_note(mix)),
+        clock=UNSET
+        if clock is None
+        else ClockBody(
+            starts_at=_rounded(clock.starts_at_s), gaps=_rounded(clock.gaps_s), note=_clock_note(clock)
+        ),
+    )
+
+
+def _mix_note(mix: MixReport) -> str | UnsetType:
+    if not mix.turned:
+        return UNSET
+    turned = " and ".join(str(channel) for channel in mix.turned)
+    return f"channel {turned} cancelled the others, and was turned over where it did"
+
+
+def _clock_note(clock: ClockReport) -> str | UnsetType:
+    if not clock.leap_s:
+        return UNSET
+    leap = f"the container's clock leaps by {clock.leap_s:.0f} s"
+    return f"{leap}; no silence was put there, so times are earlier than its own"
 
 
 def encode_json(body: msgspec.Struct) -> bytes:
@@ -217,7 +299,7 @@ def segment_body(wire_type: type[SegmentT], segment: Segment) -> SegmentT:
 def _verbose_segment(segment: Segment) -> VerboseSegment:
     return VerboseSegment(
         id=segment.id,
-        seek=round(segment.start_s * FRAMES_PER_S),
+        seek=round(segment.start_s * FRAMES_PER_S),  # OpenAI counts frames of the spectrogram
         start=_rounded(segment.start_s),
         end=_rounded(segment.end_s),
         text=segment.text,

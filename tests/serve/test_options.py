@@ -47,6 +47,10 @@ def test_null_takes_a_named_language_back():
         ("suppress", '["a"'),
         ("suppress", ",".join(map(str, range(101)))),
         ("channels", "left"),
+        ("track", "0"),
+        ("track", "100"),
+        ("track", ""),
+        ("track", "a" * 41),
         ("temprature", "0"),
         ("", "0"),
     ],
@@ -103,3 +107,11 @@ def test_the_table_of_languages_is_whispers_own():
 
     assert LANGUAGE_NAMES == LANGUAGES
     assert {name: language_code(name) for name in TO_LANGUAGE_CODE} == TO_LANGUAGE_CODE
+
+
+@pytest.mark.parametrize(
+    ("value", "track"),
+    [("2", "2"), (2, "2"), ("Marathi", "mr"), ("mar", "mar"), ("mr-IN", "mr"), (" EN ", "en")],
+)
+def test_a_track_is_a_number_or_a_language(value, track):
+    assert parse_options({"track": value}, strict=isinstance(value, int)).track == track

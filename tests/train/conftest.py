@@ -16,6 +16,7 @@ import torch
 
 from serve.audio.features import FeatureExtractor
 from serve.audio.samples import SAMPLE_RATE
+from serve.engine.vocabulary import Vocabulary
 from serve.model.base_model import resolve_base_model
 from train.config import TrainConfig
 from train.data.manifest import Clip, read_manifest
@@ -122,16 +123,11 @@ def tiny_config(tiny_base_dir: Path, tiny_manifest: Path, tmp_path: Path) -> Cal
 @pytest.fixture
 def tiny_collator(tiny_base_dir: Path) -> Callable[..., Collator]:
     """Return a function that makes the collator of a configuration's training clips."""
-    from transformers import PreTrainedTokenizerFast
-
-    features = FeatureExtractor(tiny_base_dir)
-    end = "<|endoftext|>"  # a word-level tokenizer: WhisperTokenizer would make it byte-level BPE
-    file = str(tiny_base_dir / "tokenizer.json")
-    tokenizer = PreTrainedTokenizerFast(tokenizer_file=file, eos_token=end, pad_token=end)
+    features, vocabulary = FeatureExtractor(tiny_base_dir), Vocabulary.read(tiny_base_dir)
 
     def make(config: TrainConfig, *, augmented: bool = True) -> Collator:
         return Collator(
-            read_manifest(Path(config.train_data[0])), config, features, tokenizer, augmented=augmented
+            read_manifest(Path(config.train_data[0])), config, features, vocabulary, augmented=augmented
         )
 
     return make

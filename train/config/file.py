@@ -27,7 +27,7 @@ def load_config(path: Path | None, *layers: Layer) -> TrainConfig:
 
     Args:
         path: The file; None for none.
-        layers: Of `serve.config.sources`, the strongest last.
+        layers: Layers from `serve.config.sources`, the strongest last.
 
     Raises:
         TrainConfigError: Lists every fault.

@@ -1,1 +1,1 @@
-"""Speech data: text sources and synthesis; sources of clips, filters, manifests and shards."""
+"""Corpora of any layout -> checked clips with transcripts, in manifests or shards. Knows no model."""

@@ -1,6 +1,6 @@
-"""Make of any source the clips that training and evaluation read: rows of a manifest, or of shards.
+"""Load the clips of any source: rows of a manifest, or of shards.
 
-Other sources are decoded once, into shards that a later run finds again.
+Other sources are decoded once, into shards that later runs reuse.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ def load_clips(
     Every clip says its language, and who speaks in it as far as its row, its voice or the source tells.
 
     Args:
-        source: as `train.data.specs` names them.
-        purpose: decides the split where the source names none.
-        language: Whisper's code, where the source names none.
-        log: where rows go that cannot be used.
-        filters: what the clips must be like; applied to prepared clips again on each call.
-        prepare_dir: holds a directory of shards for each source that is neither manifest nor shards.
+        source: Name of a source, see `train.data.specs`.
+        purpose: Decides the split where the source names none.
+        language: Whisper's language code, where the source names none.
+        log: Collects rows that cannot be used.
+        filters: Limits of clips, also applied to prepared clips.
+        prepare_dir: Directory for the shards of sources that are neither manifest nor shards.
 
     Raises:
-        DataError: the source cannot be read, nothing of it passes, or the log is strict and a row is bad.
+        DataError: The source cannot be read, nothing of it passes, or the log is strict and a row is bad.
     """
     spec = resolve_channel(parse_spec(source), purpose, language)
     language, kind = spec.language or language, speakers_of(spec)
@@ -58,30 +58,34 @@ def _read_clips(
 ) -> list[Clip]:
     if spec.kind == "manifest":
         return read_manifest(Path(spec.location), log, filters)
-    directory = Path(spec.location)
-    if spec.kind != "shards":
-        spec = dataclasses.replace(spec, speakers=None)  # it decides nothing that is decoded
-        fingerprint = source_fingerprint(spec, purpose, language)
-        key = hashlib.sha256(f"{spec} {purpose} {fingerprint}".encode()).hexdigest()[:8]
-        directory = prepare_dir / f"{spec.name}-{key}"
-        limits = (
-            Filters(silent=True)
-            if purpose == "test"
-            else Filters(min_duration_s=MIN_CLIP_S, max_duration_s=MAX_CLIP_S)
-        )
-        prepare_source(
-            Preparation(
-                spec=spec,
-                purpose=purpose,
-                language=language,
-                filters=limits,
-                workers=os.cpu_count() or 1,
-                strict=log.strict,
-            ),
-            directory,
-        )
+    if spec.kind == "shards":
+        directory = Path(spec.location)
+    else:
+        directory = _prepare(spec, purpose, language, prepare_dir, strict=log.strict)
     n_before = len(log)
     clips = filter_clips(read_shards(directory, log), log, filters)
     if not clips:
         raise DataError(f"nothing of {spec} can be used: {commonest(log.dropped[n_before:])}")
     return clips
+
+
+def _prepare(spec: SourceSpec, purpose: Purpose, language: str, prepare_dir: Path, *, strict: bool) -> Path:
+    """Prepare a source unless it is prepared already, and return the directory of its shards."""
+    spec = dataclasses.replace(spec, speakers=None)  # it decides nothing that is decoded
+    fingerprint = source_fingerprint(spec, purpose, language)
+    key = hashlib.sha256(f"{spec} {purpose} {fingerprint}".encode()).hexdigest()[:8]
+    if purpose == "test":
+        filters = Filters(silent=True)
+    else:
+        filters = Filters(min_duration_s=MIN_CLIP_S, max_duration_s=MAX_CLIP_S)
+    preparation = Preparation(
+        spec=spec,
+        purpose=purpose,
+        language=language,
+        filters=filters,
+        workers=os.cpu_count() or 1,
+        strict=strict,
+    )
+    directory = prepare_dir / f"{spec.name}-{key}"
+    prepare_source(preparation, directory)
+    return directory

@@ -166,9 +166,10 @@ class Filters:
             language: the row's own language code, which goes before the filter's.
             voice: whoever speaks, if known.
         """
-        if not text.strip():
-            return None if self.silent else (Reason.EMPTY_TEXT, "the text is empty")
-        if self.language and not is_in_script(text, language or self.language):
+        is_empty = not text.strip()
+        if is_empty and not self.silent:
+            return Reason.EMPTY_TEXT, "the text is empty"
+        if not is_empty and self.language and not is_in_script(text, language or self.language):
             scripts = " or ".join(sorted(LANGUAGE_SCRIPTS[language or self.language])).title()
             return Reason.WRONG_SCRIPT, f"'{_short(text)}' is not written in {scripts}"
         if (where := self.held_out.sentences.get(sentence_key(text))) is not None:

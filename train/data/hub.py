@@ -100,36 +100,16 @@ PRESETS: dict[str, Preset] = {
         " one directory, and name it as folder:DIR",
     ),
 }
-_REGIONS = {  # FLEURS names a language with the country where it was recorded; India where not said here
-    **{
-        "ar": "ar_eg",
-        "de": "de_de",
-        "en": "en_us",
-        "es": "es_419",
-        "fa": "fa_ir",
-        "fr": "fr_fr",
-        "id": "id_id",
-    },
-    **{
-        "it": "it_it",
-        "ja": "ja_jp",
-        "ko": "ko_kr",
-        "ne": "ne_np",
-        "nl": "nl_nl",
-        "pl": "pl_pl",
-        "ps": "ps_af",
-    },
-    **{
-        "pt": "pt_br",
-        "ru": "ru_ru",
-        "sw": "sw_ke",
-        "th": "th_th",
-        "tr": "tr_tr",
-        "uk": "uk_ua",
-        "ur": "ur_pk",
-    },
-    **{"vi": "vi_vn", "zh": "cmn_hans_cn", "yue": "yue_hant_hk", "am": "am_et", "my": "my_mm", "yo": "yo_ng"},
+_REGIONS = {
+    region.partition("_")[0].replace("cmn", "zh"): region
+    for region in (
+        *("am_et", "ar_eg", "cmn_hans_cn", "de_de", "en_us", "es_419", "fa_ir", "fr_fr", "id_id"),
+        *("it_it", "ja_jp", "ko_kr", "my_mm", "ne_np", "nl_nl", "pl_pl", "ps_af", "pt_br"),
+        *("ru_ru", "sw_ke", "th_th", "tr_tr", "uk_ua", "ur_pk", "vi_vn", "yo_ng", "yue_hant_hk"),
+    )
 }
+"""FLEURS names a language with the country where it was recorded; for those not listed it is India."""
+
 _AUDIO_COLUMNS = ("audio", "audio_filepath", "path", "file")
 _TEXT_COLUMNS = ("sentence", "transcription", "text", "transcript")
 _VOICE_COLUMNS = ("client_id", "speaker_id", "speaker", "voice")

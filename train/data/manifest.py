@@ -18,39 +18,31 @@ from serve.audio.decode import AudioLimits, decode_audio
 from serve.audio.samples import SAMPLE_RATE, Samples
 from serve.errors import AudioError
 from train.data.filters import DropLog, Filters, Reason, commonest
-from train.data.records import Record, VoiceKind, read_lines, transcript, voice_kind
+from train.data.records import Record, SpokenText, VoiceKind, read_lines, transcript, voice_kind
 from train.errors import DataError
 
 MOST_MISSING_S = 0.25
-"""Of a clip's announced length: lossy formats are a frame or two out."""
+"""Most that a clip may lack of its announced length: lossy formats are a frame or two out."""
 
 
-class Row(msgspec.Struct, kw_only=True):
+class Row(SpokenText, frozen=True, kw_only=True):
     """One manifest line."""
 
     audio: str
     """Path, relative to the manifest's directory or absolute."""
-    text: str
-    start_s: float = 0.0
     end_s: float | None = None
-    language: str | None = None
     duration_s: float | None = None
-    voice: str | None = None
     kind: str | None = None
     """One of `VOICE_KINDS`: who speaks."""
     source: str | None = None
 
 
-class Clip(msgspec.Struct, frozen=True, kw_only=True):
+class Clip(SpokenText, frozen=True, kw_only=True):
     """A checked row: where its audio lies and how long it is."""
 
     path: Path
     """The recording, or the shard that holds it."""
-    text: str
-    start_s: float
     duration_s: float
-    language: str | None
-    voice: str | None
     origin: str
     """`FILE:LINE` of the manifest, for messages."""
     offset_bytes: int = 0
@@ -88,15 +80,13 @@ def read_records(path: Path, log: DropLog) -> Iterator[Record]:
         end_s = row.end_s
         if end_s is None and row.duration_s is not None:
             end_s = row.start_s + row.duration_s
+        said = {**row.carried(), "text": transcript(row.text)}
         yield Record(
+            **said,
             audio=path.parent / row.audio,
-            text=transcript(row.text),
             origin=origin,
-            start_s=row.start_s,
             end_s=end_s,
-            language=row.language,
-            voice=row.voice,
-            kind=voice_kind(row.kind, row.voice, row.text.strip()),
+            kind=voice_kind(row.kind, row.voice, said["text"]),
             source=row.source,
         )
 
@@ -199,12 +189,9 @@ def _checked(records: Iterable[Record], log: DropLog, filters: Filters) -> Itera
             log.drop(fault[0], record.origin, fault[1])
             continue
         yield Clip(
+            **record.carried(),
             path=path,
-            text=record.text,
-            start_s=record.start_s,
             duration_s=end_s - record.start_s,
-            language=record.language,
-            voice=record.voice,
             origin=record.origin,
             kind=record.kind,
         )

@@ -29,6 +29,7 @@ from serve.audio.decode import AudioLimits, decode_audio
 from serve.audio.samples import SAMPLE_RATE, Samples
 from serve.config.progress import progress_bar
 from serve.errors import AudioError, AudioTooLong
+from serve.model.durable_write import write_whole
 from train.data.filters import MAX_CLIP_S, MIN_CLIP_S, Drop, DropLog, Filters, Reason, commonest, write_drops
 from train.data.manifest import MOST_MISSING_S
 from train.data.records import Record
@@ -44,7 +45,6 @@ from train.data.shards import (
     file_sha256,
     index_lines,
     read_header,
-    write_whole,
 )
 from train.data.sources import count_records, read_source, source_fingerprint
 from train.data.specs import Purpose, SourceSpec
@@ -177,10 +177,10 @@ class _PartWriter:
             return
         if self._shard is None:
             self._shard = ShardWriter(self._output_dir / f"shard-{len(self.parts):05d}.tar")
-        entry = _entry(record, outcome.n_samples)
-        self._shard.add(self.n_clips, outcome.flac, entry)
+        duration_s = outcome.n_samples / SAMPLE_RATE
+        self._shard.add(self.n_clips, outcome.flac, duration_s, record)
         self.n_clips += 1
-        self.audio_s += entry.duration_s
+        self.audio_s += duration_s
         if self._shard.size_bytes >= self._shard_bytes:
             self.close()
 
@@ -311,22 +311,6 @@ def _decode_file(path: Path) -> Samples:
 
 def _is_stretch(record: Record) -> bool:
     return record.start_s != 0 or record.end_s is not None
-
-
-def _entry(record: Record, n_samples: int) -> Entry:
-    return Entry(
-        shard="",
-        offset_bytes=0,
-        size_bytes=0,
-        duration_s=n_samples / SAMPLE_RATE,
-        text=record.text,
-        language=record.language,
-        voice=record.voice,
-        source=record.source,
-        start_s=record.start_s,
-        origin=record.origin,
-        kind=record.kind,
-    )
 
 
 def _finish(output_dir: Path, settings: dict[str, Any], writer: _PartWriter, log: DropLog) -> Header:

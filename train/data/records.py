@@ -1,4 +1,7 @@
-"""The row that every source of clips gives, before anything of it is checked or decoded; kinds of voices.
+"""What a source says of each clip, before anything of it is checked or decoded. Knows no source.
+
+    manifest line, table row, row of the hub -> `Record` -> `Clip`, the audio checked
+                                                         -> `Entry`, the audio decoded into a shard
 
 Also the text files of sources, read as any editor writes them. Notepad and Excel mark UTF-8, and write UTF-16
 with a mark; without one, a file is UTF-8. No mark and no line end gets into a text that is trained on,
@@ -10,7 +13,7 @@ from __future__ import annotations
 import codecs
 import re
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import msgspec
 
@@ -39,33 +42,44 @@ _ENCODINGS = (  # UTF-32 first: its mark begins as that of UTF-16 does
 _LINE_END = re.compile(r"\s*[\r\n]\s*")
 
 
-class Record(msgspec.Struct, frozen=True, kw_only=True):
+class SpokenText(msgspec.Struct, frozen=True, kw_only=True):
+    """What is said in a clip: the fields that stay the same from the source to training."""
+
+    text: str
+    start_s: float = 0.0
+    """Where the clip begins in its recording."""
+    language: str | None = None
+    """Whisper's language code."""
+    voice: str | None = None
+
+    def carried(self) -> dict[str, Any]:
+        """Return these fields, as arguments for the record of the next stage."""
+        return {name: getattr(self, name) for name in SpokenText.__struct_fields__}
+
+
+class Record(SpokenText, frozen=True, kw_only=True):
     """One recording, or a stretch of one, and what is said in it."""
 
     audio: Path | bytes
     """A file that may be missing, or the bytes of one; of any format that the service reads."""
-    text: str
     origin: str
     """`FILE:LINE`, for messages."""
-    start_s: float = 0.0
     end_s: float | None = None
     """End of the stretch; None is the end of the recording."""
-    language: str | None = None
-    voice: str | None = None
     kind: VoiceKind = "unknown"
     source: str | None = None
-    """What the clip belongs to, for statistics."""
+    """Corpus that the clip belongs to, for statistics."""
 
 
 def voice_kind(kind: str | None, voice: str | None, text: str) -> VoiceKind:
-    """Return who speaks a clip: what its row says, or else what the name of its voice tells.
+    """Return who speaks a clip: the kind that its row names, or else the kind of its voice.
 
-    A row may use `kind` for something else; such a word says nothing. People are never assumed.
+    A row may use `kind` for something else; an unknown kind is ignored. People are never assumed.
 
     Args:
-        kind: as the row gives it.
-        voice: name of the speaker; those of the project's own synthesis are known.
-        text: what is said; where nothing is, nobody speaks.
+        kind: Kind that the row names.
+        voice: Name of the speaker; names of the project's own synthesis are known.
+        text: Transcript; where it is empty, nobody speaks.
     """
     for known in VOICE_KINDS:
         if kind == known:

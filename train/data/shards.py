@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import os
 import tarfile
 from collections.abc import Iterable
 from pathlib import Path
@@ -19,9 +18,10 @@ from typing import Any
 import msgspec
 
 from serve.config.progress import progress_bar
+from serve.model.durable_write import put_in_place
 from train.data.filters import DropLog, Reason, read_drops
 from train.data.manifest import Clip
-from train.data.records import voice_kind
+from train.data.records import Record, SpokenText, voice_kind
 from train.errors import DataError
 
 HEADER = "index.json"
@@ -30,7 +30,7 @@ DROPPED = "dropped.jsonl"
 SCHEMA_VERSION = 1
 
 
-class Entry(msgspec.Struct, frozen=True, kw_only=True):
+class Entry(SpokenText, frozen=True, kw_only=True):
     """One clip of a shard: a line of `index.jsonl`, and, without its place, the JSON beside the FLAC."""
 
     shard: str
@@ -38,12 +38,6 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
     """Where the FLAC begins in the shard."""
     size_bytes: int
     duration_s: float
-    text: str
-    language: str | None
-    voice: str | None
-    source: str | None
-    start_s: float
-    """Where the clip began in the recording it was cut from."""
     origin: str
     """`FILE:LINE` of the source."""
     kind: str | None = None
@@ -86,17 +80,22 @@ class ShardWriter:
         """Bytes written so far."""
         return self._tar.offset
 
-    def add(self, number: int, flac: bytes, entry: Entry) -> None:
+    def add(self, number: int, flac: bytes, duration_s: float, record: Record) -> None:
         """Append a clip.
 
         Args:
-            number: of the clip in the whole corpus, which names its files.
-            flac: the encoded clip.
-            entry: its row; shard, place and size are filled in here.
+            number: Number of the clip in the whole corpus, which names its files.
+            flac: The encoded clip.
+            duration_s: Length of the encoded clip.
+            record: What the source says of the clip.
         """
-        offset_bytes = self.size_bytes + tarfile.BLOCKSIZE  # behind the file's header
-        entry = msgspec.structs.replace(
-            entry, shard=self.path.name, offset_bytes=offset_bytes, size_bytes=len(flac)
+        entry = Entry(
+            **record.carried(),
+            shard=self.path.name,
+            offset_bytes=self.size_bytes + tarfile.BLOCKSIZE,  # behind the file's header
+            size_bytes=len(flac),
+            duration_s=duration_s,
+            origin=record.origin,
         )
         self._append(f"{number:09d}.flac", flac)
         said = {key: value for key, value in msgspec.to_builtins(entry).items() if key not in _PLACE}
@@ -106,8 +105,6 @@ class ShardWriter:
     def close(self) -> Shard:
         """Finish the file, give it its name, and return its description."""
         self._tar.close()
-        self._file.flush()
-        os.fsync(self._file.fileno())
         self._file.close()
         shard = Shard(
             name=self.path.name,
@@ -115,7 +112,7 @@ class ShardWriter:
             sha256=file_sha256(self._part),
             clips=len(self.entries),
         )
-        self._part.replace(self.path)
+        put_in_place(self._part, self.path)
         return shard
 
     def abandon(self) -> None:
@@ -132,16 +129,6 @@ class ShardWriter:
 def index_lines(entries: Iterable[Entry]) -> bytes:
     """Return the entries as they stand in `index.jsonl`."""
     return b"".join(msgspec.json.encode(entry) + b"\n" for entry in entries)
-
-
-def write_whole(path: Path, data: bytes) -> None:
-    """Write a file that is there whole or not at all, whenever the power goes."""
-    part = path.with_name(f"{path.name}.part")
-    with part.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    part.replace(path)
 
 
 def read_header(directory: Path) -> Header:
@@ -191,12 +178,9 @@ def read_shards(directory: Path, log: DropLog) -> list[Clip]:
             continue
         clips.append(
             Clip(
+                **{**entry.carried(), "start_s": 0.0},  # the shard holds the clip alone
                 path=directory / entry.shard,
-                text=entry.text,
-                start_s=0.0,
                 duration_s=entry.duration_s,
-                language=entry.language,
-                voice=entry.voice,
                 origin=origin,
                 offset_bytes=entry.offset_bytes,
                 size_bytes=entry.size_bytes,

@@ -100,14 +100,7 @@ def _read_resolved(spec: SourceSpec, purpose: Purpose, language: str, log: DropL
             yield from read_folder(path, spec.split, log)
         case "shards":
             for clip in read_shards(path, log):
-                yield Record(
-                    audio=read_audio(clip),
-                    text=clip.text,
-                    origin=clip.origin,
-                    language=clip.language,
-                    voice=clip.voice,
-                    kind=clip.kind,
-                )
+                yield Record(**clip.carried(), audio=read_audio(clip), origin=clip.origin, kind=clip.kind)
         case _:
             yield from read_hub(spec, purpose, language, log)
 

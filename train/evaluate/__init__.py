@@ -1,1 +1,1 @@
-"""A model and a manifest -> scores, through the pipeline that is served."""
+"""A model and test sets -> WER, CER, intervals, confusions, through the served pipeline. Trains nothing."""

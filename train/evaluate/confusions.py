@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-import jiwer
+from rapidfuzz.distance import Levenshtein
 
 from train.data.normalise import normaliser
 
@@ -36,11 +36,11 @@ def find_confusions(
     """Return the most frequent confusions, most frequent first.
 
     Args:
-        references: what was said.
-        hypotheses: what was written, in the same order.
-        profile: name of a profile of `PROFILES`.
-        languages: of each utterance, which decide what the profile does.
-        limit: most confusions that are returned.
+        references: What was said.
+        hypotheses: What was written, in the same order.
+        profile: Name of a profile of `PROFILES`.
+        languages: Language of each utterance, which decides what the profile does.
+        limit: Most confusions that are returned.
     """
     counts: Counter[tuple[str, str]] = Counter()
     languages = languages or [None] * len(references)
@@ -55,17 +55,6 @@ def find_confusions(
 
 
 def _wrong_words(said: list[str], written: list[str]) -> Iterator[tuple[str, str]]:
-    if not said:  # jiwer refuses an empty reference
-        yield from (("", word) for word in written)
-        return
-    for chunk in jiwer.process_words(" ".join(said), " ".join(written)).alignments[0]:
-        wrong = (
-            said[chunk.ref_start_idx : chunk.ref_end_idx],
-            written[chunk.hyp_start_idx : chunk.hyp_end_idx],
-        )
-        if chunk.type == "substitute":
-            yield from zip(*wrong, strict=True)
-        elif chunk.type == "delete":
-            yield from ((word, "") for word in wrong[0])
-        elif chunk.type == "insert":
-            yield from (("", word) for word in wrong[1])
+    for edit in Levenshtein.editops(said, written):
+        reference = "" if edit.tag == "insert" else said[edit.src_pos]
+        yield reference, "" if edit.tag == "delete" else written[edit.dest_pos]

@@ -1,6 +1,6 @@
-"""Measure how well an artifact, or a base model alone, hears: manifest -> scores and a row per utterance.
+"""Score an artifact, or a base model alone: test set -> scores and a row per utterance.
 
-What is scored is what is served: the same decoding of audio, speech detection, windows, features and engine.
+Evaluation uses what is served: the same decoding of audio, speech detection, windows, features and engine.
 Every clip is decoded in its own language and scored by that language's profile; scores of each kind of voice
 and of each language stand beside those of the whole. A result is a plain dictionary, ready for JSON;
 `results` are {test set: {"base" | "tuned": result}}, test sets of people first.
@@ -34,7 +34,7 @@ from train.evaluate.tables import score_table, voices_note
 from train.examples.corpus import EvaluationSet
 
 REPORTED_PROFILES = ("raw", "marathi")
-"""Profiles scored where none is named. The last one scores single utterances too."""
+"""Default profiles. The last one also scores single utterances."""
 _CLIPS_AT_ONCE = 32
 
 Results = dict[str, dict[str, dict[str, Any]]]
@@ -48,7 +48,7 @@ def transcribe_clips(
     A clip is heard in its own language; in that of the options where it names none.
 
     Raises:
-        DataError: a clip cannot be decoded, and the log is strict.
+        DataError: A clip cannot be decoded, and the log is strict.
     """
     texts: list[str | None] = [None] * len(clips)
     by_length = sorted(range(len(clips)), key=lambda index: clips[index].duration_s)
@@ -85,7 +85,7 @@ def evaluate_clips(
     Groups and utterances are scored under the last profile.
 
     Raises:
-        DataError: a clip cannot be decoded and the test set is strict, or none can be.
+        DataError: A clip cannot be decoded and the test set is strict, or none can be.
     """
     clips = test.clips[:max_clips] if max_clips else test.clips
     started = time.perf_counter()
@@ -183,7 +183,7 @@ def evaluate_models(
     seed: int = 0,
     max_clips: int = 0,
 ) -> Results:
-    """Score what the pipeline serves on each test set, and on request the base model alone beside it."""
+    """Score the served model on each test set, and on request the base model alone."""
     tuned = pipeline.engine.has_adapter
     labels: list[tuple[str, str | None]] = [("tuned" if tuned else "base", options.adapter)]
     if against_base and tuned:
@@ -209,7 +209,7 @@ def evaluate_models(
 def evaluate_artifact(
     artifact_dir: Path, config: TrainConfig, tests: Sequence[EvaluationSet], console: Console
 ) -> Results:
-    """Score the exported artifact on the configuration's test sets, with the base model beside it."""
+    """Score the exported artifact, and the base model if wanted, on the configuration's test sets."""
     if not tests:
         return {}
     pipeline = load_pipeline(
@@ -238,6 +238,6 @@ def _kind_rank(test: EvaluationSet) -> int:
 
 
 def report_left_out(tests: Sequence[EvaluationSet], console: Console) -> None:
-    """Print what each test set lacks: its scores are not those of the whole set."""
+    """Print the rows of each test set that the scores leave out."""
     for test in tests:
         test.log.report(console, title=f"{test.name}: {len(test.log)} rows not scored")

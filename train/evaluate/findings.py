@@ -1,4 +1,4 @@
-"""Look into the results of an evaluation: WER by length, confusions, worst clips; Markdown and pictures."""
+"""Results of an evaluation -> WER by length, confusions, worst clips, as Markdown and pictures."""
 
 from __future__ import annotations
 
@@ -28,19 +28,19 @@ from train.evaluate.tables import (
 
 @dataclass(frozen=True, kw_only=True)
 class Findings:
-    """What lies behind the scores on one test set."""
+    """Details behind the scores on one test set."""
 
     label: str
     """The model whose confusions and worst clips these are: `tuned`, or `base` where it stands alone."""
     profile: str
     durations: dict[str, list[DurationBucket]]
-    """Of every model that was scored."""
+    """Error rates by length, for every model that was scored."""
     confusions: list[Confusion]
     worst: list[Row]
 
 
 def find_findings(models: dict[str, dict[str, Any]], *, seed: int = 0) -> Findings:
-    """Return what lies behind the results {"base" | "tuned": result} of one test set."""
+    """Return the details behind the results {"base" | "tuned": result} of one test set."""
     label = "tuned" if "tuned" in models else "base"
     result = models[label]
     rows = result["utterances"]
@@ -62,7 +62,7 @@ def find_findings(models: dict[str, dict[str, Any]], *, seed: int = 0) -> Findin
 
 
 def findings_markdown(results: dict[str, Any], *, seed: int = 0) -> str:
-    """Return everything that an evaluation found as a Markdown page."""
+    """Return all findings of an evaluation as a Markdown page."""
     parts = ["# Evaluation", voices_note(results), score_markdown(results)]
     if compared := comparison_rows(results):
         parts += [markdown_table(COMPARISON_COLUMNS, compared)]

@@ -1,7 +1,7 @@
-"""Draw what a run and its evaluation found, as PNG: curves, error rates with intervals, confusions.
+"""Draw a run and its evaluation as PNG: curves, error rates with intervals, confusions.
 
-Every picture exists for light and for dark pages. Words of any script are shaped by matplotlib; where no
-installed font holds their letters, bars carry the number that the table beside the picture gives them.
+Every picture has a light and a dark theme. matplotlib shapes words of any script; where no installed font has
+their letters, bars carry their numbers in the table beside the picture.
 """
 
 from __future__ import annotations

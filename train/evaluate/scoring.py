@@ -1,4 +1,4 @@
-"""Compare what was said with what was written: WER, CER and what hides behind them. Knows no audio.
+"""References and hypotheses -> WER, CER, their intervals and hallucinations. Knows no audio.
 
 Rates are corpus-level: errors of all utterances over words (or characters) of all references. An empty
 reference counts every word of its hypothesis as an insertion.
@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import unicodedata
 import zlib
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import jiwer
 import numpy as np
 import numpy.typing as npt
+from rapidfuzz.distance import Levenshtein
+from scipy.stats import bootstrap
 
 from train.data.normalise import normaliser, profile_for
 
@@ -31,7 +33,7 @@ class Score:
     """Scores of one corpus under one profile; rates are fractions, not per cent."""
 
     profile: str
-    """As asked for; or, where all utterances are of one language, the one that stands for it there."""
+    """Profile that was asked for; where all utterances are of one language, its profile for that language."""
     utterances: int
     wer: float
     wer_low: float
@@ -95,16 +97,16 @@ def score(
     """Return the scores of hypotheses against references.
 
     Args:
-        references: what was said.
-        hypotheses: what was written, in the same order.
-        profile: name of a profile of `PROFILES`, applied to both.
+        references: What was said.
+        hypotheses: What was written, in the same order.
+        profile: Name of a profile of `PROFILES`, applied to both.
         languages: Whisper's code of each utterance, which decides what the profile does; Marathi if None.
-        seed: of the bootstrap's draws.
+        seed: Seed of the bootstrap's draws.
     """
     pairs = _normalised(references, hypotheses, profile, languages)
     applied = {profile_for(profile, language) for language in languages or [None]}
     words = np.array([_errors(ref.split(), hyp.split()) for ref, hyp in pairs])  # (n, 4): hits, S, D, I
-    characters = np.array([_errors(list(ref), list(hyp)) for ref, hyp in pairs])
+    characters = np.array([_errors(ref, hyp) for ref, hyp in pairs])
     hits, substitutions, deletions, insertions = (int(total) for total in words.sum(axis=0))
     low, high = wer_interval(words, seed=seed)
     return Score(
@@ -134,7 +136,7 @@ def score_utterances(
     scores = []
     for reference, hypothesis in _normalised(references, hypotheses, profile, languages):
         words = _errors(reference.split(), hypothesis.split())
-        characters = _errors(list(reference), list(hypothesis))
+        characters = _errors(reference, hypothesis)
         hits, substitutions, deletions, insertions = words
         scores.append(
             UtteranceScore(
@@ -153,18 +155,17 @@ def compare(first: WordErrors, second: WordErrors, *, seed: int = 0) -> Comparis
     """Return how the second model differs from the first on the same utterances.
 
     Args:
-        first: word errors of one model, (n_utterances, 4): hits, substitutions, deletions, insertions.
-        second: those of the other, in the same order.
-        seed: of the bootstrap's draws.
+        first: Word errors of one model, (n_utterances, 4): hits, substitutions, deletions, insertions.
+        second: Word errors of the other model, in the same order.
+        seed: Seed of the bootstrap's draws.
     """
     assert first.shape == second.shape
-    differences = [rate(second[draw]) - rate(first[draw]) for draw in _redrawn(len(first), seed)]
-    low, high = np.percentile(differences, (2.5, 97.5))
+    low, high = _interval(lambda chosen: _rates(second[chosen]) - _rates(first[chosen]), len(first), seed)
     gained = second[:, 1:].sum(axis=1) - first[:, 1:].sum(axis=1)
     return Comparison(
         difference=rate(second) - rate(first),
-        low=float(low),
-        high=float(high),
+        low=low,
+        high=high,
         better=int((gained < 0).sum()),
         worse=int((gained > 0).sum()),
         equal=int((gained == 0).sum()),
@@ -173,22 +174,43 @@ def compare(first: WordErrors, second: WordErrors, *, seed: int = 0) -> Comparis
 
 def rate(errors: WordErrors) -> float:
     """Return the error rate, as a fraction, of rows of (hits, substitutions, deletions, insertions)."""
-    hits, substitutions, deletions, insertions = errors.sum(axis=0)
-    n_reference = hits + substitutions + deletions
-    wrong = substitutions + deletions + insertions
-    return float(wrong / n_reference) if n_reference else float(wrong > 0)
+    return float(_rates(errors))
 
 
 def wer_interval(words: WordErrors, *, seed: int = 0) -> tuple[float, float]:
     """Return the 95 % interval of the rate, by redrawing utterances."""
-    rates = [rate(words[draw]) for draw in _redrawn(len(words), seed)]
-    low, high = np.percentile(rates, (2.5, 97.5))
-    return float(low), float(high)
+    return _interval(lambda chosen: _rates(words[chosen]), len(words), seed)
 
 
-def _redrawn(n_utterances: int, seed: int) -> WordErrors:
-    """Return (rounds, n_utterances) numbers of utterances drawn with replacement."""
-    return np.random.default_rng(seed).integers(n_utterances, size=(_BOOTSTRAP_ROUNDS, n_utterances))
+def _rates(errors: WordErrors) -> npt.NDArray[np.float64]:
+    """Return the error rates (...) of utterances (..., n_utterances, 4)."""
+    hits, substitutions, deletions, insertions = np.moveaxis(errors.sum(axis=-2), -1, 0)
+    n_reference = hits + substitutions + deletions
+    wrong = substitutions + deletions + insertions
+    rates: npt.NDArray[np.float64] = np.where(n_reference > 0, wrong / np.maximum(n_reference, 1), wrong > 0)
+    return rates
+
+
+def _interval(
+    statistic: Callable[[npt.NDArray[np.int64]], npt.NDArray[np.float64]], n_utterances: int, seed: int
+) -> tuple[float, float]:
+    """Return the 95 % percentile interval of a statistic of utterances, by redrawing their numbers.
+
+    Numbers are redrawn, not errors, so that a statistic of two models redraws the same utterances for both.
+    """
+    numbers = np.arange(n_utterances)
+    if n_utterances < 2:  # scipy redraws no single observation
+        value = float(statistic(numbers))
+        return value, value
+    found = bootstrap(
+        (numbers,),
+        lambda chosen, axis: statistic(chosen),
+        n_resamples=_BOOTSTRAP_ROUNDS,
+        vectorized=True,
+        method="percentile",
+        rng=np.random.default_rng(seed),
+    ).confidence_interval
+    return float(found.low), float(found.high)
 
 
 def _normalised(
@@ -205,15 +227,11 @@ def _normalised(
     return pairs
 
 
-def _errors(reference: list[str], hypothesis: list[str]) -> tuple[int, int, int, int]:
+def _errors(reference: Sequence[str], hypothesis: Sequence[str]) -> tuple[int, int, int, int]:
     """Return (hits, substitutions, deletions, insertions) of one utterance's words or characters."""
-    if not reference:  # jiwer refuses an empty reference
-        return 0, 0, 0, len(hypothesis)
-    # jiwer splits at blanks, which are characters here: it is given numbers, one for each distinct unit.
-    numbers = {unit: str(number) for number, unit in enumerate({*reference, *hypothesis})}
-    numbered = [" ".join(numbers[unit] for unit in side) for side in (reference, hypothesis)]
-    result = jiwer.process_words(numbered[0], numbered[1])
-    return result.hits, result.substitutions, result.deletions, result.insertions
+    counts = Counter(edit.tag for edit in Levenshtein.editops(reference, hypothesis))
+    substitutions, deletions, insertions = counts["replace"], counts["delete"], counts["insert"]
+    return len(reference) - substitutions - deletions, substitutions, deletions, insertions
 
 
 def _is_hallucination(reference: str, hypothesis: str) -> bool:

@@ -20,7 +20,7 @@ DURATION_COLUMNS = ("clip lasts", "model", "clips", "WER % (95 % interval)")
 CONFUSION_COLUMNS = ("no.", "said", "written", "times")
 COMPARISON_COLUMNS = ("test set", "WER, tuned minus base (95 % interval)", "better / worse / same clips")
 UTTERANCE_COLUMNS = ("WER %", "S / D / I", "seconds", "voice", "said", "written")
-NO_WORD = "\u2205"  # stands for a word left out, or for nothing having been said
+NO_WORD = "\u2205"  # in place of a missing word
 
 Row = tuple[str, ...]
 

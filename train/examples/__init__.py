@@ -1,1 +1,1 @@
-"""Rows of data -> examples -> batches, as a training step sees them."""
+"""Clips -> examples -> batches, as a training step sees them: joined, augmented, padded. Knows no model."""

@@ -13,10 +13,10 @@ from functools import cached_property
 
 import numpy as np
 import torch
-from transformers import WhisperTokenizer
 
 from serve.audio.features import MAX_WINDOW_S, MIN_WINDOW_S, FeatureExtractor, window_length_s
 from serve.audio.samples import SAMPLE_RATE, Samples
+from serve.engine.vocabulary import Vocabulary
 from train.config import TrainConfig
 from train.data.filters import DropLog, Reason
 from train.data.manifest import Clip, load_samples
@@ -24,7 +24,14 @@ from train.errors import DataError
 from train.examples.augment import Augmenter
 from train.examples.batches import JOIN_PAUSE_S, ExamplePlan
 from train.examples.no_speech import no_speech
-from train.examples.targets import MAX_TEXT_TOKENS, Sentence, Target, TargetBuilder, token_fault
+from train.examples.targets import (
+    MAX_TEXT_TOKENS,
+    Sentence,
+    Target,
+    build_target,
+    count_tokens,
+    token_fault,
+)
 
 _JITTER_STEP_S = 0.5
 """Windows of training are as long as chance has it, in steps: oneDNN compiles a program for each new shape
@@ -65,7 +72,7 @@ class Collator:
         clips: Sequence[Clip],
         config: TrainConfig,
         features: FeatureExtractor,
-        tokenizer: WhisperTokenizer,
+        vocabulary: Vocabulary,
         *,
         augmented: bool,
         log: DropLog | None = None,
@@ -73,15 +80,14 @@ class Collator:
         self.clips = clips
         self.config = config
         self.features = features
-        self.tokenizer = tokenizer
+        self.vocabulary = vocabulary
         self.augmented = augmented
         self.log = log if log is not None else DropLog(strict=True)
-        self._targets = TargetBuilder(tokenizer)
 
     @cached_property
     def n_tokens(self) -> list[int]:
-        """Tokens of each clip's text, at most."""
-        return self._targets.n_tokens([clip.text for clip in self.clips])
+        """Most tokens that the text of each clip may have."""
+        return count_tokens(self.vocabulary, [clip.text for clip in self.clips])
 
     def collate(self, batch: Sequence[ExamplePlan], key: Sequence[int]) -> Batch:
         """Return the tensors of a batch; the same `key` gives the same random choices.
@@ -109,7 +115,7 @@ class Collator:
             self._target(example, sentences, rng)
             for example, (_, sentences) in zip(batch, windows, strict=True)
         ]
-        decoder_input_ids, labels = stack_targets(targets, self.tokenizer.pad_token_id)
+        decoder_input_ids, labels = stack_targets(targets, self.vocabulary.end)
         return Batch(
             log_mel=torch.from_numpy(np.stack(log_mels)),
             decoder_input_ids=decoder_input_ids,
@@ -197,7 +203,8 @@ class Collator:
         previous = ""
         if example.clips and self.augmented and rng.random() < self.config.prompt_probability:
             previous = self.clips[example.clips[0] - 1].text  # the line above, as recordings are cut in order
-        return self._targets.build(
+        return build_target(
+            self.vocabulary,
             sentences,
             language=language,
             task=self.config.task,

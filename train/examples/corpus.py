@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from msgspec import structs
-from transformers import WhisperTokenizer
 
+from serve.engine.vocabulary import Vocabulary
 from train.config import TrainConfig
 from train.data.clips import load_clips
 from train.data.filters import (
@@ -30,7 +30,7 @@ from train.data.manifest import Clip
 from train.data.records import VOICE_KINDS
 from train.data.specs import Purpose, parse_spec
 from train.errors import DataError
-from train.examples.targets import MAX_TEXT_TOKENS, TargetBuilder, token_fault
+from train.examples.targets import MAX_TEXT_TOKENS, count_tokens, token_fault
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,7 +140,7 @@ def describe_heard(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     ]
 
 
-def leave_out_long_texts(corpus: Corpus, tokenizer: WhisperTokenizer) -> Corpus:
+def leave_out_long_texts(corpus: Corpus, vocabulary: Vocabulary) -> Corpus:
     """Return the corpus without the training and validation clips whose texts the decoder cannot write whole.
 
     Raises:
@@ -148,13 +148,12 @@ def leave_out_long_texts(corpus: Corpus, tokenizer: WhisperTokenizer) -> Corpus:
     """
 
     def kept(clips: list[Clip]) -> list[Clip]:
-        counts = builder.n_tokens([clip.text for clip in clips])
+        counts = count_tokens(vocabulary, [clip.text for clip in clips])
         for clip, n_tokens in zip(clips, counts, strict=True):
             if n_tokens > MAX_TEXT_TOKENS:
                 corpus.log.drop(Reason.TOO_MANY_TOKENS, clip.origin, token_fault(n_tokens))
         return [clip for clip, count in zip(clips, counts, strict=True) if count <= MAX_TEXT_TOKENS]
 
-    builder = TargetBuilder(tokenizer)
     n_before = len(corpus.log)
     train, valid = kept(corpus.train), kept(corpus.valid)
     if corpus.train and not train:

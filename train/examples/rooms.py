@@ -10,7 +10,7 @@ import numpy as np
 
 from serve.audio.samples import SAMPLE_RATE, Samples
 from serve.model.base_model import default_cache_dir
-from serve.transcribe.files import write_whole
+from serve.model.durable_write import write_whole
 
 N_ROOMS = 512
 

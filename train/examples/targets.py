@@ -2,26 +2,21 @@
 
     <|startofprev|> earlier text <|startoftranscript|><|mr|><|transcribe|><|0.40|>text<|2.10|>...<|endoftext|>
 
-The earlier text and the times are optional; without times `<|notimestamps|>` stands in their place. Knows no
-audio and no tensors.
+The earlier text and the times are optional; without times `<|notimestamps|>` stands in their place. The
+prompt is the one that the service decodes with (`serve.engine.vocabulary`). Knows no audio and no tensors.
 """
 
 from __future__ import annotations
 
-import typing
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from transformers import WhisperTokenizer
-
+from serve.engine import Task
+from serve.engine.vocabulary import MAX_CONTEXT_TOKENS, TIMESTAMP_STEP_S, Vocabulary
 from train.errors import DataError
 
-MAX_TOKENS = 448
-"""Positions of Whisper's decoder."""
-MAX_TEXT_TOKENS = MAX_TOKENS - 5
-"""What start, language, task, `<|notimestamps|>` and the end leave of them."""
-_MAX_PREVIOUS_TOKENS = MAX_TOKENS // 2 - 1  # as in openai/whisper, which keeps the last 223 of them
-_TIMESTAMP_STEP_S = 0.02
+MAX_TEXT_TOKENS = MAX_CONTEXT_TOKENS - 5
+"""Positions that remain beside start, language, task, `<|notimestamps|>` and the end."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,79 +42,61 @@ def token_fault(n_tokens: int) -> str:
     return f"the text has {n_tokens} tokens; the decoder writes {MAX_TEXT_TOKENS}: cut the clip at a pause"
 
 
-class TargetBuilder:
-    """Builds targets with one tokenizer."""
+def count_tokens(vocabulary: Vocabulary, texts: Sequence[str]) -> list[int]:
+    """Return the most tokens that each text may have: at the beginning of a window, or after another text."""
+    return [max(len(vocabulary.encode(text)), len(vocabulary.encode(f" {text}"))) for text in texts]
 
-    def __init__(self, tokenizer: WhisperTokenizer) -> None:
-        self._tokenizer = tokenizer
-        self._end = int(tokenizer.eos_token_id)
-        self._no_timestamps = self._id("<|notimestamps|>")
 
-    def build(
-        self,
-        sentences: Sequence[Sentence],
-        *,
-        language: str,
-        task: str,
-        timestamps: bool,
-        previous_text: str = "",
-    ) -> Target:
-        """Return the target of one window.
+def build_target(
+    vocabulary: Vocabulary,
+    sentences: Sequence[Sentence],
+    *,
+    language: str,
+    task: Task,
+    timestamps: bool,
+    previous_text: str = "",
+) -> Target:
+    """Return the target of one window.
 
-        What is spoken is written whole. Where the decoder's 448 positions do not hold the rest, there are no
-        times, and less of the earlier text.
+    The sentences are written whole. Where the decoder's 448 positions cannot hold the rest, times are left
+    out, and the beginning of the earlier text.
 
-        Args:
-            sentences: in the order in which they are spoken; none for a window without speech.
-            language: Whisper's code.
-            task: `transcribe` or `translate`.
-            timestamps: write the times of each sentence, rounded to 20 ms.
-            previous_text: transcript of what came before the window, as `<|startofprev|>` gives it.
+    Args:
+        vocabulary: Base model's tokens.
+        sentences: Transcripts in the order in which they are spoken; none for a window without speech.
+        language: Whisper's language code.
+        task: What the decoder is asked to write.
+        timestamps: Whether the times of each sentence are written, rounded to 20 ms.
+        previous_text: Transcript of what came before the window.
 
-        Raises:
-            DataError: the sentences alone have too many tokens; `n_tokens` tells before.
-        """
-        prompt = [self._id("<|startoftranscript|>"), self._id(f"<|{language}|>"), self._id(f"<|{task}|>")]
-        written = self._written(sentences, timestamps)
-        if timestamps and len(prompt) + len(written) + 1 > MAX_TOKENS:
-            timestamps, written = False, self._written(sentences, timestamps=False)
-        if not timestamps:
-            prompt.append(self._no_timestamps)
-        n_room = MAX_TOKENS - len(prompt) - len(written) - 1
-        if n_room < 0:
-            raise DataError(f"a window's text has {len(written)} tokens; {MAX_TEXT_TOKENS} can be written")
-        n_earlier = min(_MAX_PREVIOUS_TOKENS, n_room - 1)
-        if previous_text and n_earlier > 0:
-            earlier = self._encode(f" {previous_text}")[-n_earlier:]
-            prompt = [self._id("<|startofprev|>"), *earlier, *prompt]
-        return Target(tokens=[*prompt, *written, self._end], n_prompt=len(prompt))
+    Raises:
+        DataError: The sentences alone have too many tokens; `count_tokens` tells before.
+    """
+    written = _written(vocabulary, sentences, timestamps)
+    prompt = vocabulary.prompt(language, task, timestamps=timestamps)
+    if timestamps and len(prompt) + len(written) + 1 > MAX_CONTEXT_TOKENS:
+        timestamps, written = False, _written(vocabulary, sentences, timestamps=False)
+        prompt = vocabulary.prompt(language, task)
+    n_room = MAX_CONTEXT_TOKENS - len(prompt) - len(written) - 1
+    if n_room < 0:
+        raise DataError(f"a window's text has {len(written)} tokens; {MAX_TEXT_TOKENS} can be written")
+    if previous_text and n_room > 1:
+        with_earlier = vocabulary.prompt(language, task, previous_text, timestamps=timestamps)
+        earlier = with_earlier[1 : -len(prompt)][-(n_room - 1) :]
+        prompt = [vocabulary.previous, *earlier, *prompt]
+    return Target(tokens=[*prompt, *written, vocabulary.end], n_prompt=len(prompt))
 
-    def n_tokens(self, texts: Sequence[str]) -> list[int]:
-        """Return how many tokens each text has at most, whether a window begins with it or not."""
-        if not texts:
-            return []
-        counts = [
-            [len(tokens) for tokens in self._tokenizer(written, add_special_tokens=False).input_ids]
-            for written in (list(texts), [f" {text}" for text in texts])
-        ]
-        return [max(pair) for pair in zip(*counts, strict=True)]
 
-    def _written(self, sentences: Sequence[Sentence], timestamps: bool) -> list[int]:
-        """Return the tokens of sentences, with their times or without."""
-        written: list[int] = []
-        for sentence in sentences:
-            tokens = self._encode(f" {sentence.text}" if written and not timestamps else sentence.text)
-            if timestamps:
-                tokens = [self._timestamp(sentence.start_s), *tokens, self._timestamp(sentence.end_s)]
-            written += tokens
-        return written
+def _written(vocabulary: Vocabulary, sentences: Sequence[Sentence], timestamps: bool) -> list[int]:
+    """Return the tokens of sentences, with their times or without."""
 
-    def _encode(self, text: str) -> list[int]:
-        return list(self._tokenizer(text, add_special_tokens=False).input_ids)
+    def timestamp(time_s: float) -> int:
+        return vocabulary.no_timestamps + 1 + round(time_s / TIMESTAMP_STEP_S)
 
-    def _id(self, name: str) -> int:
-        return typing.cast(int, self._tokenizer.convert_tokens_to_ids(name))
-
-    def _timestamp(self, time_s: float) -> int:
-        """Return the token of a time; they follow `<|notimestamps|>` in steps of 20 ms."""
-        return self._no_timestamps + 1 + round(time_s / _TIMESTAMP_STEP_S)
+    written: list[int] = []
+    for sentence in sentences:
+        tokens = vocabulary.encode(f" {sentence.text}" if written and not timestamps else sentence.text)
+        if timestamps:
+            tokens = [timestamp(sentence.start_s), *tokens, timestamp(sentence.end_s)]
+        written += tokens
+    return written

@@ -1,1 +1,1 @@
-"""A trained adapter -> an artifact; merged models for other engines; the hub."""
+"""A trained adapter -> an artifact, merged models for other engines, a hub repository. Trains nothing."""

@@ -46,15 +46,15 @@ def export_artifact(
     """Write `output_dir/artifact` and return it; an older one is replaced only once the new one is whole.
 
     Args:
-        model: holds the adapter.
-        base_dir: checkpoint of its base model.
-        config: of the run.
-        outcome: of the run.
-        texts: all that the adapter was trained to write; the server keeps the tokens of their scripts.
-        heard: what the training clips hold, by source, kind of voice and language, for people.
+        model: Model that holds the adapter.
+        base_dir: Checkpoint of its base model.
+        config: Configuration of the run.
+        outcome: How the run ended.
+        texts: All training transcripts; the server keeps the tokens of their scripts.
+        heard: What the training clips hold, by source, kind of voice and language, for people.
 
     Raises:
-        ExportError: the disk refuses, or what was written cannot be read back.
+        ExportError: The disk refuses, or the written artifact cannot be read back.
     """
     target = config.output_dir / "artifact"
     building = config.output_dir / ".artifact.part"
@@ -108,7 +108,7 @@ def _write_adapter(model: PeftModel, config: TrainConfig, into: Path) -> None:
 
 
 def _scripts(config: TrainConfig, texts: Iterable[str]) -> tuple[str, ...] | None:
-    """Return the scripts of all training texts, those of an adapter that was trained further among them."""
+    """Return the scripts of all training texts, including those of the adapter that training started from."""
     found = scripts_of(texts)
     before: tuple[str, ...] | None = ()
     if config.continue_from is not None:
@@ -158,7 +158,7 @@ def _manifest(
 
 
 def _lineage(continued_from: Path | None) -> dict[str, Any] | None:
-    """Return what the adapter that was trained further says of itself, and the hash of its weights."""
+    """Return the training record of the adapter that training started from, and the hash of its weights."""
     if continued_from is None:
         return None
     artifact = load_artifact(continued_from)

@@ -1,4 +1,4 @@
-"""Push a directory to the Hugging Face hub, privately unless told otherwise. Knows no model."""
+"""Push a directory to the Hugging Face hub, by default to a private repository. Knows no model."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from train.errors import ExportError
 def push_directory(
     directory: Path, repository: str, *, private: bool = True, endpoint: str | None = None
 ) -> str:
-    """Upload a directory as a model repository, which is made if it does not exist; return its address.
+    """Upload a directory to a model repository, made if it does not exist; return its address.
 
     Args:
-        directory: all of its files are uploaded; those in directories whose names begin with a dot are not.
-        repository: such as `you/whisper-base-mr`.
-        private: whether a repository that is made now can be seen by its owner alone.
-        endpoint: address of the hub; huggingface_hub's own (HF_ENDPOINT) if None.
+        directory: Directory whose files are uploaded, except hidden ones.
+        repository: Name such as `you/whisper-base-mr`.
+        private: Whether only its owner sees a repository that is made now.
+        endpoint: Address of the hub; None for huggingface_hub's own (HF_ENDPOINT).
 
     Raises:
-        ExportError: there is no token, or the hub refuses; one sentence says which.
+        ExportError: There is no token, or the hub refuses.
     """
     from huggingface_hub import HfApi, get_token
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
@@ -40,6 +40,6 @@ def push_directory(
     except HfHubHTTPError as error:
         reason = f"{error.response.status_code} {error.response.reason_phrase}"
         raise ExportError(f"the hub refuses {repository} ({reason}): may this token write there?") from error
-    except Exception as error:  # of the HTTP library that huggingface_hub happens to use
+    except Exception as error:  # huggingface_hub lets errors of its HTTP library through
         raise ExportError(f"the hub at {api.endpoint} cannot be used: {error}") from error
     return str(made)

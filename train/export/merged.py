@@ -1,10 +1,10 @@
-"""Write an artifact merged with its base model, for engines that know no adapters.
+"""Merge an artifact into its base model, for engines that know no adapters.
 
     artifact ─► base in fp32 + adapter ─► transformers checkpoint (fp16)
                                       └─► CTranslate2 directory, weights quantised after the merge
                                       └─► the same with few tokens, for the service
 
-The merge itself, and the conversion, are those of the service: see `serve.engine.ctranslate2.merging`.
+Merging and conversion are those of the service: see `serve.engine.ctranslate2.merging`.
 """
 
 from __future__ import annotations
@@ -26,8 +26,7 @@ from serve.engine.ctranslate2.merging import (
     record,
     write_record,
 )
-from serve.errors import ArtifactError
-from serve.model.artifact import MANIFEST, Artifact, load_artifact
+from serve.model.artifact import Artifact, load_artifact
 from serve.model.base_model import base_fingerprint, resolve_base_model
 from serve.model.junk import is_junk
 from train.config import ExportFormat
@@ -43,17 +42,17 @@ _CHECKPOINT_FILES = (
 def export_merged(artifact_dir: Path, kind: ExportFormat, output_dir: Path | None = None) -> Path:
     """Write a merged model and return its directory; an older one is replaced once the new one is whole.
 
-    Within the artifact, a CTranslate2 model gets another beside it, where the manifest names scripts: that
-    with the tokens of these alone, which the service loads when it starts.
+    Where the manifest names scripts, a second CTranslate2 model is written into the artifact: it has only the
+    tokens of these scripts, and the service loads it when it starts.
 
     Args:
-        artifact_dir: of the adapter; its base model is resolved as the server does.
-        kind: see `ExportFormat`.
-        output_dir: where to, for programs that know no artifacts; `merged-KIND` within it if None.
+        artifact_dir: Artifact whose adapter is merged; its base model is resolved as the server does.
+        kind: See `ExportFormat`.
+        output_dir: Directory for other programs; None writes `merged-KIND` into the artifact.
 
     Raises:
-        ArtifactError, BaseModelError: the artifact or its base model cannot be read.
-        ExportError: the merged weights do not fit fp16, or the disk refuses.
+        ArtifactError, BaseModelError: The artifact or its base model cannot be read.
+        ExportError: The merged weights do not fit fp16, or the disk refuses.
     """
     artifact = load_artifact(artifact_dir)
     base_dir = find_base(artifact)
@@ -102,15 +101,11 @@ def find_base(artifact: Artifact) -> Path:
     """Return the directory of an artifact's base model.
 
     Raises:
-        BaseModelError: it cannot be had.
-        ArtifactError: what is found under its name is another model.
+        BaseModelError: It is neither here nor to be downloaded.
+        ArtifactError: The model found under its name is another one.
     """
     base_dir = resolve_base_model(artifact.manifest.base_model.name)
-    if base_fingerprint(base_dir) != artifact.manifest.base_model.fingerprint:
-        raise ArtifactError(
-            artifact.path / MANIFEST,
-            f"base_model.fingerprint is not that of {base_dir}: the adapter belongs to another base",
-        )
+    artifact.require_base(base_fingerprint(base_dir))
     return base_dir
 
 
@@ -120,13 +115,13 @@ def write_checkpoint(
     """Write the merged model as a transformers checkpoint.
 
     Args:
-        artifact: holds the adapter.
-        base_dir: the base model's checkpoint.
-        into: a directory, made here.
-        dtype: of the written weights.
+        artifact: Artifact whose adapter is merged.
+        base_dir: Checkpoint of the base model.
+        into: Directory, made here.
+        dtype: Type of the written weights.
 
     Raises:
-        ExportError: the merged weights do not fit fp16.
+        ExportError: The merged weights do not fit fp16.
     """
     import torch
 
@@ -142,7 +137,7 @@ def write_checkpoint(
 
 
 def _description(artifact: Artifact) -> dict[str, Any]:
-    """Return what the manifest says that an engine has to know; beside a merged model there is none."""
+    """Return what an engine must know of the adapter: a merged model has no manifest beside it."""
     manifest = artifact.manifest
     return {
         "name": manifest.name,

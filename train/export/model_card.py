@@ -1,4 +1,4 @@
-"""Write the card of an artifact: what it is, how it was made, how well it hears. Opens no model."""
+"""Write the model card of an artifact: what it is, how it was made, how well it hears. Opens no model."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ def model_card(
     """Return the artifact's README: what it is, how it was made, how well it hears, where it fails.
 
     Args:
-        config: of the run that made it.
-        outcome: how that run ended.
-        training: the manifest's record of it.
-        scores: {test set: {model: result}}.
+        config: Configuration of the run that made it.
+        outcome: How that run ended.
+        training: The manifest's record of that run.
+        scores: Results as {test set: {model: result}}.
     """
     context = "windows of the clip's own length" if config.encoder_context == "dynamic" else "30 s windows"
     return f"""# {config.name}
@@ -135,7 +135,7 @@ def _heard_note(rows: list[dict[str, Any]]) -> str:
 
 
 def _before(training: dict[str, Any]) -> str:
-    """Say what adapter was trained further, and which one that continued."""
+    """Return which adapter training started from, and its own predecessors."""
     if not (earlier := training.get("continued_from")):
         return ""
     steps = f"{earlier['training']['steps']} steps, sha256 {earlier['sha256'][:12]}"

@@ -1,1 +1,1 @@
-"""Batches -> gradients -> a trained adapter; checkpoints, validation and metrics on the way."""
+"""A model and batches -> a trained adapter, checkpoints and metrics. Knows no corpus and no artifact."""

@@ -1,4 +1,4 @@
-"""Tell glibc's allocator, and oneDNN's caches, what training needs of them; see `serve.model.allocator`."""
+"""Set glibc's allocator and oneDNN's caches for training; `serve.model.allocator` sets them for serving."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ _KEPT_SHAPES = "128"
 
 
 def bound_shape_caches() -> None:
-    """Keep what oneDNN prepared for the latest 128 shapes of a product only; before torch is imported.
+    """Limit oneDNN's caches to 128 shapes of a product. Takes effect only before torch is imported.
 
-    It prepares, and keeps for 1,024 shapes, a program and memory for each: ever new shapes came to four
-    gigabytes in an hour. With rows filled up (`train.model.fused_lora`) a run needs few. Of 16, 128 and 1,024
-    kept, on a processor with AMX: 5.8, 6.7 and 6.7 samples a second; 2.5, 2.9 and 3.3 GiB after sixty steps.
+    oneDNN compiles a program for each shape and by default caches 1,024 of them: ever new shapes took four
+    gigabytes in an hour. With padded rows (`train.model.fused_lora`) a run needs few. With caches of 16, 128
+    and 1,024 shapes, a processor with AMX trains 5.8, 6.7 and 6.7 samples a second in 2.5, 2.9 and 3.3 GiB.
     """
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", _KEPT_SHAPES)
     os.environ.setdefault("LRU_CACHE_CAPACITY", _KEPT_SHAPES)
 
 
 def keep_freed_memory() -> None:
-    """Keep what a step frees for the next one: mapping activations anew costs a fifth of a step on a CPU."""
+    """Keep memory that a step frees for the next step: mapping it anew costs a fifth of a step on a CPU."""
     if (libc := glibc()) is not None:
         libc.mallopt(_M_MMAP_THRESHOLD, 1024 * _MIB)
         libc.mallopt(_M_TRIM_THRESHOLD, 2047 * _MIB)

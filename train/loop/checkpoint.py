@@ -1,8 +1,8 @@
 """Write and read resumable checkpoints: adapter weights, optimiser moments, position.
 
 Safetensors and JSON only. A checkpoint is written under a temporary name and renamed when it is whole, so
-that a killed run leaves only whole ones; the newest few are kept, and beside them the adapter that was best
-on the validation clips.
+that a killed run leaves only whole ones. The newest few are kept, and with them the adapter that was best on
+the validation clips.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from peft import PeftModel
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
+from serve.model.durable_write import put_in_place
 from train.errors import DataError
 from train.model.adalora import rank_tensors, restore_ranks
 
@@ -47,7 +48,7 @@ class Position:
 
 @dataclass(frozen=True, kw_only=True)
 class Checkpoint:
-    """What was read from one."""
+    """Content of a checkpoint."""
 
     path: Path
     adapter: dict[str, torch.Tensor]
@@ -65,7 +66,7 @@ def save_checkpoint(
 ) -> Path:
     """Write `directory/step-NNNNNN` and remove all but the newest `keep`; return its path.
 
-    `log` holds the metrics so far; a copy of it goes along, for a run that goes on elsewhere.
+    A copy of `log`, the metrics so far, is stored in the checkpoint for a run that resumes elsewhere.
     """
     target = directory / f"step-{position.step:06d}"
     building = directory / f".{target.name}.part"
@@ -77,9 +78,7 @@ def save_checkpoint(
     if log and log.is_file():
         shutil.copyfile(log, building / log.name)
     (building / _STATE).write_text(json.dumps(asdict(position)))
-    if target.exists():
-        shutil.rmtree(target)
-    building.replace(target)
+    put_in_place(building, target)
     for old in _whole_checkpoints(directory)[:-keep]:
         shutil.rmtree(old)
     return target
@@ -105,7 +104,7 @@ def restore_checkpoint(saved: Checkpoint, model: PeftModel, optimiser: torch.opt
     """Restore model and optimiser in place and return the saved position.
 
     Raises:
-        DataError: the checkpoint belongs to another model or adapter configuration.
+        DataError: The checkpoint belongs to another model or adapter configuration.
     """
     _restore_adapter(model, saved.adapter, saved.path)
     moments: dict[int, dict[str, torch.Tensor | int]] = {}
@@ -123,18 +122,18 @@ def restore_checkpoint(saved: Checkpoint, model: PeftModel, optimiser: torch.opt
 
 
 def save_best(directory: Path, model: PeftModel) -> None:
-    """Keep the adapter as the best so far."""
+    """Store the adapter as the best so far."""
     directory.mkdir(parents=True, exist_ok=True)
     building = directory / f".{_BEST}.part"
     save_file(_adapter(model), building)
-    building.replace(directory / _BEST)
+    put_in_place(building, directory / _BEST)
 
 
 def restore_best(directory: Path, model: PeftModel) -> None:
     """Put the best adapter into the model.
 
     Raises:
-        DataError: there is none that can be read, or it belongs to another adapter configuration.
+        DataError: The best adapter cannot be read, or belongs to another adapter configuration.
     """
     path = directory / _BEST
     try:
@@ -172,7 +171,7 @@ def _whole_checkpoints(directory: Path) -> list[Path]:
 
 
 def _is_whole(checkpoint: Path) -> bool:
-    """Tell whether all files were written to their end: a power cut may undo what was renamed."""
+    """Tell whether all files are complete: a checkpoint copied from elsewhere may be cut off."""
     try:
         for name in (_ADAPTER, _OPTIMISER):
             with safe_open(checkpoint / name, framework="pt"):

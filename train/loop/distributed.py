@@ -1,4 +1,4 @@
-"""Several processes that train one adapter: `torchrun --nproc_per_node 2 train/run.py --config FILE`.
+"""Several processes train one adapter: `torchrun --nproc_per_node 2 train/run.py --config FILE`.
 
 Each process holds the whole frozen base and computes its own share of a step's batches. The adapter is a few
 megabytes: its gradients are summed by hand, which works with any base, quantised or not. Knows no model.
@@ -20,7 +20,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, kw_only=True)
 class Processes:
-    """This process among those that train together. Alone, every exchange gives back what it was given."""
+    """This process among those that train together. With one process, every exchange returns its input."""
 
     rank: int = 0
     count: int = 1
@@ -40,7 +40,7 @@ class Processes:
 
     @property
     def n_threads(self) -> int:
-        """CPU threads that fall to this process where all use the same number."""
+        """CPU threads for this process: the machine's cores, divided by its processes."""
         return max(1, (os.cpu_count() or 1) // self.local_count)
 
     def sum(self, values: Sequence[float]) -> list[float]:
@@ -76,7 +76,7 @@ class Processes:
 
     @contextmanager
     def first_alone(self) -> Iterator[None]:
-        """Let the first process of each machine do the block before the others: they find its files."""
+        """Run the block in the first process of each machine before the others, which then find its files."""
         if self.local_rank > 0:
             self.any(False)
         yield
@@ -97,11 +97,11 @@ ALONE = Processes()
 
 @contextmanager
 def join_processes(environ: Mapping[str, str]) -> Iterator[Processes]:
-    """Meet the other processes that torchrun started, for the time of the block; without torchrun, be alone.
+    """Join the other processes that torchrun started while the block runs; without torchrun, yield `ALONE`.
 
     Args:
-        environ: `RANK`, `WORLD_SIZE`, `LOCAL_RANK`, `LOCAL_WORLD_SIZE` and the address of the meeting place,
-            as torchrun sets them.
+        environ: `RANK`, `WORLD_SIZE`, `LOCAL_RANK`, `LOCAL_WORLD_SIZE` and the rendezvous address, set by
+            torchrun.
     """
     if "RANK" not in environ or int(environ["WORLD_SIZE"]) == 1:
         yield ALONE

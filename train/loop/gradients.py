@@ -1,4 +1,4 @@
-"""Turn a batch into gradients of the adapter, in pieces where memory does not suffice for all of it."""
+"""Turn a batch into gradients of the adapter, in pieces where the whole batch does not fit into memory."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from collections.abc import Sequence
 import torch
 from peft import PeftModel
 
+from serve.audio.samples import FRAMES_PER_S
 from train.errors import TrainError
 from train.examples.collate import Batch
 from train.model.build import batch_loss
 
-FRAMES_PER_S = 100
 _OUT_OF_MEMORY = ("out of memory", "not enough memory", "can't allocate memory", "ALLOC_FAILED")
 
 
 class GradientSum:
     """Adds gradients of batches to the adapter's `grad`, each batch wholly or not at all.
 
-    A batch that does not fit into memory is halved until it does; losses are sums over tokens, so that pieces
-    add up to the gradient of the whole. The size that fitted is kept for the batches that follow.
+    A batch that does not fit into memory is halved until it does. Losses are sums over tokens, so that the
+    gradients of pieces add up to that of the whole. Later batches are split to the size that fitted.
     """
 
     def __init__(
@@ -34,9 +34,14 @@ class GradientSum:
         *,
         mixed: bool = False,
     ) -> None:
-        """Take the model and the parameters to differentiate by; losses are divided by `loss_scale`.
+        """Differentiate the model's loss by `parameters`.
 
-        `mixed` is that of `batch_loss`.
+        Args:
+            model: Model whose loss is differentiated.
+            parameters: Parameters to differentiate by.
+            device: Device that the model is on.
+            loss_scale: Number that losses are divided by.
+            mixed: See `batch_loss`.
         """
         self._model = model
         self._parameters = parameters
@@ -48,10 +53,10 @@ class GradientSum:
     def add(self, batch: Batch) -> tuple[float, int]:
         """Add the gradient of a batch; return its summed loss and the number of tokens it covers.
 
-        A loss that is not finite is returned as it is, and no gradient added.
+        For a loss that is not finite no gradient is added.
 
         Raises:
-            TrainError: a single clip does not fit into memory.
+            TrainError: A single clip does not fit into memory.
         """
         loss_sum, n_tokens = 0.0, 0
         gradients: list[torch.Tensor | None] = [None] * len(self._parameters)
@@ -72,7 +77,7 @@ class GradientSum:
         return loss_sum, n_tokens
 
     def _differentiate(self, piece: Batch) -> tuple[float, int, Sequence[torch.Tensor | None]] | None:
-        """Return summed loss, tokens and gradients of a piece, or None where memory does not suffice."""
+        """Return summed loss, tokens and gradients of a piece, or None where it does not fit into memory."""
         try:
             loss, n_labels = batch_loss(self._model, piece, self._device, mixed=self._mixed)
             if not math.isfinite(loss.item()):
@@ -113,7 +118,7 @@ class GradientSum:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Tell whether an error of Python or torch says that the memory of GPU or machine did not suffice."""
+    """Tell whether an error of Python or torch means that GPU or machine ran out of memory."""
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or any(
         sign in str(error) for sign in _OUT_OF_MEMORY
     )

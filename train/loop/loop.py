@@ -1,8 +1,8 @@
 """The training loop: batches -> loss -> optimiser steps, with checkpoints, metrics and a progress bar.
 
-Resuming is exact: a checkpoint holds the position in the batch plan, and every random choice about a batch
-follows from the seed, the epoch and the batch's number. Several processes deal the same plan out among them:
-two of them with one batch each do the step of one process with two.
+By hand, so that resuming is exact: a checkpoint holds the position in the batch plan, and every random choice
+about a batch follows from the seed, the epoch and the batch's number. Several processes share one plan: two
+processes with one batch each make the step of one process with two.
 """
 
 from __future__ import annotations
@@ -12,10 +12,9 @@ import shutil
 import time
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack, closing
-from dataclasses import dataclass
+from contextlib import closing, nullcontext
+from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 
 import torch
 from peft import PeftModel
@@ -35,9 +34,9 @@ from train.loop.checkpoint import (
     save_checkpoint,
 )
 from train.loop.distributed import ALONE, Processes
-from train.loop.metrics import METRICS_FILE, Window, open_metrics
+from train.loop.metrics import METRICS_FILE, MetricsLog, Window, open_metrics
 from train.loop.optimiser import AdapterOptimiser, NumberedBatch, learning_rate_factor
-from train.loop.stopping import stop_on_signals
+from train.loop.stopping import StopRequest, stop_on_signals
 from train.loop.validation import Validation, is_better
 
 _PREFETCHED_BATCHES = 2
@@ -70,17 +69,17 @@ def train_adapter(
     """Train the adapter of `model` in place and return how it ended.
 
     Args:
-        model: with the adapter.
-        config: of the run.
-        train_data: what it learns from.
-        valid_data: what it is looked at with, if anything.
-        device: of the model.
-        processes: that train together.
-        distill_data: recordings on which the encoder is held near the base's, if any.
+        model: Model with the adapter.
+        config: Configuration of the run.
+        train_data: Training clips.
+        valid_data: Validation clips, if any.
+        device: Device of the model.
+        processes: Processes that train together.
+        distill_data: Recordings on which the encoder is held near the base's, if any.
 
     Raises:
-        DataError: a clip cannot be read, or the checkpoint to go on from belongs to another adapter.
-        TrainError: the loss was not finite for twenty batches in a row, or a clip does not fit into memory.
+        DataError: A clip cannot be read, or the checkpoint to resume from belongs to another adapter.
+        TrainError: The loss was not finite for twenty batches in a row, or a clip does not fit into memory.
     """
     plan = partial(
         plan_epoch,
@@ -94,74 +93,122 @@ def train_adapter(
     total_steps = _total_steps(plan, config, processes.count)
     anchor = EncoderAnchor(model, config, distill_data, device, processes) if distill_data else None
     optimiser = AdapterOptimiser(model, config, device, processes, total_steps, anchor)
-    position = _resume(config, model, optimiser.adamw, processes)
-    checkpoints = config.checkpoints
-    log = config.output_dir / METRICS_FILE
-    save = _Saver(
-        lambda: save_checkpoint(
-            checkpoints, model, optimiser.adamw, position, config.keep_checkpoints, log=log
-        )
+    run = _Run(
+        model=model,
+        config=config,
+        processes=processes,
+        optimiser=optimiser,
+        validation=Validation(valid_data, config, device, processes) if valid_data else None,
+        position=_resume(config, model, optimiser.adamw, processes),
+        total_steps=total_steps,
     )
-    validation = Validation(valid_data, config, device, processes) if valid_data else None
-    planned = _planned_batches(plan, position.epoch, position.batch)
-
+    planned = _planned_batches(plan, run.position.epoch, run.position.batch)
     with (
         stop_on_signals() as stop,
-        ExitStack() as open_files,
+        open_metrics(config, run.position.step) if processes.leads else nullcontext() as metrics,
         closing(_prefetched(train_data, planned, processes)) as batches,
         progress_bar("training", total_steps, "steps", shown=processes.leads) as advance,
     ):
-        metrics = open_files.enter_context(open_metrics(config, position.step)) if processes.leads else None
-        advance(position.step)
-        model.train()
+        advance(run.position.step)
+        run.train(batches, metrics, advance, stop)
+    return run.finish()
+
+
+@dataclass(kw_only=True)
+class _Run:
+    """What a training loop works with, and where it stands."""
+
+    model: PeftModel
+    config: TrainConfig
+    processes: Processes
+    optimiser: AdapterOptimiser
+    validation: Validation | None
+    position: Position
+    total_steps: int
+    saved_at: float = field(default_factory=time.monotonic)
+    """Time of the last checkpoint, or of the start, on the monotonic clock."""
+
+    @property
+    def is_over(self) -> bool:
+        """Whether all steps are done, or too many looks in a row were no better than the best."""
+        in_vain = 0 < self.config.early_stopping_evals <= self.position.looks_since_best
+        return in_vain or self.position.step >= self.total_steps
+
+    def train(
+        self,
+        batches: Iterator[NumberedBatch],
+        metrics: MetricsLog | None,
+        advance: Callable[..., None],
+        stop: StopRequest,
+    ) -> None:
+        """Take steps until all are done or a signal asks to stop; `metrics` is the leader's alone."""
+        config, position = self.config, self.position
+        self.model.train()
         window = Window()
         stopped = False
-        while not (stopped or _is_over(position, total_steps, config)):
-            started = time.monotonic()
-            rate = config.learning_rate * learning_rate_factor(
-                position.step, total_steps, config.warmup_fraction
-            )
-            optimiser.step(batches, position, window, rate)
-            step_s = time.monotonic() - started
-            position.trained_s += step_s
-            window.trained_s += step_s
+        while not (stopped or self.is_over):
+            rate = self._step(batches, window)
             advance(1, note=f"loss {window.loss:.3f}")
-
-            last = position.step == total_steps
-            if last or position.step % config.log_every_steps == 0:
+            last = position.step == self.total_steps
+            if _is_due(position.step, config.log_every_steps, last):
                 if metrics:
                     metrics.log(position, window, rate)
                 window = Window()
-            if validation and _is_due(position.step, config.eval_every_steps, last):
-                look = validation.look(model)
-                better = is_better(look, position, config)
-                if metrics:
-                    metrics.log_valid(position, look)
-                if better and config.export_best and processes.leads:
-                    save_best(checkpoints, model)
-            stopped = processes.any(stop.requested)  # a signal to one process stops them all, together
-            over = _is_over(position, total_steps, config)
-            due = position.step % config.save_every_steps == 0 or save.age_s > config.save_every_s
-            if processes.leads and (due or over or stopped):
-                save()
-    finished = _is_over(position, total_steps, config)
-    if finished and config.export_best and processes.leads:
-        restore_best(checkpoints, model)
-    return Outcome(
-        step=position.step,
-        total_steps=total_steps,
-        trained_s=position.trained_s,
-        samples=position.samples,
-        skipped_batches=position.skipped_batches,
-        finished=finished,
-        best_step=position.best_step if finished and config.export_best else None,
-    )
+            if self.validation and _is_due(position.step, config.eval_every_steps, last):
+                self._validate(self.validation, metrics)
+            stopped = self.processes.any(stop.requested)  # a signal to one process stops them all
+            if self.processes.leads:
+                self._save(now=stopped or self.is_over)
 
+    def finish(self) -> Outcome:
+        """Put the best adapter into the model where that is wanted, and return how training ended."""
+        with_best = self.is_over and self.config.export_best
+        if with_best and self.processes.leads:
+            restore_best(self.config.checkpoints, self.model)
+        return Outcome(
+            step=self.position.step,
+            total_steps=self.total_steps,
+            trained_s=self.position.trained_s,
+            samples=self.position.samples,
+            skipped_batches=self.position.skipped_batches,
+            finished=self.is_over,
+            best_step=self.position.best_step if with_best else None,
+        )
 
-def _is_over(position: Position, total_steps: int, config: TrainConfig) -> bool:
-    """Tell whether all steps are done, or too many looks in a row were no better than the best."""
-    in_vain = 0 < config.early_stopping_evals <= position.looks_since_best
-    return in_vain or position.step >= total_steps
+    def _step(self, batches: Iterator[NumberedBatch], window: Window) -> float:
+        """Take one optimiser step and return its learning rate."""
+        started = time.monotonic()
+        factor = learning_rate_factor(self.position.step, self.total_steps, self.config.warmup_fraction)
+        rate = self.config.learning_rate * factor
+        self.optimiser.step(batches, self.position, window, rate)
+        step_s = time.monotonic() - started
+        self.position.trained_s += step_s
+        window.trained_s += step_s
+        return rate
+
+    def _validate(self, validation: Validation, metrics: MetricsLog | None) -> None:
+        """Look at the validation clips; keep the adapter if it is the best so far."""
+        look = validation.look(self.model)
+        better = is_better(look, self.position, self.config)
+        if metrics:
+            metrics.log_valid(self.position, look)
+        if better and self.config.export_best and self.processes.leads:
+            save_best(self.config.checkpoints, self.model)
+
+    def _save(self, *, now: bool) -> None:
+        """Write a checkpoint if one is due by steps or by time, or `now`."""
+        config = self.config
+        is_old = time.monotonic() - self.saved_at > config.save_every_s
+        if now or is_old or self.position.step % config.save_every_steps == 0:
+            save_checkpoint(
+                config.checkpoints,
+                self.model,
+                self.optimiser.adamw,
+                self.position,
+                config.keep_checkpoints,
+                log=config.output_dir / METRICS_FILE,
+            )
+            self.saved_at = time.monotonic()
 
 
 def _is_due(step: int, every_steps: int, last: bool) -> bool:
@@ -180,8 +227,8 @@ def _resume(
 ) -> Position:
     """Restore the newest whole checkpoint; with `resume: never`, remove all that an earlier run left.
 
-    The leader's disk decides: those of other machines may hold an older state. Where the run directory is
-    new, as on the next machine of a spot job, the metrics so far come from the checkpoint too.
+    The leader's disk decides, because the disks of other machines may hold an older state. In a new run
+    directory, as on the next machine of a spot job, the checkpoint also restores the metrics so far.
     """
     checkpoints = config.checkpoints
     if config.resume == "never" and processes.leads:
@@ -210,7 +257,7 @@ def _planned_batches(plan: EpochPlanner, epoch: int, first: int) -> Iterator[Pla
 def _prefetched(
     data: Collator, planned: Iterator[PlannedBatch], processes: Processes
 ) -> Generator[NumberedBatch, None, None]:
-    """Deal the batches out to the processes in turn; collate this one's ahead of the model, in one thread."""
+    """Deal batches to the processes in turn; collate those of this process ahead, in one thread."""
     with ThreadPoolExecutor(1, thread_name_prefix="collate") as pool:
         waiting: list[tuple[PlannedBatch, PlannedBatch, Future[Batch]]] = []
         while dealt := list(itertools.islice(planned, processes.count)):
@@ -226,19 +273,3 @@ def _prefetched(
                     next_epoch=last_epoch,
                     next_number=last_number + 1,
                 )
-
-
-class _Saver:
-    """Saves, and knows how long ago it last did."""
-
-    def __init__(self, save: Callable[[], Path]) -> None:
-        self._save = save
-        self._saved_at = time.monotonic()
-
-    def __call__(self) -> None:
-        self._save()
-        self._saved_at = time.monotonic()
-
-    @property
-    def age_s(self) -> float:
-        return time.monotonic() - self._saved_at

@@ -1,7 +1,7 @@
-"""Estimate what a training run will occupy, from the model and its largest batch, before the first step.
+"""Estimate the memory of a training run from the model and its largest batch, before the first step.
 
-Activations are counted from Whisper's layers, as what the backward pass needs of each. The figure is right
-within a factor of 1.5 for what is in use at the peak; what an allocator keeps of freed memory comes on top.
+Activations are counted layer by layer, as what Whisper's backward pass needs. The estimate is right within a
+factor of 1.5 for memory in use at the peak; freed memory that an allocator keeps is not in it.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from train.model.build import multiplies_in_bfloat16
 from train.model.output_loss import rows_at_once
 
 _GIB = 1 << 30
-_MOMENT_BYTES = {"adamw": 8.0, "adamw_8bit": 2.1}  # both moments, a parameter; a scale every 256 in 8 bits
+_MOMENT_BYTES = {"adamw": 8.0, "adamw_8bit": 2.1}  # per parameter: two moments; in 8 bits a scale per 256
 
 
 @dataclass(frozen=True, kw_only=True)
 class MemoryEstimate:
-    """Bytes by their use."""
+    """Bytes by use."""
 
     base_bytes: int
     adapter_bytes: int

@@ -1,4 +1,4 @@
-"""Say how a run goes: one table of metrics, written to `metrics.jsonl`, to standard output and to watchers.
+"""Write the metrics of a run to `metrics.jsonl`, to standard output and to watchers.
 
     metric loss=0.1234 learning_rate=0.0006 samples_per_s=3.5 step=500;
     metric valid_loss=0.066 step=500;
@@ -22,6 +22,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
+from serve.model.durable_write import write_whole
 from train.loop.watchers import Watcher, open_watchers
 
 if TYPE_CHECKING:
@@ -31,19 +32,19 @@ if TYPE_CHECKING:
     from train.loop.validation import Look
 
 STEP_METRICS = ("loss", "learning_rate", "samples_per_s", "distill_loss")
-"""Of each logged step: nats a token, AdamW's rate, examples a second; the encoder's distance from the base on
-`distill_data`, where there is any."""
+"""Logged every few steps: loss in nats per token, AdamW's rate, examples per second; with `distill_data`, the
+distance of the encoder from the base's."""
 VALID_METRICS = ("valid_loss", "valid_wer", "valid_cer")
-"""Of each look at the validation clips, and of each of their sources: nats a token; WER in per cent, where it
-is measured. Of each kind of voice among them: WER and CER in per cent."""
+"""Logged after each validation, for all sources together and for each: loss in nats per token, and WER in per
+cent where it is measured. Logged for each kind of voice: WER and CER in per cent."""
 KIND_SET = "kind-"
-"""Before the kind of voice in the name of a set: sources may be called `people` too."""
+"""Prefix of a kind of voice in the name of a set: sources may be called `people` too."""
 EVAL_METRICS = ("eval_wer", "eval_cer")
-"""Of the tuned model on each test set, under its headline profile: per cent."""
+"""Logged for the tuned model on each test set, in per cent, under the headline profile."""
 METRICS = (*STEP_METRICS, *VALID_METRICS, *EVAL_METRICS)
 
 METRICS_FILE = "metrics.jsonl"
-"""Of a run directory: one object a logged step."""
+"""Name in a run directory; each line is a JSON object."""
 MAX_DEFINITIONS = 40  # SageMaker takes no more for one job
 _NUMBER = r"([-+.0-9e]+)"
 
@@ -60,7 +61,7 @@ def metric_definitions(test_sets: Sequence[str] = ()) -> list[dict[str, str]]:
     """Return SageMaker's metric definitions for the lines above: a name and a regex with one group.
 
     Args:
-        test_sets: names of test sets whose scores are wanted one by one, besides those of all together.
+        test_sets: Names of test sets whose scores become metrics of their own.
     """
     found = [{"Name": name, "Regex": rf"metric (?:\S+ )*?{name}={_NUMBER} "} for name in METRICS]
     for test_set in test_sets:
@@ -85,7 +86,7 @@ class Window:
     losses: list[float] = field(default_factory=list)
     """Mean loss of each step, in nats a token; steps without a usable batch have none."""
     distances: list[float] = field(default_factory=list)
-    """Of the encoder from the base model's, at each step that measured it."""
+    """Distance of the encoder from the base model's, for each step that measured it."""
     samples: int = 0
     audio_s: float = 0.0
 
@@ -101,7 +102,7 @@ class Window:
 
 
 class MetricsLog:
-    """Appends to `metrics.jsonl`. A resumed run first drops what lies behind the step it goes on from."""
+    """Appends to `metrics.jsonl`. A resumed run first drops the lines after the step it resumes from."""
 
     def __init__(self, path: Path, step: int, watchers: Sequence[Watcher] = ()) -> None:
         self._path = path
@@ -162,17 +163,17 @@ class MetricsLog:
             watcher.log({k: values[k] for k in METRICS if values.get(k) is not None}, step, set)
 
     def _keep(self, wanted: Callable[[dict[str, Any]], bool]) -> None:
-        """Drop the lines that are not wanted, and those that a killed run left half written."""
+        """Drop unwanted lines, and half a line that a killed run may have left."""
         kept = [line for line in _whole_lines(self._path) if wanted(json.loads(line))]
-        self._path.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+        write_whole(self._path, "".join(f"{line}\n" for line in kept).encode())
 
 
 @contextmanager
 def open_metrics(config: TrainConfig, step: int) -> Iterator[MetricsLog]:
-    """Open the log of a run that stands at `step`, and what the configuration says shall watch it.
+    """Open the log of a run that resumes from `step`, and the watchers of its configuration.
 
     Raises:
-        TrainError: a watcher cannot be opened.
+        TrainError: A watcher cannot be opened.
     """
     with ExitStack() as stack:
         watchers = [stack.enter_context(closing(each)) for each in open_watchers(config, step)]
@@ -185,11 +186,11 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 
 
 def _word(text: str) -> str:
-    """Return the text as one word: fields of a metric line are divided by blanks."""
+    """Return the text without blanks, which separate the fields of a metric line."""
     return "-".join(text.split())
 
 
 def _whole_lines(path: Path) -> list[str]:
-    """Return the lines that were written to their end; a killed run may leave half a line."""
+    """Return the complete lines; a killed run may leave half a line."""
     text = path.read_text(encoding="utf-8") if path.is_file() else ""
     return [line.rstrip("\n") for line in text.splitlines(keepends=True) if line.endswith("}\n")]

@@ -28,7 +28,7 @@ _MAX_BAD_BATCHES = 20
 
 @dataclass(frozen=True, kw_only=True)
 class NumberedBatch:
-    """A batch of this process, and where the run stands once all processes have done theirs."""
+    """A batch of this process, and the position of the run once all processes have finished theirs."""
 
     epoch: int
     number: int
@@ -51,7 +51,10 @@ class AdapterOptimiser:
         total_steps: int = 0,
         anchor: EncoderAnchor | None = None,
     ) -> None:
-        """Take the model; `total_steps` is what AdaLoRA plans for, `anchor` what holds the encoder."""
+        """Optimise the trainable parameters of `model`; AdaLoRA plans its ranks for `total_steps`.
+
+        `anchor` holds the encoder near the base model's.
+        """
         self._config = config
         self._anchor = anchor
         self._processes = processes
@@ -67,13 +70,13 @@ class AdapterOptimiser:
     def step(
         self, batches: Iterator[NumberedBatch], position: Position, window: Window, learning_rate: float
     ) -> None:
-        """Take the batches of one step, change the weights, and count in `position` and `window`.
+        """Take the batches of one step, update the weights, and count in `position` and `window`.
 
         A batch whose loss is not finite is skipped and counted; a step whose gradient is not finite changes
-        nothing. Counts and gradients are sums over all processes, so that all of them do and count the same.
+        no weight. Counts and gradients are summed over all processes, so that all stay in step.
 
         Raises:
-            TrainError: the loss was not finite for twenty batches in a row, or a clip does not fit in memory.
+            TrainError: The loss was not finite for twenty batches in a row, or a clip does not fit in memory.
         """
         share, loss_sum, n_tokens, n_bad = Window(), 0.0, 0, 0
         for _ in range(self._config.accumulate_batches):
@@ -131,7 +134,7 @@ class AdapterOptimiser:
             )
 
     def _seed_dropout(self, epoch: int, number: int) -> None:
-        """Let dropout follow from the batch's place, as all else does, so that resuming stays exact."""
+        """Seed dropout by the batch's place in the plan, so that resuming is exact."""
         state = np.random.SeedSequence([self._config.seed, epoch, number]).generate_state(1)
         torch.manual_seed(int(state[0]))
 

@@ -1,4 +1,4 @@
-"""Listen for the request to stop: SIGTERM (a spot instance, SageMaker) or SIGINT (Ctrl-C)."""
+"""Turn SIGTERM (a spot instance, SageMaker) and SIGINT (Ctrl-C) into a flag that the loop reads."""
 
 from __future__ import annotations
 
@@ -12,17 +12,14 @@ _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 @dataclass(kw_only=True)
 class StopRequest:
-    """Whether somebody asked the run to stop; it finishes its step and saves first."""
+    """Whether the run shall stop; it finishes its step and saves first."""
 
     requested: bool = False
 
 
 @contextmanager
 def stop_on_signals() -> Iterator[StopRequest]:
-    """Note SIGTERM and SIGINT while the block runs, instead of what they did before.
-
-    Works in the main thread alone, as Python's signal handlers do.
-    """
+    """Note SIGTERM and SIGINT while the block runs, in place of their handlers. Main thread only."""
     stop = StopRequest()
 
     def note(signal_number: int, frame: object) -> None:

@@ -1,4 +1,4 @@
-"""Look at the validation clips during a run: loss a token, and WER through the serving engine's decoding.
+"""Score the validation clips during a run: loss per token, and WER through the serving engine's decoding.
 
 Both are measured for each source of clips, and their means over the sources count: where ten minutes of
 people stand beside ten hours of machines, the best adapter is one that hears both.
@@ -36,15 +36,15 @@ _CLIPS_AT_ONCE = 16
 
 @dataclass(frozen=True, kw_only=True)
 class Look:
-    """What one look found."""
+    """Scores of one look at the validation clips."""
 
     losses: Mapping[str, float]
-    """Source -> mean over the tokens of its clips, in nats."""
+    """Mean loss of each source over the tokens of its clips, in nats."""
     wers: Mapping[str, float]
-    """Source -> that of the greedy transcripts of `valid_clips` of its clips, as a fraction; empty where none
-    are asked for."""
+    """WER of each source in greedy transcripts of `valid_clips` of its clips, as a fraction; empty where
+    `valid_clips` is 0."""
     kinds: Mapping[str, tuple[float, float]] = field(default_factory=dict)
-    """Kind of voice -> WER and CER of these transcripts, of all sources together, people first."""
+    """WER and CER of each kind of voice in these transcripts, of all sources together, people first."""
 
     @property
     def loss(self) -> float:
@@ -58,12 +58,12 @@ class Look:
 
 
 class Validation:
-    """The validation clips, shared out among the processes; every process gets the same answer."""
+    """Scores a model on the validation clips. Each process takes a share; all return the same scores."""
 
     def __init__(
         self, data: Collator, config: TrainConfig, device: torch.device, processes: Processes = ALONE
     ) -> None:
-        """Take the clips of `data`, whose collator changes nothing."""
+        """Score the clips of `data`, a collator that does not augment."""
         self._data = data
         self._config = config
         self._device = device
@@ -74,7 +74,7 @@ class Validation:
             self._sources.setdefault(clip.source, []).append(index)
 
     def look(self, model: PeftModel) -> Look:
-        """Return loss and WER of the model, which is in training mode before and after."""
+        """Return loss and WER of a model in training mode, which it is in afterwards too."""
         model.eval()
         for module in model.modules():
             if isinstance(module, Linear4bit):
@@ -143,7 +143,7 @@ class Validation:
         return DecodingOptions(language=language or config.language, task=config.task, adapter=SERVED_ADAPTER)
 
     def _batches(self, indices: list[int]) -> Iterator[tuple[list[int], Batch]]:
-        """Yield this process's share of these clips, those of like length together."""
+        """Yield this process's share of the clips, in batches of similar length."""
         durations_s = [clip.duration_s for clip in self._data.clips]
         indices = sorted(indices, key=lambda index: durations_s[index])
         firsts = range(0, len(indices), _CLIPS_AT_ONCE)
@@ -160,7 +160,7 @@ def spread_evenly(indices: Sequence[int], count: int) -> list[int]:
 
 
 def is_better(look: Look, position: Position, config: TrainConfig) -> bool:
-    """Count a look in `position`; tell whether it is the best so far."""
+    """Record a look in `position`; tell whether it is the best so far."""
     value = look.wer if config.best_by == "wer" else look.loss
     assert value is not None
     if not math.isfinite(value) or (position.best is not None and value >= position.best):

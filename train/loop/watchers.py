@@ -1,7 +1,7 @@
-"""Show a run elsewhere while it goes on: TensorBoard and, on request, MLflow. Knows no model.
+"""Send a run's metrics to TensorBoard and, on request, MLflow while it trains. Knows no model.
 
-A watcher takes the metrics of one step. What cannot be opened ends the run at its start; what fails later is
-said once and left alone, for hours of training must not hang on a tracking server.
+A watcher that cannot be opened ends the run at its start. A watcher that fails later is reported once and
+ignored: hours of training must not depend on a tracking server.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ if TYPE_CHECKING:
 
 
 class Watcher(Protocol):
-    """Where metrics are shown."""
+    """Takes the metrics of one step at a time."""
 
     def log(self, values: Mapping[str, float], step: int, test_set: str | None) -> None:
-        """Show the metrics of a step; `test_set` names what they were measured on, if not on training."""
+        """Send the metrics of a step; `test_set` names the test set of evaluation metrics."""
 
     def close(self) -> None:
-        """Send what is still to be sent."""
+        """Send buffered metrics and end."""
 
 
 def open_watchers(config: TrainConfig, step: int) -> Iterator[Watcher]:
-    """Yield the watchers that a configuration asks for, of a run that goes on from `step`.
+    """Yield the watchers of a configuration, for a run that resumes from `step`.
 
     Raises:
-        TrainError: a watcher cannot be opened.
+        TrainError: A watcher cannot be opened.
     """
     if config.tensorboard:
         yield TensorBoardWatcher(config.output_dir / "tensorboard", step)
@@ -50,7 +50,7 @@ class TensorBoardWatcher:
 
         if step == 0:
             shutil.rmtree(directory, ignore_errors=True)  # of an older run
-        # What was shown behind the step that a resumed run goes on from is hidden.
+        # Points after the step that a resumed run starts from are hidden.
         self._writer = SummaryWriter(str(directory), purge_step=step + 1 if step else None)
 
     def log(self, values: Mapping[str, float], step: int, test_set: str | None) -> None:
@@ -66,7 +66,7 @@ class TensorBoardWatcher:
 
 
 class MlflowWatcher:
-    """A run on an MLflow server or in a local store; a resumed training goes on in the same run."""
+    """A run on an MLflow server or in a local store; a resumed training continues the same MLflow run."""
 
     def __init__(self, uri: str, config: TrainConfig, step: int) -> None:
         try:

@@ -1,1 +1,1 @@
-"""LoRA adapters on a frozen Whisper, and what makes training them fast."""
+"""A base checkpoint -> a frozen Whisper with LoRA adapters, fast to train. Knows no data and no loop."""

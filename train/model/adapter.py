@@ -18,6 +18,7 @@ from peft.utils.other import get_pattern_key
 from transformers import WhisperConfig
 
 from serve.engine.transformers.adapter import read_tensors
+from serve.errors import ArtifactError
 from serve.model.adapter_tensors import check_adapter
 from serve.model.artifact import ADAPTER_CONFIG, ADAPTER_WEIGHTS, Artifact
 from serve.model.base_model import base_fingerprint
@@ -92,8 +93,8 @@ def continue_adapter(model: PeftModel, artifact: Artifact, base_dir: Path, confi
         TrainConfigError: base model, layers, ranks or scales of the adapter are not those of the model.
         ArtifactError: its tensors are not those that its own configuration names.
     """
-    is_on_this_base = artifact.manifest.base_model.fingerprint == base_fingerprint(base_dir)
-    if is_on_this_base:
+    fingerprint = base_fingerprint(base_dir)
+    if artifact.manifest.base_model.fingerprint == fingerprint:
         check_adapter(artifact.adapter_dir, base_dir)
     wanted = typing.cast(LoraConfig, model.peft_config["default"])
     found = LoraConfig.from_pretrained(str(artifact.adapter_dir))
@@ -105,8 +106,10 @@ def continue_adapter(model: PeftModel, artifact: Artifact, base_dir: Path, confi
         for key in ("modules_to_save", "lora_bias")
         if getattr(found, key)
     ]
-    if not is_on_this_base:
-        faults.append(f"base_model is not the one that the adapter in {artifact.path} was trained on")
+    try:
+        artifact.require_base(fingerprint)
+    except ArtifactError as error:
+        faults.append(str(error))
     if (ours := lora_method(wanted)) != (theirs := lora_method(found)):
         faults.append(f"lora_method is {ours}, but {where} says {theirs}")
     for block in config.blocks:
@@ -143,7 +146,7 @@ def _differences(
         ("rank", block.rank, found.rank_pattern or {}, found.r),
         ("alpha", block.alpha, found.alpha_pattern or {}, found.lora_alpha),
     ):
-        values = {patterns.get(get_pattern_key(patterns, module), usual) for module in _modules(theirs)}
+        values = {patterns.get(get_pattern_key(list(patterns), module), usual) for module in _modules(theirs)}
         if values - {wanted}:
             said = ", ".join(map(str, sorted(values)))
             faults.append(f"lora_{key} is {wanted}, but {where} says {said} ({block.name})")

@@ -3,7 +3,7 @@
 `W x + s B A x` costs, on a CPU, a third more than `W x`: two narrow products, a scaling and an addition pass
 over all activations. Here `W + s B A` is formed once a step (it is small against a batch) and multiplied
 once; the backward pass forms the gradients of A and B from narrow products alone. The result is the same to
-rounding.
+rounding. By hand, because peft computes the three products.
 
 Under autocast a CPU multiplies with oneDNN, which compiles a program for every number of rows: on a processor
 with AMX that takes as long as running it. So rows are filled up to a few numbers, and programs kept.

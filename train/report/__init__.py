@@ -1,1 +1,1 @@
-"""A run directory -> one page for a person."""
+"""A run directory -> one HTML page for people. Opens no model."""

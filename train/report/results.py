@@ -1,13 +1,14 @@
-"""Write what a person reads of a run as one page: RUN_DIR -> RUN_DIR/report/index.html. Opens no model.
+"""Write the page of a run: RUN_DIR -> RUN_DIR/report/index.html. Opens no model.
 
-It reads what the run has left behind so far; what is not there yet is left out. The page holds its own style
-and pictures, so that it can be mailed, archived or served as it is.
+The page shows what the run has written so far and leaves out the rest. It holds its own style and pictures,
+so that it can be mailed, archived or served as it is.
 """
 
 from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,7 @@ from train.evaluate.tables import (
     voices_note,
 )
 from train.loop.metrics import KIND_SET, read_metrics
-from train.report.page import Html, facts, folded, heading, listing, page, paragraph, picture, section, table
+from train.report.page import Picture, Table, draw_picture, render
 
 EVALUATION = Path("report") / "evaluation.json"
 LEFT_OUT = "data/left-out.jsonl"
@@ -53,7 +54,7 @@ class RunRecord:
     """The resolved configuration, as YAML."""
     metrics: list[dict[str, Any]]
     manifest: Manifest | None
-    """Of the artifact, once there is one."""
+    """Manifest of the artifact, once there is one."""
     results: dict[str, Any]
     """{test set: {"base" | "tuned": result}}; empty before the evaluation."""
     left_out: list[Drop]
@@ -64,7 +65,7 @@ def read_run(run_dir: Path) -> RunRecord:
     """Return what a run directory holds so far.
 
     Raises:
-        TrainError: it is no run directory, or a file in it cannot be read.
+        TrainError: It is no run directory, or a file in it cannot be read.
     """
     config_file = run_dir / "config.yaml"
     try:
@@ -104,31 +105,40 @@ def write_report(run_dir: Path) -> Path:
     """Write the page of a run and return its path.
 
     Raises:
-        TrainError, ArtifactError: the run directory cannot be read.
+        TrainError, ArtifactError: The run directory cannot be read.
     """
     run = read_run(run_dir)
-    made = f"artifact of {_date(run.manifest.created)} UTC" if run.manifest else "no artifact yet"
-    test_sets = [_test_set(test_set, models) for test_set, models in run.results.items()]
-    sections = [_course(run), _scores(run), *test_sets, _lineage(run), _data(run), _configuration(run)]
+    trained = [row for row in run.metrics if "samples_per_s" in row]
+    text = render(
+        run=run,
+        minute=_minute,
+        tiles=_tiles(run, trained[-1]) if trained else {},
+        course=_course(run, trained),
+        scores=_scores(run),
+        test_sets=[_test_set(name, models) for name, models in run.results.items()],
+        lineage=_table(_LINEAGE_COLUMNS, _lineage(run.manifest) if run.manifest else []),
+        manifest_text=_manifest_text(run.manifest) if run.manifest else "",
+        left_out=_table(("reason", "rows", "for example"), _left_out(run)),
+    )
     target = run_dir / "report" / "index.html"
     target.parent.mkdir(parents=True, exist_ok=True)
-    target.write_text(page(run.name, f"Training run, {made}", sections), encoding="utf-8")
+    target.write_text(text, encoding="utf-8")
     return target
 
 
-def _course(run: RunRecord) -> Html:
-    """Say how training went: figures, learning curve, throughput."""
-    trained = [row for row in run.metrics if "samples_per_s" in row]
-    if not trained:
-        return section("Training", paragraph("Nothing was logged yet."))
-    last = trained[-1]
+def _table(columns: tuple[str, ...], rows: Sequence[Sequence[str]], **kinds: Any) -> Table:
+    return Table(columns=columns, rows=rows, numbers=_NUMBERS, **kinds)
+
+
+def _tiles(run: RunRecord, last: dict[str, Any]) -> dict[str, str]:
+    """Return the figures of a run that stands at the last row of its log."""
     valid = [row["valid_loss"] for row in run.metrics if "valid_loss" in row and "set" not in row]
-    spent_s = last["trained_s"]
+    trained_s = last["trained_s"]
     tiles = {
         "steps": f"{last['step']:,}",
         "examples": f"{last['samples']:,}",
-        "minutes": f"{spent_s / 60:,.1f}",
-        "examples a second": f"{last['samples'] / spent_s:.2f}" if spent_s else "-",
+        "minutes": f"{trained_s / 60:,.1f}",
+        "examples a second": f"{last['samples'] / trained_s:.2f}" if trained_s else "-",
         "training loss": "-" if last["loss"] is None else f"{last['loss']:.3f}",
         "validation loss": f"{valid[-1]:.3f}" if valid else "-",
         "batches skipped": str(last["skipped_batches"]),
@@ -137,87 +147,76 @@ def _course(run: RunRecord) -> Html:
         if "valid_cer" in row:
             kind = row["set"].removeprefix(KIND_SET)
             tiles[f"validation WER / CER, {kind}"] = f"{row['valid_wer']:.1f} / {row['valid_cer']:.1f} %"
-    parts = [facts(tiles)]
+    return tiles
+
+
+def _course(run: RunRecord, trained: list[dict[str, Any]]) -> list[Picture]:
+    """Return the learning curve, once there is a loss, and the throughput."""
+    pictures = []
     if any(row["loss"] is not None for row in trained):
-        parts += [
-            picture(lambda theme: draw_learning_curve(run.metrics, "learning curve", theme), "Learning curve")
+        pictures += [
+            draw_picture(
+                lambda theme: draw_learning_curve(run.metrics, "learning curve", theme), "Learning curve"
+            )
         ]
-    parts += [picture(lambda theme: draw_throughput(run.metrics, theme), "Throughput over the steps")]
-    return section("Training", *parts)
+    if trained:
+        pictures += [
+            draw_picture(lambda theme: draw_throughput(run.metrics, theme), "Throughput over the steps")
+        ]
+    return pictures
 
 
-def _scores(run: RunRecord) -> Html:
+def _scores(run: RunRecord) -> dict[str, Any]:
+    """Return picture and tables of all test sets; nothing before the evaluation."""
     if not run.results:
-        return section("Scores", paragraph("Not evaluated."))
-    parts = [
-        paragraph(voices_note(run.results)),
-        picture(lambda theme: draw_scores(run.results, theme), "Word error rates of base and tuned model"),
-        table(SCORE_COLUMNS, score_rows(run.results), numbers=_numbers(SCORE_COLUMNS)),
-    ]
-    if compared := comparison_rows(run.results):
-        parts += [
-            heading("Tuned against base, on the same clips"),
-            table(COMPARISON_COLUMNS, compared),
-        ]
-    return section("Scores", *parts)
+        return {}
+    return {
+        "note": voices_note(run.results),
+        "picture": draw_picture(
+            lambda theme: draw_scores(run.results, theme), "Word error rates of base and tuned model"
+        ),
+        "table": _table(SCORE_COLUMNS, score_rows(run.results)),
+        "compared": _table(COMPARISON_COLUMNS, comparison_rows(run.results)),
+    }
 
 
-def _test_set(test_set: str, models: dict[str, Any]) -> Html:
-    """Return the section of a test set: error rates by length, confusions, worst clips."""
+def _test_set(name: str, models: dict[str, Any]) -> dict[str, Any]:
+    """Return error rates by length, confusions and worst clips of a test set."""
     found = find_findings(models)
-    parts = [
-        paragraph(f"Rates under the profile {found.profile}."),
-        heading("By the length of the clip"),
-        picture(lambda theme: draw_durations(found.durations, theme), "Error rate by length"),
-        table(DURATION_COLUMNS, duration_rows(found.durations), numbers=_numbers(DURATION_COLUMNS)),
-    ]
-    if found.confusions:
-        parts += [
-            heading(f"What the {found.label} model takes for what"),
-            table(CONFUSION_COLUMNS, confusion_rows(found.confusions), numbers=("no.",), bar="times"),
-            heading(f"Worst clips of the {found.label} model"),
-            table(
-                UTTERANCE_COLUMNS,
-                found.worst,
-                numbers=_numbers(UTTERANCE_COLUMNS),
-                texts=("said", "written"),
-            ),
-        ]
-    return section(f"Test set {test_set}", *parts)
+    return {
+        "name": name,
+        "found": found,
+        "picture": draw_picture(lambda theme: draw_durations(found.durations, theme), "Error rate by length"),
+        "durations": _table(DURATION_COLUMNS, duration_rows(found.durations)),
+        "confusions": _table(CONFUSION_COLUMNS, confusion_rows(found.confusions), bar="times"),
+        "worst": _table(UTTERANCE_COLUMNS, found.worst, texts=("said", "written")),
+    }
 
 
-def _lineage(run: RunRecord) -> Html:
-    """Say which adapters this one goes back to, newest first."""
-    if run.manifest is None:
-        return section("Lineage", paragraph("There is no artifact yet."))
-    base = run.manifest.base_model
-    rows = [_generation(run.manifest.name, run.manifest.created, run.manifest.training, "")]
-    earlier = run.manifest.training.get("continued_from")
+def _lineage(manifest: Manifest) -> list[tuple[str, ...]]:
+    """Return a row for this adapter and for each that it was trained further from, newest first."""
+    rows = [_generation(manifest.name, manifest.created, manifest.training, "")]
+    earlier = manifest.training.get("continued_from")
     while earlier:
         rows.append(_generation(earlier["name"], earlier["created"], earlier["training"], earlier["sha256"]))
         earlier = earlier["training"].get("continued_from")
-    return section(
-        "Lineage",
-        paragraph(f"Base model {base.name}, fingerprint {base.fingerprint[:12]}."),
-        table(_LINEAGE_COLUMNS, rows, numbers=_numbers(_LINEAGE_COLUMNS)),
-        folded("Manifest of the artifact", listing(_manifest_text(run.manifest))),
-    )
+    return rows
 
 
 def _generation(name: str, created: str, training: dict[str, Any], sha256: str) -> tuple[str, ...]:
-    minutes = training.get("wall_clock_s")
+    trained_s = training.get("wall_clock_s")
     return (
         name,
-        _date(created),
+        _minute(created),
         str(training.get("steps", "")),
         str(training.get("samples", "")),
-        f"{minutes / 60:.0f}" if minutes is not None else "",
+        f"{trained_s / 60:.0f}" if trained_s is not None else "",
         str(training.get("learning_rate", "")),
         sha256[:12],
     )
 
 
-def _date(created: str) -> str:
+def _minute(created: str) -> str:
     return created[:16].replace("T", " ")
 
 
@@ -226,24 +225,13 @@ def _manifest_text(manifest: Manifest) -> str:
     return msgspec.json.format(msgspec.json.encode(brief), indent=2).decode()
 
 
-def _data(run: RunRecord) -> Html:
-    """Show how many rows were left out, why, and the first few of each reason."""
-    if not run.left_out:
-        return Html("")
-    counts = Counter(str(drop.reason) for drop in run.left_out)
-    rows = []
-    for reason, count in counts.most_common():
-        told = [f"{drop.origin}: {drop.detail}" for drop in run.left_out if drop.reason == reason]
-        rows.append((reason, str(count), "; ".join(told[:3])))
-    return section("Data left out", table(("reason", "rows", "for example"), rows, numbers=("rows",)))
-
-
-def _configuration(run: RunRecord) -> Html:
-    return section("Configuration", folded("config.yaml, with every default", listing(run.config_text)))
-
-
-def _numbers(columns: tuple[str, ...]) -> tuple[str, ...]:
-    return tuple(column for column in columns if column in _NUMBERS)
+def _left_out(run: RunRecord) -> list[tuple[str, ...]]:
+    """Return a row for each reason why rows were left out: how many, and the first few."""
+    rows: list[tuple[str, ...]] = []
+    for reason, count in Counter(str(drop.reason) for drop in run.left_out).most_common():
+        details = [f"{drop.origin}: {drop.detail}" for drop in run.left_out if drop.reason == reason]
+        rows.append((reason, str(count), "; ".join(details[:3])))
+    return rows
 
 
 def _read_drops(path: Path) -> list[Drop]:

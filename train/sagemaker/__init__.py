@@ -1,1 +1,1 @@
-"""The `train` verb of the image, and the launcher of training jobs."""
+"""SageMaker's files and flags -> a training run in a container, or a request that starts one."""

@@ -1,4 +1,4 @@
-"""Say why training failed, where SageMaker looks for it: the first characters of one file."""
+"""Write why training failed into the file from which SageMaker takes a job's FailureReason."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from contextlib import suppress
 from pathlib import Path
 
 FAILURE_VARIABLE = "SHROTA_TRAIN_FAILURE"
-"""Environment variable that names the file; where it is not set, the reason is printed only."""
+"""Environment variable that names the file; without it, the reason is only printed."""
 MAX_CHARACTERS = 1_024  # what becomes the job's FailureReason
 
 
 def write_failure(path: Path, reason: str) -> None:
-    """Write a sentence, unless there is one already: of several processes that fail, the first knows why."""
+    """Write a sentence, unless there is one already: of several failing processes, the first knows why."""
     with suppress(FileExistsError):
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("x", encoding="utf-8") as file:
@@ -19,6 +19,6 @@ def write_failure(path: Path, reason: str) -> None:
 
 
 def shorten(reason: str) -> str:
-    """Return the reason on one line and no longer than the platform reads."""
+    """Return the reason on one line of at most `MAX_CHARACTERS`."""
     line = "; ".join(part.strip() for part in reason.splitlines() if part.strip())
     return line if len(line) <= MAX_CHARACTERS else f"{line[: MAX_CHARACTERS - 1]}…"

@@ -1,4 +1,4 @@
-"""What SageMaker hands a training container: JSON files and channels below /opt/ml -> one `TrainingJob`.
+"""Read what SageMaker gives a training container: JSON files and channels below /opt/ml -> `TrainingJob`.
 
     input/config/hyperparameters.json    a flat map of strings, often JSON in a string
     input/config/resourceconfig.json     the hosts, and which of them this is
@@ -30,20 +30,20 @@ class TrainingJob:
     base_dir: Path
     """`/opt/ml`, or what stands in for it."""
     hyperparameters: dict[str, str] = field(default_factory=dict)
-    """As they came: strings."""
+    """Names and values, all strings."""
     channels: dict[str, Path] = field(default_factory=dict)
     """Directory of each input channel."""
     hosts: tuple[str, ...] = (_LAPTOP,)
     """Names of all machines, the same order on each."""
     current_host: str = _LAPTOP
     network_interface: str | None = None
-    """Through which the machines reach each other, such as `eth0`."""
+    """Interface through which the machines reach each other, such as `eth0`."""
     checkpoint_dir: Path | None = None
-    """Mirrored to S3 in both directions, deletions included; None where the job keeps no checkpoints."""
+    """Directory that SageMaker mirrors to S3, deletions included; None where the job keeps no checkpoints."""
     resources: dict[str, Any] = field(default_factory=dict)
-    """`resourceconfig.json` as it came."""
+    """Content of `resourceconfig.json`."""
     inputs: dict[str, Any] = field(default_factory=dict)
-    """`inputdataconfig.json` as it came."""
+    """Content of `inputdataconfig.json`."""
 
     @property
     def node_rank(self) -> int:
@@ -57,17 +57,17 @@ class TrainingJob:
 
     @property
     def model_dir(self) -> Path:
-        """What lies here becomes `model.tar.gz`."""
+        """Directory that SageMaker packs into `model.tar.gz`."""
         return self.base_dir / "model"
 
     @property
     def run_dir(self) -> Path:
-        """The run directory; what lies here becomes `output.tar.gz`."""
+        """The run directory, which SageMaker packs into `output.tar.gz`."""
         return self.base_dir / "output" / "data"
 
     @property
     def failure_file(self) -> Path:
-        """Its first 1,024 characters become the job's FailureReason."""
+        """File whose first 1,024 characters become the job's FailureReason."""
         return self.base_dir / "output" / "failure"
 
 
@@ -75,7 +75,7 @@ def read_job(base_dir: Path) -> TrainingJob:
     """Return the job whose files lie below `base_dir`.
 
     Raises:
-        TrainConfigError: with every fault of the files.
+        TrainConfigError: Lists every fault of the files.
     """
     faults: list[str] = []
     config_dir = base_dir / "input" / "config"
@@ -121,7 +121,7 @@ def decode_hyperparameter(text: str) -> Any:
 
 
 def _channels(data_dir: Path, inputs: dict[str, Any]) -> dict[str, Path]:
-    """Return the channels that are named, or without names the directories that are there."""
+    """Return the named channels; without names, every directory of `data_dir`."""
     there = [path.name for path in sorted(data_dir.glob("*")) if path.is_dir() and not is_junk(path)]
     return {name: data_dir / name for name in sorted(inputs) or there}
 

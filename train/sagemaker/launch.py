@@ -1,10 +1,10 @@
-"""Start a SageMaker training job of this image: `shrota launch`. What it may cost is printed first."""
+"""Start a SageMaker training job of this image: `shrota launch`."""
 
 from __future__ import annotations
 
 from serve.remote.command import launcher_command
 from serve.remote.requests import Request
-from train.sagemaker.launch_request import Launch, describe_cost, training_request
+from train.sagemaker.launch_request import Launch, training_request
 
 
 def launch_requests(launch: Launch) -> list[Request]:
@@ -16,8 +16,7 @@ command = launcher_command(
     "launch",
     Launch,
     launch_requests,
-    describe_cost,
-    about="Start a SageMaker training job.\n\nWhat it may cost is printed first. It needs boto3.",
+    about="Start a SageMaker training job. It needs boto3.",
     examples="""\
 shrota launch --name marathi-1 \\
   --image 123456789012.dkr.ecr.us-east-1.amazonaws.com/shrota:0.1.0 \\

@@ -9,7 +9,6 @@ from typing import Any, Literal
 
 from serve.config.reader import read_pairs
 from serve.errors import ConfigError
-from serve.remote.prices import describe_price, gpus_of, price_of
 from serve.remote.requests import (
     Request,
     common_faults,
@@ -65,7 +64,7 @@ class Launch:
     spot: bool = False
     """Take spare capacity, which is cheaper and may go at any time; the job goes on from its checkpoints."""
     max_wait_s: int | None = None
-    """Of a spot job: longest time for running and waiting together; twice the runtime by default."""
+    """Longest time for running and waiting together; twice the runtime by default (spot)."""
     checkpoints: str | None = None
     """S3 prefix of the checkpoints; OUTPUT/NAME/checkpoints by default."""
     tensorboard: str | None = None
@@ -86,12 +85,6 @@ class Launch:
     """Encrypt what several machines say to each other, which is slower."""
     kms_key: str | None = None
     """Key that encrypts disks and results."""
-    audio_h: float | None = None
-    """Hours of training audio, for an estimate of the time."""
-    audio_s_per_s: float | None = None
-    """Seconds of audio that one process trains on in a second, as an earlier metrics.jsonl says."""
-    price_per_hour: float | None = None
-    """USD that one machine costs an hour, in place of the built-in estimate."""
     region: str | None = None
     """AWS region; that of the environment by default."""
     dry_run: bool = False
@@ -123,6 +116,16 @@ class Launch:
                 **{f"--channel {name}": uri for name, uri in channels.items()},
             }
         )
+        faults += [fault for holds, fault in self._rules(hyperparameters) if not holds]
+        try:
+            _ = self.train_config
+        except TrainConfigError as error:
+            faults += error.faults
+        if faults:
+            raise ConfigError(faults)
+
+    def _rules(self, hyperparameters: dict[str, str]) -> tuple[tuple[bool, str], ...]:
+        """Return (whether it holds, the fault if not) of each rule about several or single values."""
         at_least = {
             "instances": (self.instances, 1),
             "volume-gb": (self.volume_gb, 1),
@@ -130,10 +133,8 @@ class Launch:
             "retries": (self.retries, 0),
             "warm-pool-s": (self.warm_pool_s, 0),
         }
-        faults += [
-            f"--{name} is at least {least}" for name, (value, least) in at_least.items() if value < least
-        ]
-        rules = (
+        return (
+            *((value >= least, f"--{name} is at least {least}") for name, (value, least) in at_least.items()),
             (bool(self.image.strip()), "--image is empty"),
             (self.spot or self.max_wait_s is None, "--max-wait-s is for --spot"),
             (
@@ -143,7 +144,6 @@ class Launch:
             (not (self.spot and self.warm_pool_s), "--warm-pool-s and --spot exclude each other"),
             (self.warm_pool_s <= 3_600, "--warm-pool-s is at most 3600"),
             (self.retries <= 30, "--retries is at most 30"),
-            ((self.audio_h is None) == (self.audio_s_per_s is None), "--audio-h needs --audio-s-per-s"),
             (
                 len(hyperparameters) < _MAX_HYPERPARAMETERS,
                 f"{len(hyperparameters) + 1} hyperparameters; SageMaker takes {_MAX_HYPERPARAMETERS}",
@@ -157,13 +157,6 @@ class Launch:
                 f"{len(self.test_set)} of --test-set make more than {MAX_DEFINITIONS} metrics",
             ),
         )
-        faults += [fault for holds, fault in rules if not holds]
-        try:
-            _ = self.train_config
-        except TrainConfigError as error:
-            faults += error.faults
-        if faults:
-            raise ConfigError(faults)
 
     @cached_property
     def train_config(self) -> TrainConfig:
@@ -198,15 +191,7 @@ def training_request(launch: Launch) -> Request:
             for name, uri in read_pairs(launch.channel, "--channel", []).items()
         ],
         "OutputDataConfig": without_empty({"S3OutputPath": launch.output, "KmsKeyId": launch.kms_key}),
-        "ResourceConfig": without_empty(
-            {
-                "InstanceType": launch.instance_type,
-                "InstanceCount": launch.instances,
-                "VolumeSizeInGB": launch.volume_gb,
-                "VolumeKmsKeyId": launch.kms_key,
-                "KeepAlivePeriodInSeconds": launch.warm_pool_s or None,
-            }
-        ),
+        "ResourceConfig": _machines(launch),
         "StoppingCondition": without_empty(
             {
                 "MaxRuntimeInSeconds": launch.max_runtime_s,
@@ -219,41 +204,29 @@ def training_request(launch: Launch) -> Request:
         "EnableInterContainerTrafficEncryption": launch.encrypt_traffic,
         "VpcConfig": vpc_config(launch.subnet, launch.security_group),
         "RetryStrategy": {"MaximumRetryAttempts": launch.retries} if launch.retries else None,
-        "TensorBoardOutputConfig": {
-            "S3OutputPath": launch.tensorboard,
-            "LocalPath": str(_OPT_ML / "output" / "data" / "tensorboard"),
-        }
-        if launch.tensorboard
-        else None,
+        "TensorBoardOutputConfig": _tensorboard(launch.tensorboard),
         "Tags": tag_list(read_pairs(launch.tag, "--tag", [])),
     }
     return Request(service="sagemaker", operation="CreateTrainingJob", parameters=without_empty(parameters))
 
 
+def _machines(launch: Launch) -> dict[str, Any]:
+    return without_empty(
+        {
+            "InstanceType": launch.instance_type,
+            "InstanceCount": launch.instances,
+            "VolumeSizeInGB": launch.volume_gb,
+            "VolumeKmsKeyId": launch.kms_key,
+            "KeepAlivePeriodInSeconds": launch.warm_pool_s or None,
+        }
+    )
+
+
+def _tensorboard(prefix: str | None) -> dict[str, str]:
+    local = str(_OPT_ML / "output" / "data" / "tensorboard")
+    return {"S3OutputPath": prefix, "LocalPath": local} if prefix else {}
+
+
 def _channel(name: str, uri: str, input_mode: str) -> dict[str, Any]:
     source = {"S3DataType": "S3Prefix", "S3Uri": uri, "S3DataDistributionType": "FullyReplicated"}
     return {"ChannelName": name, "DataSource": {"S3DataSource": source}, "InputMode": input_mode}
-
-
-def describe_cost(launch: Launch) -> str:
-    """Return what the job may cost and how long it may take, in a few sentences."""
-    price = price_of(launch.instance_type, launch.price_per_hour)
-    hours = launch.max_runtime_s / 3_600
-    said = [describe_price(launch.instance_type, launch.instances, launch.price_per_hour)]
-    if price is not None:
-        said.append(f"at most {price * launch.instances * hours:.2f} USD for {hours:.1f} h of runtime")
-    if (expected_h := expected_hours(launch)) is not None:
-        cost = "" if price is None else f", {price * launch.instances * expected_h:.2f} USD"
-        short = " (more than --max-runtime-s allows)" if expected_h > hours else ""
-        said.append(f"training itself takes about {expected_h:.1f} h{short}{cost}")
-    if launch.spot:
-        said.append("spot capacity is billed below that")
-    return "; ".join(said)
-
-
-def expected_hours(launch: Launch) -> float | None:
-    """Return how long the training steps take at the given speed; None where none is given."""
-    if launch.audio_h is None or launch.audio_s_per_s is None:
-        return None
-    n_processes = launch.instances * max(1, gpus_of(launch.instance_type) or 1)
-    return launch.audio_h * launch.train_config.epochs / (launch.audio_s_per_s * n_processes)

@@ -1,7 +1,7 @@
-"""Lay a finished run out for SageMaker: the artifact into `model/`, what is no result out of `output/data/`.
+"""Prepare a finished run for SageMaker: the artifact into `model/`, bulky inputs out of `output/data/`.
 
-The platform packs both directories. The same image serves `model/` as it is, so the base model goes along
-wherever the image does not hold it.
+The platform packs both directories. The same image serves `model/` as it is, so the base model is copied too,
+unless the image holds it.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ BASE = "base"
 
 
 def image_holds(base_model: str, job: TrainingJob) -> bool:
-    """Tell whether an endpoint of this image finds the base model without a network and without the job."""
+    """Tell whether the image itself holds the base model, so that an endpoint needs no network for it."""
     try:
         return not resolve_base_model(base_model, offline=True).is_relative_to(job.base_dir)
     except BaseModelError:
@@ -32,7 +32,7 @@ def lay_out_model(job: TrainingJob, config: ContainerConfig, *, held_by_image: b
     """Copy the run's artifact, and where needed the base model, into the job's model directory.
 
     Raises:
-        ExportError: the artifact is not whole, or the disk refuses.
+        ExportError: The artifact is not whole, or the disk refuses.
     """
     artifact = job.run_dir / ARTIFACT
     include_base = config.include_base if config.include_base is not None else not held_by_image
@@ -48,6 +48,6 @@ def lay_out_model(job: TrainingJob, config: ContainerConfig, *, held_by_image: b
 
 
 def tidy_outputs(run_dir: Path) -> None:
-    """Remove what would only be uploaded for nothing: prepared recordings, and the artifact's second copy."""
+    """Remove what need not be uploaded: prepared recordings, and the second copy of the artifact."""
     for directory in (*(path for path in (run_dir / "data").glob("*") if path.is_dir()), run_dir / ARTIFACT):
         shutil.rmtree(directory, ignore_errors=True)

@@ -1,7 +1,7 @@
-"""Start the training processes of one machine, pass signals on to them, and say how they ended.
+"""Start the training processes of one machine, forward signals to them, and report how they ended.
 
-One process is started as it is; more (several GPUs, several machines) through torchrun. Either is a child of
-this small process, so that even a trainer that the kernel kills for its memory leaves a reason behind.
+A single process is started directly, several (GPUs or machines) through torchrun. The parent stays small, so
+that it can report a trainer that the kernel killed for its memory.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from train.loop.stopping import StopRequest, stop_on_signals
 from train.sagemaker.job import TrainingJob
 
 GRACE_S = 110.0
-"""From SIGTERM to SIGKILL; the platform itself kills ten seconds later."""
+"""Time from SIGTERM to SIGKILL; the platform itself kills ten seconds later."""
 MASTER_PORT = 7777
-"""Of the first host, where torchrun's processes meet; `MASTER_PORT` names another."""
+"""Rendezvous port of the first host; the variable `MASTER_PORT` names another."""
 _RESOLVE_S = 120.0
 _POLL_S = 0.2
 
@@ -45,10 +45,10 @@ def training_command(
     """Return the command that trains on this machine.
 
     Args:
-        job: whose hosts take part.
-        program: a Python file and its arguments.
-        n_processes: on this machine: its GPUs, or one.
-        environ: may name the port as `MASTER_PORT`.
+        job: Job whose hosts take part.
+        program: Python file and its arguments.
+        n_processes: Processes on this machine: one for each GPU, or one.
+        environ: Environment; may name the port as `MASTER_PORT`.
     """
     if len(job.hosts) == 1 and n_processes == 1:
         return [sys.executable, *program]
@@ -64,7 +64,7 @@ def training_command(
 
 
 def network_variables(job: TrainingJob) -> dict[str, str]:
-    """Return what tells NCCL and gloo which of a machine's networks reaches the others."""
+    """Return the variables that tell NCCL and gloo which network interface reaches the other machines."""
     if len(job.hosts) == 1 or not job.network_interface:
         return {}
     return {f"{library}_SOCKET_IFNAME": job.network_interface for library in ("NCCL", "GLOO")}
@@ -73,10 +73,10 @@ def network_variables(job: TrainingJob) -> dict[str, str]:
 def wait_for_host(
     name: str, timeout_s: float = _RESOLVE_S, *, given_up: Callable[[], bool] = lambda: False
 ) -> None:
-    """Wait until a host's name has an address: those of a job's machines appear some time after its start.
+    """Wait until a host's name has an address; a job's machines get theirs some time after its start.
 
     Raises:
-        TrainError: it has none within the time.
+        TrainError: The name has no address after `timeout_s`.
     """
     deadline = time.monotonic() + timeout_s
     while not given_up():
@@ -92,18 +92,18 @@ def wait_for_host(
 
 
 def supervise(command: Sequence[str], environ: Mapping[str, str], *, wait_for: Sequence[str] = ()) -> Ending:
-    """Run a command to its end. SIGTERM and SIGINT go on to the processes that train.
+    """Run a command to its end; forward SIGTERM and SIGINT to the processes that train.
 
-    torchrun itself is not told: it would kill its processes after 30 s, in the middle of a step or a
-    checkpoint; told themselves they save and end, and torchrun with them.
+    torchrun itself gets no signal: it would kill its processes after 30 s, in the middle of a step or a
+    checkpoint. Its processes save and end, and torchrun ends with them.
 
     Args:
-        command: what to run.
-        environ: its whole environment.
-        wait_for: hosts whose names must have an address first.
+        command: Program and arguments.
+        environ: Whole environment of the command.
+        wait_for: Hosts whose names must have an address first.
 
     Raises:
-        TrainError: a host's name has no address.
+        TrainError: A host's name has no address.
     """
     with stop_on_signals() as stop:
         for host in wait_for:

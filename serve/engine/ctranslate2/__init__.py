@@ -1,1 +1,1 @@
-"""The fast engine: the adapter merged into the base, rounded to int8, decoded by CTranslate2."""
+"""The fast engine: adapter merged into the base, int8 weights, CTranslate2. Knows no audio, no request."""

@@ -19,7 +19,7 @@ from pathlib import Path
 import ctranslate2
 import numpy as np
 
-from serve.audio.features import FRAMES_PER_S
+from serve.audio.samples import FRAMES_PER_S
 from serve.engine import (
     CPU_BATCH,
     GPU_BATCH,

@@ -1,1 +1,1 @@
-"""The reference engine: any quantisation of the base, with the adapter beside it."""
+"""The reference engine: any quantization of the base, adapter beside it. Knows no audio, no request."""

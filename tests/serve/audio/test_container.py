@@ -2,7 +2,7 @@
 
 import pytest
 
-from serve.audio.container import AAC, MP3, MP4, OGG, WAV, id3v2_end, sniff_container
+from serve.audio.container import AAC, AVI, MP3, MP4, OGG, W64, WAV, id3v2_end, sniff_container
 
 ID3 = b"ID3\x04\x00\x00\x00\x00\x01\x02" + bytes(130)  # 1 * 128 + 2 bytes follow the header
 
@@ -12,6 +12,8 @@ ID3 = b"ID3\x04\x00\x00\x00\x00\x01\x02" + bytes(130)  # 1 * 128 + 2 bytes follo
     [
         (b"RIFF\xff\xff\xff\xffWAVEfmt ", WAV),
         (b"RF64\xff\xff\xff\xffWAVEds64", WAV),
+        (b"RIFF\x00\x00\x00\x00AVI LIST", AVI),
+        (bytes.fromhex("726966662e91cf11a5d628db04c10000"), W64),
         (b"OggS\x00\x02", OGG),
         (b"\xff\xfb\x90\x64", MP3),
         (b"\xff\xf3\x84\xc4", MP3),
@@ -32,7 +34,7 @@ def test_a_container_is_told_by_its_signature(start: bytes, container: object) -
     [
         b"#EXTM3U\n",
         b"ffconcat version 1.0",
-        b"RIFF\x00\x00\x00\x00AVI LIST",
+        b"RIFF\x00\x00\x00\x00WEBPVP8 ",
         b"<smil>",
         b"\x89PNG\r\n",
         b"PK",

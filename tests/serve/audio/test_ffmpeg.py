@@ -45,10 +45,10 @@ def test_blocks_hold_every_frame_of_every_channel() -> None:
     file = io.BytesIO()
     soundfile.write(file, samples, 22_050, format="WAV", subtype="FLOAT")
 
-    with open_with_ffmpeg(file.getvalue(), WAV, LIMITS) as (sample_rate, n_channels, blocks):
-        decoded = np.concatenate(list(blocks))
+    with open_with_ffmpeg(file.getvalue(), WAV, LIMITS) as output:
+        decoded = np.concatenate(list(output.blocks))
 
-    assert (sample_rate, n_channels) == (22_050, 3)
+    assert (output.sample_rate, output.layout.n_channels) == (22_050, 3)
     np.testing.assert_array_equal(decoded, samples)
 
 
@@ -107,9 +107,9 @@ def test_even_a_playlist_taken_for_something_else_opens_no_file(
 
     with (
         pytest.raises(UndecodableAudio),
-        open_with_ffmpeg(body.replace(b"{}", str(bait).encode()), container, LIMITS) as (_, _, blocks),
+        open_with_ffmpeg(body.replace(b"{}", str(bait).encode()), container, LIMITS) as output,
     ):
-        list(blocks)
+        list(output.blocks)
 
 
 def test_recordings_decode_side_by_side() -> None:

@@ -68,14 +68,58 @@ def test_a_wav_whose_recorder_counted_its_own_header_is_taken() -> None:
     assert len(decode_audio(wav_bytes()[:-44], LIMITS)) == 2 * SAMPLE_RATE - 22
 
 
-@pytest.mark.parametrize("announced", [0, 0x7FFF_F000, 0x7FFF_FFFF, 0xFFFF_FFFF - 44, 0xFFFF_FFFF])
-def test_a_wav_that_was_streamed_is_taken_to_its_end(announced: int) -> None:
-    streamed = bytearray(wav_bytes())
-    at = streamed.index(b"data") + 4
-    streamed[at : at + 4] = struct.pack("<I", announced)
-    streamed[4:8] = struct.pack("<I", announced)
+def announcing(announced: int, riff: int | None = None) -> bytes:
+    """Return a WAV of two seconds with other sizes in its header."""
+    wav = bytearray(wav_bytes())
+    at = wav.index(b"data") + 4
+    wav[at : at + 4] = struct.pack("<I", announced)
+    if riff is not None:
+        wav[4:8] = struct.pack("<I", riff)
+    return bytes(wav)
 
-    assert len(decode_audio(bytes(streamed), LIMITS)) == 2 * SAMPLE_RATE
+
+STREAMED = [0, 0x7FFF_F000, 0x7FFF_FFFF, 0xFFFF_FFFF - 44, 0xFFFF_FFFF]
+PLACEHOLDERS = [2_000_000_000, 1_000_000_000, 0x4000_0000, 0x3FFF_FFFF, 0x1000_0000 - 36, 200_000_000 - 44]
+
+
+@pytest.mark.parametrize("announced", [*STREAMED, *PLACEHOLDERS])
+def test_a_wav_that_was_streamed_is_taken_to_its_end(announced: int) -> None:
+    for riff in (announced, min(announced + 36, 0xFFFF_FFFF), 0, 0xFFFF_FFFF):
+        assert len(decode_audio(announcing(announced, riff), LIMITS)) == 2 * SAMPLE_RATE
+
+
+@pytest.mark.parametrize("announced", [70_000, 1_000_000, 123_456_790, 0x4000_0000 + 5_000])
+def test_a_wav_that_announces_more_than_was_sent_and_no_round_number_is_refused(announced: int) -> None:
+    with pytest.raises(UndecodableAudio, match="cut off"):
+        decode_audio(announcing(announced, announced + 36), LIMITS)
+
+
+@pytest.mark.parametrize("announced", [70_000, 1_000_000, 123_456_790])
+def test_a_wav_that_is_as_long_as_its_header_says_is_whole_though_its_samples_are_miscounted(
+    announced: int,
+) -> None:
+    assert len(decode_audio(announcing(announced), LIMITS)) == 2 * SAMPLE_RATE
+
+
+@pytest.mark.parametrize("riff", [0, 36, 0x7FFF_FFFF, 0xFFFF_FFFF])
+def test_a_wav_whose_own_size_alone_is_wrong_is_held_to_that_of_its_samples(riff: int) -> None:
+    wav = announcing(2 * 2 * SAMPLE_RATE, riff)
+    assert len(decode_audio(wav, LIMITS)) == 2 * SAMPLE_RATE
+    with pytest.raises(UndecodableAudio, match="cut off"):
+        decode_audio(wav[:-10_000], LIMITS)
+
+
+@pytest.mark.parametrize("options", [("-f", "w64"), ("-f", "wav", "-rf64", "always")])
+def test_wide_wavs_are_read_from_files_and_from_pipes(options: tuple[str, ...], tmp_path: Path) -> None:
+    command = [ffmpeg_binary(), "-v", "error", "-y", "-f", "wav", "-i", "pipe:0", *options]
+    piped = subprocess.run([*command, "pipe:1"], input=wav_bytes(), capture_output=True, check=True).stdout
+    subprocess.run([*command, str(tmp_path / "a")], input=wav_bytes(), check=True)
+    whole = (tmp_path / "a").read_bytes()
+
+    for body in (whole, piped):
+        assert len(decode_audio(body, LIMITS)) == 2 * SAMPLE_RATE
+    with pytest.raises(UndecodableAudio, match="cut off"):
+        decode_audio(whole[:-10_000], LIMITS)
 
 
 def test_a_wav_of_no_samples_is_empty_whatever_notes_follow() -> None:

@@ -11,7 +11,7 @@ import soundfile
 
 from serve.audio.decode import AudioLimits, decode_audio
 from serve.audio.ffmpeg import ffmpeg_binary
-from serve.audio.mpeg import find_mpeg_frames
+from serve.audio.mpeg import find_bare_stream, find_mpeg_frames
 from serve.audio.samples import SAMPLE_RATE
 from serve.errors import AudioTooLong, UndecodableAudio
 
@@ -89,6 +89,61 @@ def test_an_mp3_with_damage_in_its_midst_is_heard_on_both_sides(encode: Encode) 
     samples = decode_audio(bytes(mp3), LIMITS)
 
     assert 1.5 * SAMPLE_RATE < len(samples) < 2.2 * SAMPLE_RATE
+
+
+@pytest.mark.parametrize(
+    "kind", ["with a count", "of varying bit rate, without a count", "at 44.1 kHz", "at 8 kHz"]
+)
+@pytest.mark.parametrize("n_lost", [1, 700, 1_233])
+def test_an_mp3_that_begins_in_the_midst_of_a_frame_is_heard(kind: str, n_lost: int, encode: Encode) -> None:
+    mp3 = encode("-id3v2_version", "0", *KINDS[kind])
+
+    samples = decode_audio(mp3[n_lost:], LIMITS)
+
+    lost = n_lost / len(mp3) * 2
+    assert (2 - lost - 0.35) * SAMPLE_RATE < len(samples) < 2.2 * SAMPLE_RATE
+
+
+STRAY = [b"\r\n", bytes(700), b"\xef\xbb\xbf", b"--boundary\r\nContent-Type: audio/mpeg\r\n\r\n", b"\xff" * 5]
+
+
+@pytest.mark.parametrize("stray", STRAY)
+def test_stray_bytes_before_an_mp3_or_its_tag_are_passed_over(stray: bytes, encode: Encode) -> None:
+    for mp3 in (encode("-id3v2_version", "0"), encode("-metadata", "title=" + "गोष्ट" * 800)):
+        assert len(decode_audio(stray + mp3, LIMITS)) == pytest.approx(
+            2 * SAMPLE_RATE, abs=0.15 * SAMPLE_RATE
+        )
+
+
+def test_a_piece_from_the_midst_of_an_mp3_is_heard(encode: Encode) -> None:
+    mp3 = encode("-write_xing", "0")
+    samples = decode_audio(mp3[len(mp3) // 4 + 5 : len(mp3) * 3 // 4 + 9], LIMITS)
+    assert 0.7 * SAMPLE_RATE < len(samples) < 1.2 * SAMPLE_RATE
+
+
+def adts(tmp_path: Path, *options: str) -> bytes:
+    source, target = tmp_path / "a.wav", tmp_path / "a.aac"
+    soundfile.write(source, np.random.default_rng(0).normal(0, 0.1, 2 * SAMPLE_RATE), SAMPLE_RATE)
+    command = [ffmpeg_binary(), "-v", "error", "-nostdin", "-y", "-i", str(source), *options, str(target)]
+    subprocess.run(command, check=True)
+    return target.read_bytes()
+
+
+@pytest.mark.parametrize("stray", [None, *STRAY, b"ID3\x04\x00\x00\x00\x00\x00\x05" + bytes(9)])
+def test_aac_that_begins_in_the_midst_of_a_frame_or_behind_stray_bytes_is_heard(
+    stray: bytes | None, tmp_path: Path
+) -> None:
+    aac = adts(tmp_path)
+    body = aac[333:] if stray is None else stray + aac
+
+    assert len(decode_audio(body, LIMITS)) == pytest.approx(2 * SAMPLE_RATE, abs=0.25 * SAMPLE_RATE)
+
+
+def test_what_only_looks_like_frames_is_not_taken_for_sound(encode: Encode, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    noise = rng.bytes(100_000).replace(b"\xff", b"\xff\xfb\x90\x64")  # many headers, no two in a row
+    for body in (noise, bytes(20_000) + encode("-id3v2_version", "0"), b"\x00" + adts(tmp_path)[:300]):
+        assert find_bare_stream(body) is None
 
 
 def test_a_long_mp3_is_refused_by_counting_frames_alone(

@@ -8,7 +8,8 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from serve.errors import BadAdapter, UnknownPath
-from serve.model.adapter_source import base_of, find_source, read_adapter
+from serve.model.adapter_source import find_source, read_adapter
+from serve.model.base_model import base_fingerprint
 
 
 @pytest.fixture
@@ -24,7 +25,7 @@ def source(root, tiny_artifact_dir):
 
 @pytest.fixture(scope="module")
 def read(tiny_base_dir):
-    fingerprint = base_of(tiny_base_dir)
+    fingerprint = base_fingerprint(tiny_base_dir)
     return lambda path, root: read_adapter(path, [root], tiny_base_dir, fingerprint)
 
 

@@ -4,7 +4,7 @@ import shutil
 
 import pytest
 
-from serve.model.adapter_source import base_of, read_adapter
+from serve.model.adapter_source import read_adapter
 from serve.model.base_model import base_fingerprint, resolve_base_model
 from serve.model.junk import is_junk
 from serve.service.loading import find_served
@@ -52,7 +52,7 @@ def test_a_base_model_with_junk_is_the_same_one(tiny_base_dir, tmp_path):
 
 def test_an_adapter_with_junk_is_the_same_one(tiny_base_dir, tiny_artifact_dir, tmp_path):
     artifact = littered(tiny_artifact_dir, tmp_path / "artifact")
-    assert read_adapter(artifact, [tmp_path], tiny_base_dir, base_of(tiny_base_dir)).path == artifact
+    assert read_adapter(artifact, [tmp_path], tiny_base_dir, base_fingerprint(tiny_base_dir)).path == artifact
     found = find_served(artifact, None).artifact
     assert found is not None and found.manifest.name == "tiny-mr"
 

@@ -10,10 +10,9 @@ from botocore.validate import ParamValidator
 
 from serve.config.command_line import run_command
 from serve.errors import AwsError, ConfigError
-from serve.remote.deploy import command, describe_cost
+from serve.remote.deploy import command
 from serve.remote.deployment import Deployment
 from serve.remote.endpoints import deployment_requests
-from serve.remote.prices import INSTANCES
 from serve.remote.requests import Request
 from serve.remote.submit import submit
 
@@ -184,20 +183,6 @@ def test_what_would_be_refused_later_is_refused_now(changes, said):
     assert any(said in fault for fault in caught.value.faults), caught.value.faults
 
 
-def test_the_cost_is_that_of_the_machines_for_as_long_as_they_stand():
-    fixed = Deployment(**COMMON, price_per_hour=1.0, instances=2)
-    assert "1460 USD a month, used or not" in describe_cost(fixed)
-    scaled = Deployment(**{**COMMON, **MODES["async"]}, price_per_hour=1.0)
-    assert "from 0 to 2190 USD a month" in describe_cost(scaled)
-    assert "nothing of its own" in describe_cost(Deployment(**{**COMMON, **MODES["adapter"]}))
-
-
-def test_every_priced_instance_is_one_that_sagemaker_trains_on():
-    service = botocore.session.get_session().get_service_model("sagemaker")
-    resources = service.operation_model("CreateTrainingJob").input_shape.members["ResourceConfig"]
-    assert set(INSTANCES) <= set(resources.members["InstanceType"].enum)
-
-
 def test_a_dry_run_prints_requests_that_can_be_read_back(capsys):
     flags = [word for name, value in COMMON.items() for word in (f"--{name}", value)]
     assert run_command(command, [*flags, "--max-instances", "2", "--dry-run"]) == 0
@@ -210,7 +195,7 @@ def test_a_dry_run_prints_requests_that_can_be_read_back(capsys):
         "RegisterScalableTarget",
         "PutScalingPolicy",
     ]
-    assert said.err.startswith("estimate: 1 x ml.c6i.2xlarge at")
+    assert said.err == ""
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from serve.transcribe.files import FoundFile, Job, find_files, plan_jobs, write_whole
+from serve.transcribe.files import FoundFile, Job, find_files, plan_jobs
 
 
 @pytest.fixture
@@ -87,18 +87,3 @@ def test_of_two_recordings_for_one_transcript_the_second_is_a_problem():
     jobs, (problem,) = plan_jobs(files, ".txt", Path("out"))
     assert [str(job.source) for job in jobs] == ["x/a.wav"]
     assert problem.name == "y/a.wav" and "x/a.wav" in problem.sentence
-
-
-def test_a_file_is_written_whole_with_its_folders(tmp_path):
-    target = tmp_path / "deep" / "er" / "a.txt"
-    for content in (b"one", b"two"):
-        write_whole(target, content)
-        assert target.read_bytes() == content
-    assert list(target.parent.iterdir()) == [target]
-
-
-def test_a_file_that_cannot_be_written_leaves_nothing_behind(tmp_path):
-    (tmp_path / "a.txt").mkdir()
-    with pytest.raises(OSError):
-        write_whole(tmp_path / "a.txt", b"one")
-    assert list(tmp_path.iterdir()) == [tmp_path / "a.txt"]

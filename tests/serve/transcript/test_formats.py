@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from serve.audio.recording import ClockReport, MixReport, SoundReport, Track
 from serve.errors import NotAcceptable, UnsupportedOption
 from serve.http.accept import negotiate_format
 from serve.transcript.events import End, Event, Failure, Segment, Start, Transcript, Word, build_transcript
@@ -78,6 +79,40 @@ def test_each_event_is_one_line_of_json_with_its_type(name: str) -> None:
     assert [event["type"] for event in events] == ["start", "segment", "segment", "end"]
     assert (events[1]["start"], events[1]["end"], events[1]["text"]) == (0.0, 1.5, "नमस्कार")
     assert (events[-1]["text"], events[-1]["n_segments"]) == ("नमस्कार जग", 2)
+
+
+SOUND = SoundReport(
+    track=Track(number=2, language="mar", is_default=True, n_tracks=3),
+    mix=MixReport(layout="stereo", weights=(0.5, 0.5), turned=(2,)),
+    clock=ClockReport(starts_at_s=5.0, gaps_s=8.0, leap_s=90_000.0),
+)
+
+
+@pytest.mark.parametrize("name", ["json", "verbose_json", "ndjson"])
+def test_what_was_done_to_the_sound_is_told_where_something_was(name: str) -> None:
+    transcript = build_transcript([segment(0, "नमस्कार")], duration_s=9.5, language="mr", sound=SOUND)
+    events = [Start(duration_s=9.5, sound=SOUND), End(transcript=transcript)]
+
+    for line in answer(name, events).splitlines():
+        assert json.loads(line)["sound"] == {
+            "track": {"number": 2, "n_tracks": 3, "language": "mar", "is_default": True},
+            "channels": {
+                "layout": "stereo",
+                "weights": [0.5, 0.5],
+                "note": "channel 2 cancelled the others, and was turned over where it did",
+            },
+            "clock": {
+                "starts_at": 5.0,
+                "gaps": 8.0,
+                "note": "the container's clock leaps by 90000 s; no silence was put there, so times are "
+                "earlier than its own",
+            },
+        }
+
+
+def test_of_a_usual_recording_nothing_is_told_of_its_sound() -> None:
+    for name in NAMES:
+        assert "sound" not in answer(name, whole_answer("नमस्कार"))
 
 
 def test_devanagari_is_sent_as_it_is() -> None:

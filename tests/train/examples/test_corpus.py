@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 from rich.console import Console
-from transformers import WhisperTokenizer
 
+from serve.engine.vocabulary import Vocabulary
 from train.config import TrainConfig
 from train.data.filters import read_drops
 from train.errors import DataError
@@ -90,8 +90,8 @@ def test_texts_that_the_decoder_cannot_write_whole_are_left_out_counted_and_name
 ):
     rows = [row(0, "पाऊस आला", "a"), row(1, "क " * 500, "a")]
     (wavs / "train.jsonl").write_text("\n".join(rows) + "\n", encoding="utf-8")
-    tokenizer = WhisperTokenizer.from_pretrained(str(whisper_base_dir))
-    corpus = leave_out_long_texts(load_corpus(config()), tokenizer)
+    vocabulary = Vocabulary.read(whisper_base_dir)
+    corpus = leave_out_long_texts(load_corpus(config()), vocabulary)
     assert [clip.text for clip in corpus.train] == ["पाऊस आला"] and len(corpus.valid) == 1
     assert corpus.log.counts == {"too many tokens": 1}
     corpus.log.report(Console(quiet=True), tmp_path / "left-out.jsonl")
@@ -99,7 +99,7 @@ def test_texts_that_the_decoder_cannot_write_whole_are_left_out_counted_and_name
     assert left_out.origin == f"{wavs}/train.jsonl:2" and "the decoder writes 443" in left_out.detail
     (wavs / "train.jsonl").write_text(rows[1] + "\n", encoding="utf-8")
     with pytest.raises(DataError, match="train_data: no clip can be used: too many tokens, in 1 of 1 rows"):
-        leave_out_long_texts(load_corpus(config()), tokenizer)
+        leave_out_long_texts(load_corpus(config()), vocabulary)
 
 
 def test_the_first_bad_row_of_test_data_ends_the_run_unless_its_source_says_otherwise(config, wavs):

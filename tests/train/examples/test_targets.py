@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 from transformers import WhisperTokenizer
 
+from serve.engine.vocabulary import MAX_CONTEXT_TOKENS, Vocabulary
 from train.errors import DataError
-from train.examples.targets import MAX_TOKENS, Sentence, TargetBuilder
+from train.examples.targets import Sentence, build_target, count_tokens
 
 START, MARATHI, TRANSCRIBE, NO_TIMESTAMPS, END, PREVIOUS = 50258, 50320, 50359, 50363, 50257, 50361
 SENTENCES = [
@@ -21,12 +22,12 @@ def tokenizer(whisper_base_dir):
 
 
 @pytest.fixture
-def build(tokenizer):
-    builder = TargetBuilder(tokenizer)
+def build(whisper_base_dir):
+    vocabulary = Vocabulary.read(whisper_base_dir)
 
     def make(sentences, **changes):
         options = {"language": "mr", "task": "transcribe", "timestamps": False, **changes}
-        return builder.build(sentences, **options)
+        return build_target(vocabulary, sentences, **options)
 
     return make
 
@@ -61,27 +62,32 @@ def test_silence_is_the_end_token_alone(build):
 
 
 def test_sentences_are_written_whole_or_refused_and_times_give_way_to_them(build, tokenizer):
-    words = [Sentence(text="the", start_s=n / 20, end_s=n / 20 + 0.04) for n in range(444)]
+    words = [Sentence(text="and", start_s=n / 20, end_s=n / 20 + 0.04) for n in range(444)]
     with_times, without, longest = (build(words[:n], timestamps=True) for n in (148, 149, 443))
-    assert len(with_times.tokens) == MAX_TOKENS and with_times.n_prompt == 3
+    assert len(with_times.tokens) == MAX_CONTEXT_TOKENS and with_times.n_prompt == 3
     assert without.tokens[: without.n_prompt] == [START, MARATHI, TRANSCRIBE, NO_TIMESTAMPS]
-    assert len(longest.tokens) == MAX_TOKENS and longest.tokens[-1] == END
-    assert tokenizer.decode(longest.tokens[4:-1]).split() == ["the"] * 443
+    assert len(longest.tokens) == MAX_CONTEXT_TOKENS and longest.tokens[-1] == END
+    assert tokenizer.decode(longest.tokens[4:-1]).split() == ["and"] * 443
     with pytest.raises(DataError, match="444 tokens; 443 can be written"):
         build(words)
 
 
-def test_tokens_are_counted_as_they_are_written(tokenizer):
-    builder = TargetBuilder(tokenizer)
+def test_tokens_are_counted_as_they_are_written(build, whisper_base_dir):
+    vocabulary = Vocabulary.read(whisper_base_dir)
     texts = ["आई घरी आहे", "internationalisation", "", "the", "ती म्हणाली, “चल!”"]
-    options = {"language": "mr", "task": "transcribe", "timestamps": False}
-    for text, n_tokens in zip(texts, builder.n_tokens(texts), strict=True):
+    for text, n_tokens in zip(texts, count_tokens(vocabulary, texts), strict=True):
         said = Sentence(text=text, start_s=0.0, end_s=1.0)
-        once, twice = (builder.build([said] * n, **options) for n in (1, 2))
+        once, twice = (build([said] * n) for n in (1, 2))
         assert len(once.tokens) - 5 <= n_tokens and len(twice.tokens) - 5 <= 2 * n_tokens
-    assert builder.n_tokens([]) == []
+    assert count_tokens(vocabulary, []) == []
 
 
 def test_language_and_task_are_written_as_asked(build, tokenizer):
     tokens = build(SENTENCES, language="hi", task="translate").tokens
     assert tokenizer.convert_ids_to_tokens(tokens[1:3]) == ["<|hi|>", "<|translate|>"]
+
+
+def test_texts_are_cut_into_the_tokens_of_whispers_own_tokenizer(build, tokenizer):
+    for text in ("आई घरी आहे, १२ वाजता!", "र\u200dया Oh, yes", " two  blanks"):
+        target = build([Sentence(text=text, start_s=0.0, end_s=1.0)])
+        assert target.tokens[target.n_prompt : -1] == tokenizer(text, add_special_tokens=False).input_ids

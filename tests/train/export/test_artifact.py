@@ -220,7 +220,7 @@ def test_an_adapter_of_another_base_model_is_not_trained_further(
     other = msgspec.structs.replace(manifest.base_model, fingerprint="0" * 64)
     write_manifest(exported, msgspec.structs.replace(manifest, base_model=other))
     config = tiny_config()
-    with pytest.raises(TrainConfigError, match="base_model is not the one"):
+    with pytest.raises(TrainConfigError, match="another base model"):
         continue_adapter(tiny_model(config), load_artifact(exported), tiny_base_dir, config)
 
 

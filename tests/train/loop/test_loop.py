@@ -66,7 +66,7 @@ class FailsAt(Collator):
 
 
 def failing_at(number, data):
-    failing = FailsAt(data.clips, data.config, data.features, data.tokenizer, augmented=True)
+    failing = FailsAt(data.clips, data.config, data.features, data.vocabulary, augmented=True)
     failing.number = number
     return failing
 

@@ -146,5 +146,5 @@ def test_each_definition_finds_its_own_values_in_the_output_of_a_run(
         found = [float(value) for value in re.findall(definition["Regex"], printed)]
         expected = [row[name] for row in rows if name in row and test_set in ("", row.get("set"))]
         assert found == pytest.approx(expected, rel=2e-3), definition
-        assert found or test_set == "test-other"
+        assert found or test_set == "test-other" or name == "distill_loss"  # nothing is distilled here
     assert (config.output_dir / "tensorboard").is_dir()

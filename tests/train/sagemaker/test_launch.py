@@ -1,4 +1,4 @@
-"""Training jobs: faults before money is spent, requests that AWS's own model accepts, and what they cost."""
+"""Training jobs: faults before money is spent, requests that AWS's own model accepts."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from serve.config.command_line import run_command
 from serve.errors import ConfigError
 from train.loop.metrics import MAX_DEFINITIONS, metric_definitions
 from train.sagemaker.launch import command
-from train.sagemaker.launch_request import Launch, describe_cost, expected_hours, training_request
+from train.sagemaker.launch_request import Launch, training_request
 
 REQUIRED = {
     "name": "marathi-1",
@@ -100,7 +100,6 @@ def test_hyperparameters_are_strings_and_channels_read_s3_as_they_go():
         ({"instance_type": "g5.xlarge"}, "--instance-type 'g5.xlarge'"),
         ({"subnet": ("subnet-1",)}, "--subnet and --security-group go together"),
         ({"test_set": tuple(f"set-{n}" for n in range(20))}, f"more than {MAX_DEFINITIONS} metrics"),
-        ({"audio_h": 3.0}, "--audio-h needs --audio-s-per-s"),
     ],
 )
 def test_what_would_be_refused_later_is_refused_now(changes, said):
@@ -128,30 +127,11 @@ def test_a_missing_flag_is_named(capsys):
     ]
 
 
-def test_cost_and_time_follow_from_price_machines_and_speed():
-    launch = Launch(
-        **REQUIRED,
-        instance_type="ml.g5.12xlarge",  # four GPUs
-        instances=2,
-        price_per_hour=5.0,
-        max_runtime_s=7_200,
-        audio_h=80.0,
-        audio_s_per_s=10.0,
-        hyperparameter=("epochs=2",),
-    )
-    assert expected_hours(launch) == pytest.approx(80 * 2 / (10 * 8))
-    assert "at most 20.00 USD for 2.0 h" in describe_cost(launch)
-    assert "about 2.0 h, 20.00 USD" in describe_cost(launch)
-    assert "not known; --price-per-hour" in describe_cost(Launch(**REQUIRED, instance_type="ml.x9.large"))
-
-
-def test_a_dry_run_prints_the_request_and_the_estimate_apart(capsys):
+def test_a_dry_run_prints_the_request_alone(capsys):
     assert run_command(command, [*FLAGS, "--dry-run"]) == 0
     said = capsys.readouterr()
     (request,) = json.loads(said.out)
-    assert request["operation"] == "CreateTrainingJob" and said.err.startswith(
-        "estimate: 1 x ml.g5.xlarge at"
-    )
+    assert request["operation"] == "CreateTrainingJob" and said.err == ""
 
 
 def test_moto_takes_the_job(monkeypatch):

@@ -1,1 +1,1 @@
-"""Marathi text -> synthetic voices -> clips and manifests."""
+"""Marathi text -> synthetic voices -> clips and manifests. Knows no model."""

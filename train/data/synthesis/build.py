@@ -28,6 +28,7 @@ import torch
 
 from serve.audio.samples import SAMPLE_RATE
 from serve.config.progress import progress_bar
+from serve.model.durable_write import put_in_place, write_whole
 from train.data.synthesis import voices
 from train.data.synthesis.conditions import CONDITIONS, write_condition, write_no_speech
 from train.data.synthesis.plan import Sizes, Utterance, plan_corpus
@@ -97,10 +98,7 @@ class _Stretch:
 def _write_manifests(output_dir: Path, rows: dict[str, list[str]]) -> None:
     """Write each manifest whole or not at all: training may read it meanwhile."""
     for split, lines in rows.items():
-        manifest = output_dir / f"{split}.jsonl"
-        part = manifest.with_suffix(f".{os.getpid()}.part")
-        part.write_text("".join(lines), encoding="utf-8")
-        part.replace(manifest)
+        write_whole(output_dir / f"{split}.jsonl", "".join(lines).encode())
 
 
 def _write_clip(utterance: Utterance, clips: Path) -> float | None:
@@ -113,7 +111,7 @@ def _write_clip(utterance: Utterance, clips: Path) -> float | None:
         return None
     part = path.with_suffix(f".{os.getpid()}.part")
     soundfile.write(part, samples, SAMPLE_RATE, format="FLAC", subtype="PCM_16")
-    part.replace(path)
+    put_in_place(part, path)
     return len(samples) / SAMPLE_RATE
 
 

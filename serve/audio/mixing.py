@@ -1,0 +1,199 @@
+"""Channels -> one, so that what is said is heard: by the layout, and without channels that cancel each other.
+
+In surround sound people speak from the centre, and the subwoofer holds no speech. In a pair of which one
+channel was turned over (a plug wired the wrong way round), a plain average is silence: where a mix holds far
+less than its channels do, the channels that cancel the others are turned back. Turning a channel over
+changes nothing that an ear or a model hears in it, so a turn in the midst of a word is no seam. Blocks of any
+size give what the whole would give. Knows no container.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+
+from serve.audio.recording import MixReport, Recording, SoundReport
+from serve.audio.samples import SAMPLE_RATE, Samples
+
+HOP_S = 0.1  # the mix is looked at this often, before it is handed out
+FADE_S = 0.005  # over which a channel turns over
+CANCELLED_SHARE = 0.1  # of the energy that unrelated channels would give: below it they cancel each other
+QUIETEST = 1e-9  # mean square of sound worth looking at: -90 dB
+
+# Where the speakers of WAVEFORMATEXTENSIBLE stand, by the bits of its mask; ffmpeg has the same.
+SPEAKERS = (
+    *("FL", "FR", "FC", "LFE", "BL", "BR", "FLC", "FRC", "BC", "SL", "SR"),
+    *("TC", "TFL", "TFC", "TFR", "TBL", "TBC", "TBR"),
+)
+FRONT = frozenset({"FL", "FR", "FLC", "FRC"})
+STEREO = 0x003
+LAYOUT_NAMES = {
+    STEREO: "stereo",
+    0x00B: "2.1",
+    0x007: "3.0",
+    0x033: "quad",
+    0x603: "quad",
+    0x107: "4.0",
+    0x037: "5.0",
+    0x607: "5.0",
+    0x03F: "5.1",
+    0x60F: "5.1",
+    0x13F: "6.1",
+    0x70F: "6.1",
+    0x63F: "7.1",
+    0x0FF: "7.1",
+}
+
+Weights = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where the channels of a recording are meant to be heard."""
+
+    n_channels: int
+    mask: int = 0
+    """Speakers in order of the channels, as `SPEAKERS` counts bits; 0 where nothing is said."""
+
+    def __post_init__(self) -> None:
+        """Take two channels of which nothing is said for a pair."""
+        if self.n_channels == 2 and not self.mask:
+            object.__setattr__(self, "mask", STEREO)
+
+    @property
+    def speakers(self) -> tuple[str, ...]:
+        """Name of each channel's speaker; empty where the mask does not name one for each."""
+        names = tuple(
+            SPEAKERS[bit] if bit < len(SPEAKERS) else f"speaker {bit}"
+            for bit in range(self.mask.bit_length())
+            if self.mask >> bit & 1
+        )
+        return names if len(names) == self.n_channels else ()
+
+    @property
+    def name(self) -> str:
+        """The layout in a word, for people."""
+        if not self.speakers:
+            return f"{self.n_channels} channels"
+        return LAYOUT_NAMES.get(self.mask, "+".join(self.speakers))
+
+    def weights(self) -> Weights:
+        """Return the share of each channel in the mix, (n_channels,), together 1.
+
+        The centre leads: the others are to be heard where it is silent, and must not drown it.
+        """
+        if self.speakers:
+            weights = np.array(self._by_speaker(), dtype=np.float32)
+        elif self.n_channels in (6, 8):  # 5.1 and 7.1, most likely; if not, no channel may be lost
+            weights = np.full(self.n_channels, 0.25, dtype=np.float32)
+            weights[2] = 1.0
+        else:
+            weights = np.ones(self.n_channels, dtype=np.float32)
+        if not weights.any():
+            weights[:] = 1.0
+        shares: Weights = weights / weights.sum()
+        return shares
+
+    def _by_speaker(self) -> list[float]:
+        has_centre = "FC" in self.speakers
+        front, others = (0.25, 0.125) if has_centre else (1.0, 0.5)
+        known = {"FC": 1.0, "LFE": 0.0} | dict.fromkeys(FRONT, front)
+        return [known.get(speaker, others) for speaker in self.speakers]
+
+
+class Mixer:
+    """Mixes one stream of channels into one."""
+
+    def __init__(self, layout: Layout, sample_rate: int) -> None:
+        self._layout = layout
+        self._weights = layout.weights()
+        self._signs = np.ones(layout.n_channels, dtype=np.float32)
+        self._turned: set[int] = set()
+        self._hop = max(1, int(HOP_S * sample_rate))
+        self._fade = np.linspace(0, 1, max(1, int(FADE_S * sample_rate)), dtype=np.float32)[:, None]
+        self._pending = np.zeros((0, layout.n_channels), dtype=np.float32)
+
+    def push(self, frames: Samples) -> Samples:
+        """Return the (n_samples,) that can be told once these (n_samples, n_channels) have come."""
+        if self._layout.n_channels == 1:
+            return frames[:, 0]
+        frames = np.concatenate([self._pending, frames]) if len(self._pending) else frames
+        n_whole = len(frames) - len(frames) % self._hop
+        self._pending = frames[n_whole:].copy()
+        return self._mixed(frames[:n_whole], self._hop)
+
+    def flush(self) -> Samples:
+        """Return the last samples of the mix."""
+        rest, self._pending = self._pending, self._pending[:0]
+        return self._mixed(rest, len(rest))
+
+    @property
+    def report(self) -> MixReport | None:
+        """What was done, as far as the stream has come; None where nothing is worth a word."""
+        if self._layout.n_channels <= 2 and not self._turned:
+            return None
+        turned = tuple(sorted(channel + 1 for channel in self._turned))
+        weights = [round(float(weight), 3) for weight in self._weights]
+        return MixReport(layout=self._layout.name, weights=tuple(weights), turned=turned)
+
+    def _mixed(self, frames: Samples, hop: int) -> Samples:
+        """Mix whole hops, each (hop, n_channels), with the signs that fit it."""
+        if not len(frames):
+            return np.zeros(0, dtype=np.float32)
+        weighted = (frames * self._weights).reshape(-1, hop, self._layout.n_channels)
+        products = weighted.transpose(0, 2, 1) @ weighted  # of each two channels, (n_hops, n, n)
+        apart = np.trace(products, axis1=1, axis2=2)
+        mixed = np.empty((len(weighted), hop), dtype=np.float32)
+        first = 0
+        while first < len(weighted):
+            together = np.einsum("hij,i,j->h", products[first:], self._signs, self._signs)
+            cancels = (together < CANCELLED_SHARE * apart[first:]) & (apart[first:] > QUIETEST * hop)
+            n_kept = int(np.argmax(cancels)) if cancels.any() else len(cancels)
+            mixed[first : first + n_kept] = weighted[first : first + n_kept] @ self._signs
+            first += n_kept
+            if first < len(weighted):
+                mixed[first] = self._turning(weighted[first], products[first])
+                first += 1
+        return mixed.reshape(-1)
+
+    def _turning(self, weighted: Samples, products: Samples) -> Samples:
+        """Mix a hop whose channels cancel each other under the present signs, and take better ones."""
+        before, self._signs = self._signs, _agreeing_signs(products)
+        if float(self._signs @ before) < 0:  # as many as possible stay as they are
+            self._signs = -self._signs
+        self._turned |= {int(channel) for channel in np.flatnonzero(self._signs < 0)}
+        mixed: Samples = weighted @ self._signs
+        fade = self._fade[: len(weighted)]
+        signs = before + fade * (self._signs - before)
+        mixed[: len(fade)] = np.sum(weighted[: len(fade)] * signs, axis=1)
+        return mixed
+
+
+def _agreeing_signs(products: Samples) -> Weights:
+    """Turn each channel, the strongest first, so that it adds to those before it."""
+    order = np.argsort(-np.diagonal(products), kind="stable")
+    signs = np.zeros(len(products), dtype=np.float32)
+    for channel in order:
+        signs[channel] = -1.0 if float(products[channel] @ signs) < 0 else 1.0
+    return signs
+
+
+def mix_channels(recording: Recording) -> Recording:
+    """Return a recording with its channels mixed into one. The one given must not be read any more."""
+    if recording.n_channels == 1:
+        return recording
+    mixer = Mixer(Layout(recording.n_channels), SAMPLE_RATE)
+
+    def blocks() -> Iterator[Samples]:
+        for block in recording.blocks():
+            yield mixer.push(block.T)[None]
+        yield mixer.flush()[None]
+
+    def report() -> SoundReport | None:
+        before, mix = recording.report, mixer.report
+        return before if mix is None else replace(before or SoundReport(), mix=mix)
+
+    return Recording(blocks(), duration_s=recording.duration_s, report=report)

@@ -1,0 +1,62 @@
+"""How long modules and functions may be."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+MOST_LINES = 400
+MOST_FUNCTION_LINES = 60
+LONG_FUNCTION_LINES = 40
+ONE_LONG_IN = 50
+
+BEING_CUT = ("serve/audio/",)
+"""Files with modules or functions still to be cut; this list only becomes shorter."""
+
+
+def sources() -> list[Path]:
+    """Return every Python file of serve, train and bench."""
+    return sorted(path for folder in ("serve", "train", "bench") for path in (ROOT / folder).rglob("*.py"))
+
+
+def functions(path: Path) -> Iterator[tuple[str, int]]:
+    """Yield (`FILE:NAME`, lines) of every function of a file, its signature and docstring included."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            assert node.end_lineno is not None
+            yield f"{path.relative_to(ROOT)}:{node.name}", node.end_lineno - node.lineno + 1
+
+
+def too_long(paths: list[Path]) -> list[str]:
+    """Return what is longer than it may be."""
+    modules = [f"{path.relative_to(ROOT)}: {n}" for path in paths if (n := n_lines(path)) > MOST_LINES]
+    long = [f"{name}: {n}" for path in paths for name, n in functions(path) if n > MOST_FUNCTION_LINES]
+    return modules + long
+
+
+def n_lines(path: Path) -> int:
+    """Return the lines of a file."""
+    return len(path.read_text(encoding="utf-8").splitlines())
+
+
+def test_no_module_and_no_function_is_too_long():
+    assert too_long([path for path in sources() if not is_being_cut(path)]) == []
+
+
+def is_being_cut(path: Path) -> bool:
+    """Tell whether a file is on the list."""
+    return str(path.relative_to(ROOT)).startswith(BEING_CUT)
+
+
+def test_only_files_that_are_too_long_are_still_being_cut():
+    for start in BEING_CUT:
+        files = [path for path in sources() if str(path.relative_to(ROOT)).startswith(start)]
+        assert too_long(files), f"{start} needs no excuse any more"
+
+
+def test_at_most_one_function_in_fifty_is_long():
+    lengths = {name: n for path in sources() if not is_being_cut(path) for name, n in functions(path)}
+    long = sorted((n, name) for name, n in lengths.items() if n > LONG_FUNCTION_LINES)
+    assert len(long) * ONE_LONG_IN <= len(lengths), f"of {len(lengths)}: {long}"
