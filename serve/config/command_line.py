@@ -33,7 +33,7 @@ COMPLETION_VARIABLE = "_SHROTA_COMPLETE"
 WIDTH = 110
 """Longest line of a help text, in letters."""
 
-_WORDS = "words"
+_WORDS = "_words"  # no flag has this name: a setting may be called words
 _DOT = "__"  # of a dotted key, in the names of parameters, which must be identifiers
 
 
