@@ -129,7 +129,7 @@ def _keys_of(cls: Hashable, prefix: str) -> dict[str, Key]:
     for field in dataclasses.fields(cls):
         kind, name = hints[field.name], prefix + field.name
         if dataclasses.is_dataclass(kind):
-            keys |= _keys_of(kind, f"{name}.")
+            keys |= _keys_of(typing.cast(Hashable, kind), f"{name}.")
             continue
         default = field.default
         if field.default_factory is not dataclasses.MISSING:
