@@ -21,7 +21,7 @@ RUNTIMES = {
     *("ctranslate2", "onnxruntime", "openvino", "silero_vad"),
 }
 RUNTIMES_OUTSIDE_THE_ENGINE = {
-    "serve.audio.resampling": {"torch", "torchaudio"},
+    "serve.audio.samples": {"torch", "torchaudio"},
     "serve.audio.segmentation": {"onnxruntime", "silero_vad"},  # the detector of speech
 }
 TRAIN_EXTRAS = ("train", "hub", "s3", "aws")

@@ -35,8 +35,7 @@ from serve.audio.framing import (
 from serve.audio.mixing import Layout, Mixer
 from serve.audio.mpeg import find_bare_stream, find_mpeg_frames
 from serve.audio.recording import Recording, SoundReport, Track
-from serve.audio.resampling import Resampler
-from serve.audio.samples import SAMPLE_RATE, FullScale, Samples, without_wild_values
+from serve.audio.samples import SAMPLE_RATE, FullScale, Resampler, Samples, without_wild_values
 from serve.audio.tracks import wanted_tracks
 from serve.errors import AudioTooLong, ConfigError, EmptyAudio, UndecodableAudio
 

@@ -18,8 +18,7 @@ import numpy as np
 import soundfile
 
 from serve.audio.mixing import Layout, Mixer
-from serve.audio.resampling import Resampler
-from serve.audio.samples import FullScale, Samples, without_wild_values
+from serve.audio.samples import FullScale, Resampler, Samples, without_wild_values
 
 Encoding = Literal["pcm_s16le", "pcm_f32le", "mulaw", "alaw"]
 

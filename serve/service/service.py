@@ -307,7 +307,7 @@ class Service:
         seconds = round(time.monotonic() - started, 1)
         _log.info("model.ready", adapter=facts.adapter_name, language=facts.language, load_s=seconds)
 
-        from serve.audio.resampling import load_resampler
+        from serve.audio.samples import load_resampler
 
         load_resampler()  # behind the ready sign: only recordings of other rates than 16 kHz wait for it
 

@@ -17,8 +17,7 @@ import torch
 import torchaudio.functional
 
 from serve.audio.decode import BLOCK_S, HEAD_S, AudioLimits, decode_audio, open_audio
-from serve.audio.resampling import Resampler
-from serve.audio.samples import SAMPLE_RATE
+from serve.audio.samples import SAMPLE_RATE, Resampler
 from serve.errors import AudioError, AudioTooLong, ConfigError, EmptyAudio, UndecodableAudio
 
 LIMITS = AudioLimits(max_audio_s=600.0, ffmpeg_timeout_s=60.0)

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from serve.audio.pcm import PcmFormat, PcmStream
-from serve.audio.resampling import Resampler
+from serve.audio.samples import Resampler
 
 
 def tone(sample_rate, duration_s=1.0):
