@@ -32,8 +32,8 @@ from train.data.specs import parse_spec  # noqa: E402
 from train.report.results import EVALUATION  # noqa: E402
 
 KINDS = ("neural", "people", "synthesis")
-DECODER = ("--encoder", "{rank: 0}")
-WHOLE = ("--encoder", "{}", "--decoder", "{}")
+DECODER = ("--encoder.rank", "0")
+WHOLE = ("--encoder.rank", "null", "--decoder.rank", "null")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -22,7 +22,7 @@ SHELLS = {"sh", "bash", "shell", "console"}
 MEASURED = re.compile(
     r"\d\s?%|\d\s?(?:x|×) real time|\b(?:WER|CER|RTF)\b\D{0,20}\d|\d\s?(?:ms|clips/s|samples/s)\b"
 )
-REMAKES = re.compile(r"\bmake [a-z]|\bpython (?:-m )?[a-z]")
+REMAKES = re.compile(r"\bmake [a-z]|\bshrota [a-z]|\bpython (?:-m )?[a-z]")
 
 every_document = pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
 
