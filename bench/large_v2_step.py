@@ -149,7 +149,7 @@ def measure(directory: Path) -> dict[str, object]:
         step=1, total_steps=1, trained_s=step_s, samples=N_CLIPS, skipped_batches=0, finished=True
     )
     artifact_dir = export_artifact(model, base_dir, config, outcome, ["नमस्कार"])
-    check_reload(model, artifact_dir, base_dir)
+    check_reload(model, artifact_dir, base_dir, config)
     adapter = artifact_dir / "adapter" / "adapter_model.safetensors"
     return {
         "trainable_parameters": N_TRAINABLE,
@@ -167,7 +167,7 @@ def measure(directory: Path) -> dict[str, object]:
     }
 
 
-def check_reload(model: PeftModel, artifact_dir: Path, base_dir: Path) -> None:
+def check_reload(model: PeftModel, artifact_dir: Path, base_dir: Path, config: TrainConfig) -> None:
     """Load the exported adapter back into the model, where it must be what was trained, to fp16."""
     from serve.model.artifact import load_artifact
 
@@ -177,7 +177,7 @@ def check_reload(model: PeftModel, artifact_dir: Path, base_dir: Path) -> None:
     assert any(p.abs().max() > 0 for name, p in trained.items() if "lora_B" in name)
     for parameter in (p for p in model.parameters() if p.requires_grad):
         torch.nn.init.zeros_(parameter)
-    continue_adapter(model, load_artifact(artifact_dir), base_dir)
+    continue_adapter(model, load_artifact(artifact_dir), base_dir, config)
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             torch.testing.assert_close(parameter, trained[name].half().float(), msg=name)

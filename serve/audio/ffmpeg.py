@@ -114,10 +114,9 @@ def open_with_ffmpeg(
         tracks = child.listing().tracks
         chosen = None
         if len(tracks) > 1 or (tracks and track is not None):
+            stack.close()  # children share one place in the file: only one may read at a time
             chosen = _chosen(body, container, limits, wanted_tracks(tracks, track))
-            if chosen.number != number:
-                stack.close()
-                child = stack.enter_context(_started(body, container, limits, chosen.number))
+            child = stack.enter_context(_started(body, container, limits, chosen.number))
         yield _output(child, container, chosen)
 
 

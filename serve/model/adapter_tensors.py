@@ -79,8 +79,10 @@ def stored_names(weights: Path) -> dict[str, str]:
     """Return the tensors of a file by the names that peft gives them, and how the file calls each.
 
     Raises:
-        ArtifactError: It is no whole safetensors file, or calls two tensors alike.
+        ArtifactError: It is missing, is no whole safetensors file, or calls two tensors alike.
     """
+    if not weights.is_file():
+        raise ArtifactError(weights, "is missing")
     try:
         with safe_open(weights, framework="np") as tensors:
             names = list(tensors.keys())

@@ -21,7 +21,7 @@ from serve.errors import ClientError, ConfigError
 from serve.remote.call import Call, build_payload
 from serve.remote.client import command, show_events, whole_lines
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 TEXT = "घर लाल आहे"
 
 
@@ -98,14 +98,14 @@ def test_a_service_is_called_without_boto3_and_shows_the_same_text_plain_and_str
         url = str(client.base_url)
         plain = call(url)
         streamed = call(url, "--mode", "stream", "--option", "language=mr")
-        refused = call(url, "--option", "colour=red")
+        refused = call(url, "--option", "temperature=hot")
         subtitles = call(url, "--accept", "text/vtt")
         live = call(url, "--mode", "bidirectional", "--pace", "0")
         wrong = call(url, "--mode", "bidirectional", "--option", "colour=red")
     assert plain.returncode == 0 and plain.stdout.strip(), plain.stderr
     assert streamed.stdout.split() == plain.stdout.split()
     assert subtitles.stdout.startswith("WEBVTT")
-    assert refused.returncode == 1 and "status 400" in refused.stderr and "colour" in refused.stderr
+    assert refused.returncode == 1 and "status 400" in refused.stderr and "temperature" in refused.stderr
     assert live.returncode == 0 and live.stdout.strip(), live.stderr
     assert wrong.returncode == 1 and "unsupported_option" in wrong.stderr and "colour" in wrong.stderr
 
