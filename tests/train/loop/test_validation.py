@@ -41,10 +41,11 @@ def test_each_source_counts_the_same_however_many_clips_it_has(tiny_config, tiny
     data = tiny_collator(config, augmented=False)
     model = tiny_model(config)
     few, many = data.clips[:2], data.clips[2:]
+    n_few, n_many = data.n_tokens[:2], data.n_tokens[2:]
     apart = []
-    for clips in (few, many):
-        data.clips = clips
+    for data.clips, data.n_tokens in ((few, n_few), (many, n_many)):
         apart.append(Validation(data, config, CPU).look(model).loss)
+    data.n_tokens = n_few + n_many
     data.clips = [structs.replace(clip, source="people") for clip in few] + [
         structs.replace(clip, source="machines") for clip in many
     ]
