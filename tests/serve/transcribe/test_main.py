@@ -17,7 +17,7 @@ from serve.service.loading import load_pipeline
 from serve.transcribe.__main__ import MODEL_FLAGS
 from serve.transcript.formats import FORMATS
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 SAMPLE = ROOT / "tests" / "data" / "sample-mr.flac"
 ENVIRON = {name: value for name, value in os.environ.items() if not name.startswith("SHROTA_")}
 
