@@ -21,7 +21,7 @@ from serve.errors import ClientError, ConfigError
 from serve.remote.call import Call, build_payload
 from serve.remote.client import command, show_events, whole_lines
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 TEXT = "घर लाल आहे"
 
 

@@ -27,7 +27,7 @@ from serve.service.loading import load_pipeline
 from train.errors import ExportError
 from train.export.merged import export_merged, find_base, write_checkpoint
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 SHIPPED = ROOT / "model_artifacts" / "whisper-base-mr"
 SAMPLE = ROOT / "tests" / "data" / "sample-mr.flac"
 CT2_FILES = {

@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 
 from train.config import dump_config
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 ALONE = [sys.executable]
 PAIR = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
 

@@ -25,7 +25,7 @@ from serve.transcript.events import End
 from train.loop.checkpoint import newest_checkpoint, read_checkpoint
 from train.loop.metrics import METRICS, metric_definitions
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 HANG_S = 1_800  # a job takes seconds; what is not done after half an hour hangs
 CHANNEL = {
     "TrainingInputMode": "FastFile",
