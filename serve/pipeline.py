@@ -334,18 +334,12 @@ class Pipeline:
         return (given, None) if decoding.language else settle_window(given, decoder.detect_language)
 
     def warm_up(self, decoder: Decoder) -> None:
-        """Decode a second of noise, so that the first request finds everything loaded.
-
-        Raises:
-            ServiceError: The engine failed.
-        """
+        """Decode a second of noise, so that the first request finds everything loaded."""
         facts = self.facts
         noise = np.random.default_rng(0).normal(0, 0.01, SAMPLE_RATE).astype(np.float32)
         find_speech(noise)
-        tuned = facts.adapter_name is not None
-        options = DecodingOptions(
-            language=facts.language, adapter=facts.adapter_key if tuned else None, max_new_tokens=4
-        )
+        adapter = None if facts.adapter_name is None else facts.adapter_key
+        options = DecodingOptions(language=facts.language, adapter=adapter, max_new_tokens=4)
         window_s = window_length_s(len(noise), facts.margin_s) if facts.dynamic else MAX_WINDOW_S
         given = EngineInput(log_mel=self.features.log_mel(noise, window_s), options=options)
         if options.language is None:
