@@ -16,7 +16,7 @@ from train.data.manifest import load_samples, read_manifest
 
 FIELDS = ("audio", "text", "language", "duration_s", "voice", "kind", "source")
 NEURAL = {"train-neural", "valid-neural", "test-neural"}
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[4]
 
 
 def build(directory, *options):
