@@ -131,6 +131,7 @@ def command_of(
         "max_steps": str(of["steps"]),
         "max_eval_clips": str(of["max_eval_clips"]),
         **dict.fromkeys(("publish_to", "continue_from"), "null"),
+        "continue_blocks": "encoder,decoder",
         **dict.fromkeys(("export_formats", "distill_data"), "[]"),
         **dict.fromkeys(("evaluate_base", "export_best", "tensorboard"), "false"),
         **dict.fromkeys(("eval_every_steps", "valid_clips", "early_stopping_evals", "distill_weight"), "0"),
