@@ -20,7 +20,7 @@ from train.evaluate.scoring import score
 ROOT = Path(__file__).parents[1]
 ARTIFACT = ROOT / "model_artifacts" / "whisper-base-mr"
 SAMPLE = ROOT / "tests" / "data" / "sample-mr.flac"  # a sentence and a voice that training never met
-SAMPLE_TEXT = "पुढच्या आठवड्यात आम्ही कोकणात जाण्याचा बेत आखलाय"
+SAMPLE_TEXT = "राजा असतो तर कर माफ करून टाकला असता"
 
 ENCODINGS = {
     "wav": ("audio/wav", ["-f", "wav"]),

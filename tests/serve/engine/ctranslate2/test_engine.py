@@ -20,7 +20,7 @@ from serve.model.artifact import load_artifact
 
 WHOLE = DecodingOptions(language="mr", adapter=SERVED_ADAPTER)
 MARATHI = replace(WHOLE, max_new_tokens=12)
-SAMPLE_TEXT = "पुढच्या आठवड्यात आम्ही कोकणात जाण्याचा बेत आखलाय"
+SAMPLE_TEXT = "राजा असतो तर कर माफ करून टाकला असता"
 
 
 @pytest.fixture(scope="module")
