@@ -14,7 +14,7 @@ from serve.engine.fallback import (
     is_believable,
 )
 
-MARATHI = "राजा असतो तर कर माफ करून टाकला असता आणि तिथे चार दिवस राहणार आहोत"
+MARATHI = "पुढच्या आठवड्यात आम्ही कोकणात जाण्याचा बेत आखलाय आणि तिथे चार दिवस राहणार आहोत"
 ENGLISH = "next week we are planning to go to the coast and to stay there for four days or so"
 GREEDY = DecodingOptions(language="mr")
 GOOD = Hypothesis(

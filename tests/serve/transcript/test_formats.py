@@ -262,7 +262,7 @@ def parsed_cues(text: str) -> list[tuple[str, str, list[str]]]:
 
 
 def test_a_long_segment_becomes_several_cues_of_two_lines() -> None:
-    long = segment(0, "राजा असतो तर कर माफ करून टाकला असता " * 5, start_s=3.0, end_s=21.0)
+    long = segment(0, "पुढच्या आठवड्यात आम्ही कोकणात जाण्याचा बेत आखलाय " * 5, start_s=3.0, end_s=21.0)
 
     for name in ("srt", "vtt"):
         cues = parsed_cues(answer(name, [Start(duration_s=30.0), long]))

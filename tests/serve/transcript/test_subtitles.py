@@ -11,7 +11,7 @@ from serve.errors import ConfigError
 from serve.transcript.events import Segment, Word
 from serve.transcript.subtitles import Cue, CueRules, Subtitler
 
-SENTENCE = "राजा असतो तर कर माफ करून टाकला असता."
+SENTENCE = "पुढच्या आठवड्यात आम्ही कोकणात जाण्याचा बेत आखलाय."
 RULES = CueRules()
 MS = 1000
 
