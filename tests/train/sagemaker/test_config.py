@@ -26,7 +26,7 @@ def job(tmp_path, **hyperparameters):
 
 def test_names_that_the_platform_adds_are_passed_over(tmp_path):
     tuning = job(tmp_path, **OF_THE_PLATFORM, config="smoke", epochs='"0.5"', lora_rank="8")
-    config = resolve_config(tuning, [], {}).train
+    config = resolve_config(tuning, {}, {}).train
     assert (config.epochs, config.lora_rank) == (0.5, 8)
     variables = sagemaker_variables(tuning, n_gpus=0, n_cpus=1)
     assert set(json.loads(variables["SM_HPS"])) == {"config", "epochs", "lora_rank"}
@@ -35,7 +35,7 @@ def test_names_that_the_platform_adds_are_passed_over(tmp_path):
 
 def test_ours_are_checked_all_the_same(tmp_path):
     with pytest.raises(TrainConfigError) as refused:
-        resolve_config(job(tmp_path, **OF_THE_PLATFORM, config="smoke", lora_rang="8", tuning="1"), [], {})
+        resolve_config(job(tmp_path, **OF_THE_PLATFORM, config="smoke", lora_rang="8", tuning="1"), {}, {})
     text = str(refused.value)
     assert "'lora_rang'" in text and "'tuning'" in text and "_tuning" not in text and "sagemaker_" not in text
 
