@@ -28,6 +28,7 @@ from rich.console import Console  # noqa: E402
 from rich.table import Table  # noqa: E402
 
 from bench.serving.machine import machine_facts  # noqa: E402
+from train.config import BLOCKS  # noqa: E402
 from train.data.specs import parse_spec  # noqa: E402
 from train.report.results import EVALUATION  # noqa: E402
 
@@ -131,7 +132,7 @@ def command_of(
         "max_steps": str(of["steps"]),
         "max_eval_clips": str(of["max_eval_clips"]),
         **dict.fromkeys(("publish_to", "continue_from"), "null"),
-        "continue_blocks": "encoder,decoder",
+        "continue_blocks": _listed(BLOCKS),
         **dict.fromkeys(("export_formats", "distill_data"), "[]"),
         **dict.fromkeys(("evaluate_base", "export_best", "tensorboard"), "false"),
         **dict.fromkeys(("eval_every_steps", "valid_clips", "early_stopping_evals", "distill_weight"), "0"),
