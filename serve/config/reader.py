@@ -4,9 +4,9 @@ A program's settings are a frozen dataclass, whose attribute docstrings are its 
 (`serve.config.sources`) gives a layer: a mapping of keys to what it holds and how a person finds it there.
 Layers are merged, the stronger last, and `read_dataclass` makes the dataclass of them. Knows no program.
 
-pydantic-settings does most of this. It is not used because its import alone would take a good part of the second
-that the service takes from its start to its first answer, and because it stops before the rules of `__post_init__`
-where any value is unreadable, so that a person would be told of the faults in two turns.
+pydantic-settings does most of this. It is not used because its import alone would take a good part of the
+second that the service takes from its start to its first answer, and because it stops before the rules of
+`__post_init__` where any value is unreadable, so that a person would be told of the faults in two turns.
 """
 
 from __future__ import annotations
