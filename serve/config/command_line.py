@@ -2,8 +2,8 @@
 
 A command has options, all of them text to click, so that `read` can name every wrong one at once, and `run`,
 which does the work. What either needs is imported when it is called: a look at --help loads no model runtime.
-click is what the service imports anyway, by way of litestar; typer, cyclopts, jsonargparse and tyro would come
-on top, and end at the first fault.
+click is what the service imports anyway, by way of litestar; typer, cyclopts, jsonargparse and tyro would
+come on top, and end at the first fault.
 
 Exit status: 0 when it went well, 1 with a sentence for each fault on standard error, 2 for words on the
 command line that are no options, 130 when interrupted.
