@@ -85,7 +85,8 @@ def test_requests_side_by_side_have_the_text_that_each_has_alone(pipeline, clips
 
 
 def test_each_line_of_a_telephone_call_is_heard(pipeline, clips):
-    sentence, silence = clips[0], np.zeros_like(clips[0])
+    sentence = np.pad(clips[0], 8_000)  # half a second before the other answers
+    silence = np.zeros_like(sentence)
     lines = np.stack([np.concatenate([sentence, silence]), np.concatenate([silence, sentence])], axis=1)
     body = io.BytesIO()
     soundfile.write(body, lines[::2], 8_000, format="WAV", subtype="ULAW")

@@ -106,7 +106,7 @@ def test_a_film_whose_sound_begins_late_has_its_subtitles_late(client, tmp_path)
 
     assert character_error_rate(transcript["text"]) < 0.2
     assert transcript["segments"][0]["start"] == pytest.approx(5.0, abs=0.2)
-    assert transcript["duration_s"] == pytest.approx(9.0, abs=0.2)
+    assert transcript["duration_s"] == pytest.approx(8.3, abs=0.2)
     assert transcript["sound"]["clock"]["starts_at"] == pytest.approx(5.0, abs=0.1)
 
 
