@@ -7,7 +7,7 @@ engine keeps of a window for its next call.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
@@ -23,6 +23,9 @@ EngineName = Literal["auto", "ctranslate2", "transformers"]
 
 SERVED_ADAPTER = "served"
 """Key of the adapter that an engine is loaded with."""
+
+LanguageProbs = Mapping[str, float]
+"""Language code -> its probability, for every language of the base model; they sum to 1."""
 
 LogMel = npt.NDArray[np.float32]
 """Log-mel spectrogram of a window, (n_mels, n_frames); 100 frames a second, an even number, at most 3,000."""
@@ -204,11 +207,11 @@ class Engine(Protocol):
             EngineError: The runtime failed.
         """
 
-    def detect_language(self, windows: Sequence[EngineInput]) -> list[tuple[str, float]]:
-        """Return the likeliest language of each window, and its probability.
+    def detect_language(self, windows: Sequence[EngineInput]) -> list[LanguageProbs]:
+        """Return how probable the base model finds each language in each window.
 
         Args:
-            windows: 30 s long each, in which the base model was trained to tell languages apart.
+            windows: All of one length, that of its own training or that of the adapter's.
 
         Raises:
             EngineError: The runtime failed.

@@ -22,7 +22,7 @@ from typing import Any, NoReturn
 
 import structlog
 
-from serve.engine import BatchSize, Engine, EngineInput, Hypothesis
+from serve.engine import BatchSize, Engine, EngineInput, Hypothesis, LanguageProbs
 from serve.engine.fair_queue import Call, FairQueue, Line
 from serve.engine.fallback import Trial
 from serve.engine.figures import Queue, Totals
@@ -31,11 +31,11 @@ from serve.errors import EngineError, NotReady, Overloaded, RequestTimeout, Serv
 WINDOWS_AHEAD = 8
 """Windows of one request that exist at a time for each worker; their features take up to 1 MB each."""
 
-Answer = Hypothesis | tuple[str, float]
-"""Text of a window, or its language and the probability of that."""
+Answer = Hypothesis | LanguageProbs
+"""Text of a window, or the probabilities of its languages."""
 
 LANGUAGE = "language"
-"""Kind of the calls that ask for a language."""
+"""Kind, with the windows' length, of the calls that ask for a language."""
 
 _log = structlog.get_logger(__name__)
 
@@ -105,15 +105,15 @@ class Ticket(AbstractContextManager["Ticket"]):
                     return
             yield self._result(ahead.popleft())
 
-    def detect_language(self, window: EngineInput) -> tuple[str, float]:
-        """Return the likeliest language of a window of 30 s, and its probability.
+    def detect_languages(self, windows: Sequence[EngineInput]) -> list[LanguageProbs]:
+        """Return how probable each language is in each window.
 
         Raises:
             RequestTimeout: The request's time is over.
             ServiceError: The engine failed, or the ticket was cancelled with that error.
         """
-        found: tuple[str, float] = self._result(self._scheduler._enqueue(self, window, None))
-        return found
+        asked = [self._scheduler._enqueue(self, window, None) for window in windows]
+        return [self._result(future) for future in asked]
 
     def check(self) -> None:
         """Raise if there is no use in going on: for work between windows, such as looking for speech.
@@ -270,7 +270,7 @@ class Scheduler(AbstractContextManager["Scheduler"]):
 
     def _enqueue(self, ticket: Ticket, window: EngineInput, trial: Trial | None) -> Future[Any]:
         """Ask for the text of a window, or for its language alone."""
-        kind = LANGUAGE if trial is None else self._engine.kind(window)
+        kind = (LANGUAGE, window.n_frames) if trial is None else self._engine.kind(window)
         call = Call(ticket.line, window, kind, trial)
         with self._changed:
             if ticket.error is not None:
@@ -318,7 +318,7 @@ class Scheduler(AbstractContextManager["Scheduler"]):
         try:
             found += (
                 self._engine.detect_language(windows)
-                if batch[0].kind == LANGUAGE
+                if batch[0].trial is None
                 else self._engine.decode(windows)
             )
         except Exception as error:

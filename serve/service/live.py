@@ -24,9 +24,10 @@ from serve.audio.pcm import PcmStream
 from serve.audio.recording import Recording
 from serve.audio.samples import SAMPLE_RATE, Samples
 from serve.audio.segmentation import FRAME_SAMPLES, PAD_SAMPLES, Listener, Window, WindowLimits, iter_windows
-from serve.engine import DecodingOptions, EngineInput, Hypothesis, LogMel
+from serve.engine import DecodingOptions, EngineInput, Hypothesis, LanguageProbs, LogMel
 from serve.engine.scheduler import Ticket
 from serve.errors import AudioTooLong, ServiceError
+from serve.language import LanguageTrack, in_language
 from serve.pipeline import Pipeline, is_said
 from serve.service.live_settings import LiveSettings
 from serve.transcript.events import LiveText, Segment, join_text
@@ -65,6 +66,8 @@ class LiveSession:
         self._ticket = ticket
         self._max_audio_s = max_audio_s
         self._decoding = pipeline.resolve(settings.options)
+        # The next phrase may be minutes away: what was said before must do.
+        self._track = LanguageTrack(self._decoding.expected_language, look_ahead=0)
         self._too_long: AudioTooLong | None = None
         self._sound = _SoundQueue(round(WAITING_S * settings.pcm.bytes_per_s))
         self.heard_s = 0.0
@@ -72,9 +75,9 @@ class LiveSession:
         self._n_finals = 0
         self._shown: Segment | None = None  # text that is not final, and was not replaced
         self._shown_until = 0  # samples of the recording
-        # What was heard in the last pause that might end a phrase, and what language it was in.
+        # What was heard in the last pause that might end a phrase, and which languages it may have been in.
         self._tried: tuple[LogMel, DecodingOptions, Hypothesis] | None = None
-        self._detected: tuple[LogMel, tuple[str, float]] | None = None
+        self._detected: tuple[LogMel, LanguageProbs] | None = None
         self._tried_until = 0  # samples of the recording
         self._emit: Callable[[LiveText], None] = lambda text: None
 
@@ -107,7 +110,7 @@ class LiveSession:
         """
         self._emit = emit
         recording = Recording(self._blocks())
-        events = self._pipeline.transcribe(recording, self._settings.options, self, self._cut)
+        events = self._pipeline.transcribe(recording, self._settings.options, self, self._cut, self._track)
         for event in events:
             if isinstance(event, Segment):
                 self._n_finals, self._shown = event.id + 1, None
@@ -134,7 +137,7 @@ class LiveSession:
     def _cut(self, blocks: Iterable[Samples], limits: WindowLimits) -> Iterator[tuple[Window, Samples]]:
         # The detector widens both ends of a pause, which the limits do not know of.
         gap_s = max(0.0, self._settings.pause_s - 2 * PAD_SAMPLES / SAMPLE_RATE)
-        limits = replace(limits, max_gap_s=min(limits.max_gap_s, gap_s))
+        limits = replace(limits, max_gap_s=min(self._pipeline.facts.max_gap_s, gap_s))
         return iter_windows(blocks, limits, run_samples=RUN_SAMPLES, on_run=self._show)
 
     def decode(self, inputs: Iterable[EngineInput]) -> Iterator[Hypothesis]:
@@ -147,11 +150,12 @@ class LiveSession:
                     continue
             yield from self._ticket.decode([window])
 
-    def detect_language(self, window: EngineInput) -> tuple[str, float]:
-        """Return the language of a window, unless that is known already."""
+    def detect_languages(self, windows: Sequence[EngineInput]) -> list[LanguageProbs]:
+        """Return how probable each language is in a window, unless that is known already."""
+        (window,) = windows
         if self._detected is None or not np.array_equal(window.log_mel, self._detected[0]):
-            self._detected = window.log_mel, self._ticket.detect_language(window)
-        return self._detected[1]
+            self._detected = window.log_mel, self._ticket.detect_languages(windows)[0]
+        return [self._detected[1]]
 
     def _show(self, listeners: Sequence[Listener]) -> None:
         """Say what the open phrase seems to be so far, if that is worth it and nothing waits to be heard."""
@@ -171,7 +175,12 @@ class LiveSession:
         self._shown_until = window.end
         quickly = replace(self._decoding, beam_size=1, word_timestamps=False)
         decoding = self._decoding if may_be_over else quickly
-        given, language_prob = self._pipeline.engine_input(window, samples, decoding, self)
+        given, language_prob = self._pipeline.engine_input(window, samples, decoding), None
+        if decoding.language is None:
+            guessed = self._track.guess(
+                self.detect_languages([given])[0], window.speech_samples / SAMPLE_RATE
+            )
+            given, language_prob = in_language(given, guessed.language), guessed.probability
         (hypothesis,) = self._ticket.decode([given])
         if may_be_over:
             self._tried, self._tried_until = (given.log_mel, given.options, hypothesis), window.end

@@ -28,6 +28,7 @@ from serve.engine import (
     DecodingOptions,
     EngineInput,
     Hypothesis,
+    LanguageProbs,
     Quantization,
 )
 from serve.engine.ctranslate2.merging import Storage
@@ -243,7 +244,7 @@ class CTranslate2Engine:
                 object() if options.temperature > 0 else None,
             )
 
-    def detect_language(self, windows: Sequence[EngineInput]) -> list[tuple[str, float]]:
+    def detect_language(self, windows: Sequence[EngineInput]) -> list[LanguageProbs]:
         """Ask the base model alone; see `serve.engine.Engine`."""
         with _errors():
             base = self.variants.model(BASE)
