@@ -33,17 +33,18 @@ LOOK_AHEAD = 2
 SURE_PROB = 0.9
 """A window whose language is as probable as this, given the windows so far, waits for no more of them."""
 
-SWITCH_ODDS = 0.05
+SWITCH_ODDS = 0.08
 """Odds that the next window is in another given language rather than in the same."""
 
-LEAST_PROB = 0.002
+LEAST_PROB = 0.005
 """No window speaks more against a language than this, however sure the base model is: so one window that it
-mistakes does not outweigh all of those around it."""
+mistakes does not outweigh all of those around it. Between two windows of one language, one that is sure of
+another keeps it, for this is less than the odds of two switches, and one in doubt follows them."""
 
 FULL_SPEECH_S = 2.0
 """Seconds of speech from which a window has its full say; one with less has the less."""
 
-OWN_FACTOR = 12.0
+OWN_FACTOR = 8.0
 """Weighs what the base model leaves open in favour of the adapter's own language: see `_own_evidence`."""
 
 TWINS = {"hi": "ur", "ur": "hi", "no": "nn", "nn": "no", "id": "ms", "ms": "id", "hr": "sr", "sr": "hr"}
@@ -146,11 +147,11 @@ def _own_evidence(probs: LanguageProbs, own: str) -> float:
 
     An adapter is made where the base model hears badly: it takes Marathi for Welsh, Latin, Hindi or whatever
     else, but seldom surely. So what counts is not what it gives to that language, but what it leaves open
-    beside the likeliest other one, squared: where that has 0.75 both are equally likely, where it has 0.95
-    it is thirty times as likely, and where it has 0.5 a sixth as likely.
+    beside the likeliest other one, squared: where that has 0.7 both are equally likely, and where it has 0.95
+    it is fifty times as likely. A window that tells nothing speaks for no language: so there is a limit.
     """
     others = [prob + _of_twin(probs, code) for code, prob in probs.items() if code != own]
-    return OWN_FACTOR * max(0.0, 1 - max(others, default=0.0)) ** 2
+    return min(1.0, OWN_FACTOR * max(0.0, 1 - max(others, default=0.0)) ** 2)
 
 
 def _of_twin(probs: LanguageProbs, code: str) -> float:
