@@ -27,7 +27,7 @@ from serve.audio.segmentation import FRAME_SAMPLES, PAD_SAMPLES, Listener, Windo
 from serve.engine import DecodingOptions, EngineInput, Hypothesis, LanguageProbs, LogMel
 from serve.engine.scheduler import Ticket
 from serve.errors import AudioTooLong, ServiceError
-from serve.language import LanguageTrack, in_language
+from serve.language import LanguageTrack, in_language, listened_to
 from serve.pipeline import Pipeline, is_said
 from serve.service.live_settings import LiveSettings
 from serve.transcript.events import LiveText, Segment, join_text
@@ -177,9 +177,8 @@ class LiveSession:
         decoding = self._decoding if may_be_over else quickly
         given, language_prob = self._pipeline.engine_input(window, samples, decoding), None
         if decoding.language is None:
-            guessed = self._track.guess(
-                self.detect_languages([given])[0], window.speech_samples / SAMPLE_RATE
-            )
+            (probs,) = self.detect_languages([listened_to(given)])
+            guessed = self._track.guess(probs, window.speech_samples / SAMPLE_RATE)
             given, language_prob = in_language(given, guessed.language), guessed.probability
         (hypothesis,) = self._ticket.decode([given])
         if may_be_over:
