@@ -54,9 +54,9 @@ TWIN_SHARE = 0.5
 """How much of what is said for a language is said for its twin as well."""
 
 LISTENED_S = 15.0
-"""Seconds, with silence behind the speech, in which the base model is asked for a language. It learned to tell
-them in 30 s, which take three times as long; in a window of the speech's own length it is less sure. A stretch
-of Hindi had 0.79 there, 0.88 in 15 s, and 0.90 in 30 s."""
+"""Seconds, with silence behind the speech, in which the base model is asked for a language. It learned to
+tell them in 30 s, which take three times as long; in a window of the speech's own length it is less sure. A
+stretch of Hindi had 0.79 there, 0.88 in 15 s, and 0.90 in 30 s."""
 
 ASKED_TOGETHER = 4
 """Windows whose languages are asked for at a time, so that those behind them can be decoded together."""
