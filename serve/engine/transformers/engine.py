@@ -71,7 +71,7 @@ class TransformersEngine:
         self._merged: str | None = None
         self._names = {SERVED_ADAPTER: model.active_adapter} if isinstance(model, PeftModel) else {}
         self._n_named = 0
-        self._turn = threading.RLock()  # adapters are loaded and freed between batches: they share the modules
+        self._turn = threading.RLock()  # adapters share modules: change them between batches
         self._rules = {tuned: self._search_rules(tuned) for tuned in (True, False)}
 
     @classmethod
