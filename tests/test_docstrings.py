@@ -13,12 +13,6 @@ ROOT = Path(__file__).parents[1]
 SUBJECTLESS = re.compile(r"^(?:\s*\w+(?:, \w+)*:\s+)?(?:of|as)\s", re.IGNORECASE)
 """`Of the base model.` or `pipeline: Of the base model.`: what is, the reader must guess."""
 
-BEING_REWORDED = (
-    *("serve/engine/", "serve/service/", "serve/http/", "serve/audio/", "serve/config/"),
-    *("train/data/", "train/examples/", "train/model/"),
-)
-"""Files still to be reworded; this list only becomes shorter."""
-
 
 def sources() -> list[Path]:
     """Return every Python file of serve, train and bench."""
@@ -48,14 +42,7 @@ def subjectless_lines(path: Path) -> list[str]:
 
 
 def test_a_docstring_names_its_subject():
-    checked = [path for path in sources() if not str(path.relative_to(ROOT)).startswith(BEING_REWORDED)]
-    assert [line for path in checked for line in subjectless_lines(path)] == []
-
-
-def test_only_files_with_such_docstrings_are_still_being_reworded():
-    for start in BEING_REWORDED:
-        files = [path for path in sources() if str(path.relative_to(ROOT)).startswith(start)]
-        assert files and any(subjectless_lines(path) for path in files), f"{start} needs no excuse any more"
+    assert [line for path in sources() for line in subjectless_lines(path)] == []
 
 
 @pytest.mark.parametrize(

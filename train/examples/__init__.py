@@ -1,1 +1,1 @@
-"""Clips -> examples -> batches, as a training step sees them: joined, augmented, padded. Knows no model."""
+"""Turn clips into examples and batches as training steps see them: joined, augmented, padded. Knows no model."""
