@@ -1,1 +1,1 @@
-"""Turn clips into examples and batches as training steps see them: joined, augmented, padded. Knows no model."""
+"""Turn clips into batches for training: joined, augmented, padded. Knows no model."""

@@ -138,7 +138,7 @@ class Augmenter:
         return float(round(self.rng.uniform(low, high) / _FACTOR_STEP) * _FACTOR_STEP)
 
     def _gains(self) -> tuple[list[float], list[float]]:
-        """Draw octave frequencies in Hz and gains in dB: an uneven microphone, perhaps without highs or lows."""
+        """Draw octave frequencies in Hz and gains in dB: an uneven microphone, often band-limited."""
         octaves = [62.5 * 2**number for number in range(8)]  # to 8 kHz
         gains = np.cumsum(self.rng.uniform(-4, 4, len(octaves)))
         gains = np.clip(gains - gains.mean(), -12, 12)
