@@ -1,8 +1,8 @@
 """Named, versioned text normalisation profiles, for scoring and training targets. Knows no audio or model.
 
-* `raw` leaves the text as it is; `nfc` composes code points. * `indic` removes punctuation and case, and
-applies IndicNLP's normaliser for the text's language. * `marathi` also unifies spellings that Marathi has in
-several forms: joiners, the eyelash ra, candra a, digits.
+* `raw` leaves the text as it is; `nfc` composes code points.
+* `indic` removes punctuation and case, and applies IndicNLP's normaliser for the text's language.
+* `marathi` also unifies what Marathi spells in several ways: joiners, the eyelash ra, candra a, digits.
   Texts in other languages are compared by `indic` instead.
 * `whisper-basic` is Whisper's own normaliser, which deletes every vowel sign of Devanagari. It serves only to
   compare with published figures.
