@@ -1,8 +1,8 @@
-"""The command `shrota`: every subcommand by name, those of serving and those of training.
+"""The command `shrota`, with the subcommands of serving and training.
 
-A subcommand is imported when it is named, so that `shrota --help` and the Tab key are quick, and so that a
-machine without the packages of training serves all the same. It lies here because training knows serving, and
-serving does not know training.
+A subcommand is imported when it is called. So `shrota --help` and tab completion are quick, and a machine
+without training's packages can serve. The module lies here because training imports serving, never the
+reverse.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ COMMANDS = {
     "export": ("train.export.__main__:command", "merge an adapter, or push it to the hub", "train"),
     "launch": ("train.sagemaker.launch:command", "start a training job on SageMaker", "train"),
 }
-"""Name -> where the command is, what it does, and the extra of the package that it needs."""
+"""Name -> (location of the command, what it does, the extra of the package that it needs)."""
 
 command = Commands(
     COMMANDS,

@@ -1,4 +1,4 @@
-"""Put a model to work on SageMaker: `shrota deploy`."""
+"""Deploy a model on SageMaker: `shrota deploy`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Answers that are one JSON document, sent at the end: `json` and OpenAI's `verbose_json`."""
+"""Formats that are one JSON document, sent at the end: `json` and OpenAI's `verbose_json`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from serve.transcript.wire import encode_error, encode_json, transcript_body, ve
 
 
 class JsonEncoder:
-    """The whole transcript, with all its fields."""
+    """The whole transcript with all its fields."""
 
     def encode(self, event: Event) -> bytes:
         """Return the whole transcript at the `End`, nothing before."""
@@ -20,7 +20,7 @@ class JsonEncoder:
 
 
 class VerboseJsonEncoder:
-    """The whole transcript, with the fields of OpenAI's transcription API only."""
+    """The whole transcript with only the fields of OpenAI's transcription API."""
 
     def encode(self, event: Event) -> bytes:
         """Return the whole transcript at the `End`, nothing before."""

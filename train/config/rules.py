@@ -1,4 +1,4 @@
-"""Say what in a configuration contradicts itself or cannot work: every fault, in words."""
+"""Find contradictions and impossible values in a configuration, and describe each in a sentence."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _SOURCES = ("train_data", "valid_data", "test_data", "distill_data")
 
 
 def faults_of(config: TrainConfig) -> list[str]:
-    """Return a sentence for everything that is wrong, in no particular order of weight."""
+    """Return a sentence for every fault."""
     return [
         *(message for holds, message in _rules_of_values(config) if not holds),
         *(message for holds, message in _rules_between_keys(config) if not holds),
@@ -37,7 +37,7 @@ def faults_of(config: TrainConfig) -> list[str]:
 
 
 def _rules_of_values(config: TrainConfig) -> list[tuple[bool, str]]:
-    """Return what must hold of single keys."""
+    """Return (whether it holds, the fault if not) for each rule about one key."""
     augment = config.augment
     probabilities = {name: getattr(config, name) for name in _PROBABILITIES} | {
         f"augment.{name}": value for name, value in augment.probabilities.items()
@@ -71,7 +71,7 @@ def _rules_of_values(config: TrainConfig) -> list[tuple[bool, str]]:
 
 
 def _rules_between_keys(config: TrainConfig) -> list[tuple[bool, str]]:
-    """Return what must hold of keys that need each other, or exclude each other."""
+    """Return (whether it holds, the fault if not) for each rule about several keys."""
     looks = bool(config.valid_data) and config.eval_every_steps > 0
     return [
         (config.epochs > 0 or config.max_steps > 0, "epochs or max_steps must be positive"),
@@ -105,7 +105,7 @@ def _rules_between_keys(config: TrainConfig) -> list[tuple[bool, str]]:
 
 
 def _block_faults(config: TrainConfig) -> list[str]:
-    """Return what is wrong with the layers that are to get adapters."""
+    """Return faults in the layers to adapt."""
     faults = _target_faults("lora_targets", config.lora_targets)
     for name in BLOCKS:
         own: BlockConfig = getattr(config, name)
@@ -132,7 +132,7 @@ def _block_faults(config: TrainConfig) -> list[str]:
 
 
 def _target_faults(key: str, targets: tuple[str, ...]) -> list[str]:
-    """Return what is wrong with the names of linear layers."""
+    """Return faults in the names of linear layers."""
     faults = []
     if not targets:
         faults.append(f"{key} is empty: nothing would be trained")
@@ -144,7 +144,7 @@ def _target_faults(key: str, targets: tuple[str, ...]) -> list[str]:
 
 
 def _source_faults(config: TrainConfig) -> list[str]:
-    """Return what is wrong with the names of the sources."""
+    """Return faults in the names of sources."""
     faults: list[str] = []
     specs: dict[str, list[SourceSpec]] = {}
     for key in _SOURCES:

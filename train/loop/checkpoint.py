@@ -1,8 +1,7 @@
 """Write and read resumable checkpoints: adapter weights, optimiser moments, position.
 
-Safetensors and JSON only. A checkpoint is written under a temporary name and renamed when it is whole, so
-that a killed run leaves only whole ones. The newest few are kept, and with them the adapter that was best on
-the validation clips.
+Files are safetensors and JSON. A checkpoint is written under a temporary name and renamed once complete, so a
+killed run leaves only complete ones. The newest few are kept, and the adapter with the best validation.
 """
 
 from __future__ import annotations
@@ -30,18 +29,18 @@ _RANKS = "ranks."
 
 @dataclass(kw_only=True)
 class Position:
-    """Where a run stands; saved with every checkpoint."""
+    """Where a run stands; stored in every checkpoint."""
 
     step: int = 0
     epoch: int = 0
     batch: int = 0
     """Number of the next batch within the epoch."""
     trained_s: float = 0.0
-    """Wall-clock seconds spent in training, over all starts of the run."""
+    """Wall-clock seconds of training, over all starts of the run."""
     samples: int = 0
     skipped_batches: int = 0
     best: float | None = None
-    """WER or loss of the best look at the validation clips."""
+    """WER or loss of the best validation."""
     best_step: int = 0
     looks_since_best: int = 0
 
@@ -114,7 +113,7 @@ def restore_checkpoint(saved: Checkpoint, model: PeftModel, optimiser: torch.opt
             ranks[key.removeprefix(_RANKS)] = value
             continue
         index, _, name = key.partition(".")
-        counts = value.dtype == torch.int64  # bitsandbytes counts its steps in a plain number
+        counts = value.dtype == torch.int64  # bitsandbytes counts its steps in a plain int
         moments.setdefault(int(index), {})[name] = int(value) if counts else value
     optimiser.load_state_dict({**optimiser.state_dict(), "state": moments})
     restore_ranks(model, ranks)
@@ -171,7 +170,7 @@ def _whole_checkpoints(directory: Path) -> list[Path]:
 
 
 def _is_whole(checkpoint: Path) -> bool:
-    """Tell whether all files are complete: a checkpoint copied from elsewhere may be cut off."""
+    """Tell whether all files are complete; a checkpoint copied from elsewhere may not be."""
     try:
         for name in (_ADAPTER, _OPTIMISER):
             with safe_open(checkpoint / name, framework="pt"):
