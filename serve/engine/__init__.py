@@ -18,8 +18,11 @@ if TYPE_CHECKING:
     from serve.model.artifact import Artifact
 
 Task = Literal["transcribe", "translate"]
+"""Write the spoken language, or English."""
 Quantization = Literal["int8", "int4", "none"]
+"""Storage of the linear layers: 8 bits, 4 bits, or unquantised."""
 EngineName = Literal["auto", "ctranslate2", "transformers"]
+"""Runtime; `auto` takes the fastest that supports the quantization."""
 
 SERVED_ADAPTER = "served"
 """Key of the adapter that an engine is loaded with."""
@@ -123,6 +126,7 @@ class BatchSize:
     """The largest batch to decode together."""
 
     windows: int
+    """Number of windows."""
     window_s: float
     """Seconds of all windows, padding included."""
 
@@ -131,6 +135,7 @@ CPU_BATCH = BatchSize(8, 32.0)
 """With more than four windows of 8 s, the memory that each decoding step reads outgrows a core's cache."""
 
 GPU_BATCH = BatchSize(32, 480.0)
+"""The same for a GPU, whose memory holds more."""
 
 
 class Engine(Protocol):

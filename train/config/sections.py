@@ -76,7 +76,9 @@ class Block:
     rank: int
     """0 leaves the block as it is in the base model."""
     alpha: int
+    """Scale of the adapter: alpha / rank."""
     learning_rate: float
+    """Peak learning rate."""
     targets: tuple[str, ...]
     layers: tuple[int, ...] | None
     """None for all."""
