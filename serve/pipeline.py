@@ -134,9 +134,6 @@ class Pipeline:
         """Wrap a loaded engine.
 
         Args:
-            engine: Decodes windows.
-            features: Features of the engine's base model.
-            facts: What is served.
             base_dir: Checkpoint of the base model, for adapters that are added later.
             prepare: Loads what options need; called before the first event of a recording.
         """
@@ -158,7 +155,6 @@ class Pipeline:
         Args:
             recording: Read block by block as decoding goes on; or float32 samples at 16 kHz, (n_samples,) or
                 (n_channels, n_samples).
-            options: The caller's options.
             decoder: How windows reach the engine; None makes a scheduler for this recording alone.
             cut: Cuts the recording into windows; live speech has its own.
 

@@ -12,8 +12,6 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, kw_only=True)
 class Container:
-    """A supported container."""
-
     name: str
     """Name shown to people."""
     demuxer: str

@@ -112,8 +112,6 @@ def open_audio(
     errors are raised before the first block; later ones are raised by the block where they occur.
 
     Args:
-        data: The whole file.
-        limits: What decoding may cost.
         split: Keep the channels apart instead of mixing them.
         track: Audio track by number from 1, or by language; None takes the default one.
 

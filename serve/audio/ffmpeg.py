@@ -99,7 +99,6 @@ def open_with_ffmpeg(
     """Decode one audio track of a file: the requested one, the default one, or the first with sound.
 
     Args:
-        data: The whole file.
         container: Names the only demuxer that may read it.
         limits: Limits of each child. With several tracks, one child per track may run, in turn.
         track: Number from 1, or language, of the track to decode.

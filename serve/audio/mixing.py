@@ -125,7 +125,6 @@ class Mixer:
         return self._mixed(frames[:n_whole], self._hop)
 
     def flush(self) -> Samples:
-        """Return the rest of the mix."""
         rest, self._pending = self._pending, self._pending[:0]
         return self._mixed(rest, len(rest))
 

@@ -27,8 +27,6 @@ SAMPLE_BYTES: dict[Encoding, int] = {"pcm_s16le": 2, "pcm_f32le": 4, "mulaw": 1,
 
 @dataclass(frozen=True, kw_only=True)
 class PcmFormat:
-    """The format of raw PCM bytes."""
-
     sample_rate: int = 16_000
     """Hz."""
     encoding: Encoding = "pcm_s16le"
@@ -46,8 +44,6 @@ class PcmFormat:
 
 
 class PcmStream:
-    """Decodes one stream of raw PCM."""
-
     def __init__(self, pcm_format: PcmFormat) -> None:
         self._format = pcm_format
         self._resampler = Resampler(pcm_format.sample_rate)

@@ -14,8 +14,6 @@ from serve.audio.samples import SAMPLE_RATE, Samples
 
 @dataclass(frozen=True, kw_only=True)
 class Track:
-    """One audio track of a container."""
-
     number: int
     """Number among the audio tracks, from 1."""
     language: str | None = None

@@ -78,7 +78,6 @@ class Resampler:
         return answer
 
     def flush(self) -> Samples:
-        """Return the rest of the output."""
         if self._step_in == self._step_out:
             return np.zeros(0, dtype=np.float32)
         remaining = len(self._pending) - self._n_history

@@ -62,7 +62,6 @@ def wanted_tracks(tracks: Sequence[Track], wanted: str | None) -> list[Track]:
     """Return the tracks that may be transcribed, best first: those marked as default, then in order.
 
     Args:
-        tracks: All audio tracks.
         wanted: Number from 1, or language; None leaves the choice to the container.
 
     Raises:

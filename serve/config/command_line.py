@@ -75,7 +75,6 @@ def flags_of(
     """Return a flag for each field of a dataclass; values stay text, which a reader checks later.
 
     Args:
-        cls: The dataclass.
         only: Keys that become flags; by default all.
         heading: The flags' heading in the help.
         prefix: Prefix of the environment variables that the help names; None where there are none.
@@ -130,10 +129,7 @@ class Command(click.Command, Generic[T]):
     Args:
         name: The subcommand of `shrota`.
         read: Turns flags by name into the argument of `run`; raises `ConfigError`.
-        run: Does the work and returns the exit status.
-        about: Help text; its first line appears in the list of commands.
         examples: One per line, shown at the end of the help.
-        flags: Made by `flags_of`.
         words: Name of the field for words without a flag; None where there is none.
         many_words: Whether that field takes several words.
         leaves_at_once: Exit without waiting for threads that are still inside the engine.

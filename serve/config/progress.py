@@ -33,7 +33,6 @@ class RateColumn(ProgressColumn):
         self.unit = unit
 
     def render(self, task: Task) -> Text:
-        """Return the rate of a task, or a dash before its first steps."""
         rate = task.finished_speed or task.speed
         return Text(f"{rate:.1f} {self.unit}/s" if rate else f"- {self.unit}/s", style="cyan")
 
@@ -51,7 +50,6 @@ class RealTimeColumn(ProgressColumn):
     """Speed relative to real time, averaged since the start because recordings finish in leaps."""
 
     def render(self, task: Task) -> Text:
-        """Return the speed of a task, or a dash before there is one."""
         speed = task.completed / task.elapsed if task.completed and task.elapsed else None
         return Text(f"{speed:.1f} x real time" if speed else "- x real time", style="cyan")
 

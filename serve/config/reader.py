@@ -89,22 +89,18 @@ class Key:
 
     @property
     def is_switch(self) -> bool:
-        """Whether the field is a boolean."""
         return self.kind is bool
 
     @property
     def has_many(self) -> bool:
-        """Whether the field holds several values."""
         return get_origin(_present(self.kind)) is tuple
 
     @property
     def is_path(self) -> bool:
-        """Whether the field names a file or directory."""
         return _present(self.kind) is Path
 
     @property
     def is_secret(self) -> bool:
-        """Whether the value must not be shown."""
         return _present(self.kind) is Secret
 
     @property

@@ -178,7 +178,6 @@ class Settings:
         """Read settings.
 
         Args:
-            environ: The environment.
             flags: Text by field name; `config` names the settings file.
             fallback: Values to use if neither file, environment nor flags name a model.
 

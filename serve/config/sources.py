@@ -68,7 +68,6 @@ def unknown_variables(
     """Return a warning for each unknown variable, with the nearest known name.
 
     Args:
-        environ: The environment.
         keys: Keys that have variables.
         prefix: Prefix of the variables to check.
         passed_over: Prefixes and names of variables that other programs read.

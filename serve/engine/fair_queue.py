@@ -68,7 +68,6 @@ class FairQueue:
         """Start empty.
 
         Args:
-            limits: The largest batch.
             target_s: Longest predicted time of a batch of several windows.
         """
         self.cost = BatchCost()
@@ -81,7 +80,6 @@ class FairQueue:
         return bool(self._lines)
 
     def __iter__(self) -> Iterator[Call]:
-        """Yield the waiting calls."""
         return (each for line in self._lines for each in line.waiting)
 
     def put(self, call: Call, *, first: bool = False) -> None:
@@ -93,7 +91,6 @@ class FairQueue:
         (line.waiting.appendleft if first else line.waiting.append)(call)
 
     def drop(self, line: Line) -> None:
-        """Remove a line and its waiting calls."""
         line.waiting.clear()
         if line in self._lines:
             self._lines.remove(line)
@@ -118,7 +115,6 @@ class FairQueue:
         return batch
 
     def expected_s(self, batch: Sequence[Call]) -> float:
-        """Return the predicted time of a batch, in seconds."""
         return self.cost.expected_s(
             sum(call.encoded_s for call in batch), sum(call.bound_tokens for call in batch)
         )

@@ -58,7 +58,6 @@ class Trial:
         """Judge the hypothesis of the current attempt.
 
         Args:
-            found: The hypothesis.
             can: Tells whether the engine supports these options; unsupported attempts are skipped.
 
         Returns:
@@ -83,7 +82,6 @@ def is_believable(hypothesis: Hypothesis) -> bool:
 
 
 def repeats(hypothesis: Hypothesis) -> bool:
-    """Tell whether a text repeats itself."""
     return hypothesis.looped or hypothesis.compression_ratio > MAX_COMPRESSION_RATIO
 
 

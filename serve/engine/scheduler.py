@@ -62,8 +62,6 @@ class BatchLimits:
 
 @dataclass(frozen=True)
 class _Running:
-    """A running batch."""
-
     n_windows: int
     started: float
 
@@ -174,7 +172,6 @@ class Scheduler(AbstractContextManager["Scheduler"]):
             engine: Only these threads decode with it from now on.
             max_requests: Requests admitted at a time, those still sending or being decoded included.
             request_timeout_s: Time that a request has from its admission, in seconds.
-            limits: The largest batch.
             frees_engine: Whether the last thread to end closes the engine.
         """
         self._engine = engine
@@ -203,7 +200,6 @@ class Scheduler(AbstractContextManager["Scheduler"]):
         return len(self._admitted)
 
     def queue(self) -> Queue:
-        """Return the current load."""
         with self._changed:
             return Queue(
                 n_admitted=len(self._admitted),
@@ -241,7 +237,6 @@ class Scheduler(AbstractContextManager["Scheduler"]):
             return ticket
 
     def cancel_all(self, error: ServiceError) -> None:
-        """Fail every admitted request."""
         for ticket in list(self._admitted):
             ticket.cancel(error)
 

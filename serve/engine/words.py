@@ -37,9 +37,6 @@ def word_times(
     """Return the words of a text with their times.
 
     Args:
-        tokens: Text tokens.
-        language: The text's language code.
-        vocabulary: Splits tokens into words.
         path: (token index, encoder position) pairs, ascending; index `len(tokens)` is the end token.
         token_probs: Probability of each token.
         n_frames: Frames before the window's padding.

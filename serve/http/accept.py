@@ -36,7 +36,6 @@ def quality_of(media_types: Sequence[str], ranges: Sequence[MediaRange]) -> floa
 
     Args:
         media_types: Synonyms of one media type, the usual one first.
-        ranges: The ranges of an `Accept` header.
     """
     main_type = media_types[0].partition("/")[0]
     for pattern in (media_types, (f"{main_type}/*",), ("*/*",)):

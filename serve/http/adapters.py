@@ -71,7 +71,6 @@ def list_adapters(state: State) -> Response[bytes]:
 
 @get("/adapters/{name:str}", summary="An adapter", sync_to_thread=False)
 def get_adapter(name: FromPath[str], state: State) -> Response[bytes]:
-    """Return an adapter's state."""
     return json_response(_adapters(state.service).get(name))
 
 

@@ -85,7 +85,6 @@ async def read_body(receive: Receive, headers: Mapping[str, str], limits: BodyLi
     """Read and decode a whole body, within limits that do not rely on its declared length.
 
     Args:
-        receive: The request's ASGI receive function.
         headers: The request's headers; `content-length` and `content-encoding` are used.
         limits: Apply to the body both as sent and as decoded.
 

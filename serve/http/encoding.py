@@ -21,8 +21,6 @@ _NAMES: dict[str, Encoding] = {"gzip": "gzip", "x-gzip": "gzip", "deflate": "def
 
 
 class Decoder:
-    """Decodes one body."""
-
     def __init__(self, encoding: Encoding) -> None:
         self._encoding = encoding
         self._stream: zlib._Decompress | None = None

@@ -76,7 +76,6 @@ class Metrics:
             self._speed.observe(audio_s / processing_s)
 
     def page(self) -> bytes:
-        """Return the page for a scrape."""
         return generate_latest(self._registry)
 
 

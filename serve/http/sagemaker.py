@@ -93,8 +93,6 @@ async def transcribe_body(
     """Answer a request whose body holds a recording.
 
     Args:
-        request: The request, its body unread.
-        state: The application's state.
         model: Name of the model in a multi-model service.
     """
     service: Service = state.service

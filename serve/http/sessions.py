@@ -67,10 +67,7 @@ def answer_session_request(
 
     Args:
         request: Its header names the session to end.
-        service: Holds the sessions.
-        body: The whole body.
         base: Default options of a new session.
-        place: The request's place.
         streams: Tells whether a streamed response is requested, which cannot start a session.
 
     Raises:

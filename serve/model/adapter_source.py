@@ -38,7 +38,6 @@ def read_adapter(path: Path, roots: Iterable[Path], base_dir: Path, fingerprint:
         path: Directory that `find_source` returned.
         roots: Directories that its files must lie in.
         base_dir: Checkpoint of the base model.
-        fingerprint: `base_fingerprint` of the base model.
 
     Raises:
         BadAdapter: A file is missing, damaged, outside the roots, or does not fit the base model.

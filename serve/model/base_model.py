@@ -84,7 +84,6 @@ def resolve_base_model(name_or_path: str, *, cache_dir: Path | None = None, offl
     Args:
         name_or_path: Directory, or a name such as `openai/whisper-base`.
         cache_dir: Cache of rebuilt checkpoints; None for `default_cache_dir()`.
-        offline: Never use the network.
 
     Raises:
         BaseModelError: The model cannot be found; the message says what was tried.
@@ -145,7 +144,6 @@ def base_fingerprint(base_dir: Path) -> str:
 
 
 def weight_files(base_dir: Path) -> list[Path]:
-    """Return a checkpoint's weight files."""
     return sorted(file for file in base_dir.glob("*.safetensors") if not is_junk(file))
 
 

@@ -38,7 +38,6 @@ def submit(requests: Iterable[Request], region: str | None, say: Callable[[str],
     """Send requests in order.
 
     Args:
-        requests: The requests.
         region: AWS region; None takes the environment's.
         say: Called with a sentence about each request.
 

@@ -88,7 +88,6 @@ class Adapters:
         """Register the adapter that the engine was loaded with, under its own name.
 
         Args:
-            pipeline: The pipeline for requests that name no adapter.
             roots: Directories that adapters may be loaded from.
             budget: Memory for added adapters and for whatever else requests load.
         """

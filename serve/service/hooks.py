@@ -172,9 +172,6 @@ class Hooks:
         """Answer a request in the calling thread.
 
         Args:
-            body: The raw body.
-            content_type: The body's content type.
-            accept: The content type that the client accepts.
             headers: Request headers by lower-case name.
             transcribe: Implements `ServedModel` for this request.
             read: Reads the body where there is no `input_fn`.
@@ -231,7 +228,6 @@ def load_hooks(model_dir: Path, program: str) -> Hooks | None:
     Adds the program's directory to `sys.path`. Installs nothing.
 
     Args:
-        model_dir: The artifact.
         program: File name below `code/`, with or without `.py`.
 
     Raises:

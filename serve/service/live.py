@@ -52,7 +52,6 @@ class LiveSession:
         """Prepare a session.
 
         Args:
-            pipeline: Transcribes.
             settings: The sound's format, and options.
             ticket: The request's ticket; whoever created it closes it.
             max_audio_s: Longest speech accepted, in seconds.

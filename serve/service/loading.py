@@ -45,8 +45,6 @@ def find_served(
     Args:
         model_dir: An artifact or a base model's checkpoint; None if `base_model` is named.
         base_model: Name or directory of the base model; overrides the artifact's.
-        cache_dir: Where a base model is cached.
-        offline: Never use the network.
 
     Raises:
         ArtifactError: There is nothing to serve, or the adapter does not fit the base model.
@@ -116,13 +114,7 @@ def load_pipeline(
     """Load an artifact, or a base model alone, ready to transcribe.
 
     Args:
-        model_dir: See `find_served`.
-        base_model: See `find_served`.
         engine: Runtime; `auto` takes the faster one that supports the quantization.
-        quantization: Storage of the linear layers.
-        n_threads: CPU threads of the engine.
-        cache_dir: Where base models and converted models are cached.
-        offline: Never use the network.
 
     Raises:
         ArtifactError, BaseModelError, ConversionError: The model cannot be served.

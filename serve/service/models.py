@@ -39,8 +39,6 @@ _log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class Model:
-    """A loaded model."""
-
     name: str
     url: str
     """The address it was loaded from, as the caller wrote it."""
@@ -90,7 +88,6 @@ class Models:
 
     @property
     def schedulers(self) -> list[Scheduler]:
-        """The schedulers of all base models."""
         with self._lock:
             return [base.scheduler for base in self._bases.values()]
 

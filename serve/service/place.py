@@ -43,7 +43,6 @@ class Place(ExitStack):
         """Made by `Service.admit` only.
 
         Args:
-            ticket: The scheduler's ticket.
             adapters: The adapters of the base model that decodes.
             held: The reference for requests that name no adapter.
             max_audio_s: Longest recording accepted, in seconds.
@@ -64,7 +63,6 @@ class Place(ExitStack):
 
     @property
     def pipeline(self) -> Pipeline:
-        """The pipeline of the chosen adapter."""
         return self._held.pipeline
 
     def choose(self, options: TranscriptionOptions) -> None:

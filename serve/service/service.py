@@ -95,7 +95,6 @@ class Service:
 
     @property
     def n_admitted(self) -> int:
-        """Requests admitted and not finished."""
         return sum(scheduler.n_admitted for scheduler in self._schedulers)
 
     @property
@@ -105,7 +104,6 @@ class Service:
 
     @property
     def totals(self) -> Totals:
-        """The work done by the engine."""
         if self.models is not None:
             return self.models.totals
         return self._scheduler.totals() if self._scheduler else Totals()
@@ -153,7 +151,6 @@ class Service:
         """Admit a request, before any work is done for it.
 
         Args:
-            model: Name of the model in a multi-model service.
             session: The session that the request belongs to.
 
         Raises:

@@ -22,8 +22,6 @@ EXTENSIONS = frozenset(
 
 @dataclass(frozen=True)
 class FoundFile:
-    """A file to transcribe."""
-
     path: Path
     root: Path
     """The named folder, or the file's own; output directories repeat the tree below it."""

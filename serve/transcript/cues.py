@@ -20,7 +20,6 @@ class SrtEncoder:
         self._end_ms = 0
 
     def encode(self, event: Event) -> bytes:
-        """Return the cues that the event completes."""
         match event:
             case Segment():
                 return self._written(self._subtitler.add(event))

@@ -14,8 +14,6 @@ from serve.audio.recording import SoundReport
 
 @dataclass(frozen=True, kw_only=True)
 class Word:
-    """One word of a segment."""
-
     text: str
     """The word, without spaces."""
     start_s: float
@@ -129,7 +127,6 @@ def build_transcript(
     task: str = "transcribe",
     sound: SoundReport | None = None,
 ) -> Transcript:
-    """Join segments into a transcript."""
     kept = tuple(segments)
     return Transcript(
         text=join_text(segment.text for segment in kept),

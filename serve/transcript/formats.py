@@ -29,8 +29,6 @@ class Encoder(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Format:
-    """A response format."""
-
     name: str
     """Name in requests."""
     media_type: str
@@ -90,7 +88,6 @@ def named_format(name: object, option: str = FORMAT_OPTIONS[0]) -> Format:
     """Return the format of a name.
 
     Args:
-        name: Name of a format.
         option: The option that named it, for the error message.
 
     Raises:

@@ -10,7 +10,6 @@ class JsonEncoder:
     """The whole transcript with all its fields."""
 
     def encode(self, event: Event) -> bytes:
-        """Return the whole transcript at the `End`, nothing before."""
         match event:
             case End(transcript=transcript, processing_s=processing_s):
                 return encode_json(transcript_body(transcript, processing_s)) + b"\n"
@@ -23,7 +22,6 @@ class VerboseJsonEncoder:
     """The whole transcript with only the fields of OpenAI's transcription API."""
 
     def encode(self, event: Event) -> bytes:
-        """Return the whole transcript at the `End`, nothing before."""
         match event:
             case End(transcript=transcript):
                 return encode_json(verbose_body(transcript)) + b"\n"

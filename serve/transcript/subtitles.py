@@ -178,7 +178,6 @@ def _times(segment: Segment, places: Array) -> tuple[Array, Array]:
     Word times are used where they are known; otherwise every grapheme takes the same time.
 
     Args:
-        segment: The segment.
         places: Borders of the stretches, in graphemes without spaces, from 0 to the length of the text.
     """
     words = [(regex.findall(r"\X", word.text), word) for word in segment.words]

@@ -26,7 +26,6 @@ def load_config(path: Path | None, *layers: Layer) -> TrainConfig:
     Relative paths are relative to the working directory.
 
     Args:
-        path: The file, if any.
         layers: Layers from `serve.config.sources`, each overriding those before it.
 
     Raises:

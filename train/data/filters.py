@@ -100,8 +100,6 @@ class DropLog:
 
 @dataclass(frozen=True, kw_only=True)
 class Drop:
-    """One dropped row."""
-
     reason: Reason
     origin: str
     detail: str
@@ -162,7 +160,6 @@ class Filters:
         """Return why a row is rejected before its audio is opened; None if it passes.
 
         Args:
-            text: The transcript.
             language: The row's language code, which overrides the filter's.
             voice: The speaker, if known.
         """

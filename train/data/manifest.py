@@ -95,7 +95,6 @@ def read_manifest(path: Path, log: DropLog | None = None, filters: Filters | Non
     """Return the clips of a manifest, in order.
 
     Args:
-        path: The JSONL file.
         log: Collects bad lines; by default the first one raises an error.
         filters: Requirements on clips; by default everything passes, empty texts included.
 

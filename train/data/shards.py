@@ -84,9 +84,6 @@ class ShardWriter:
 
         Args:
             number: Number of the clip in the corpus, which names its files.
-            flac: The encoded clip.
-            duration_s: Its duration.
-            record: The source's record of the clip.
         """
         entry = Entry(
             **record.carried(),
@@ -115,7 +112,6 @@ class ShardWriter:
         return shard
 
     def abandon(self) -> None:
-        """Discard the file."""
         self._file.close()
         self._part.unlink(missing_ok=True)
 

@@ -69,7 +69,6 @@ def read_source(spec: SourceSpec, purpose: Purpose, language: str, log: DropLog)
     """Yield the records of a source, always in the same order; malformed rows go to `log`.
 
     Args:
-        spec: The source.
         purpose: Decides the split where the source names none.
         language: Whisper's code, used where neither source nor row names one.
         log: Collects malformed rows.

@@ -153,7 +153,6 @@ def _language_of(model_dir: Path | None) -> str:
 
 
 def _write_results(wanted: Evaluation, results: dict[str, Any]) -> None:
-    """Write the requested JSON, tables and pictures."""
     from train.evaluate.findings import draw_findings, findings_markdown
     from train.evaluate.tables import score_summary
 

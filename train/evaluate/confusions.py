@@ -36,9 +36,7 @@ def find_confusions(
     """Return the most frequent confusions, most frequent first.
 
     Args:
-        references: Spoken texts.
         hypotheses: Transcribed texts, in the same order.
-        profile: Name of a profile in `PROFILES`.
         languages: Language of each utterance, for the profile.
         limit: Most confusions returned.
     """

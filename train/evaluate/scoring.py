@@ -103,7 +103,6 @@ def score(
         hypotheses: Transcribed texts, in the same order.
         profile: Name of a profile in `PROFILES`, applied to both.
         languages: Whisper's code of each utterance, for the profile; None means Marathi.
-        seed: Seed of the bootstrap.
     """
     pairs = _normalised(references, hypotheses, profile, languages)
     applied = {profile_for(profile, language) for language in languages or [None]}
@@ -159,7 +158,6 @@ def compare(first: WordErrors, second: WordErrors, *, seed: int = 0) -> Comparis
     Args:
         first: Word errors of one model, (n_utterances, 4): hits, substitutions, deletions, insertions.
         second: Word errors of the other model, in the same order.
-        seed: Seed of the bootstrap.
     """
     assert first.shape == second.shape
     low, high = _interval(lambda chosen: _rates(second[chosen]) - _rates(first[chosen]), len(first), seed)

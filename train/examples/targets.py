@@ -62,10 +62,7 @@ def build_target(
     then the start of the earlier text.
 
     Args:
-        vocabulary: The base model's vocabulary.
         sentences: Transcripts in spoken order; none for a window without speech.
-        language: Whisper's language code.
-        task: The decoder's task.
         timestamps: Whether to write the times of each sentence, rounded to 20 ms.
         previous_text: Transcript of what precedes the window.
 

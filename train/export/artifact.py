@@ -46,10 +46,6 @@ def export_artifact(
     """Write `output_dir/artifact` and return its path; an older one is replaced only by a complete one.
 
     Args:
-        model: Model with the adapter.
-        base_dir: Checkpoint of its base model.
-        config: Configuration of the run.
-        outcome: How the run ended.
         texts: All training transcripts; the server keeps the tokens of their scripts.
         heard: Summary of the training clips, by source, kind of voice and language, for people.
 

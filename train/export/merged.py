@@ -46,7 +46,6 @@ def export_merged(artifact_dir: Path, kind: ExportFormat, output_dir: Path | Non
     into the artifact; the service loads it at its start.
 
     Args:
-        artifact_dir: Artifact with the adapter; its base model is resolved as the server does.
         kind: See `ExportFormat`.
         output_dir: Directory for other programs; None writes `merged-KIND` into the artifact.
 
@@ -113,12 +112,6 @@ def write_checkpoint(
     artifact: Artifact, base_dir: Path, into: Path, *, dtype: Literal["float32", "float16"]
 ) -> None:
     """Write the merged model as a transformers checkpoint.
-
-    Args:
-        artifact: Artifact with the adapter.
-        base_dir: Checkpoint of the base model.
-        into: The directory to create.
-        dtype: Type of the written weights.
 
     Raises:
         ExportError: The merged weights do not fit fp16.

@@ -33,8 +33,6 @@ def model_card(
     """Return the artifact's README: what it is, how it was made, its error rates, its limits.
 
     Args:
-        config: Configuration of the run that made it.
-        outcome: How that run ended.
         training: The manifest's record of that run.
         scores: Results as {test set: {model: result}}.
     """

@@ -47,8 +47,6 @@ class Position:
 
 @dataclass(frozen=True, kw_only=True)
 class Checkpoint:
-    """Content of a checkpoint."""
-
     path: Path
     adapter: dict[str, torch.Tensor]
     optimiser: dict[str, torch.Tensor]
@@ -90,7 +88,6 @@ def newest_checkpoint(directory: Path) -> Path | None:
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
-    """Return the content of a whole checkpoint."""
     return Checkpoint(
         path=path,
         adapter=load_file(path / _ADAPTER),
@@ -121,7 +118,6 @@ def restore_checkpoint(saved: Checkpoint, model: PeftModel, optimiser: torch.opt
 
 
 def save_best(directory: Path, model: PeftModel) -> None:
-    """Store the adapter as the best so far."""
     directory.mkdir(parents=True, exist_ok=True)
     building = directory / f".{_BEST}.part"
     save_file(_adapter(model), building)

@@ -69,12 +69,6 @@ def train_adapter(
     """Train the adapter of `model` in place and return how it ended.
 
     Args:
-        model: Model with the adapter.
-        config: Configuration of the run.
-        train_data: Training clips.
-        valid_data: Validation clips, if any.
-        device: Device of the model.
-        processes: Processes that train together.
         distill_data: Recordings on which the encoder is kept close to the base's, if any.
 
     Raises:

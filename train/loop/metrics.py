@@ -57,11 +57,7 @@ def metric_line(values: Mapping[str, float | None], step: int, test_set: str | N
 
 
 def metric_definitions(test_sets: Sequence[str] = ()) -> list[dict[str, str]]:
-    """Return SageMaker's metric definitions for these lines: a name and a regex with one group.
-
-    Args:
-        test_sets: Names of test sets whose scores become separate metrics.
-    """
+    """Return SageMaker's metric definitions for these lines: a name and a regex with one group."""
     found = [{"Name": name, "Regex": rf"metric (?:\S+ )*?{name}={_NUMBER} "} for name in METRICS]
     for test_set in test_sets:
         found += [

@@ -22,7 +22,6 @@ def encoder_drift(
     Args:
         model: Its adapter is disabled to compute the base's output.
         log_mel: (batch, n_mels, n_frames).
-        device: The model's device.
         mixed: Multiply in bfloat16; see `batch_loss`.
     """
     whisper = typing.cast(WhisperForConditionalGeneration, model.get_base_model())

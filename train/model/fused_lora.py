@@ -55,7 +55,6 @@ class _FusedProduct(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        """Return the gradients of `forward`'s arguments."""
         rows, merged, lora_a, lora_b = ctx.saved_tensors
         shape, n_rows = grads[0].shape, grads[0].numel() // grads[0].shape[-1]
         grad = _filled_rows(grads[0], merged.dtype)

@@ -44,7 +44,6 @@ class _OutputLoss(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        """Return the gradients of `forward`'s arguments."""
         (gradient,) = ctx.saved_tensors
         return gradient * grads[0], None, None, None
 

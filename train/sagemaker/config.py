@@ -49,7 +49,6 @@ def resolve_config(job: TrainingJob, flags: Mapping[str, Any], environ: Mapping[
     """Build the configuration of a job.
 
     Args:
-        job: The job.
         flags: Flags of the `train` verb by name, `config` and `include_base` included.
         environ: May name a configuration as `TRAIN_CONFIG`, and hold values as `SHROTA_TRAIN_<KEY>`.
 

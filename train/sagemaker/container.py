@@ -91,8 +91,6 @@ def _check(ending: Ending, job: TrainingJob) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class Work:
-    """A job and its configuration."""
-
     job: TrainingJob
     config: ContainerConfig
 
@@ -128,7 +126,6 @@ def run_script(words: Sequence[str]) -> int:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run the job and return the exit status."""
     _failure_file().unlink(missing_ok=True)
     return run_script(arguments[1:]) if arguments[:1] == ["--"] else run_command(command, arguments)
 

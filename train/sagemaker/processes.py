@@ -45,8 +45,6 @@ def training_command(
     """Return the command that trains on this machine.
 
     Args:
-        job: The job.
-        program: Python file and its arguments.
         n_processes: Processes on this machine: one for each GPU, or one.
         environ: May hold the port as `MASTER_PORT`.
     """
@@ -98,8 +96,6 @@ def supervise(command: Sequence[str], environ: Mapping[str, str], *, wait_for: S
     checkpoint. Its processes save and end, and torchrun ends with them.
 
     Args:
-        command: Program and arguments.
-        environ: Whole environment of the command.
         wait_for: Hosts whose names must have an address first.
 
     Raises:

@@ -86,13 +86,9 @@ class CTranslate2Engine:
 
         Args:
             directories: How to find each converted model; see `Variants`.
-            vocabulary: The base model's vocabulary.
             language: The served adapter's language; its windows may use the model with few tokens.
             convert: How to find the models of further adapters; None if there will be none.
             preload: False loads no model yet.
-            device: `cpu` or `cuda`.
-            compute: CTranslate2's compute type.
-            workers: How many batches are decoded in parallel.
 
         Raises:
             StartupError: The model cannot be found or loaded.
@@ -121,12 +117,9 @@ class CTranslate2Engine:
         """Load the converted models of a base model and an adapter from the cache; convert what is missing.
 
         Args:
-            base_dir: The base model's transformers checkpoint.
             artifact: Holds the adapter; None serves the base model alone.
             quantization: `int8`, or `none`: fp32 on a CPU, fp16 on a GPU. CTranslate2 has no `int4`.
             n_threads: CPU threads of all batches together.
-            cache_dir: Where converted models are cached.
-            preload: False loads no model yet.
 
         Raises:
             ConversionError: A converted model can neither be found nor made.
@@ -292,9 +285,7 @@ class CTranslate2Engine:
         """Cut tokens at their limit and before a loop, and decode them to text.
 
         Args:
-            window: The window that was decoded.
             written: Includes timestamp tokens where they were requested.
-            limit: Token limit of this window.
             batch_limit: Token limit that the batch was generated with, the largest of its windows'.
         """
         vocabulary, options = self._vocabulary, window.options

@@ -66,11 +66,8 @@ def converted_model(
     several processes start at once.
 
     Args:
-        base_dir: The base model's checkpoint.
         artifact: Holds the adapter; None converts the base model alone.
-        storage: How weights are stored.
         scripts: Keep only the tokens of these scripts; None keeps all.
-        cache_dir: Where converted models are cached; `default_cache_dir()` if None.
 
     Raises:
         ConversionError: The model cannot be converted or stored.
@@ -105,8 +102,6 @@ def carried_model(artifact_dir: Path, storage: Storage, scripts: Sequence[str] |
     """Return where an artifact carries a converted model: `merged-ct2-int8/`, `...-few-tokens/` and the like.
 
     Args:
-        artifact_dir: The adapter's artifact.
-        storage: How weights are stored.
         scripts: Not None for the model with few tokens; None for the one with all tokens, which other
             programs can load.
     """
@@ -123,10 +118,7 @@ def convert(
     """Write a CTranslate2 model together with the files that faster-whisper reads.
 
     Args:
-        base_dir: The base model's checkpoint.
         artifact: Holds the adapter; None converts the base model alone.
-        storage: How weights are stored.
-        into: The directory to create.
         scripts: Keep only the tokens of these scripts; None keeps all.
 
     Raises:

@@ -90,11 +90,9 @@ class CT2Model:
         """Generate a text for each row.
 
         Args:
-            encoded: Encoder output of the rows.
             prompts: One for each row, all of equal length.
             suppress: Tokens that must not be emitted.
             limit: Most tokens emitted per row.
-            beam_size: Beams kept per step.
             temperature: 0 takes the likeliest token; above 0 tokens are drawn at random.
         """
         results = self._whisper.generate(

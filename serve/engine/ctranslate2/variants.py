@@ -76,9 +76,6 @@ class Variants:
         Args:
             directories: Always holds `BASE`; `ADAPTED` where there is an adapter, and `FEW_TOKENS` where its
                 scripts are known.
-            device: `cpu` or `cuda`.
-            compute: CTranslate2's compute type.
-            workers: How many batches are decoded in parallel.
         """
         self.directories = directories
         self.loaded: dict[Variant, CT2Model] = {}

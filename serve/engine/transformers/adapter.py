@@ -20,7 +20,6 @@ def load_base(base_dir: Path, **arguments: Any) -> WhisperForConditionalGenerati
     """Load a checkpoint's model; every tensor must come from the checkpoint.
 
     Args:
-        base_dir: A transformers Whisper checkpoint.
         arguments: Further arguments for `from_pretrained`.
 
     Raises:
@@ -50,7 +49,6 @@ def attach_adapter(
     """Attach an adapter to a model, in place.
 
     Args:
-        model: The base, or the base with other adapters.
         adapter_dir: A peft adapter that `serve.model.adapter_tensors.check_adapter` has accepted.
         name: The adapter's name in peft.
 

@@ -57,8 +57,6 @@ class TransformersEngine:
         """Wrap a loaded model.
 
         Args:
-            model: The base, or the base with an adapter.
-            vocabulary: The base model's vocabulary.
             merge: Whether the adapter may be merged into the weights.
         """
         self._adapted = model if isinstance(model, PeftModel) else None
@@ -87,7 +85,6 @@ class TransformersEngine:
         """Load a checkpoint and an adapter.
 
         Args:
-            base_dir: A transformers Whisper checkpoint.
             adapter_dir: A peft adapter in safetensors; None serves the base model alone.
             quantization: Storage of the base's linear layers: bitsandbytes int8 or nf4, or unquantised
                 (fp32 on a CPU, fp16 on a GPU).

@@ -66,12 +66,10 @@ def search(
     """Decode every row to its end token, its token limit or its first loop.
 
     Args:
-        decoder: Called once per token with the unfinished rows.
         state: Empty, with the same rows.
         prompts: (n_rows, n_prompt) int64, all of one length.
         n_prefix: Tokens of previous text in the prompts; the start token follows them.
         rows: Filled in place.
-        rules: The allowed tokens.
     """
     logits = decoder.step(
         prompts, state, n_logits=prompts.shape[1] - n_prefix

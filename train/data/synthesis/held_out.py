@@ -12,8 +12,6 @@ _MOST_RESEMBLANCE = 0.75  # Dice coefficient of words between a training sentenc
 
 @dataclass(frozen=True)
 class Split:
-    """Sentences for training, validation and test."""
-
     train: list[str]
     valid: list[str]
     test: list[str]
