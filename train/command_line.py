@@ -13,7 +13,7 @@ COMMANDS = {
     "serve": ("serve.__main__:command", "serve speech recognition over HTTP", ""),
     "transcribe": ("serve.transcribe.__main__:command", "transcribe recordings on disk", ""),
     "client": ("serve.remote.client:command", "have a service elsewhere transcribe a recording", ""),
-    "deploy": ("serve.remote.deploy:command", "put a model to work on SageMaker", ""),
+    "deploy": ("serve.remote.deploy:command", "deploy a model on SageMaker", ""),
     "data": ("train.data.synthesis.__main__:command", "speak a Marathi corpus", "train"),
     "prepare": ("train.data.prepare:command", "decode a source of speech once, for training", "train"),
     "train": ("train.run:command", "train, evaluate and export an adapter", "train"),

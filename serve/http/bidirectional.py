@@ -131,7 +131,7 @@ async def _read_settings(socket: AnySocket, service: Service) -> LiveSettings:
         async with asyncio.timeout(idle_s):
             frame = await _receive(socket)
     except TimeoutError as error:
-        raise BodyTimeout(f"no settings came for {idle_s:g} s") from error
+        raise BodyTimeout(f"no settings came within {idle_s:g} s") from error
     if not isinstance(frame, str):
         raise errors.RequestError("the first frame must be text: the settings, a JSON object")
     return parse_live_settings(_json_object(frame), options)
@@ -178,7 +178,7 @@ async def _next_sound(socket: AnySocket, idle_s: float) -> bytes | None:
         async with asyncio.timeout(idle_s):
             frame = await _receive(socket)
     except TimeoutError as error:
-        raise BodyTimeout(f"no sound came for {idle_s:g} s; send silence where nobody speaks") from error
+        raise BodyTimeout(f"no sound came within {idle_s:g} s; send silence where nobody speaks") from error
     if isinstance(frame, bytes):
         return frame or None
     if _json_object(frame) == {"type": "end"}:

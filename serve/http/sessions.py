@@ -87,7 +87,7 @@ def answer_session_request(
         service.sessions.close(session_id)
         return _answer(_Answer(session_id=session_id), {CLOSED_SESSION_ID: session_id})
     if streams():
-        raise RequestError("a session is started by a plain call, not by a streamed one")
+        raise RequestError("a streamed request cannot start a session; send a plain one")
     options = parse_options(fields, strict=True, base=base)
     place.choose(options)
     return _started(service.sessions.start(options))

@@ -19,7 +19,7 @@ def find_source(source: str, roots: Iterable[Path]) -> Path:
     Raises:
         UnknownPath: It does not exist, or lies outside of `roots`; the message does not say which.
     """
-    refusal = UnknownPath("src names no directory below one that adapters may be loaded from")
+    refusal = UnknownPath("src is not a directory that adapters may be loaded from")
     if "\0" in source or not source.strip():
         raise refusal
     try:

@@ -10,7 +10,7 @@ command = launcher_command(
     "deploy",
     Deployment,
     deployment_requests,
-    about="Put a model to work on SageMaker. It needs boto3.",
+    about="Deploy a model on SageMaker. It needs boto3.",
     examples="""\
 shrota deploy --name marathi \\
   --image 123456789012.dkr.ecr.us-east-1.amazonaws.com/shrota:0.1.0 \\

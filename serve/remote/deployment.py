@@ -151,26 +151,26 @@ class Deployment:
         least_instances = 0 if self.mode in ("async", "components") else 1
         transform_mb = self.max_requests * self.max_payload_mb
         return (
-            (self.instances >= 1, "--instances is at least 1"),
+            (self.instances >= 1, "--instances must be at least 1"),
             (
                 self.min_instances >= least_instances,
-                f"--min-instances is at least {least_instances} for {self.mode}",
+                f"--min-instances must be at least {least_instances} for {self.mode}",
             ),
             (
                 self.max_instances == 0 or self.max_instances >= max(1, self.min_instances),
                 f"--max-instances is {self.max_instances}; --min-instances is {self.min_instances}",
             ),
             (self.target_requests > 0, "--target-requests is above 0"),
-            (60 <= self.startup_timeout_s <= 3_600, "--startup-timeout-s lies between 60 and 3600"),
-            (self.max_requests >= 1, "--max-requests is at least 1"),
-            (self.max_payload_mb >= 1, "--max-payload-mb is at least 1"),
+            (60 <= self.startup_timeout_s <= 3_600, "--startup-timeout-s must lie between 60 and 3600"),
+            (self.max_requests >= 1, "--max-requests must be at least 1"),
+            (self.max_payload_mb >= 1, "--max-payload-mb must be at least 1"),
             (
                 self.mode != "batch" or transform_mb <= _MAX_TRANSFORM_MB,
                 f"--max-requests times --max-payload-mb is {transform_mb};"
                 f" a transform takes {_MAX_TRANSFORM_MB}",
             ),
-            (0 <= self.capture_percent <= 100, "--capture-percent lies between 0 and 100"),
-            (self.component_memory_mb >= 128, "--component-memory-mb is at least 128"),
+            (0 <= self.capture_percent <= 100, "--capture-percent must lie between 0 and 100"),
+            (self.component_memory_mb >= 128, "--component-memory-mb must be at least 128"),
         )
 
     def _mode_rules(self, adapters: list[str]) -> tuple[tuple[bool, str], ...]:

@@ -91,7 +91,7 @@ def _print_texts(connection: ClientConnection, timeout_s: float, out: TextIO) ->
         except ConnectionClosedOK:
             return
         except TimeoutError as error:
-            raise ClientError(f"nothing was heard for {timeout_s:.0f} s") from error
+            raise ClientError(f"nothing was received for {timeout_s:.0f} s") from error
         _print_text(frame, out)
 
 

@@ -54,7 +54,7 @@ def vpc_config(subnets: Sequence[str], security_groups: Sequence[str]) -> dict[s
 def name_faults(names: Mapping[str, str]) -> list[str]:
     """Return faults in names of jobs, models and endpoints, given by flag."""
     return [
-        f"{flag} '{name}' is no name: letters, digits and single hyphens, at most 63"
+        f"{flag} '{name}' is not a valid name: letters, digits and single hyphens, at most 63"
         for flag, name in names.items()
         if not NAME.fullmatch(name)
     ]
@@ -63,7 +63,7 @@ def name_faults(names: Mapping[str, str]) -> list[str]:
 def s3_faults(uris: Mapping[str, str | None]) -> list[str]:
     """Return faults in S3 URIs, given by flag; None is allowed."""
     return [
-        f"{flag} '{uri}' is no s3://BUCKET/PREFIX"
+        f"{flag} '{uri}' is not of the form s3://BUCKET/PREFIX"
         for flag, uri in uris.items()
         if uri is not None and not S3_URI.fullmatch(uri)
     ]
@@ -78,7 +78,7 @@ def common_faults(
             role is None or bool(ROLE_ARN.fullmatch(role)),
             f"--role '{role}' is no ARN such as arn:aws:iam::123456789012:role/name",
         ),
-        (instance_type.startswith("ml."), f"--instance-type '{instance_type}' is none such as ml.g5.xlarge"),
+        (instance_type.startswith("ml."), f"--instance-type '{instance_type}' is not like ml.g5.xlarge"),
         (bool(subnets) == bool(security_groups), "--subnet and --security-group go together"),
     )
     return [fault for holds, fault in rules if not holds]

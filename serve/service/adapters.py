@@ -165,7 +165,7 @@ class Adapters:
             if not NAME.fullmatch(each) or each == NO_ADAPTER:
                 raise RequestError(
                     "the name of an adapter has up to 200 letters, digits, dots, colons, dashes and"
-                    f" underlines, and is not '{NO_ADAPTER}'"
+                    f" underscores, and is not '{NO_ADAPTER}'"
                 )
         with self._changed:
             for each in names:

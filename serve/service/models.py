@@ -112,7 +112,7 @@ class Models:
         """
         if not NAME.fullmatch(name):
             raise RequestError(
-                "model_name has up to 200 letters, digits, dots, colons, dashes and underlines"
+                "model_name has up to 200 letters, digits, dots, colons, hyphens and underscores"
             )
         with self._adding:
             if name in self._loaded:

@@ -248,7 +248,7 @@ shrota transcribe 'calls/**/*.wav' --channels split --format ndjson --model-dir 
         *flags_of(Files, ("format", "output_dir", "overwrite"), bare=True, choices={"format": FORMAT_NAMES}),
         *flags_of(
             TranscriptionOptions,
-            heading="What to hear: the options of the service, with the same values",
+            heading="Transcription options, with the same values as in requests",
             bare=True,
         ),
         config_flag("File of settings, YAML or TOML. [SHROTA_CONFIG]", heading=_MODEL),

@@ -256,7 +256,7 @@ def _mix_note(mix: MixReport) -> str | UnsetType:
     if not mix.turned:
         return UNSET
     turned = " and ".join(str(channel) for channel in mix.turned)
-    return f"channel {turned} cancelled the others, and was turned over where it did"
+    return f"channel {turned} cancelled the others, and was inverted where it did"
 
 
 def _clock_note(clock: ClockReport) -> str | UnsetType:

@@ -44,8 +44,8 @@ def _rules_of_values(config: TrainConfig) -> list[tuple[bool, str]]:
     }
     return [
         (config.profile in PROFILES, f"profile is '{config.profile}'; it is one of {', '.join(PROFILES)}"),
-        (0 < config.learning_rate < 1, f"learning_rate is {config.learning_rate}; it lies between 0 and 1"),
-        (1 <= config.max_window_s <= 30, f"max_window_s is {config.max_window_s}; it lies between 1 and 30"),
+        (0 < config.learning_rate < 1, f"learning_rate is {config.learning_rate}, not between 0 and 1"),
+        (1 <= config.max_window_s <= 30, f"max_window_s is {config.max_window_s}, not between 1 and 30"),
         (
             0 <= config.window_margin_s[0] <= config.window_margin_s[1],
             "window_margin_s is a range (low, high)",
@@ -55,16 +55,16 @@ def _rules_of_values(config: TrainConfig) -> list[tuple[bool, str]]:
             0.5 <= augment.speed_range[0] <= augment.speed_range[1] <= 2,
             "augment.speed_range is a range (low, high) between 0.5 and 2",
         ),
-        (0 <= config.warmup_fraction < 1, "warmup_fraction lies between 0 and 1"),
+        (0 <= config.warmup_fraction < 1, "warmup_fraction must lie between 0 and 1"),
         (config.max_grad_norm > 0, "max_grad_norm must be positive"),
         (config.save_every_s > 0, "save_every_s must be positive"),
         (bool(config.train_data), "train_data is empty: there is nothing to learn from"),
         *(
-            (getattr(config, name) >= least, f"{name} is {getattr(config, name)}; it is at least {least}")
+            (getattr(config, name) >= least, f"{name} is {getattr(config, name)}, below {least}")
             for name, least in _LEAST.items()
         ),
         *(
-            (0 <= value <= 1, f"{name} is {value}; a probability lies between 0 and 1")
+            (0 <= value <= 1, f"{name} is {value}; a probability must lie between 0 and 1")
             for name, value in probabilities.items()
         ),
     ]
@@ -99,7 +99,7 @@ def _rules_between_keys(config: TrainConfig) -> list[tuple[bool, str]]:
         ),
         (
             not config.distill_data or config.encoder.rank != 0,
-            "distill_data holds the encoder near its base, but encoder.rank is 0: it stays the base's anyway",
+            "distill_data has no effect: encoder.rank 0 leaves the encoder as it is",
         ),
     ]
 
@@ -113,15 +113,15 @@ def _block_faults(config: TrainConfig) -> list[str]:
         if own.rank == 0 and len(given) > 1:
             faults.append(f"{name}.rank is 0, which leaves the {name} as it is: {given[-1]} has no meaning")
         if own.rank is not None and own.rank < 0:
-            faults.append(f"{name}.rank is {own.rank}; it is at least 0, which leaves the {name} as it is")
+            faults.append(f"{name}.rank is {own.rank}; it must be at least 0")
         if own.alpha is not None and own.alpha < 1:
-            faults.append(f"{name}.alpha is {own.alpha}; it is at least 1")
+            faults.append(f"{name}.alpha is {own.alpha}; it must be at least 1")
         if own.learning_rate is not None and not 0 < own.learning_rate < 1:
-            faults.append(f"{name}.learning_rate is {own.learning_rate}; it lies between 0 and 1")
+            faults.append(f"{name}.learning_rate is {own.learning_rate}, not between 0 and 1")
         if own.targets is not None:
             faults += _target_faults(f"{name}.targets", own.targets)
         if own.layers is not None and not (own.layers and min(own.layers) >= 0):
-            faults.append(f"{name}.layers lists numbers of layers, of which the first is 0")
+            faults.append(f"{name}.layers must list layer numbers, which start at 0")
     if not faults and config.lora_rank >= 1:
         trained = [block for block in config.blocks if block.is_trained]
         if not trained:

@@ -65,7 +65,7 @@ def _read_clips(
     n_before = len(log)
     clips = filter_clips(read_shards(directory, log), log, filters)
     if not clips:
-        raise DataError(f"nothing of {spec} can be used: {commonest(log.dropped[n_before:])}")
+        raise DataError(f"no clip of {spec} can be used: {commonest(log.dropped[n_before:])}")
     return clips
 
 

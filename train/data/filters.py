@@ -170,7 +170,7 @@ class Filters:
             scripts = " or ".join(sorted(LANGUAGE_SCRIPTS[language or self.language])).title()
             return Reason.WRONG_SCRIPT, f"'{_short(text)}' is not written in {scripts}"
         if (where := self.held_out.sentences.get(sentence_key(text))) is not None:
-            return Reason.HELD_OUT_TEXT, f"'{_short(text)}' also stands in {where}"
+            return Reason.HELD_OUT_TEXT, f"'{_short(text)}' also occurs in {where}"
         if voice is not None and (where := self.held_out.voices.get(voice)) is not None:
             return Reason.HELD_OUT_VOICE, f"voice '{_short(voice)}' also speaks in {where}"
         return None

@@ -318,7 +318,7 @@ def _finish(output_dir: Path, settings: dict[str, Any], writer: _PartWriter, log
     for drop in [drop for part in writer.parts for drop in part.dropped] + writer.dropped:
         log.drop(drop.reason, drop.origin, drop.detail)
     if not writer.n_clips:
-        raise DataError(f"nothing of {settings['source']} can be used: {commonest(log.dropped)}")
+        raise DataError(f"no clip of {settings['source']} can be used: {commonest(log.dropped)}")
     write_whole(output_dir / DROPPED, write_drops(log.dropped).encode())
     write_whole(output_dir / INDEX, index_lines(entry for part in writer.parts for entry in part.entries))
     header = Header(

@@ -71,7 +71,7 @@ class Evaluation:
             ConfigError: Lists every fault.
         """
         counts = ("max_clips", "seed", "threads")
-        faults = [f"{flag_of(name)} is at least 0" for name in counts if getattr(self, name) < 0]
+        faults = [f"{flag_of(name)} must be at least 0" for name in counts if getattr(self, name) < 0]
         unknown = [name for name in self.profile if name not in PROFILES]
         faults += [f"--profile: '{name}' is none of {', '.join(PROFILES)}" for name in unknown]
         if faults:
@@ -186,7 +186,7 @@ command = Command(
     "evaluate",
     read=read_evaluation,
     run=evaluate,
-    about="Score a model on test sets through the serving pipeline: WER, CER and what hides behind them.",
+    about="Score a model on test sets through the serving pipeline: WER, CER, confusions and worst clips.",
     examples="""\
 shrota evaluate --model-dir DIR --manifest data/mr/test-everyday.jsonl
 shrota evaluate --model-dir DIR --manifest FILE.jsonl --against-base --report DIR

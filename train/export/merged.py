@@ -75,7 +75,7 @@ def _write(
         and any(not is_junk(each) for each in target.iterdir())
         and not (target / RECORD).is_file()
     ):
-        raise ExportError(f"{target} holds something else than a merged model: name another --output-dir")
+        raise ExportError(f"{target} holds something other than a merged model: name another --output-dir")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with TemporaryDirectory(dir=target.parent, prefix=".merging-") as scratch:

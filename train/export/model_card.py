@@ -113,7 +113,7 @@ def _heard(training: dict[str, Any]) -> str:
         rows.sort(key=lambda row: VOICE_KINDS.index(row["kind"]))
         parts += [markdown_table(_HEARD_COLUMNS, [_heard_cells(row) for row in rows]), _heard_note(rows)]
     if unknown:
-        parts.append(f"What {' and '.join(dict.fromkeys(unknown))} heard is not recorded.")
+        parts.append(f"The training data of {' and '.join(dict.fromkeys(unknown))} is not recorded.")
     return "\n\n".join(parts)
 
 
@@ -136,4 +136,4 @@ def _before(training: dict[str, Any]) -> str:
     if not (earlier := training.get("continued_from")):
         return ""
     steps = f"{earlier['training']['steps']} steps, sha256 {earlier['sha256'][:12]}"
-    return f",\ngoing on from `{earlier['name']}` ({steps}){_before(earlier['training'])}"
+    return f",\ncontinuing `{earlier['name']}` ({steps}){_before(earlier['training'])}"

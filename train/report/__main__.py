@@ -41,7 +41,7 @@ command = Command(
     "report",
     read=read_report,
     run=report,
-    about="Write the page of a run to RUN_DIR/report/index.html, also while the run goes on.",
+    about="Write the page of a run to RUN_DIR/report/index.html, also during the run.",
     examples="shrota report runs/whisper-base-mr",
     flags=[],
     words="run_dir",

@@ -84,7 +84,7 @@ def _check(ending: Ending, job: TrainingJob) -> None:
     if ending.status < 0:
         name = signal.Signals(-ending.status).name
         why = "it may have run out of memory" if killed else "the log says more"
-        why = f"it was still at work {GRACE_S:.0f} s after it was told to stop" if ending.stopped else why
+        why = f"it was still running {GRACE_S:.0f} s after it was told to stop" if ending.stopped else why
         raise TrainError(f"the training process was ended by {name}; {why}")
     raise TrainError(f"training ended with exit status {ending.status}; the log says more")
 

