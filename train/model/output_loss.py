@@ -1,8 +1,8 @@
-"""Cross-entropy over the vocabulary without ever holding all logits: a few rows at a time, gradient included.
+"""Cross-entropy over the vocabulary, a few rows at a time, so that all logits are never held at once.
 
-Over 51,865 tokens the logits of a batch, their softmax and their gradient are the largest arrays of a
-training step. Here each stretch of rows goes from hidden states to its share of the gradient while it lies in
-cache, as in Liger Kernel (arXiv 2410.10989). The output layer is tied to the embeddings and never trained.
+Over 51,865 tokens, a batch's logits, their softmax and their gradient are the largest arrays of a training
+step. Here each group of rows goes from hidden states to its gradient while it is in the cache, as in Liger
+Kernel (arXiv 2410.10989). The output layer is tied to the embeddings and never trained.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 
 def rows_at_once(device: torch.device) -> int:
-    """Return for how many positions logits exist at a time; 64 rows take 13 MB, and stay in a CPU's cache."""
+    """Return the number of positions whose logits exist at a time; 64 rows take 13 MB, a CPU's cache."""
     return 64 if device.type == "cpu" else 1024
 
 
@@ -27,7 +27,7 @@ class _OutputLoss(torch.autograd.Function):
     ) -> torch.Tensor:
         """Take hidden (n, d_model), W (n_vocabulary, d_model), labels (n,); return a float32 scalar."""
         weight, n_rows, n_labels = weight.to(dtype), rows_at_once(hidden.device), len(labels)
-        n_added = -n_labels % n_rows  # all products of one shape: oneDNN compiles a program for each
+        n_added = -n_labels % n_rows  # equal shapes, because oneDNN compiles a program for each
         hidden, labels = F.pad(hidden, (0, 0, 0, n_added)), F.pad(labels, (0, n_added))
         found, gradients = [], []
         with torch.autocast(hidden.device.type, enabled=False):
@@ -44,7 +44,6 @@ class _OutputLoss(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        """Return the gradients in the order of `forward`'s arguments."""
         (gradient,) = ctx.saved_tensors
         return gradient * grads[0], None, None, None
 
@@ -55,10 +54,10 @@ def output_loss(
     """Return the summed cross-entropy of an output layer without bias.
 
     Args:
-        hidden: (n, d_model), of the positions that carry loss.
+        hidden: (n, d_model), the positions that carry loss.
         weight: (n_vocabulary, d_model), frozen.
         labels: (n,) int64.
-        dtype: of the products; losses are float32 whatever it is.
+        dtype: Type of the products; losses are always float32.
     """
     loss: torch.Tensor = _OutputLoss.apply(hidden, weight, labels, dtype)
     return loss
