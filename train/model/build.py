@@ -80,7 +80,8 @@ def batch_loss(
 
     `mixed` multiplies weights in float32 as bfloat16; those in bfloat16 always are, and all on a GPU.
 
-    Logits are computed only where a label stands, and a few rows at a time.
+    Logits are computed only where a label stands, a few rows at a time, and for the batch's candidates alone
+    where it names any.
     """
     whisper = typing.cast(WhisperForConditionalGeneration, model.get_base_model())
     mixed = mixed or device.type == "cuda" or whisper.dtype == torch.bfloat16
@@ -92,9 +93,12 @@ def batch_loss(
         ).last_hidden_state  # (batch, n_tokens, d_model)
     labels = batch.labels.to(device)
     counted = labels != IGNORED
-    output = whisper.proj_out.weight
-    loss = output_loss(hidden[counted], output, labels[counted], torch.bfloat16 if mixed else output.dtype)
-    return loss, int(counted.sum())
+    output, wanted, log_counts = whisper.proj_out.weight, labels[counted], None
+    if batch.candidates is not None:
+        tokens, log_counts = batch.candidates.tokens.to(device), batch.candidates.log_counts.to(device)
+        output, wanted = output[tokens], torch.searchsorted(tokens, wanted)
+    dtype = torch.bfloat16 if mixed else output.dtype
+    return output_loss(hidden[counted], output, wanted, dtype, log_counts), int(counted.sum())
 
 
 def _base_dtype(config: TrainConfig, device: torch.device) -> torch.dtype:
