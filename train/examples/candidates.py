@@ -1,10 +1,10 @@
 """Choose the tokens that a batch's softmax runs over, where it does not run over the whole vocabulary.
 
-Whisper's output layer knows 51,865 tokens. Marathi needs some hundreds of them, and on a CPU the product with
-all rows is a third of a training step. So the softmax runs over the tokens that the training texts hold and over
-a random sample of the others. Each sampled token stands for many: its logit rises by the logarithm of their
-number, and the sum over the sample is on average the sum over all (Jean et al. 2015, arXiv 1412.2007). Foreign
-tokens stay improbable, also for programs that decode with the whole vocabulary.
+Whisper's output layer knows 51,865 tokens. Marathi needs some hundreds of them, and on a CPU the product
+with all rows is a third of a training step. So the softmax runs over the tokens that the training texts hold
+and over a random sample of the others. Each sampled token stands for many: its logit rises by the logarithm
+of their number, and the sum over the sample is on average the sum over all (Jean et al. 2015, arXiv
+1412.2007). Foreign tokens stay improbable, also for programs that decode with the whole vocabulary.
 """
 
 from __future__ import annotations
