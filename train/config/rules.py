@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 _LEAST = {
     **dict.fromkeys(("keep_checkpoints", "log_every_steps", "save_every_steps", "accumulate_batches"), 1),
     **dict.fromkeys(("lora_rank", "distill_every_steps", "batch_s"), 1),
-    **dict.fromkeys(("eval_every_steps", "max_eval_clips", "max_steps", "valid_clips"), 0),
+    **dict.fromkeys(("eval_every_steps", "max_eval_clips", "max_steps", "valid_clips", "sampled_tokens"), 0),
     **dict.fromkeys(("early_stopping_evals", "seed", "n_threads", "weight_decay", "distill_weight"), 0),
 }
 _PROBABILITIES = (

@@ -23,6 +23,7 @@ from train.data.manifest import Clip, load_samples
 from train.errors import DataError
 from train.examples.augment import Augmenter
 from train.examples.batches import JOIN_PAUSE_S, ExamplePlan
+from train.examples.candidates import Candidates, CandidateTokens
 from train.examples.no_speech import no_speech
 from train.examples.targets import (
     MAX_TEXT_TOKENS,
@@ -58,6 +59,8 @@ class Batch:
     """(batch, n_tokens) int64; `IGNORED` where there is no loss."""
     audio_s: float
     """Seconds of audio before padding."""
+    candidates: Candidates | None = None
+    """Tokens that the softmax runs over; None for the whole vocabulary."""
 
 
 class Collator:
@@ -88,6 +91,13 @@ class Collator:
     def n_tokens(self) -> list[int]:
         """Most tokens that each clip's text may take."""
         return count_tokens(self.vocabulary, [clip.text for clip in self.clips])
+
+    @cached_property
+    def _candidates(self) -> CandidateTokens | None:
+        n_sampled = self.config.sampled_tokens
+        if not (self.augmented and n_sampled):
+            return None
+        return CandidateTokens(self.vocabulary, [clip.text for clip in self.clips], n_sampled)
 
     def collate(self, batch: Sequence[ExamplePlan], key: Sequence[int]) -> Batch:
         """Return the tensors of a batch; the same `key` gives the same random choices.
@@ -121,6 +131,7 @@ class Collator:
             decoder_input_ids=decoder_input_ids,
             labels=labels,
             audio_s=sum(len(wave) for wave, _ in windows) / SAMPLE_RATE,
+            candidates=self._candidates.draw(rng) if self._candidates else None,
         )
 
     def _writable(self, example: ExamplePlan) -> tuple[int, ...]:

@@ -79,7 +79,8 @@ def batch_loss(
     """Return the summed cross-entropy of a batch, and the number of tokens it covers.
 
     `mixed` multiplies float32 weights in bfloat16, as always happens on a GPU and with bfloat16 weights.
-    Logits are computed only at labelled positions, a few rows at a time.
+    Logits are computed only at labelled positions, a few rows at a time, and only for the batch's candidates
+    where it names any.
     """
     whisper = typing.cast(WhisperForConditionalGeneration, model.get_base_model())
     mixed = mixed or device.type == "cuda" or whisper.dtype == torch.bfloat16
@@ -91,9 +92,12 @@ def batch_loss(
         ).last_hidden_state  # (batch, n_tokens, d_model)
     labels = batch.labels.to(device)
     counted = labels != IGNORED
-    output = whisper.proj_out.weight
-    loss = output_loss(hidden[counted], output, labels[counted], torch.bfloat16 if mixed else output.dtype)
-    return loss, int(counted.sum())
+    output, wanted, log_counts = whisper.proj_out.weight, labels[counted], None
+    if batch.candidates is not None:
+        tokens, log_counts = batch.candidates.tokens.to(device), batch.candidates.log_counts.to(device)
+        output, wanted = output[tokens], torch.searchsorted(tokens, wanted)
+    dtype = torch.bfloat16 if mixed else output.dtype
+    return output_loss(hidden[counted], output, wanted, dtype, log_counts), int(counted.sum())
 
 
 def _base_dtype(config: TrainConfig, device: torch.device) -> torch.dtype:

@@ -23,7 +23,12 @@ class _OutputLoss(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, hidden: torch.Tensor, weight: torch.Tensor, labels: torch.Tensor, dtype: torch.dtype
+        ctx: Any,
+        hidden: torch.Tensor,
+        weight: torch.Tensor,
+        labels: torch.Tensor,
+        dtype: torch.dtype,
+        bias: torch.Tensor | None,
     ) -> torch.Tensor:
         """Take hidden (n, d_model), W (n_vocabulary, d_model), labels (n,); return a float32 scalar."""
         weight, n_rows, n_labels = weight.to(dtype), rows_at_once(hidden.device), len(labels)
@@ -32,7 +37,7 @@ class _OutputLoss(torch.autograd.Function):
         found, gradients = [], []
         with torch.autocast(hidden.device.type, enabled=False):
             for rows, wanted in zip(torch.split(hidden, n_rows), torch.split(labels, n_rows), strict=True):
-                logprobs = F.linear(rows.to(dtype), weight).float().log_softmax(dim=-1)
+                logprobs = _logits(rows.to(dtype), weight, bias).log_softmax(dim=-1)
                 found.append(logprobs.gather(1, wanted[:, None]).squeeze(1))
                 if ctx.needs_input_grad[0]:
                     slope = logprobs.exp_()
@@ -45,19 +50,29 @@ class _OutputLoss(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         (gradient,) = ctx.saved_tensors
-        return gradient * grads[0], None, None, None
+        return gradient * grads[0], None, None, None, None
+
+
+def _logits(hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+    logits = F.linear(hidden, weight).float()
+    return logits if bias is None else logits.add_(bias)
 
 
 def output_loss(
-    hidden: torch.Tensor, weight: torch.Tensor, labels: torch.Tensor, dtype: torch.dtype
+    hidden: torch.Tensor,
+    weight: torch.Tensor,
+    labels: torch.Tensor,
+    dtype: torch.dtype,
+    bias: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """Return the summed cross-entropy of an output layer without bias.
+    """Return the summed cross-entropy of an output layer.
 
     Args:
         hidden: (n, d_model), the positions that carry loss.
         weight: (n_vocabulary, d_model), frozen.
         labels: (n,) int64.
         dtype: Type of the products; losses are always float32.
+        bias: (n_vocabulary,) float32, added to the logits.
     """
-    loss: torch.Tensor = _OutputLoss.apply(hidden, weight, labels, dtype)
+    loss: torch.Tensor = _OutputLoss.apply(hidden, weight, labels, dtype, bias)
     return loss
