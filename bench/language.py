@@ -160,7 +160,7 @@ def joined(source: Source, least_s: float, rng: np.random.Generator) -> Samples:
 
 
 def recordings(sources: Sequence[Source], count: int, n_switching: int, seed: int) -> list[Recording]:
-    """Make recordings: of each language in turn, and of its sources in turn; the last ones switch."""
+    """Make recordings: of each language in turn, and of its sources in turn; some switch."""
     rng = np.random.default_rng(seed)
     languages = sorted({source.language for source in sources})
     turns = {code: [source for source in sources if source.language == code] for code in languages}
@@ -169,11 +169,13 @@ def recordings(sources: Sequence[Source], count: int, n_switching: int, seed: in
         turns[language].append(turns[language].pop(0))
         return turns[language][-1]
 
+    # One further each time, so that they begin with different languages.
+    turning = {int((each + 0.5) * count / n_switching) + each for each in range(n_switching)}
     made = []
     for number in range(count):
         source = next_of(languages[number % len(languages)])
         least_s = math.exp(rng.uniform(*np.log(RECORDING_S)))
-        if number < count - n_switching:
+        if number not in turning:
             samples = joined(source, least_s, rng)
             made.append(Recording(source.name, samples, ((0.0, source.language),)))
             continue

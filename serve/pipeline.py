@@ -58,7 +58,7 @@ from serve.engine import (
 from serve.engine.fallback import NO_SPEECH_PROB, is_no_speech
 from serve.engine.scheduler import BatchLimits, Scheduler
 from serve.errors import UnsupportedOption
-from serve.language import LanguageTrack, in_language, listened_to, settle_recording, settle_windows
+from serve.language import LanguageTrack, in_language, settle_recording, settle_windows, whole_window
 from serve.options import DETECT, NO_ADAPTER, TranscriptionOptions
 from serve.transcript.events import End, Event, Segment, Start, Transcript, build_transcript
 from serve.transcript.timeline import Timeline
@@ -340,8 +340,9 @@ class Pipeline:
         window_s = window_length_s(len(noise), facts.margin_s) if facts.dynamic else MAX_WINDOW_S
         given = EngineInput(log_mel=self.features.log_mel(noise, window_s), options=options)
         if options.language is None:
-            (probs,) = decoder.detect_languages([listened_to(given)])
-            given = in_language(given, max(probs, key=probs.__getitem__))
+            whole = whole_window(given)
+            (probs,) = decoder.detect_languages([whole])
+            given = in_language(given, whole, max(probs, key=probs.__getitem__))
         list(decoder.decode([given]))
 
     def _window_s(self, window: Window, decoding: DecodingOptions) -> float:

@@ -216,7 +216,7 @@ class Engine(Protocol):
         """Return the base model's language probabilities for each window.
 
         Args:
-            windows: All of one length, which a base model of 30 s or the adapter can read.
+            windows: Each 30 s long, the length at which Whisper was trained to detect languages.
 
         Raises:
             EngineError: The runtime failed.

@@ -35,7 +35,7 @@ Answer = Hypothesis | LanguageProbs
 """The hypothesis of a window, or its language probabilities."""
 
 LANGUAGE = "language"
-"""Batching key of language detection, with the windows' length."""
+"""Batching key of language detection."""
 
 _log = structlog.get_logger(__name__)
 
@@ -263,7 +263,7 @@ class Scheduler(AbstractContextManager["Scheduler"]):
 
     def _enqueue(self, ticket: Ticket, window: EngineInput, trial: Trial | None) -> Future[Any]:
         """Queue the decoding of a window, or with no `trial` its language detection."""
-        kind = (LANGUAGE, window.n_frames) if trial is None else self._engine.kind(window)
+        kind = LANGUAGE if trial is None else self._engine.kind(window)
         call = Call(ticket.line, window, kind, trial)
         with self._changed:
             if ticket.error is not None:
@@ -311,7 +311,7 @@ class Scheduler(AbstractContextManager["Scheduler"]):
         try:
             found += (
                 self._engine.detect_language(windows)
-                if batch[0].trial is None
+                if batch[0].kind == LANGUAGE
                 else self._engine.decode(windows)
             )
         except Exception as error:

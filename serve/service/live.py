@@ -27,7 +27,7 @@ from serve.audio.segmentation import FRAME_SAMPLES, PAD_SAMPLES, Listener, Windo
 from serve.engine import DecodingOptions, EngineInput, Hypothesis, LanguageProbs, LogMel
 from serve.engine.scheduler import Ticket
 from serve.errors import AudioTooLong, ServiceError
-from serve.language import LanguageTrack, in_language, listened_to
+from serve.language import LanguageTrack, in_language, whole_window
 from serve.pipeline import Pipeline, is_said
 from serve.service.live_settings import LiveSettings
 from serve.transcript.events import LiveText, Segment, join_text
@@ -176,9 +176,10 @@ class LiveSession:
         decoding = self._decoding if may_be_over else quickly
         given, language_prob = self._pipeline.engine_input(window, samples, decoding), None
         if decoding.language is None:
-            (probs,) = self.detect_languages([listened_to(given)])
+            whole = whole_window(given)
+            (probs,) = self.detect_languages([whole])
             guessed = self._track.guess(probs, window.speech_samples / SAMPLE_RATE)
-            given, language_prob = in_language(given, guessed.language), guessed.probability
+            given, language_prob = in_language(given, whole, guessed.language), guessed.probability
         (hypothesis,) = self._ticket.decode([given])
         if may_be_over:
             self._tried, self._tried_until = (given.log_mel, given.options, hypothesis), window.end

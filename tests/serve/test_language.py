@@ -9,7 +9,14 @@ from hypothesis import strategies as st
 
 from serve.audio.segmentation import Span, Window
 from serve.engine import SERVED_ADAPTER, DecodingOptions, EngineInput, Hypothesis
-from serve.language import LOOK_AHEAD, LanguageTrack, in_language, settle_recording, settle_windows
+from serve.language import (
+    LOOK_AHEAD,
+    LanguageTrack,
+    in_language,
+    settle_recording,
+    settle_windows,
+    whole_window,
+)
 
 CODES = ("bn", "cy", "en", "hi", "la", "mr", "ur")
 OPTIONS = DecodingOptions(adapter=SERVED_ADAPTER, expected_language="mr")
@@ -130,7 +137,7 @@ def test_windows_come_out_in_order_and_are_asked_for_few_at_first():
 
     def detect(windows):
         asked.append([each.options.seed for each in windows])
-        assert all(each.n_frames == 1_500 for each in windows), "the base model is less sure of short windows"
+        assert all(each.n_frames == 3_000 for each in windows), "the base model is less sure of short windows"
         return [probs(**(SURE_ENGLISH if each.options.seed < 3 else {"mr": 0.9})) for each in windows]
 
     settled = list(settle_windows(map(window, range(8)), detect, LanguageTrack("mr")))
@@ -163,18 +170,18 @@ def test_what_goes_wrong_between_windows_comes_after_those_before_it():
 
 
 def test_what_the_base_encoded_is_kept_for_the_base_alone():
-    encoded = EngineInput(log_mel=np.zeros((80, 3_000), np.float32), options=OPTIONS, encoded="by the base")
-    assert in_language(encoded, "en").encoded == "by the base"
-    assert in_language(encoded, "mr").encoded is None, "the adapter encodes otherwise"
-    short = EngineInput(log_mel=np.zeros((80, 400), np.float32), options=OPTIONS, encoded="by the base")
-    assert in_language(short, "en").encoded is None, "it decodes another window"
-    alone = replace(encoded, options=DecodingOptions())
-    assert in_language(alone, "hi").encoded == "by the base"
+    _, given = window(0)
+    whole = replace(whole_window(given), encoded="by the base")
+    assert in_language(given, whole, "en").encoded == "by the base"
+    assert in_language(given, whole, "mr").encoded is None, "the adapter encodes otherwise"
+    alone = replace(given, options=DecodingOptions())
+    assert in_language(alone, whole, "hi").encoded == "by the base"
 
 
 def test_a_language_is_the_adapters_where_that_has_none():
-    unbound = EngineInput(log_mel=np.zeros((80, 400), np.float32), options=DecodingOptions(adapter="other"))
-    assert in_language(unbound, "hi").options.adapter == "other"
+    _, given = window(0)
+    unbound = replace(given, options=DecodingOptions(adapter="other"))
+    assert in_language(unbound, whole_window(unbound), "hi").options.adapter == "other"
 
 
 def heard(language: str, prob: float | None) -> Hypothesis:

@@ -15,7 +15,7 @@ from serve.engine.fallback import FALLBACK_TEMPERATURES
 from serve.engine.transformers.engine import TransformersEngine
 from serve.engine.vocabulary import Vocabulary
 from serve.errors import ConversionError, EngineError
-from serve.language import LanguageTrack, in_language, listened_to
+from serve.language import LanguageTrack, in_language, whole_window
 from serve.model.artifact import load_artifact
 
 WHOLE = DecodingOptions(language="mr", adapter=SERVED_ADAPTER)
@@ -278,10 +278,11 @@ def test_a_language_nobody_named_is_the_adapters_unless_the_base_is_sure_of_anot
 
     def settled(log_mel):
         given = EngineInput(log_mel=log_mel, options=auto)
-        (probs,) = shipped_int8.detect_language([listened_to(given)])
+        whole = whole_window(given)
+        (probs,) = shipped_int8.detect_language([whole])
         assert set(probs) == shipped_int8.languages and sum(probs.values()) == pytest.approx(1, abs=0.01)
         (found,) = LanguageTrack("mr", look_ahead=0).push(probs, 3.0)
-        window = in_language(given, found.language)
+        window = in_language(given, whole, found.language)
         return window, found.probability, shipped_int8.decode([window])[0]
 
     marathi, marathi_prob, heard = settled(windows[0])
