@@ -1,15 +1,15 @@
-"""Which language each window is in, and which one a recording is in. Knows no engine and no samples.
+"""Language probabilities of windows -> the language of each window, and of the recording.
 
-The base model says how probable each language is in a window: an adapter that was trained on one language
-no longer tells them apart. What it says of one window is often wrong, above all where little is said, or
-where it takes a language for its relative. So a window's language follows the windows around it as well: a
-hidden Markov model (Rabiner, 1989) whose state is the language. It seldom changes from one window to the
-next, and the probabilities of a window are its evidence, the more so the more speech is in it. A window's
-language is the likeliest one, given all windows before it and up to `LOOK_AHEAD` behind it (a fixed-lag
-smoother). What comes out depends on the windows alone, not on when they come.
+An adapter trained on one language cannot tell languages apart, so the base model does. Its answer for a
+single window is often wrong: for a few words, or for a language that it confuses with another. Each window's
+language therefore depends on the neighbouring windows too. A hidden Markov model (Rabiner, 1989) has the
+language as its state; a change between two windows is unlikely, and the window's probabilities are the
+evidence. The decision is a fixed-lag smoother: the likeliest language given all earlier windows and up to
+`LOOK_AHEAD` later ones. It depends on the windows alone, not on when they arrive. Knows no engine and no
+samples.
 
-The constants were chosen on 244 windows of 43 recordings of people who speak Hindi, 36 of Marathi words and 3
-of English, and on 75 windows of synthetic Marathi; `bench/language.py` measures on others.
+The constants were chosen on 244 windows of speech: Hindi and English by people, Marathi words by people, and
+synthetic Marathi. `bench/language.py` measures on other recordings.
 """
 
 from __future__ import annotations
@@ -28,71 +28,71 @@ from serve.audio.segmentation import Window
 from serve.engine import EngineInput, Hypothesis, LanguageProbs
 
 LOOK_AHEAD = 2
-"""Windows behind one in doubt that may settle its language; its text waits until they are listened to."""
+"""Later windows that may decide the language of a doubtful one. Its text waits for their detection."""
 
 SURE_PROB = 0.9
-"""A window whose language is as probable as this, given the windows so far, waits for no more of them."""
+"""A window whose language is this probable, given the windows so far, does not wait for later ones."""
 
 SWITCH_ODDS = 0.08
-"""Odds that the next window is in another given language rather than in the same."""
+"""Odds that the next window is in one given other language, rather than in the same language."""
 
 LEAST_PROB = 0.005
-"""No window speaks more against a language than this, however sure the base model is: so one window that it
-mistakes does not outweigh all of those around it. Between two windows of one language, one that is sure of
-another keeps it, for this is less than the odds of two switches, and one in doubt follows them."""
+"""Lower limit of a language's evidence in a window. A window misheard by the base model thus cannot outweigh
+all others. It is slightly less than the odds of two switches: between two windows of one language, a window
+that is sure of another keeps it, and a doubtful one does not."""
 
 FULL_SPEECH_S = 2.0
-"""Seconds of speech from which a window has its full say; one with less has the less."""
+"""Windows with less speech than this have proportionally weaker evidence."""
 
 OWN_FACTOR = 8.0
-"""Weighs what the base model leaves open in favour of the adapter's own language: see `_own_evidence`."""
+"""Weight of what the base model leaves open, as evidence for the adapter's language; see `_own_evidence`."""
 
 TWINS = {"hi": "ur", "ur": "hi", "no": "nn", "nn": "no", "id": "ms", "ms": "id", "hr": "sr", "sr": "hr"}
-"""Languages that are spoken alike and written apart: which of two it is the base model can hardly hear."""
+"""Pairs of languages that sound alike but are written differently."""
 
 TWIN_SHARE = 0.5
-"""How much of what is said for a language is said for its twin as well."""
+"""The share of a language's probability that also counts as evidence for its twin."""
 
 ASKED_TOGETHER = 4
-"""Windows whose languages are asked for at a time, so that those behind them can be decoded together."""
+"""Most windows per detection request. Several together allow the windows to be decoded in batches."""
 
 Detect = Callable[[Sequence[EngineInput]], Sequence[LanguageProbs]]
-"""Asks the base model how probable each language is in each window."""
+"""Returns the base model's language probabilities for each window of 30 s."""
 
 
 @dataclass(frozen=True)
 class Settled:
-    """The language of a window."""
+    """The language chosen for a window."""
 
     language: str
     probability: float
-    """Given the windows around it."""
+    """Posterior probability, given this window and its neighbours."""
 
 
 class LanguageTrack:
-    """The languages of a recording's windows, one after the other."""
+    """Decides the languages of a recording's windows, in order."""
 
     def __init__(self, own: str | None, look_ahead: int = LOOK_AHEAD) -> None:
-        """Begin.
+        """Start without windows.
 
         Args:
-            own: The language of the adapter that decodes it, if there is one.
-            look_ahead: Windows that one in doubt may wait for.
+            own: Language of the requested adapter; None if there is no adapter.
+            look_ahead: Later windows that a doubtful one may wait for.
         """
         self.most_asked = ASKED_TOGETHER if look_ahead else 1
-        """Windows that may be waited for before their languages are asked for."""
+        """Most windows to collect for one detection request."""
         self._own = own
         self._look_ahead = look_ahead
         self._codes: list[str] = []
-        self._past: npt.NDArray[np.float64] | None = None  # of the last settled window, given all before it
-        self._open: deque[npt.NDArray[np.float64]] = deque()  # evidence of the windows that are not settled
+        self._past: npt.NDArray[np.float64] | None = None  # belief about the last settled window
+        self._open: deque[npt.NDArray[np.float64]] = deque()  # evidence of unsettled windows
 
     def push(self, probs: LanguageProbs, speech_s: float) -> list[Settled]:
-        """Take in the next window; return the languages of those that are settled now, in order.
+        """Add the next window; return the languages that this settles, in order.
 
         Args:
-            probs: What the base model says of it.
-            speech_s: Seconds of speech in it.
+            probs: The base model's language probabilities for the window.
+            speech_s: Seconds of speech in the window.
         """
         self._open.append(self._evidence(probs, speech_s))
         settled = []
@@ -104,18 +104,18 @@ class LanguageTrack:
         return settled
 
     def rest(self) -> list[Settled]:
-        """Return the languages of the windows that wait for others: none will come."""
+        """Settle all remaining windows at the end of the recording; return their languages."""
         return [self._settle(self._first()) for _ in range(len(self._open))]
 
     def guess(self, probs: LanguageProbs, speech_s: float) -> Settled:
-        """Say what a window would be in if it were the next and the last; it is not taken in."""
+        """Return the language that the next window would get if it were the last; do not add it."""
         ahead = LanguageTrack(self._own)
         ahead._codes, ahead._past, ahead._open = self._codes, self._past, self._open.copy()
         ahead._open.append(ahead._evidence(probs, speech_s))
         return ahead.rest()[-1]
 
     def _evidence(self, probs: LanguageProbs, speech_s: float) -> npt.NDArray[np.float64]:
-        """Return how likely a window is in each language, up to a factor."""
+        """Return the likelihood of each language, up to a common factor."""
         self._codes = self._codes or sorted(probs)
         likely = {code: probs[code] + TWIN_SHARE * _of_twin(probs, code) for code in self._codes}
         if self._own in likely:
@@ -125,7 +125,7 @@ class LanguageTrack:
         return evidence
 
     def _first(self) -> Settled:
-        """Return the likeliest language of the first open window, given all that was taken in."""
+        """Return the likeliest language of the first open window, given all windows so far."""
         after = np.ones(len(self._codes))
         for evidence in list(self._open)[:0:-1]:
             after = _moved(evidence * after)
@@ -138,17 +138,18 @@ class LanguageTrack:
         return first
 
     def _before(self) -> npt.NDArray[np.float64]:
-        """Return how likely each language is by the settled windows alone."""
+        """Predict the first open window from the settled ones."""
         return np.ones(len(self._codes)) if self._past is None else _moved(self._past)
 
 
 def _own_evidence(probs: LanguageProbs, own: str) -> float:
-    """Return how likely a window is in the adapter's own language.
+    """Return the evidence for the adapter's own language.
 
-    An adapter is made where the base model hears badly: it takes Marathi for Welsh, Latin, Hindi or whatever
-    else, but seldom surely. So what counts is not what it gives to that language, but what it leaves open
-    beside the likeliest other one, squared: where that has 0.7 both are equally likely, and where it has 0.95
-    it is fifty times as likely. A window that tells nothing speaks for no language: so there is a limit.
+    Adapters are trained for languages that the base model recognizes badly: it takes Marathi for Welsh, Latin
+    or Hindi, but rarely with high probability. So the evidence is not the language's own probability but the
+    probability left beside the likeliest other language. Squared, because its distributions for right and
+    wrong languages differ that steeply: with 0.7 for the other language both are equally likely, with 0.95
+    the other is about fifty times as likely. Limited, because a window without evidence favours no language.
     """
     others = [prob + _of_twin(probs, code) for code, prob in probs.items() if code != own]
     return min(1.0, OWN_FACTOR * max(0.0, 1 - max(others, default=0.0)) ** 2)
@@ -159,7 +160,7 @@ def _of_twin(probs: LanguageProbs, code: str) -> float:
 
 
 def _moved(likely: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Go from a window to its neighbour, on either side."""
+    """Move the belief from a window to either neighbour."""
     return _scaled(likely + SWITCH_ODDS * (likely.sum() - likely))
 
 
@@ -171,12 +172,12 @@ def _scaled(likely: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
 def settle_windows(
     windows: Iterable[tuple[Window, EngineInput]], detect: Detect, track: LanguageTrack
 ) -> Iterator[tuple[Window, EngineInput, float]]:
-    """Name the language of each window, in order, and how probable it is.
+    """Yield each window, its input in the settled language, and that language's probability, in order.
 
     Args:
-        windows: Pulled no further than the languages of those before take.
-        detect: Asked about few at first, so that the first text comes early.
-        track: Settles them.
+        windows: Read no further than the decisions require.
+        detect: Called with few windows at first, for an early first text.
+        track: Decides the languages.
     """
     source = iter(windows)
     waiting: deque[tuple[Window, EngineInput, EngineInput]] = deque()
@@ -187,7 +188,7 @@ def settle_windows(
         try:
             for window, given in islice(source, n_asked):
                 some.append((window, given, whole_window(given)))
-        except Exception as error:  # what was found before it goes out first
+        except Exception as error:  # raised once the windows before it are yielded
             fault = error
         if not some:
             break
@@ -211,22 +212,22 @@ def _named(
 
 
 def whole_window(given: EngineInput) -> EngineInput:
-    """Return a window lengthened to 30 s, in which the base model learned to tell languages.
+    """Return the window padded to 30 s, the length at which Whisper was trained to detect languages.
 
-    In a window of the speech's own length it is less sure: of eight stretches of people's Hindi that it gave
-    0.2 to 0.6 there, it gives seven 0.1 to 0.3 more in 30 s.
+    Detection in a window of the speech's own length is eight times as fast but worse: of seven stretches of
+    Hindi with probabilities of 0.2 to 0.6 there, six gain 0.1 to 0.3 at 30 s.
     """
     log_mel = pad_with_silence(given.log_mel, int(MAX_WINDOW_S * FRAMES_PER_S))
     return EngineInput(log_mel=log_mel, options=given.options)
 
 
 def in_language(given: EngineInput, whole: EngineInput, language: str) -> EngineInput:
-    """Return a window that is to be decoded in a language: by the base model where it is not the adapter's.
+    """Return the input for decoding in a language; the base model decodes all but the adapter's language.
 
     Args:
-        given: As the adapter hears it.
-        whole: As the base model hears it, and has encoded it to tell the language: it need not do so again.
-        language: The one that was settled.
+        given: Window for the adapter.
+        whole: Window of 30 s for the base model, perhaps with its encoder output from detection.
+        language: Settled language.
     """
     options = replace(given.options, language=language)
     if given.options.expected_language not in (None, language):
