@@ -41,6 +41,9 @@ LEAST_PROB = 0.005
 all others. It is slightly less than the odds of two switches: between two windows of one language, a window
 that is sure of another keeps it, and a doubtful one does not."""
 
+HEARD_PROB = 0.05
+"""A language is considered once a window of the recording gives it as much evidence as this."""
+
 FULL_SPEECH_S = 2.0
 """Windows with less speech than this have proportionally weaker evidence."""
 
@@ -84,6 +87,7 @@ class LanguageTrack:
         self._own = own
         self._look_ahead = look_ahead
         self._codes: list[str] = []
+        self._heard: npt.NDArray[np.bool_] | bool = False  # languages considered so far
         self._past: npt.NDArray[np.float64] | None = None  # belief about the last settled window
         self._open: deque[npt.NDArray[np.float64]] = deque()  # evidence of unsettled windows
 
@@ -110,7 +114,8 @@ class LanguageTrack:
     def guess(self, probs: LanguageProbs, speech_s: float) -> Settled:
         """Return the language that the next window would get if it were the last; do not add it."""
         ahead = LanguageTrack(self._own)
-        ahead._codes, ahead._past, ahead._open = self._codes, self._past, self._open.copy()
+        ahead._codes, ahead._heard = self._codes, self._heard
+        ahead._past, ahead._open = self._past, self._open.copy()
         ahead._open.append(ahead._evidence(probs, speech_s))
         return ahead.rest()[-1]
 
@@ -120,16 +125,19 @@ class LanguageTrack:
         likely = {code: probs[code] + TWIN_SHARE * _of_twin(probs, code) for code in self._codes}
         if self._own in likely:
             likely[self._own] = _own_evidence(probs, self._own)
-        scaled = np.maximum(_scaled(np.array([likely[code] for code in self._codes])), LEAST_PROB)
-        evidence: npt.NDArray[np.float64] = scaled ** min(1.0, speech_s / FULL_SPEECH_S)
+        scaled = _scaled(np.array([likely[code] for code in self._codes]))
+        self._heard = self._heard | (scaled >= min(HEARD_PROB, scaled.max()))
+        evidence: npt.NDArray[np.float64] = np.maximum(scaled, LEAST_PROB) ** min(
+            1.0, speech_s / FULL_SPEECH_S
+        )
         return evidence
 
     def _first(self) -> Settled:
         """Return the likeliest language of the first open window, given all windows so far."""
         after = np.ones(len(self._codes))
         for evidence in list(self._open)[:0:-1]:
-            after = _moved(evidence * after)
-        likely = self._before() * self._open[0] * after
+            after = _moved(evidence * after * self._heard)
+        likely = self._before() * self._open[0] * after * self._heard
         best = int(likely.argmax())
         return Settled(self._codes[best], float(likely[best] / likely.sum()))
 
@@ -139,7 +147,7 @@ class LanguageTrack:
 
     def _before(self) -> npt.NDArray[np.float64]:
         """Predict the first open window from the settled ones."""
-        return np.ones(len(self._codes)) if self._past is None else _moved(self._past)
+        return np.ones(len(self._codes)) if self._past is None else _moved(self._past * self._heard)
 
 
 def _own_evidence(probs: LanguageProbs, own: str) -> float:
