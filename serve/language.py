@@ -36,7 +36,7 @@ SURE_PROB = 0.9
 SWITCH_ODDS = 0.08
 """Odds that the next window is in one given other language, rather than in the same language."""
 
-LEAST_PROB = 0.005
+LEAST_PROB = 0.006
 """Lower limit of a language's evidence in a window. A window misheard by the base model thus cannot outweigh
 all others. It is slightly less than the odds of two switches: between two windows of one language, a window
 that is sure of another keeps it, and a doubtful one does not."""
@@ -47,8 +47,26 @@ HEARD_PROB = 0.05
 FULL_SPEECH_S = 2.0
 """Windows with less speech than this have proportionally weaker evidence."""
 
-OWN_FACTOR = 8.0
-"""Weight of what the base model leaves open, as evidence for the adapter's language; see `_own_evidence`."""
+OPEN_FACTOR = 8.0
+OWN_FACTOR = 2.0
+"""Weights of the evidence for the adapter's language; see `_own_evidence`."""
+
+FAMILIES = tuple(
+    frozenset(codes.split())
+    for codes in (
+        "as bn gu hi mr ne pa sa sd si ur",
+        "kn ml ta te",
+        "fa ps tg",
+        "be bg bs cs hr mk pl ru sk sl sr uk",
+        "ca es fr gl it oc pt ro",
+        "af da de en fo is lb nl nn no sv yi",
+        "az ba kk tk tr tt uz",
+        "id jw ms su tl",
+        "et fi",
+        "yue zh",
+    )
+)
+"""Related languages, which the base model confuses."""
 
 TWINS = {"hi": "ur", "ur": "hi", "no": "nn", "nn": "no", "id": "ms", "ms": "id", "hr": "sr", "sr": "hr"}
 """Pairs of languages that sound alike but are written differently."""
@@ -154,13 +172,17 @@ def _own_evidence(probs: LanguageProbs, own: str) -> float:
     """Return the evidence for the adapter's own language.
 
     Adapters are trained for languages that the base model recognizes badly: it takes Marathi for Welsh, Latin
-    or Hindi, but rarely with high probability. So the evidence is not the language's own probability but the
-    probability left beside the likeliest other language. Squared, because its distributions for right and
-    wrong languages differ that steeply: with 0.7 for the other language both are equally likely, with 0.95
-    the other is about fifty times as likely. Limited, because a window without evidence favours no language.
+    or Armenian, but rarely with high probability. So what the base model leaves open beside the likeliest
+    unrelated language counts as evidence. It is squared, because it falls steeply where the other language is
+    right: with 0.7 for the other both are equally likely, with 0.95 the other about fifty times. Probability
+    of a related language, such as Hindi, counts for that language alone: where the base model takes a language
+    for its relative, it gives the right one a share. Limited, because a window without evidence favours none.
     """
-    others = [prob + _of_twin(probs, code) for code, prob in probs.items() if code != own]
-    return min(1.0, OWN_FACTOR * max(0.0, 1 - max(others, default=0.0)) ** 2)
+    family = next((each for each in FAMILIES if own in each), frozenset((own,)))
+    related = sum(prob for code, prob in probs.items() if code in family and code != own)
+    others = [prob + _of_twin(probs, code) for code, prob in probs.items() if code not in family]
+    left_open = max(0.0, 1 - related - max(others, default=0.0))
+    return min(1.0, OPEN_FACTOR * left_open**2 + OWN_FACTOR * probs[own])
 
 
 def _of_twin(probs: LanguageProbs, code: str) -> float:
