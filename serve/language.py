@@ -175,8 +175,8 @@ def _own_evidence(probs: LanguageProbs, own: str) -> float:
     or Armenian, but rarely with high probability. So what the base model leaves open beside the likeliest
     unrelated language counts as evidence. It is squared, because it falls steeply where the other language is
     right: with 0.7 for the other both are equally likely, with 0.95 the other about fifty times. Probability
-    of a related language, such as Hindi, counts for that language alone: where the base model takes a language
-    for its relative, it gives the right one a share. Limited, because a window without evidence favours none.
+    of a related language, such as Hindi, counts for that language alone: where the base model takes one for
+    the other, it gives the right one a share. Limited, because a window without evidence favours none.
     """
     family = next((each for each in FAMILIES if own in each), frozenset((own,)))
     related = sum(prob for code, prob in probs.items() if code in family and code != own)
