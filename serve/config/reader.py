@@ -139,18 +139,23 @@ def _keys_of(cls: Hashable, prefix: str) -> dict[str, Key]:
 
 
 def field_docs(cls: type) -> dict[str, str]:
-    """Return the docstring below each field of a dataclass, so that --help says what the source says."""
-    (body,) = (
-        node.body for node in ast.walk(ast.parse(inspect.getsource(cls))) if isinstance(node, ast.ClassDef)
-    )
-    return {
-        before.target.id: " ".join(str(after.value.value).split())
-        for before, after in itertools.pairwise(body)
-        if isinstance(before, ast.AnnAssign)
-        and isinstance(before.target, ast.Name)
-        and isinstance(after, ast.Expr)
-        and isinstance(after.value, ast.Constant)
-    }
+    """Return the docstring below each field of a dataclass, so that --help says what the source says.
+
+    Fields of dataclasses that it inherits from are among them.
+    """
+    docs: dict[str, str] = {}
+    for each in reversed([each for each in cls.__mro__ if dataclasses.is_dataclass(each)]):
+        tree = ast.parse(inspect.getsource(each))
+        (body,) = (node.body for node in ast.walk(tree) if isinstance(node, ast.ClassDef))
+        docs |= {
+            before.target.id: " ".join(str(after.value.value).split())
+            for before, after in itertools.pairwise(body)
+            if isinstance(before, ast.AnnAssign)
+            and isinstance(before.target, ast.Name)
+            and isinstance(after, ast.Expr)
+            and isinstance(after.value, ast.Constant)
+        }
+    return docs
 
 
 def read_dataclass(

@@ -57,10 +57,7 @@ def attach_adapter(
     Raises:
         ArtifactError: It does not fit; nothing of it stays on the model.
     """
-    weights = adapter_dir / ADAPTER_WEIGHTS
-    if not weights.is_file():
-        raise ArtifactError(weights, "is missing")
-    tensors = read_tensors(weights)
+    tensors = read_tensors(adapter_dir / ADAPTER_WEIGHTS)
     adapted = model if isinstance(model, PeftModel) else None
     try:
         config = LoraConfig.from_pretrained(str(adapter_dir))
@@ -96,7 +93,7 @@ def read_tensors(weights: Path) -> dict[str, torch.Tensor]:
     """Return the tensors of an adapter's file by the names that peft gives them.
 
     Raises:
-        ArtifactError: It is no whole safetensors file, or calls two tensors alike.
+        ArtifactError: It is missing, is no whole safetensors file, or calls two tensors alike.
     """
     stored = stored_names(weights)
     with safe_open(weights, framework="pt") as tensors:

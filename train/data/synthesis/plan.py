@@ -16,29 +16,12 @@ from train.data.synthesis import text, voices
 from train.data.synthesis.held_out import NOTHING, Resemblance, Split, split_sentences
 from train.data.synthesis.kokoro import draw_blend
 from train.data.synthesis.lines import Line, Phrases, plan_lines
+from train.data.synthesis.sizes import Sizes
 from train.data.synthesis.voices import Delivery, Voice
 
 _FESTIVAL_SHARE = 0.5  # of training clips: the one voice made from a human speaker, and the hardest to hear
 _HELD_OUT_FESTIVAL_SHARE = 0.3
 _NEURAL_VALID_CLIPS = 60  # each costs seconds, and validation hears them often
-
-
-@dataclass(frozen=True, kw_only=True)
-class Sizes:
-    """How many clips of each kind to build; 0 leaves a kind out."""
-
-    everyday: int
-    catalogue: int
-    exchanged: int
-    words: int
-    kokoro: int
-    piper: int
-    test: int
-
-    @property
-    def neural(self) -> int:
-        """Training clips of neural voices."""
-        return self.kokoro + self.piper
 
 
 @dataclass(frozen=True, kw_only=True)
