@@ -1,6 +1,6 @@
 """Measure the service and its peers: the same merged weights, the same recordings, the same threads.
 
-    make bench-serve                                        # everything, about 25 minutes on two quiet cores
+    make bench-serve                                        # everything, about 35 minutes on two quiet cores
     python bench/serve.py --quick                           # a test of the benchmark, in minutes
     python bench/serve.py --only short,concurrent,long      # some sections
     python bench/serve.py --manifest FILE.jsonl             # other recordings

@@ -252,9 +252,13 @@ class Command(click.Command, Generic[T]):
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the examples, line by line."""
-        with formatter.section("Examples"):
-            for line in (self.epilog or "").strip().splitlines():
-                formatter.write(f"  {line}\n")
+        _write_examples(self.epilog, formatter)
+
+
+def _write_examples(examples: str | None, formatter: click.HelpFormatter) -> None:
+    with formatter.section("Examples"):
+        for line in (examples or "").strip().splitlines():
+            formatter.write(f"  {line}\n")
 
 
 class UsageFaults(ConfigError):
@@ -325,9 +329,7 @@ class Commands(click.Group):
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the examples, line by line."""
-        with formatter.section("Examples"):
-            for line in (self.epilog or "").strip().splitlines():
-                formatter.write(f"  {line}\n")
+        _write_examples(self.epilog, formatter)
 
     def _print_completion(self, ctx: click.Context, param: click.Parameter, shell: str | None) -> None:
         kind = get_completion_class(shell) if shell else None
