@@ -76,7 +76,7 @@ FILE = click.Path(path_type=Path)
 )
 @click.option("--engine", default="auto", help="Engine of our service.")
 @click.option("--threads", default=0, help="CPU threads of everyone; 0: all cores.")
-@click.option("--only", default="", help=f"Sections, with commas, of {','.join(SECTIONS)}; all by default.")
+@click.option("--only", default="", help=f"Sections, with commas, of {', '.join(SECTIONS)}; all by default.")
 @click.option("--quick", is_flag=True, help="Few clips: does it work?")
 @click.option(
     "--output",
