@@ -11,10 +11,8 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-import numpy as np
-import numpy.typing as npt
-
 if TYPE_CHECKING:
+    from serve.audio.features import LogMel
     from serve.model.artifact import Artifact
 
 Task = Literal["transcribe", "translate"]
@@ -26,9 +24,6 @@ EngineName = Literal["auto", "ctranslate2", "transformers"]
 
 SERVED_ADAPTER = "served"
 """Key of the adapter that an engine is loaded with."""
-
-LogMel = npt.NDArray[np.float32]
-"""Log-mel spectrogram of a window, (n_mels, n_frames); 100 frames a second, an even number, at most 3,000."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,9 +10,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from serve.audio.features import silence_level
+from serve.audio.features import LogMel, silence_level
 from serve.audio.samples import FRAMES_PER_S
-from serve.engine import LogMel, TimedText
+from serve.engine import TimedText
 from serve.engine.vocabulary import TIMESTAMP_STEP_S, Vocabulary
 
 _SILENCE_TOLERANCE = 1e-3

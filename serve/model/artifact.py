@@ -115,16 +115,26 @@ def load_artifact(model_dir: Path) -> Artifact:
     """
     model_dir = find_root(model_dir)
     manifest = load_manifest(model_dir)
-    for name in (ADAPTER_CONFIG, ADAPTER_WEIGHTS):
-        if not (model_dir / ADAPTER_DIR / name).is_file():
-            raise ArtifactError(model_dir / ADAPTER_DIR / name, "the file is missing")
-    weights = model_dir / ADAPTER_DIR / ADAPTER_WEIGHTS
+    config = model_dir / ADAPTER_DIR / ADAPTER_CONFIG
+    if not config.is_file():
+        raise ArtifactError(config, "the file is missing")
+    tensor_names(model_dir / ADAPTER_DIR / ADAPTER_WEIGHTS)
+    return Artifact(path=model_dir, manifest=manifest)
+
+
+def tensor_names(weights: Path) -> list[str]:
+    """Return the names of an adapter's tensors as its file has them.
+
+    Raises:
+        ArtifactError: The file is missing, or is no whole safetensors file.
+    """
+    if not weights.is_file():
+        raise ArtifactError(weights, "the file is missing")
     try:
-        with safe_open(weights, framework="np"):
-            pass
+        with safe_open(weights, framework="np") as tensors:
+            return list(tensors.keys())
     except (SafetensorError, OSError) as error:
         raise ArtifactError(weights, "not a whole safetensors file") from error
-    return Artifact(path=model_dir, manifest=manifest)
 
 
 def load_manifest(model_dir: Path) -> Manifest:

@@ -20,11 +20,12 @@ from dataclasses import replace
 
 import numpy as np
 
+from serve.audio.features import LogMel
 from serve.audio.pcm import PcmStream
 from serve.audio.recording import Recording
 from serve.audio.samples import SAMPLE_RATE, Samples
 from serve.audio.segmentation import FRAME_SAMPLES, PAD_SAMPLES, Listener, Window, WindowLimits, iter_windows
-from serve.engine import DecodingOptions, EngineInput, Hypothesis, LogMel
+from serve.engine import DecodingOptions, EngineInput, Hypothesis
 from serve.engine.scheduler import Ticket
 from serve.errors import AudioTooLong, ServiceError
 from serve.pipeline import Pipeline, is_said
