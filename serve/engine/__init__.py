@@ -86,7 +86,7 @@ class TimedText:
     probability: float | None = None
     """Mean probability of its tokens; None where it was not asked for."""
     tokens: tuple[int, ...] = ()
-    """Of a sentence."""
+    """The model's text tokens."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,6 +107,8 @@ class Hypothesis:
     """Decoding stopped at the token limit, not at the model's end token."""
     looped: bool = False
     """The model repeated itself; one round of the repetition is kept."""
+    is_echo: bool = False
+    """The text repeats itself because the sound does."""
     temperature: float = 0.0
     """Of the attempt that was accepted."""
     compression_ratio: float = 1.0

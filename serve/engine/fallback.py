@@ -1,8 +1,9 @@
 """Whether what was heard in a window is believable, and what is tried when it is not. Knows no engine.
 
-The rules are those of openai/whisper, with four differences: the measure of repetition holds for every
-script, a beam search comes before the first random draw, a text that loops or fills its limit is never
-believed, and an empty one always is. A window whose first attempt is believed costs one attempt.
+The rules are those of openai/whisper, with five differences: the measure of repetition holds for every
+script, a text may repeat what the sound repeats, a beam search comes before the first random draw, a text
+that loops or fills its limit is never believed, and an empty one always is. A window whose first attempt is
+believed costs one attempt.
 """
 
 from __future__ import annotations
@@ -84,7 +85,9 @@ def is_believable(hypothesis: Hypothesis) -> bool:
 
 
 def repeats(hypothesis: Hypothesis) -> bool:
-    """Tell whether a text goes in circles."""
+    """Tell whether a text goes in circles, other than the sound."""
+    if hypothesis.is_echo:
+        return False
     return hypothesis.looped or hypothesis.compression_ratio > MAX_COMPRESSION_RATIO
 
 

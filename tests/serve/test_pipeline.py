@@ -7,12 +7,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from serve.audio.mixing import MAX_CHANNELS
 from serve.audio.recording import Recording
 from serve.engine import CPU_BATCH, Hypothesis
 from serve.engine.scheduler import WINDOWS_AHEAD, BatchLimits
 from serve.errors import UndecodableAudio, UnsupportedOption
 from serve.options import TranscriptionOptions
-from serve.pipeline import MAX_CHANNELS, Pipeline, ServingFacts
+from serve.pipeline import Pipeline, ServingFacts
 from serve.transcript.events import End, Segment, Start
 
 RATE = 16_000
