@@ -208,19 +208,22 @@ def _correlation(one: npt.NDArray[np.float32], other: npt.NDArray[np.float32]) -
 def _best_chain(picture: npt.NDArray[np.float32], period: int) -> tuple[list[int], float]:
     """Compare stretches of the middle with the whole; return the places of the best one's copies, in order.
 
-    A stretch that begins in the middle of a copy finds half of one at either end; it is not the best.
+    A stretch that begins in the middle of a copy finds half of one at either end, partly beyond the picture:
+    it is not the best.
     """
     padded = np.pad(picture, ((0, 0), (period // 2, period // 2)))
     stretches = np.lib.stride_tricks.sliding_window_view(padded, period, axis=1)  # (BANDS, n_places, period)
     rows = np.ascontiguousarray(stretches.transpose(1, 0, 2)).reshape(stretches.shape[1], -1)
     lengths = np.linalg.norm(rows, axis=1)
     rows /= np.maximum(lengths, 0.3 * np.median(lengths) + 1e-6)[:, None]  # quiet stretches are like nothing
+    begins = np.arange(len(rows)) - period // 2
+    inside = (np.minimum(begins + period, picture.shape[1]) - np.maximum(begins, 0)) / period
     middle = len(rows) // 2
     best: tuple[float, list[int], float] = (-math.inf, [], 0.0)
     for place in range(max(0, middle - period), min(len(rows), middle + period), max(1, period // 8)):
         likeness = rows @ rows[place]
         chain = _chain(_peaks(likeness, round(0.6 * period)), place, round(1.7 * period))
-        worth = float((likeness[chain] - 0.7).sum())
+        worth = float(((likeness[chain] - ALIKE_AT_ALL) * inside[chain]).sum())
         if worth > best[0]:
             own = float(likeness[place])
             best = (worth, chain, float(likeness[chain].sum() - own) / max(1, len(chain) - 1))
