@@ -101,7 +101,8 @@ def _words(heard: Heard) -> list[TimedText]:
     # Letters are spread over the speech, the pauses left out.
     spoken = np.cumsum([0, *(length for span in window.spans for length in (span.end - span.start, 0))])[:-1]
     places = [place for span in window.spans for place in (span.start, span.end)]
-    at_s = np.interp(n_letters * (spoken[-1] / n_letters[-1]), spoken, places) / SAMPLE_RATE
+    letter = spoken[-1] / max(1, n_letters[-1])
+    at_s = np.interp(n_letters * letter, spoken, places) / SAMPLE_RATE
     return [
         TimedText(text=text, start_s=float(at_s[n]), end_s=float(at_s[n + 1])) for n, text in enumerate(texts)
     ]
@@ -138,6 +139,10 @@ def _by_times(
     before: Sequence[TimedText], behind: Sequence[TimedText], begin_s: float, end_s: float
 ) -> _Seam:
     """Part texts that agree on no word between two words of the earlier one, near the middle of both."""
+    if not any(_middle_s(word) > begin_s for word in before) or not any(
+        _middle_s(word) < end_s for word in behind
+    ):
+        return _Seam(len(before), 0)  # one of them heard nothing that the other did
     middle_s = (begin_s + end_s) / 2
     borders_s = [word.start_s for word in before if begin_s < word.start_s < end_s]
     at_s = min(borders_s, key=lambda border_s: abs(border_s - middle_s), default=middle_s)
