@@ -40,14 +40,14 @@ MAX_TRANSFORM_PRODUCT = 100
 """Concurrent transforms times megabytes of payload (CreateTransformJob)."""
 
 MAX_TRANSFORM_PAYLOAD_MIB = 25
-"""Leaves room for four recordings at a time; a job that needs longer ones says so itself."""
+"""Leaves room for four recordings at a time; a job with longer ones must set its own limit."""
 
 _log = structlog.get_logger(__name__)
 
 
 @get("/ping", summary="Whether the model answers", sync_to_thread=False)
 def ping(state: State) -> Response[bytes]:
-    """Answer 200 and nothing else once a window has been decoded; 503 before, and when draining or dead."""
+    """Return 200 once a window has been decoded; 503 before, while draining, and when dead."""
     service: Service = state.service
     service.check_ready()
     return Response(b"")
@@ -55,9 +55,9 @@ def ping(state: State) -> Response[bytes]:
 
 @get("/execution-parameters", summary="How a batch transform should send records", sync_to_thread=False)
 def execution_parameters(state: State) -> dict[str, object]:
-    """Answer how many recordings may be sent at a time and how long they may be, one to a request.
+    """Return how many recordings Batch Transform may send at a time, and their largest size.
 
-    The product of the two is at most 100, as Batch Transform demands; long recordings come first.
+    Batch Transform limits the product of the two to 100; large recordings take precedence.
     """
     settings = state.service.settings
     payload_mib = max(1, min(settings.max_body_bytes >> 20, MAX_TRANSFORM_PAYLOAD_MIB))
@@ -71,13 +71,13 @@ def execution_parameters(state: State) -> dict[str, object]:
 
 @post("/invocations", summary="Transcribe a recording", status_code=200, request_max_body_size=None)
 async def invocations(request: AnyRequest, state: State) -> Response[bytes] | Stream:
-    """Transcribe the recording in the body; an option or Accept chooses the answer's format."""
+    """Transcribe the recording in the body; an option or `Accept` chooses the response format."""
     return await transcribe_body(request, state)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Asked:
-    """What a request asks for before its body is read."""
+    """What a request's headers and query ask for, known before its body is read."""
 
     session: Session | None
     options: TranscriptionOptions
@@ -93,13 +93,11 @@ async def transcribe_body(
     """Answer a request whose body holds a recording.
 
     Args:
-        request: Its body is not read yet.
-        state: The application's.
-        model: Name of the model of a multi-model service.
+        model: Name of the model in a multi-model service.
     """
     service: Service = state.service
     asked = asked_outside_body(request, service)
-    # Before the body: whoever will not be served need not send it.
+    # Before the body, so that a refused client need not send it.
     place = service.admit(model, asked.session)
     try:
         body = await read_body(request.receive, request.headers, _limits(service))
@@ -110,12 +108,12 @@ async def transcribe_body(
         audio, options, answer_format = await read_recording(request, service, body, asked)
         place.choose(options)
         events = service.transcribe(audio, options, place)
-        del body, audio  # the decoder alone holds the recording from here on
+        del body, audio  # from here on only the decoder keeps the recording
         encoder, headers = answer_format.new_encoder(), {"Content-Type": answer_format.content_type}
         if not answer_format.streams:
             whole = await _unless_client_leaves(request.receive, whole_answer(encoder, events, state.metrics))
             return Response(whole, headers=headers)
-        # The first event comes once the recording is accepted: until then errors have a status of their own.
+        # The first event comes once the recording is accepted; errors before it have their own status.
         first = await _unless_client_leaves(request.receive, anext(events))
     except BaseException:
         place.close()
@@ -124,13 +122,13 @@ async def transcribe_body(
 
 
 def asked_outside_body(request: AnyRequest, service: Service) -> Asked:
-    """Read what headers and query ask for, on top of what the request's session does.
+    """Read options from headers and query, with the session's options as defaults.
 
     Raises:
-        UnknownSession: It names a session that is not open.
-        UnsupportedOption: An option is unknown or wrong.
-        UnsupportedMediaType: No body of this content type is read.
-        NotAcceptable: The answer cannot be written as the client wants it.
+        UnknownSession: The named session is not open.
+        UnsupportedOption: An option is unknown or invalid.
+        UnsupportedMediaType: The content type is not supported.
+        NotAcceptable: The response format is not supported.
     """
     hooks = service.hooks
     session = session_of(request, service)
@@ -138,7 +136,7 @@ def asked_outside_body(request: AnyRequest, service: Service) -> Asked:
     any_body = hooks is not None and hooks.takes_any_body
     kind: BodyKind = "raw" if any_body else body_kind(request.headers.get("content-type"))
     accept = request.headers.get("accept") or service.settings.default_accept
-    if answer_format is None and kind == "raw" and hooks is None:  # the other kinds of body may name one
+    if answer_format is None and kind == "raw" and hooks is None:  # other kinds of body may name a format
         answer_format = negotiate_format(accept)
     return Asked(session=session, options=options, answer_format=answer_format, accept=accept, body_kind=kind)
 
@@ -146,7 +144,7 @@ def asked_outside_body(request: AnyRequest, service: Service) -> Asked:
 async def _answer_without_us(
     request: AnyRequest, service: Service, place: Place, body: bytes, asked: Asked
 ) -> Response[bytes] | None:
-    """Answer what is no recording for us: a session that starts or ends, and what hooks answer."""
+    """Answer what the pipeline need not: a session that starts or ends, and requests that hooks answer."""
     hooks = service.hooks
     answer = answer_session_request(
         request,
@@ -165,10 +163,10 @@ async def _answer_without_us(
 async def read_recording(
     request: AnyRequest, service: Service, body: bytes, asked: Asked
 ) -> tuple[bytes | Samples, TranscriptionOptions, Format]:
-    """Take the recording out of the body, and add what the body asks for.
+    """Return the recording, the options and the format of a request, those in its body included.
 
     Raises:
-        ServiceError: The body is malformed, or a hook failed or refused.
+        ServiceError: The body is malformed, or a hook failed or refused it.
     """
     hooks, content_type = service.hooks, request.headers.get("content-type")
     if hooks is not None and hooks.reads_body:
@@ -184,7 +182,7 @@ async def read_recording(
 
 
 async def whole_answer(encoder: Encoder, events: AsyncIterator[Event], metrics: Metrics) -> bytes:
-    """Encode an answer that is complete at its end only."""
+    """Encode a response that is sent as a whole."""
     pieces = []
     async for event in events:
         _count(event, metrics)
@@ -195,7 +193,7 @@ async def whole_answer(encoder: Encoder, events: AsyncIterator[Event], metrics: 
 async def _streamed_answer(
     encoder: Encoder, first: Event, events: AsyncIterator[Event], metrics: Metrics
 ) -> AsyncIterator[bytes]:
-    """Encode a streamed answer. Its status is out already, so an error becomes its last event."""
+    """Encode a streamed response. Its status is already sent, so an error becomes its last event."""
     try:
         yield encoder.encode(first)
         async for event in events:
@@ -217,7 +215,7 @@ def _count(event: Event, metrics: Metrics) -> None:
 
 
 async def _unless_client_leaves(receive: Receive, work: Awaitable[T]) -> T:
-    """Await work, but cancel it when the client leaves: plain handlers are not told. The body must be read.
+    """Await work, but cancel it if the client leaves, which litestar does not report. The body must be read.
 
     Raises:
         ClientGone: The client left first.
@@ -232,7 +230,7 @@ async def _unless_client_leaves(receive: Receive, work: Awaitable[T]) -> T:
     finally:
         for task in (gone, working):
             task.cancel()
-        # Cancelled work frees its place before anyone goes on.
+        # Wait until cancelled work has freed its place.
         await asyncio.gather(gone, working, return_exceptions=True)
 
 
@@ -253,17 +251,17 @@ def _limits(service: Service) -> BodyLimits:
 def options_outside_body(
     request: ASGIConnection[Any, Any, Any, State], base: TranscriptionOptions | None = None
 ) -> tuple[Format | None, TranscriptionOptions]:
-    """Read options, and a format where one is named, from headers, the query and the custom attributes.
+    """Read options, and the format if named, from headers, query and custom attributes.
 
-    The headers name an adapter; the query wins over them, and the custom attributes over the query. What the
-    custom attributes hold besides is the caller's own.
+    The custom attributes override the query, which overrides the adapter headers. Custom attributes that are
+    no options are ignored.
 
     Args:
-        request: Of HTTP, or the first one of a WebSocket.
-        base: Options that hold where neither says anything.
+        request: An HTTP request, or the handshake of a WebSocket.
+        base: Default options.
 
     Raises:
-        UnsupportedOption: One is wrong, or one of the query is unknown.
+        UnsupportedOption: An option is invalid, or one of the query is unknown.
     """
     try:
         query = parse_qsl(request.scope["query_string"].decode(), keep_blank_values=True, max_num_fields=64)
@@ -276,6 +274,6 @@ def options_outside_body(
     attributes = request.headers.get(CUSTOM_ATTRIBUTES, "")
     pairs = (part.partition("=") for part in attributes.split(";") if "=" in part)
     values = {name.strip(): value.strip() for name, _, value in pairs}
-    # Others use the header too, for trace numbers or for what their own containers understand.
+    # Clients also use this header for trace IDs, or for options of other containers.
     named, rest = take_format({name: values[name] for name in values if name in KNOWN_OPTIONS})
     return named or query_format, parse_options(rest, base=options)

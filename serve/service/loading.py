@@ -3,7 +3,7 @@
     pipeline = load_pipeline(model_dir=Path("model_artifacts/whisper-base-mr"), n_threads=2)
     pipeline = load_pipeline(base_model="openai/whisper-base")  # no adapter
 
-Knows no environment and no HTTP.
+Knows no environment variables and no HTTP.
 """
 
 from __future__ import annotations
@@ -30,27 +30,25 @@ from serve.pipeline import Pipeline, ServingFacts
 
 @dataclass(frozen=True, kw_only=True)
 class Served:
-    """What was found to serve."""
+    """The base model, and the adapter if any, that will be served."""
 
     base_dir: Path
     artifact: Artifact | None
-    """None where a base model is served alone."""
+    """None to serve the base model alone."""
 
 
 def find_served(
     model_dir: Path | None, base_model: str | None, *, cache_dir: Path | None = None, offline: bool = False
 ) -> Served:
-    """Look at a model directory and say what is in it.
+    """Find the base model and the adapter that a model directory names, and check that they fit.
 
     Args:
-        model_dir: An artifact; or a base model's checkpoint; or nothing, when `base_model` is named.
-        base_model: Name or directory of the base model, in place of the one that the artifact names.
-        cache_dir: Where a rebuilt base model is kept.
-        offline: Never reach for the network.
+        model_dir: An artifact or a base model's checkpoint; None if `base_model` is named.
+        base_model: Name or directory of the base model; overrides the artifact's.
 
     Raises:
         ArtifactError: There is nothing to serve, or the adapter does not fit the base model.
-        BaseModelError: The base model cannot be had.
+        BaseModelError: The base model cannot be found or fetched.
     """
     artifact = None
     if model_dir is not None:
@@ -69,7 +67,7 @@ def find_served(
         base_model = str(model_dir)
     if base_model is None:
         assert artifact is not None and model_dir is not None
-        inside = model_dir / "base"  # an artifact may carry its base model, for places without a network
+        inside = model_dir / "base"  # an artifact may carry its base model, for use without a network
         base_model = str(inside) if inside.is_dir() else artifact.manifest.base_model.name
     base_dir = resolve_base_model(base_model, cache_dir=cache_dir, offline=offline)
     if artifact is not None:
@@ -81,12 +79,12 @@ def find_served(
 def serving_facts(
     artifact: Artifact | None, *, name: str | None = None, key: str = SERVED_ADAPTER
 ) -> ServingFacts:
-    """Say what the pipeline has to know about an artifact, or about a base model alone.
+    """Return what the pipeline needs to know about an artifact, or about a base model alone.
 
     Args:
         artifact: None for the base model alone.
-        name: Under which it is asked for; the manifest's by default.
-        key: Under which the engine holds it.
+        name: Name of the adapter in requests; the manifest's by default.
+        key: Key of the adapter in the engine.
     """
     if artifact is None:
         return ServingFacts()
@@ -113,20 +111,14 @@ def load_pipeline(
     cache_dir: Path | None = None,
     offline: bool = False,
 ) -> Pipeline:
-    """Load an artifact, or a base model alone, ready to transcribe; see `find_served` for what may be named.
+    """Load an artifact, or a base model alone, ready to transcribe.
 
     Args:
-        model_dir: See `find_served`.
-        base_model: See `find_served`.
-        engine: Runtime; `auto` takes the faster one that knows the quantization.
-        quantization: How linear layers are kept.
-        n_threads: CPU threads of the engine.
-        cache_dir: Where base models and converted models are kept.
-        offline: Never reach for the network.
+        engine: Runtime; `auto` takes the faster one that supports the quantization.
 
     Raises:
-        ArtifactError, BaseModelError, ConversionError: It cannot be served; one sentence says why.
-        ConfigError: The engine does not know the quantization.
+        ArtifactError, BaseModelError, ConversionError: The model cannot be served.
+        ConfigError: The engine does not support the quantization.
     """
     served = find_served(model_dir, base_model, cache_dir=cache_dir, offline=offline)
     return load_served(
@@ -143,19 +135,9 @@ def load_served(
     cache_dir: Path | None = None,
     preload: bool = True,
 ) -> Pipeline:
-    """Load what was found; see `load_pipeline`.
+    """Load what `find_served` found; see `load_pipeline`.
 
-    Args:
-        served: What was found.
-        engine: Runtime.
-        quantization: How linear layers are kept.
-        n_threads: CPU threads of the engine.
-        cache_dir: Where converted models are kept.
-        preload: False lets an engine that loads adapters apart from their base wait for the first one.
-
-    Raises:
-        ArtifactError, BaseModelError, ConversionError: It cannot be served; one sentence says why.
-        ConfigError: The engine does not know the quantization.
+    `preload=False` lets an engine that stores adapters apart from their base wait for the first one.
     """
     if engine == "auto":
         engine = "transformers" if quantization == "int4" else "ctranslate2"
@@ -164,7 +146,7 @@ def load_served(
     facts = serving_facts(served.artifact)
     loaded: Engine
 
-    # Imported here: a model runtime takes seconds to import, and whoever only looks at artifacts needs none.
+    # Imported here: a runtime takes seconds to import, and finding artifacts does not need it.
     if engine == "ctranslate2":
         choose_instruction_set()
         from serve.engine.ctranslate2.engine import CTranslate2Engine
