@@ -57,9 +57,16 @@ LEAST_COVERED = 0.6
 class _Copies:
     """Stretches of sound that are alike and follow one another."""
 
-    n: int
+    starts_s: tuple[float, ...]
     period_s: float
-    likeness: float
+
+    @property
+    def n(self) -> int:
+        return len(self.starts_s)
+
+    @property
+    def ends_s(self) -> tuple[float, ...]:
+        return *self.starts_s[1:], self.starts_s[-1] + self.period_s
 
 
 def is_repetitive(text: str) -> bool:
@@ -79,7 +86,7 @@ def weighed(
     """Return a hypothesis with as many copies of what it repeats as the sound has.
 
     Args:
-        hypothesis: As it was written, or cut before a loop.
+        hypothesis: The text, cut before a loop if there is one.
         words: All that was written, also behind that cut, with tokens and times.
         log_mel: The window.
         vocabulary: Turns tokens into text.
@@ -87,7 +94,8 @@ def weighed(
         is_timed: Whether the times of words are the model's, and not guessed.
 
     Returns:
-        The hypothesis as it is where the sound does not repeat itself.
+        The hypothesis as it is where the sound does not repeat itself; otherwise with the times of its words,
+        for attention loses count among words that are all the same.
     """
     picture = _picture(log_mel[:, : heard_frames(log_mel)])
     run = find_run([word.text for word in words])
@@ -97,7 +105,8 @@ def weighed(
     copies = _copies_of(run, words, picture, is_timed=is_timed)
     if copies is None:
         return hypothesis
-    tokens = [token for word in _rewritten(words, run, copies.n) for token in word.tokens]
+    rewritten = _rewritten(words, run, copies)
+    tokens = [token for word in rewritten for token in word.tokens]
     if len(tokens) > max_tokens:
         return hypothesis
     is_same = tuple(tokens) == hypothesis.tokens
@@ -109,6 +118,7 @@ def weighed(
         truncated=False,
         is_echo=True,
         sentences=hypothesis.sentences if is_same else (),
+        words=tuple(rewritten),
     )
 
 
@@ -134,26 +144,38 @@ def _copies_of(
     written_s = (words[run.end - 1].end_s if not is_last else end_s) - words[run.start].start_s
     one_s = written_s / run.n_rounds
     n_letters = len(bare("".join(word.text for word in copy)))
+    first_step = round(begin_s / STEP_S)
     copies = _find_copies(
-        picture[:, round(begin_s / STEP_S) : round(end_s / STEP_S)],
+        picture[:, first_step : round(end_s / STEP_S)],
         max(SHORTEST_COPY_S, 0.55 * one_s, n_letters / FASTEST_LETTERS_PER_S),
         max(1.8 * one_s, n_letters / SLOWEST_LETTERS_PER_S),
     )
     if copies is None or not 1 / MOST_MISCOUNTED <= copies.n / run.n_rounds <= MOST_MISCOUNTED:
         return None
-    return copies
+    return replace(copies, starts_s=tuple(start_s + first_step * STEP_S for start_s in copies.starts_s))
 
 
-def _rewritten(words: Sequence[TimedText], run: Run, n_copies: int) -> list[TimedText]:
-    """Return the words with another number of copies; the last one keeps its punctuation."""
+def _rewritten(words: Sequence[TimedText], run: Run, copies: _Copies) -> list[TimedText]:
+    """Return the words with as many copies as the sound has; the last one keeps its punctuation."""
     rounds = [list(words[first : first + run.size]) for first in range(run.start, run.end, run.size)]
     usual, last = rounds[-2], rounds[-1]
-    kept = [*rounds[:-1], *[usual] * n_copies][: n_copies - 1]
+    kept = [*rounds[:-1], *[usual] * copies.n][: copies.n - 1]
     behind = words[run.end :]
+    placed = [
+        word
+        for copy, start_s, end_s in zip((*kept, last), copies.starts_s, copies.ends_s, strict=True)
+        for word in _placed(copy, start_s, end_s)
+    ]
+    return [*words[: run.start], *placed, *([] if _is_begun_copy(behind, last) else behind)]
+
+
+def _placed(copy: Sequence[TimedText], start_s: float, end_s: float) -> list[TimedText]:
+    """Spread the words of one copy over its time, by their letters."""
+    borders = np.cumsum([0, *(len(word.text) for word in copy)])
+    at_s = (start_s + (end_s - start_s) * borders / borders[-1]).tolist()
     return [
-        *words[: run.start],
-        *(word for copy in (*kept, last) for word in copy),
-        *([] if _is_begun_copy(behind, last) else behind),
+        replace(word, start_s=round(max(0.0, at_s[n]), 2), end_s=round(max(0.0, at_s[n + 1]), 2))
+        for n, word in enumerate(copy)
     ]
 
 
@@ -197,7 +219,7 @@ def _find_copies(picture: npt.NDArray[np.float32], shortest_s: float, longest_s:
     places, likeness = _best_chain(picture, period)
     if len(places) < MIN_ROUNDS or likeness < ALIKE:
         return None
-    return _Copies(len(places), period * STEP_S, likeness)
+    return _Copies(tuple((place - period // 2) * STEP_S for place in places), period * STEP_S)
 
 
 def _correlation(one: npt.NDArray[np.float32], other: npt.NDArray[np.float32]) -> float:

@@ -20,16 +20,23 @@ from serve.audio.samples import SAMPLE_RATE, Samples
 if TYPE_CHECKING:
     import onnxruntime
 
-FRAME_SAMPLES = 512  # Silero's step at 16 kHz: 32 ms
+FRAME_SAMPLES = 512
+"""Step of Silero at 16 kHz: 32 ms."""
+
 CONTEXT_SAMPLES = 64  # what Silero sees of the step before
-FRAMES_PER_RUN = 1_000  # 32 s: bounds the memory of one run of the model, and the wait for the first span
+FRAMES_PER_RUN = 1_000
+"""Steps of one run of the model, 32 s: bounds its memory, and the wait for the first span."""
+
 RUN_SAMPLES = FRAMES_PER_RUN * FRAME_SAMPLES
+"""Samples of one run of the model."""
+
 
 SPEECH_PROB = 0.5  # a span begins at this probability
 SILENCE_PROB = 0.35  # and may end below this one
 MIN_PAUSE_SAMPLES = SAMPLE_RATE * 160 // 1000  # shorter dips are closures of consonants, not pauses
 MIN_SPEECH_SAMPLES = SAMPLE_RATE * 96 // 1000  # shorter bursts are clicks; a lone "हो" lasts about 200 ms
-PAD_SAMPLES = SAMPLE_RATE * 200 // 1000  # keeps soft onsets and releases, which the detector hears late
+PAD_SAMPLES = SAMPLE_RATE * 200 // 1000
+"""Samples that a span is widened by at either end: keeps soft onsets and releases, which are found late."""
 
 USUAL_PEAK = 0.3  # the detector misses speech that is much quieter, so quiet recordings are raised to this
 MAX_GAIN = 100.0  # 40 dB; more would raise the noise of silence itself
@@ -40,7 +47,9 @@ class Span:
     """A stretch of speech: samples `start` up to, not including, `end`."""
 
     start: int
+    """First sample."""
     end: int
+    """Sample behind the last."""
     speech_prob: float = field(default=1.0, compare=False)
     """Mean probability of speech that the detector gave to it."""
     overlap: int = 0

@@ -18,9 +18,12 @@ class Window:
     """
 
     start: int
+    """First sample."""
     end: int
+    """Sample behind the last."""
     spans: tuple[Span, ...]
     channel: int = 0
+    """Number of the recording's channel, from 0."""
 
     @property
     def overlap(self) -> int:

@@ -29,9 +29,9 @@ def timed_words(
     Args:
         model: Has encoded the windows.
         vocabulary: The base model's.
-        windows: Of one length and one task.
+        windows: Windows of one length and one task.
         texts: Text tokens; what does not fit into the context is left out.
-        language: Of all texts.
+        language: The language of all texts.
     """
     if not windows:
         return []
@@ -63,9 +63,9 @@ def with_words(
     windows: Sequence[EngineInput],
     hypotheses: Sequence[Hypothesis],
 ) -> list[Hypothesis]:
-    """Add the times of words to hypotheses in one language; see `timed_words`."""
+    """Add the times of words to hypotheses in one language, unless they have them; see `timed_words`."""
     timed = list(hypotheses)
-    rows = [row for row, hypothesis in enumerate(hypotheses) if hypothesis.tokens]
+    rows = [row for row, hypothesis in enumerate(hypotheses) if hypothesis.tokens and not hypothesis.words]
     found = timed_words(
         model,
         vocabulary,

@@ -92,6 +92,10 @@ def test_a_text_has_as_many_copies_as_the_sound(weigh, phrase, n_said, n_written
     found = weigh(samples, " ".join([phrase] * n_written), looped=True, truncated=True)
     assert found.text.split() == phrase.split() * n_said
     assert (found.is_echo, found.looped, found.truncated) == (True, False, False)
+    times = [time_s for word in found.words for time_s in (word.start_s, word.end_s)]
+    assert times == sorted(times) and len(found.words) == len(found.text.split())
+    copies_s = np.diff([word.start_s for word in found.words][:: len(phrase.split())])
+    assert np.allclose(copies_s, len(samples) / SAMPLE_RATE / n_said, rtol=0.2)
 
 
 def test_copies_that_differ_in_length_pitch_loudness_and_pause_are_counted(weigh):
@@ -120,6 +124,7 @@ def test_words_before_and_behind_what_is_repeated_stay(weigh, vocabulary):
     ]
     found = weigh(np.concatenate(said), " ".join(texts), words)
     assert found.text.split() == ["तो", "म्हणाला", *["नाही"] * 9, "मी", "घरी", "येणार"]
+    assert found.words[2].start_s == pytest.approx(before_s, abs=0.15)
 
 
 def test_the_beginning_of_one_more_copy_goes_and_the_full_stop_stays(weigh):
