@@ -120,7 +120,7 @@ class Hypothesis:
     sentences: tuple[TimedText, ...] = ()
     """Text between timestamp tokens; empty where none were emitted."""
     words: tuple[TimedText, ...] = ()
-    """In order; empty where word times were not requested, unless the text repeats itself as the sound does."""
+    """In order; empty where word times were not requested, unless `is_echo`."""
 
 
 @dataclass(frozen=True)

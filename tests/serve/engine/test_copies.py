@@ -95,7 +95,8 @@ def test_a_text_has_as_many_copies_as_the_sound(weigh, phrase, n_said, n_written
     times = [time_s for word in found.words for time_s in (word.start_s, word.end_s)]
     assert times == sorted(times) and len(found.words) == len(found.text.split())
     copies_s = np.diff([word.start_s for word in found.words][:: len(phrase.split())])
-    assert np.allclose(copies_s, len(samples) / SAMPLE_RATE / n_said, rtol=0.2)
+    # The first one may be cut by the beginning of the window.
+    assert np.allclose(copies_s[1:], len(samples) / SAMPLE_RATE / n_said, rtol=0.2)
 
 
 def test_copies_that_differ_in_length_pitch_loudness_and_pause_are_counted(weigh):
