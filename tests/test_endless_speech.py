@@ -1,4 +1,4 @@
-"""The shipped adapter on speech without a pause, and on words said again and again: nothing lost or doubled."""
+"""The shipped adapter on speech without a pause and on repeated words: nothing is lost, nothing doubled."""
 
 from __future__ import annotations
 
