@@ -13,8 +13,8 @@ from serve.engine.words import heard_frames, word_times
 MEDIAN_FILTER_POSITIONS = 7
 """Width of the filter that smooths cross-attention before words are timed (openai/whisper)."""
 
-PROMPT_TOKENS = 4
-"""Start, language, task and end: they share the context with the text."""
+PROMPT_TOKENS = 5
+"""Start, language, task, the mark of a text without times, and end: they share the context with the text."""
 
 
 def timed_words(
