@@ -43,7 +43,7 @@ from typing import Protocol
 import numpy as np
 
 from serve.audio.features import MAX_WINDOW_S, FeatureExtractor, window_length_s
-from serve.audio.mixing import mix_channels
+from serve.audio.mixing import chosen_channels
 from serve.audio.recording import Recording
 from serve.audio.samples import SAMPLE_RATE, Samples
 from serve.audio.segmentation import Window, WindowLimits, find_speech, iter_windows
@@ -58,9 +58,6 @@ from serve.transcript.timeline import Timeline
 
 Cut = Callable[[Iterable[Samples], WindowLimits], Iterator[tuple[Window, Samples]]]
 """Finds windows in blocks of samples, each (n_channels, n_samples)."""
-
-MAX_CHANNELS = 4
-"""Most channels to split: those of telephone switches and conference recorders."""
 
 MAX_SIDE_BY_SIDE = 64
 """Recordings transcribed concurrently offline."""
@@ -149,6 +146,7 @@ class Pipeline:
         options: TranscriptionOptions | None = None,
         decoder: Decoder | None = None,
         cut: Cut = iter_windows,
+        timeline: Timeline | None = None,
     ) -> Iterator[Event]:
         """Transcribe one recording, yielding each segment once its window is decoded.
 
@@ -157,6 +155,7 @@ class Pipeline:
                 (n_channels, n_samples).
             decoder: How windows reach the engine; None makes a scheduler for this recording alone.
             cut: Cuts the recording into windows; live speech has its own.
+            timeline: Places the segments; for a caller that previews what waits there.
 
         Yields:
             `Start`, any number of `Segment` in order of their start, `End`.
@@ -167,22 +166,26 @@ class Pipeline:
         """
         if decoder is None:
             with Scheduler(self.engine, frees_engine=False) as scheduler, scheduler.admit() as ticket:
-                yield from self.transcribe(recording, options, ticket, cut)
+                yield from self.transcribe(recording, options, ticket, cut, timeline)
             return
         started = time.perf_counter()
         options = options or TranscriptionOptions()
         decoding = self.resolve(options)
-        recording = _channels(recording, options)
+        if not isinstance(recording, Recording):
+            recording = Recording.of(recording)
+        is_split = options.channels == "split"
+        recording = chosen_channels(recording, split=is_split)
         self._prepare(decoding)
         yield Start(duration_s=recording.duration_s, language=decoding.language, sound=recording.report)
 
         windows = cut(recording.blocks(), self._limits(decoding))
-        timeline = Timeline(split=options.channels == "split")
+        timeline = timeline or Timeline(split=is_split, words=decoding.word_timestamps)
         said: list[Hypothesis] = []
         for window, hypothesis in self._decoded(windows, decoding, decoder):
-            if is_said(window, hypothesis):
-                said.append(hypothesis)
-                yield from timeline.place(window, hypothesis)
+            heard = hypothesis if is_said(window, hypothesis) else None
+            if heard is not None:
+                said.append(heard)
+            yield from timeline.place(window, heard)
         yield from timeline.rest()
 
         transcript = _transcript(timeline.segments, decoding, said, recording)
@@ -326,7 +329,11 @@ class Pipeline:
         """
         budget_tokens = math.ceil(window.speech_samples / SAMPLE_RATE * TOKENS_PER_S) + SPARE_TOKENS
         log_mel = self.features.log_mel(samples, self._window_s(window, decoding))
-        given = EngineInput(log_mel=log_mel, options=replace(decoding, max_new_tokens=budget_tokens))
+        options = replace(decoding, max_new_tokens=budget_tokens)
+        if window.overlap or window.is_torn:  # by the times of its words it is joined to its neighbours
+            timed = replace(options, word_timestamps=True)
+            options = options if self.engine.unsupported(timed) else timed
+        given = EngineInput(log_mel=log_mel, options=options)
         return (given, None) if decoding.language else settle_window(given, decoder.detect_language)
 
     def warm_up(self, decoder: Decoder) -> None:
@@ -349,24 +356,6 @@ class Pipeline:
 
     def _reads_short_windows(self, decoding: DecodingOptions) -> bool:
         return self.facts.dynamic and decoding.adapter is not None  # the base model alone would loop on them
-
-
-def _channels(recording: Recording | Samples, options: TranscriptionOptions) -> Recording:
-    """Return a recording with the channels to transcribe.
-
-    Raises:
-        UnsupportedOption: There are too many channels to split.
-    """
-    if not isinstance(recording, Recording):
-        recording = Recording.of(recording)
-    if options.channels == "mix":
-        return mix_channels(recording)
-    if recording.n_channels > MAX_CHANNELS:
-        raise UnsupportedOption(
-            "channels",
-            f"the recording has {recording.n_channels} channels; at most {MAX_CHANNELS} can be split",
-        )
-    return recording
 
 
 def _transcript(

@@ -85,7 +85,7 @@ class TimedText:
     probability: float | None = None
     """Mean probability of its tokens; None where it was not requested."""
     tokens: tuple[int, ...] = ()
-    """Text tokens of a sentence; empty for a word."""
+    """The model's text tokens."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,6 +106,8 @@ class Hypothesis:
     """Decoding stopped at the token limit, not at the model's end token."""
     looped: bool = False
     """The model repeated itself; one round of the repetition is kept."""
+    is_echo: bool = False
+    """The text repeats itself because the sound does."""
     temperature: float = 0.0
     """Temperature of the attempt that was accepted."""
     compression_ratio: float = 1.0
@@ -113,7 +115,7 @@ class Hypothesis:
     sentences: tuple[TimedText, ...] = ()
     """Text between timestamp tokens; empty where none were emitted."""
     words: tuple[TimedText, ...] = ()
-    """In order; empty where word times were not requested."""
+    """In order; empty where word times were not requested, unless `is_echo`."""
 
 
 @dataclass(frozen=True)

@@ -69,6 +69,7 @@ class LiveSession:
         self._sound = _SoundQueue(round(WAITING_S * settings.pcm.bytes_per_s))
         self.heard_s = 0.0
         """Sound processed so far, in seconds."""
+        self._timeline = Timeline(words=settings.options.word_timestamps)
         self._n_finals = 0
         self._shown: Segment | None = None  # the partial text on display
         self._shown_until = 0  # samples of the recording
@@ -107,7 +108,9 @@ class LiveSession:
         """
         self._emit = emit
         recording = Recording(self._blocks())
-        events = self._pipeline.transcribe(recording, self._settings.options, self, self._cut)
+        events = self._pipeline.transcribe(
+            recording, self._settings.options, self, self._cut, timeline=self._timeline
+        )
         for event in events:
             if isinstance(event, Segment):
                 self._n_finals, self._shown = event.id + 1, None
@@ -176,10 +179,10 @@ class LiveSession:
         if may_be_over:
             self._tried, self._tried_until = (given.log_mel, given.options, hypothesis), window.end
         hypothesis = replace(hypothesis, language_prob=language_prob)
-        if not is_said(window, hypothesis):
+        segments = self._timeline.preview(window, hypothesis if is_said(window, hypothesis) else None)
+        if not segments:
             self._withdraw()
             return
-        segments = list(Timeline().place(window, hypothesis))
         segment = replace(
             segments[0],
             id=self._n_finals,

@@ -34,12 +34,15 @@ from serve.engine import (
     Hypothesis,
     Quantization,
 )
+from serve.engine.copies import is_repetitive, sound_repeats, weighed
+from serve.engine.repetition import before_loop
 from serve.engine.transformers.adapter import attach_adapter, detach_adapters, is_of_adapter, load_base
 from serve.engine.transformers.cached_decoder import CachedDecoder, detection_logits
 from serve.engine.transformers.int8_layers import keep_scales
 from serve.engine.transformers.quiet import quiet_libraries
 from serve.engine.transformers.search import Row, SearchRules, search
 from serve.engine.vocabulary import MAX_CONTEXT_TOKENS, Vocabulary
+from serve.engine.words import guessed_times, heard_frames
 from serve.model.adapter_tensors import check_adapter
 from serve.model.artifact import ADAPTER_WEIGHTS, Artifact
 
@@ -205,25 +208,34 @@ class TransformersEngine:
         options = windows[0].options
         prompts = [vocabulary.prompt_of(window.options) for window in windows]
         n_prompt = len(prompts[0])
-        rows = [_row(window.options, n_prompt) for window in windows]
+        rows = [_row(window, n_prompt) for window in windows]
         rules = self._rules[options.adapter is not None].without(vocabulary.suppressed_by(options.suppress))
         with self._turn, self._adapter(options.adapter), torch.inference_mode():
             encoder_output = self._encode(windows)
             state = self._decoder.begin(encoder_output, n_prompt + max(row.max_new_tokens for row in rows))
             tokens = torch.tensor(prompts, device=encoder_output.device)
             search(self._decoder, state, tokens, prompts[0].index(vocabulary.start), rows, rules)
-        return [
-            Hypothesis(
-                tokens=tuple(row.tokens),
-                text=vocabulary.text(row.tokens),
-                language=window.options.language or "",
-                avg_logprob=row.avg_logprob,
-                no_speech_prob=row.no_speech_prob,
-                truncated=row.truncated,
-                looped=row.looped,
-            )
-            for window, row in zip(windows, rows, strict=True)
-        ]
+        return [self._hypothesis(window, row) for window, row in zip(windows, rows, strict=True)]
+
+    def _hypothesis(self, window: EngineInput, row: Row) -> Hypothesis:
+        """Cut a row before a loop, unless the sound repeats itself as well, and write it as text."""
+        vocabulary, language = self._vocabulary, window.options.language or ""
+        kept, looped = before_loop(row.tokens, vocabulary.is_text)
+        hypothesis = Hypothesis(
+            tokens=tuple(kept),
+            text=vocabulary.text(kept),
+            language=language,
+            avg_logprob=row.avg_logprob,
+            no_speech_prob=row.no_speech_prob,
+            truncated=row.truncated and not looped,
+            looped=looped,
+        )
+        if not is_repetitive(vocabulary.text(row.tokens)):
+            return hypothesis
+        n_frames = heard_frames(window.log_mel)
+        words = guessed_times(row.tokens, language, vocabulary, n_frames=n_frames)
+        limit = row.max_new_tokens
+        return weighed(hypothesis, words, window.log_mel, vocabulary, max_tokens=limit, is_timed=False)
 
     def close(self) -> None:
         del self._model, self._adapted, self._decoder
@@ -299,11 +311,13 @@ class TransformersEngine:
         )
 
 
-def _row(options: DecodingOptions, n_prompt: int) -> Row:
+def _row(window: EngineInput, n_prompt: int) -> Row:
+    options = window.options
     return Row(
         max_new_tokens=max(1, min(options.max_new_tokens, MAX_CONTEXT_TOKENS - n_prompt)),
         temperature=options.temperature,
         seed=options.seed,
+        may_loop=lambda: sound_repeats(window.log_mel),
     )
 
 
