@@ -36,7 +36,6 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from itertools import islice
 from pathlib import Path
 from typing import Protocol
 
@@ -47,11 +46,19 @@ from serve.audio.mixing import chosen_channels
 from serve.audio.recording import Recording
 from serve.audio.samples import SAMPLE_RATE, Samples
 from serve.audio.segmentation import Window, WindowLimits, find_speech, iter_windows
-from serve.engine import SERVED_ADAPTER, DecodingOptions, Engine, EngineInput, Hypothesis, Task
+from serve.engine import (
+    SERVED_ADAPTER,
+    DecodingOptions,
+    Engine,
+    EngineInput,
+    Hypothesis,
+    LanguageProbs,
+    Task,
+)
 from serve.engine.fallback import NO_SPEECH_PROB, is_no_speech
 from serve.engine.scheduler import BatchLimits, Scheduler
 from serve.errors import UnsupportedOption
-from serve.language import LANGUAGE_WINDOWS, settle_recording, settle_window, with_language
+from serve.language import LanguageTrack, in_language, settle_recording, settle_windows, whole_window
 from serve.options import DETECT, NO_ADAPTER, TranscriptionOptions
 from serve.transcript.events import End, Event, Segment, Start, Transcript, build_transcript
 from serve.transcript.timeline import Timeline
@@ -70,6 +77,9 @@ TOKENS_PER_S = 24
 
 SPARE_TOKENS = 24
 """Added to that limit, for windows so short that one long word fills them."""
+
+MAX_GAP_UNTOLD_S = 0.3
+"""The longest pause in a window whose language is not told: behind it another language may be spoken."""
 
 DOUBTFUL_SPEECH_PROB = 0.75
 DOUBTED_LOGPROB = -0.5
@@ -112,8 +122,8 @@ class Decoder(Protocol):
     def decode(self, inputs: Iterable[EngineInput]) -> Iterator[Hypothesis]:
         """Yield a hypothesis for every window, in order; windows are read as needed."""
 
-    def detect_language(self, window: EngineInput) -> tuple[str, float]:
-        """Return (language code, probability) of the likeliest language of a window of 30 s."""
+    def detect_languages(self, windows: Sequence[EngineInput]) -> list[LanguageProbs]:
+        """Return the language probabilities of each window."""
 
 
 class Pipeline:
@@ -147,6 +157,7 @@ class Pipeline:
         decoder: Decoder | None = None,
         cut: Cut = iter_windows,
         timeline: Timeline | None = None,
+        track: LanguageTrack | None = None,
     ) -> Iterator[Event]:
         """Transcribe one recording, yielding each segment once its window is decoded.
 
@@ -156,6 +167,7 @@ class Pipeline:
             decoder: How windows reach the engine; None makes a scheduler for this recording alone.
             cut: Cuts the recording into windows; live speech has its own.
             timeline: Places the segments; for a caller that previews what waits there.
+            track: Settles the languages to be detected; live speech has its own.
 
         Yields:
             `Start`, any number of `Segment` in order of their start, `End`.
@@ -166,7 +178,7 @@ class Pipeline:
         """
         if decoder is None:
             with Scheduler(self.engine, frees_engine=False) as scheduler, scheduler.admit() as ticket:
-                yield from self.transcribe(recording, options, ticket, cut, timeline)
+                yield from self.transcribe(recording, options, ticket, cut, timeline, track)
             return
         started = time.perf_counter()
         options = options or TranscriptionOptions()
@@ -181,7 +193,8 @@ class Pipeline:
         windows = cut(recording.blocks(), self._limits(decoding))
         timeline = timeline or Timeline(split=is_split, words=decoding.word_timestamps)
         said: list[Hypothesis] = []
-        for window, hypothesis in self._decoded(windows, decoding, decoder):
+        track = track or LanguageTrack(decoding.expected_language)
+        for window, hypothesis in self._decoded(windows, decoding, decoder, track):
             heard = hypothesis if is_said(window, hypothesis) else None
             if heard is not None:
                 said.append(heard)
@@ -274,67 +287,55 @@ class Pipeline:
         facts = self.facts
         dynamic = self._reads_short_windows(decoding)
         longest_s = min(facts.max_window_s, MAX_WINDOW_S - facts.margin_s) if dynamic else MAX_WINDOW_S
+        max_gap_s = facts.max_gap_s if decoding.language else min(facts.max_gap_s, MAX_GAP_UNTOLD_S)
         return WindowLimits(
             max_window_s=longest_s,
             max_packed_s=facts.max_packed_s if dynamic else longest_s,
             max_first_window_s=facts.max_first_window_s,
-            max_gap_s=facts.max_gap_s,
+            max_gap_s=max_gap_s,
         )
 
     def _decoded(
-        self, windows: Iterator[tuple[Window, Samples]], decoding: DecodingOptions, decoder: Decoder
+        self,
+        windows: Iterator[tuple[Window, Samples]],
+        decoding: DecodingOptions,
+        decoder: Decoder,
+        track: LanguageTrack,
     ) -> Iterator[tuple[Window, Hypothesis]]:
-        """Decode windows in order; where no language is given, the first ones settle it for the rest."""
+        """Decode windows in order, each in the language that is given or else its own."""
         pulled: deque[tuple[Window, float | None]] = deque()
-        voters: list[tuple[Window, Hypothesis]] = []
-        language_prob = None
-        while True:
-            is_settled = decoding.language is not None
-            some = windows if is_settled else islice(windows, LANGUAGE_WINDOWS)
-            for hypothesis in decoder.decode(self._inputs(some, decoding, decoder, pulled)):
-                window, own_prob = pulled.popleft()
-                heard = (
-                    window,
-                    replace(hypothesis, language_prob=language_prob if own_prob is None else own_prob),
-                )
-                if not is_settled:
-                    voters.append(heard)
-                yield heard
-            if is_settled or not voters:
-                return
-            said = [hypothesis for window, hypothesis in voters if is_said(window, hypothesis)]
-            language, language_prob = settle_recording(said or [hypothesis for _, hypothesis in voters])
-            decoding = with_language(decoding, language)
+        for hypothesis in decoder.decode(self._inputs(windows, decoding, decoder, track, pulled)):
+            window, language_prob = pulled.popleft()
+            yield window, replace(hypothesis, language_prob=language_prob)
 
     def _inputs(
         self,
         windows: Iterable[tuple[Window, Samples]],
         decoding: DecodingOptions,
         decoder: Decoder,
+        track: LanguageTrack,
         pulled: deque[tuple[Window, float | None]],
     ) -> Iterator[EngineInput]:
         """Yield the engine's inputs; append each window and its language's probability to `pulled`."""
-        for window, samples in windows:
-            given, language_prob = self.engine_input(window, samples, decoding, decoder)
+        given = ((window, self.engine_input(window, samples, decoding)) for window, samples in windows)
+        if decoding.language is not None:
+            for window, each in given:
+                pulled.append((window, None))
+                yield each
+            return
+        for window, each, language_prob in settle_windows(given, decoder.detect_languages, track):
             pulled.append((window, language_prob))
-            yield given
+            yield each
 
-    def engine_input(
-        self, window: Window, samples: Samples, decoding: DecodingOptions, decoder: Decoder
-    ) -> tuple[EngineInput, float | None]:
-        """Compute a window's features, and limit its tokens by the speech in it.
-
-        Returns:
-            The engine's input, and the probability of its language where that was detected.
-        """
+    def engine_input(self, window: Window, samples: Samples, decoding: DecodingOptions) -> EngineInput:
+        """Compute a window's features, and limit its tokens by the speech in it."""
         budget_tokens = math.ceil(window.speech_samples / SAMPLE_RATE * TOKENS_PER_S) + SPARE_TOKENS
         log_mel = self.features.log_mel(samples, self._window_s(window, decoding))
         options = replace(decoding, max_new_tokens=budget_tokens)
         if window.overlap or window.is_torn:  # by the times of its words it is joined to its neighbours
             timed = replace(options, word_timestamps=True)
             options = options if self.engine.unsupported(timed) else timed
-        given = EngineInput(log_mel=log_mel, options=options)
-        return (given, None) if decoding.language else settle_window(given, decoder.detect_language)
+        return EngineInput(log_mel=log_mel, options=options)
 
     def warm_up(self, decoder: Decoder) -> None:
         """Decode a second of noise, so that everything is loaded before the first request."""
@@ -346,7 +347,9 @@ class Pipeline:
         window_s = window_length_s(len(noise), facts.margin_s) if facts.dynamic else MAX_WINDOW_S
         given = EngineInput(log_mel=self.features.log_mel(noise, window_s), options=options)
         if options.language is None:
-            given, _ = settle_window(given, decoder.detect_language)
+            whole = whole_window(given)
+            (probs,) = decoder.detect_languages([whole])
+            given = in_language(given, whole, max(probs, key=probs.__getitem__))
         list(decoder.decode([given]))
 
     def _window_s(self, window: Window, decoding: DecodingOptions) -> float:

@@ -70,6 +70,20 @@ def test_a_recording_in_blocks_has_the_text_of_the_whole(pipeline, clips):
     assert whole(pipeline, Recording(blocks)) == whole(pipeline, clips[2])
 
 
+def test_a_recording_that_turns_english_is_written_to_its_end_however_it_comes(pipeline, clips):
+    english, _ = soundfile.read(ROOT / "tests" / "data" / "sample-en.flac", dtype="float32")
+    pause = np.zeros(SAMPLE_RATE, np.float32)
+    turned = np.concatenate([clips[0], pause, clips[0], pause, english])
+    heard = whole(pipeline, turned, language="auto")
+    assert [segment.language for segment in heard.segments] == ["mr", "mr", "en"]
+    assert "young man" in heard.segments[-1].text.lower() and heard.language == "mr"
+    assert heard.segments[0].text == heard.segments[1].text == whole(pipeline, clips[0]).text
+    blocks = (block[None] for block in np.array_split(turned, 17))
+    assert whole(pipeline, Recording(blocks), language="auto") == heard
+    (beside, *_) = pipeline.transcribe_many([turned, clips[0]], TranscriptionOptions(language="auto"))
+    assert placed(beside) == placed(heard)
+
+
 def test_requests_side_by_side_have_the_text_that_each_has_alone(pipeline, clips):
     scheduler = Scheduler(pipeline.engine)
 

@@ -7,7 +7,7 @@ encoder output that an engine caches on a window.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
@@ -24,6 +24,9 @@ EngineName = Literal["auto", "ctranslate2", "transformers"]
 
 SERVED_ADAPTER = "served"
 """Key of the adapter that an engine is loaded with."""
+
+LanguageProbs = Mapping[str, float]
+"""Language code -> its probability, for every language of the base model; they sum to 1."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -206,8 +209,8 @@ class Engine(Protocol):
             EngineError: The runtime failed.
         """
 
-    def detect_language(self, windows: Sequence[EngineInput]) -> list[tuple[str, float]]:
-        """Return (language code, probability) of the likeliest language of each window.
+    def detect_language(self, windows: Sequence[EngineInput]) -> list[LanguageProbs]:
+        """Return the base model's language probabilities for each window.
 
         Args:
             windows: Each 30 s long, the length at which Whisper was trained to detect languages.

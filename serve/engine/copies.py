@@ -10,16 +10,20 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from serve.audio.samples import FRAMES_PER_S
-from serve.engine import Hypothesis, LogMel, TimedText
+from serve.engine import Hypothesis, TimedText
 from serve.engine.fallback import MAX_COMPRESSION_RATIO, compression_ratio
 from serve.engine.repetition import MIN_ROUNDS, Run, bare, find_run
 from serve.engine.vocabulary import Vocabulary
 from serve.engine.words import heard_frames
+
+if TYPE_CHECKING:
+    from serve.audio.features import LogMel
 
 STEP_FRAMES = 2
 STEP_S = STEP_FRAMES / FRAMES_PER_S

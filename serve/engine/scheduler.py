@@ -22,7 +22,7 @@ from typing import Any, NoReturn
 
 import structlog
 
-from serve.engine import BatchSize, Engine, EngineInput, Hypothesis
+from serve.engine import BatchSize, Engine, EngineInput, Hypothesis, LanguageProbs
 from serve.engine.fair_queue import Call, FairQueue, Line
 from serve.engine.fallback import Trial
 from serve.engine.figures import Queue, Totals
@@ -31,8 +31,8 @@ from serve.errors import EngineError, NotReady, Overloaded, RequestTimeout, Serv
 WINDOWS_AHEAD = 8
 """Windows of one request that exist at a time for each worker; the features of each take up to 1 MB."""
 
-Answer = Hypothesis | tuple[str, float]
-"""The hypothesis of a window, or its (language code, probability)."""
+Answer = Hypothesis | LanguageProbs
+"""The hypothesis of a window, or its language probabilities."""
 
 LANGUAGE = "language"
 """Batching key of language detection."""
@@ -104,15 +104,15 @@ class Ticket(AbstractContextManager["Ticket"]):
                     return
             yield self._result(ahead.popleft())
 
-    def detect_language(self, window: EngineInput) -> tuple[str, float]:
-        """Return (language code, probability) of the likeliest language of a window of 30 s.
+    def detect_languages(self, windows: Sequence[EngineInput]) -> list[LanguageProbs]:
+        """Return the language probabilities of each window.
 
         Raises:
             RequestTimeout: The request's deadline has passed.
             ServiceError: The engine failed, or the ticket was cancelled with that error.
         """
-        found: tuple[str, float] = self._result(self._scheduler._enqueue(self, window, None))
-        return found
+        asked = [self._scheduler._enqueue(self, window, None) for window in windows]
+        return [self._result(future) for future in asked]
 
     def check(self) -> None:
         """Raise if the request has ended; for long work between windows, such as finding speech.

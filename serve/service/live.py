@@ -25,9 +25,10 @@ from serve.audio.pcm import PcmStream
 from serve.audio.recording import Recording
 from serve.audio.samples import SAMPLE_RATE, Samples
 from serve.audio.segmentation import FRAME_SAMPLES, PAD_SAMPLES, Listener, Window, WindowLimits, iter_windows
-from serve.engine import DecodingOptions, EngineInput, Hypothesis
+from serve.engine import DecodingOptions, EngineInput, Hypothesis, LanguageProbs
 from serve.engine.scheduler import Ticket
 from serve.errors import AudioTooLong, ServiceError
+from serve.language import LanguageTrack, in_language, whole_window
 from serve.pipeline import Pipeline, is_said
 from serve.service.live_settings import LiveSettings
 from serve.transcript.events import LiveText, Segment, join_text
@@ -65,6 +66,8 @@ class LiveSession:
         self._ticket = ticket
         self._max_audio_s = max_audio_s
         self._decoding = pipeline.resolve(settings.options)
+        # The next phrase may be minutes away: what was said before must do.
+        self._track = LanguageTrack(self._decoding.expected_language, look_ahead=0)
         self._too_long: AudioTooLong | None = None
         self._sound = _SoundQueue(round(WAITING_S * settings.pcm.bytes_per_s))
         self.heard_s = 0.0
@@ -73,9 +76,9 @@ class LiveSession:
         self._n_finals = 0
         self._shown: Segment | None = None  # the partial text on display
         self._shown_until = 0  # samples of the recording
-        # Speculative results for the last pause that might end a phrase: its text and its language.
+        # Speculative results for the last pause that might end a phrase: its text and its languages.
         self._tried: tuple[LogMel, DecodingOptions, Hypothesis] | None = None
-        self._detected: tuple[LogMel, tuple[str, float]] | None = None
+        self._detected: tuple[LogMel, LanguageProbs] | None = None
         self._tried_until = 0  # samples of the recording
         self._emit: Callable[[LiveText], None] = lambda text: None
 
@@ -109,7 +112,7 @@ class LiveSession:
         self._emit = emit
         recording = Recording(self._blocks())
         events = self._pipeline.transcribe(
-            recording, self._settings.options, self, self._cut, timeline=self._timeline
+            recording, self._settings.options, self, self._cut, self._timeline, self._track
         )
         for event in events:
             if isinstance(event, Segment):
@@ -137,7 +140,7 @@ class LiveSession:
     def _cut(self, blocks: Iterable[Samples], limits: WindowLimits) -> Iterator[tuple[Window, Samples]]:
         # The detector widens speech at both ends of a pause, and the limits count what remains.
         gap_s = max(0.0, self._settings.pause_s - 2 * PAD_SAMPLES / SAMPLE_RATE)
-        limits = replace(limits, max_gap_s=min(limits.max_gap_s, gap_s))
+        limits = replace(limits, max_gap_s=min(self._pipeline.facts.max_gap_s, gap_s))
         return iter_windows(blocks, limits, run_samples=RUN_SAMPLES, on_run=self._show)
 
     def decode(self, inputs: Iterable[EngineInput]) -> Iterator[Hypothesis]:
@@ -150,11 +153,12 @@ class LiveSession:
                     continue
             yield from self._ticket.decode([window])
 
-    def detect_language(self, window: EngineInput) -> tuple[str, float]:
-        """Return (language code, probability) for a window; reuse a speculative result."""
+    def detect_languages(self, windows: Sequence[EngineInput]) -> list[LanguageProbs]:
+        """Return the language probabilities of a window; reuse a speculative result."""
+        (window,) = windows
         if self._detected is None or not np.array_equal(window.log_mel, self._detected[0]):
-            self._detected = window.log_mel, self._ticket.detect_language(window)
-        return self._detected[1]
+            self._detected = window.log_mel, self._ticket.detect_languages(windows)[0]
+        return [self._detected[1]]
 
     def _show(self, listeners: Sequence[Listener]) -> None:
         """Emit the open phrase's partial text, if it has grown enough and the session keeps up."""
@@ -174,7 +178,12 @@ class LiveSession:
         self._shown_until = window.end
         quickly = replace(self._decoding, beam_size=1, word_timestamps=False)
         decoding = self._decoding if may_be_over else quickly
-        given, language_prob = self._pipeline.engine_input(window, samples, decoding, self)
+        given, language_prob = self._pipeline.engine_input(window, samples, decoding), None
+        if decoding.language is None:
+            whole = whole_window(given)
+            (probs,) = self.detect_languages([whole])
+            guessed = self._track.guess(probs, window.speech_samples / SAMPLE_RATE)
+            given, language_prob = in_language(given, whole, guessed.language), guessed.probability
         (hypothesis,) = self._ticket.decode([given])
         if may_be_over:
             self._tried, self._tried_until = (given.log_mel, given.options, hypothesis), window.end

@@ -22,7 +22,7 @@ RATE = 16_000
 class Parrot:
     """An engine that answers with the number of frames it was given.
 
-    Where no language is named it hears what `detected` says, in turn, and then Hindi.
+    Where no language is named it hears what `detected` says of each window, in turn, and then Hindi.
     """
 
     languages = frozenset({"mr", "hi", "en"})
@@ -33,7 +33,7 @@ class Parrot:
     def __init__(self, **heard) -> None:
         self.batches: list[list] = []
         self.lacks: set[str] = set()
-        self.detected: list[tuple[str, float]] = []
+        self.detected: list[dict[str, float]] = []
         self.heard = heard
 
     def unsupported(self, options):
@@ -44,7 +44,8 @@ class Parrot:
 
     def detect_language(self, windows):
         assert {window.n_frames for window in windows} == {3_000}
-        return [self.detected.pop(0) if self.detected else ("hi", 0.5) for _ in windows]
+        said = [self.detected.pop(0) if self.detected else {"hi": 0.99} for _ in windows]
+        return [{code: each.get(code, 0.005) for code in sorted(self.languages)} for each in said]
 
     def decode(self, windows):
         self.batches.append([window.options for window in windows])
@@ -145,27 +146,50 @@ def many_windows(speech):
     return np.concatenate([piece for _ in range(6) for piece in (speech, pause)])
 
 
-def test_the_first_three_windows_vote_on_a_language_that_nobody_named(many_windows):
+def test_a_window_in_doubt_is_written_in_the_language_of_its_neighbours(many_windows):
     pipeline = pipeline_of()
-    pipeline.engine.detected = [("hi", 0.9), ("mr", 0.5), ("mr", 0.6)]
+    doubt = {"hi": 0.3, "mr": 0.4, "en": 0.3}
+    pipeline.engine.detected = [doubt, *[{"en": 0.99}] * 2, doubt, {"en": 0.99}, doubt]
     start, *segments, end = pipeline.transcribe(many_windows, AUTO)
     assert start.language is None
-    assert [option.language for option in pipeline.engine.options] == ["hi"] + ["mr"] * 5
-    assert [segment.language for segment in segments] == ["hi"] + ["mr"] * 5
-    probs = [segment.language_prob for segment in segments]
-    assert probs == pytest.approx([0.9, 0.5, 0.6, 0.55, 0.55, 0.55])
-    assert (end.transcript.language, end.transcript.language_prob) == ("mr", pytest.approx(0.55))
+    assert [segment.language for segment in segments] == ["en"] * 6
+    assert all(segment.language_prob > 0.5 for segment in segments)
+    assert [option.adapter for option in pipeline.engine.options] == [None] * 6
+    mean = sum(segment.language_prob for segment in segments) / 6
+    assert (end.transcript.language, end.transcript.language_prob) == ("en", pytest.approx(mean))
 
 
-def test_a_window_in_which_nothing_was_said_does_not_vote(many_windows):
+def test_a_recording_that_turns_to_another_language_is_written_in_both(many_windows):
     pipeline = pipeline_of()
-    pipeline.engine.detected = [("en", 1.0), ("mr", 0.4), ("hi", 0.3)]
-    answer = pipeline.engine.answer
-    pipeline.engine.answer = lambda window: (
-        replace(answer(window), text="") if window.options.language == "en" else answer(window)
-    )
-    *_, end = pipeline.transcribe(many_windows, AUTO)
-    assert pipeline.engine.options[-1].language == end.transcript.language == "mr"
+    pipeline.engine.detected = [{"mr": 0.99}] * 5 + [{"en": 0.99}]
+    *segments, end = list(pipeline.transcribe(many_windows, AUTO))[1:]
+    assert [segment.language for segment in segments] == ["mr"] * 5 + ["en"]
+    assert [option.adapter for option in pipeline.engine.options] == ["served"] * 5 + [None]
+    assert [segment.text for segment in segments][-1] == "3000 frames", "the base model hears 30 s"
+    assert end.transcript.language == "mr"
+
+
+def test_the_text_of_a_window_whose_language_is_sure_waits_for_no_other(speech):
+    read = []
+
+    def blocks():
+        for number in range(100):
+            read.append(number)
+            yield np.concatenate([speech, np.zeros(5 * RATE, np.float32)])[None]
+
+    pipeline = pipeline_of()
+    pipeline.engine.detected = [{"en": 0.99}] * 100
+    events = pipeline.transcribe(Recording(blocks()), AUTO)
+    assert [next(events).language, next(events).language] == [None, "en"]
+    assert len(read) <= 3 * WINDOWS_AHEAD
+
+
+def test_windows_are_shorter_where_another_language_may_begin_behind_each_pause(speech):
+    spoken = np.concatenate([speech[: 2 * RATE], np.zeros(RATE // 2, np.float32)] * 3)
+    told, untold = pipeline_of(), pipeline_of()
+    list(told.transcribe(spoken))
+    list(untold.transcribe(spoken, AUTO))
+    assert len(untold.engine.options) > len(told.engine.options)
 
 
 def test_a_model_of_one_language_needs_no_detection(speech):

@@ -28,6 +28,7 @@ from serve.engine import (
     DecodingOptions,
     EngineInput,
     Hypothesis,
+    LanguageProbs,
     Quantization,
 )
 from serve.engine.copies import is_repetitive, weighed
@@ -223,7 +224,7 @@ class CTranslate2Engine:
                 object() if options.temperature > 0 else None,
             )
 
-    def detect_language(self, windows: Sequence[EngineInput]) -> list[tuple[str, float]]:
+    def detect_language(self, windows: Sequence[EngineInput]) -> list[LanguageProbs]:
         with _errors():
             base = self.variants.model(BASE)
             _encode(base, windows)

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 from ctranslate2.models import Whisper
 
+from serve.engine import LanguageProbs
 from serve.engine.ctranslate2.merging import kept_tokens
 from serve.errors import ConversionError
 
@@ -72,10 +73,10 @@ class CT2Model:
     def _encoded(self, log_mels: npt.NDArray[np.float32]) -> ctranslate2.StorageView:
         return self._whisper.encode(ctranslate2.StorageView.from_array(log_mels))
 
-    def detect_languages(self, encoded: ctranslate2.StorageView) -> list[tuple[str, float]]:
-        """Return (language code, probability) of each row's likeliest language; for full vocabularies."""
+    def detect_languages(self, encoded: ctranslate2.StorageView) -> list[LanguageProbs]:
+        """Return the language probabilities of each row; for full vocabularies."""
         ranked = self._whisper.detect_language(encoded)
-        return [(ranking[0][0][2:-2], ranking[0][1]) for ranking in ranked]
+        return [{token[2:-2]: probability for token, probability in ranking} for ranking in ranked]
 
     def generate(
         self,

@@ -32,6 +32,7 @@ from serve.engine import (
     DecodingOptions,
     EngineInput,
     Hypothesis,
+    LanguageProbs,
     Quantization,
 )
 from serve.engine.copies import is_repetitive, sound_repeats, weighed
@@ -192,16 +193,14 @@ class TransformersEngine:
         n_prompt = len(self._vocabulary.prompt_of(options))
         return options.adapter, window.n_frames, n_prompt, options.suppress
 
-    def detect_language(self, windows: Sequence[EngineInput]) -> list[tuple[str, float]]:
+    def detect_language(self, windows: Sequence[EngineInput]) -> list[LanguageProbs]:
         vocabulary = self._vocabulary
         codes = list(vocabulary.languages)
         with self._turn, self._adapter(None), torch.inference_mode():
             state = self._decoder.begin(self._encode(windows), max_tokens=1)
             logits = detection_logits(self._decoder, state, vocabulary.start)
             probabilities = logits[:, list(vocabulary.languages.values())].float().softmax(dim=-1)
-            best_probabilities, best = probabilities.max(dim=-1)
-        found = zip(best.tolist(), best_probabilities.tolist(), strict=True)
-        return [(codes[index], probability) for index, probability in found]
+        return [dict(zip(codes, row, strict=True)) for row in probabilities.tolist()]
 
     def decode(self, windows: Sequence[EngineInput]) -> list[Hypothesis]:
         vocabulary = self._vocabulary

@@ -39,7 +39,7 @@ class Recorder:
     def detect_language(self, windows):
         self.batches.append(["language of " + window.options.prompt for window in windows])
         assert self.go.acquire(timeout=20)
-        return [("hi", 0.9)] * len(windows)
+        return [{"hi": 0.9, "mr": 0.1}] * len(windows)
 
     def decode(self, windows):
         self.batches.append([window.options.prompt for window in windows])
@@ -418,14 +418,14 @@ def test_languages_are_detected_in_batches_of_their_own(make, engine, pool):
     text = pool.submit(texts, scheduler.admit(), [window("text")])
     wait_until(lambda: queued(scheduler) == 3)
     engine.go.release(100)
-    assert [each.result() for each in found] == [("hi", 0.9)] * 2 and text.result() == ["text"]
+    assert [each.result() for each in found] == [[{"hi": 0.9, "mr": 0.1}]] * 2 and text.result() == ["text"]
     assert sorted(map(sorted, engine.batches[1:])) == [["language of a", "language of b"], ["text"]]
     assert scheduler.totals().n_windows == 2, "those that were decoded"
 
 
 def detected(ticket, window):
     with ticket:
-        return ticket.detect_language(window)
+        return ticket.detect_languages([window])
 
 
 def test_an_engine_that_somebody_else_owns_is_left_open(engine):
