@@ -10,21 +10,21 @@ The service, files and the evaluation of a training run all go through it, and t
 engine. Knows no web, no environment and no runtime. This is a request's way, from its route to its text; no
 other call of ours leads to one of these:
 
-     1  transcribe_body           serve/http/sagemaker.py      in the event loop
-     2  asked_outside_body        serve/http/sagemaker.py      by headers and query: session, options, format
+     1  transcribe_body           serve/http/transcription.py          in the event loop
+     2  asked_outside_body        serve/http/sagemaker/invocations.py  headers and query: session, format
      3  Service.admit             serve/service/service.py
      4  read_body                 serve/http/body.py
-     5  read_recording            serve/http/sagemaker.py      the body's recording and options, or a hook's
-     6  whole_answer              serve/http/sagemaker.py
+     5  Invocation.read_recording serve/http/sagemaker/invocations.py  the body's recording and options
+     6  whole_answer              serve/http/transcription.py
      7  Service.transcribe        serve/service/service.py
-     8  Place.transcribe          serve/service/place.py       in a thread of the request
+     8  Place.transcribe          serve/service/place.py               in a thread of the request
      9  open_audio                serve/audio/decode.py
     10  Pipeline.transcribe       serve/pipeline.py
     11  Pipeline._decoded         serve/pipeline.py
     12  Ticket.decode             serve/engine/scheduler.py
-    13  Pipeline._inputs          serve/pipeline.py            features of windows, as long as there is room
-    14  Scheduler._run            serve/engine/scheduler.py    in a thread of the engine
-    15  Scheduler._call           serve/engine/scheduler.py    a batch of one kind
+    13  Pipeline._inputs          serve/pipeline.py                    features, as long as there is room
+    14  Scheduler._run            serve/engine/scheduler.py            in a thread of the engine
+    15  Scheduler._call           serve/engine/scheduler.py            a batch of one kind
     16  CTranslate2Engine.decode  serve/engine/ctranslate2/engine.py
 """
 

@@ -10,14 +10,14 @@ from litestar.config.cors import CORSConfig
 from litestar.datastructures import State
 from litestar.types import ASGIApp, ControllerRouterHandler
 
-from serve.http.adapters import add_adapter, get_adapter, list_adapters, remove_adapter
-from serve.http.bidirectional import PATH as LIVE_PATH
-from serve.http.bidirectional import live_stream
 from serve.http.context import CUSTOM_ATTRIBUTES, REQUEST_ID, RequestContext
 from serve.http.errors import EXCEPTION_HANDLERS
 from serve.http.metrics import Metrics, metrics
-from serve.http.models import add_model, get_model, invoke_model, list_models, remove_model
-from serve.http.sagemaker import execution_parameters, invocations, ping
+from serve.http.sagemaker.adapters import add_adapter, get_adapter, list_adapters, remove_adapter
+from serve.http.sagemaker.bidirectional import PATH as LIVE_PATH
+from serve.http.sagemaker.bidirectional import live_stream
+from serve.http.sagemaker.invocations import execution_parameters, invocations, ping
+from serve.http.sagemaker.models import add_model, get_model, invoke_model, list_models, remove_model
 from serve.options import KNOWN_OPTIONS
 from serve.service.service import Service
 from serve.transcript.formats import FORMATS

@@ -12,9 +12,10 @@ from litestar.params import FromPath, FromQuery
 from litestar.response import Stream
 
 from serve.errors import NotReady
-from serve.http.adapters import json_response, read_json
 from serve.http.errors import AnyRequest
-from serve.http.sagemaker import transcribe_body
+from serve.http.sagemaker.adapters import json_response, read_json
+from serve.http.sagemaker.invocations import asked_outside_body
+from serve.http.transcription import transcribe_body
 from serve.service.service import Service
 
 if TYPE_CHECKING:  # its imports take seconds, which the loading thread spends
@@ -81,7 +82,7 @@ async def remove_model(name: FromPath[str], state: State) -> Response[bytes]:
 )
 async def invoke_model(request: AnyRequest, name: FromPath[str], state: State) -> Response[bytes] | Stream:
     """Transcribe the recording in the body, as POST /invocations does."""
-    return await transcribe_body(request, state, model=name)
+    return await transcribe_body(request, state, asked_outside_body, model=name)
 
 
 def _models(service: Service) -> Models:
