@@ -58,10 +58,15 @@ class Settings:
     """Everything the service reads from its settings file, environment and command line."""
 
     model_dir: Path = Path(environment.SAGEMAKER_BASE_PATH) / "model"
-    """Directory of the artifact, or of a base model's checkpoint."""
+    """Directory of the artifact; or peft's of an adapter, a checkpoint, or one of CTranslate2."""
     base_model: str | None = None
-    """Name or directory of the base model, in place of the one the artifact names; serves it alone where
-    model_dir holds no artifact."""
+    """Name or directory of the base model, in place of the one the adapter names; serves it alone where
+    model_dir holds nothing."""
+    language: str | None = None
+    """Code of the language of a model without a manifest, for requests that name none; None detects it."""
+    encoder_context: Literal["fixed", "dynamic"] = "fixed"
+    """Windows of an adapter without a manifest: fixed is 30 s; dynamic is the speech's own length, which it
+    must have been trained on."""
     cache_dir: Path | None = None
     """Where base models and converted models are kept; None is ~/.cache/shrota. What came with the machine,
     in /usr/local/share/shrota, is taken first."""

@@ -89,6 +89,17 @@ class TimedText:
     """Of a sentence."""
 
 
+@dataclass(frozen=True)
+class ScoredToken:
+    """A text token as it is written, and how likely it was."""
+
+    token: int
+    text: bytes
+    """UTF-8; a letter may be spread over several tokens."""
+    logprob: float
+    """Natural logarithm of its probability behind the tokens before it."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Hypothesis:
     """What the model heard in one window."""
@@ -115,6 +126,8 @@ class Hypothesis:
     """What stands between timestamp tokens; empty where none were written."""
     words: tuple[TimedText, ...] = ()
     """In order, where word times were asked for."""
+    scored_tokens: tuple[ScoredToken, ...] = ()
+    """One for each of `tokens`, where word times were asked for."""
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,8 @@ from litestar.types import ASGIApp, ControllerRouterHandler
 from serve.http.context import CUSTOM_ATTRIBUTES, REQUEST_ID, RequestContext
 from serve.http.errors import EXCEPTION_HANDLERS
 from serve.http.metrics import Metrics, metrics
+from serve.http.openai.audio import transcriptions, translations
+from serve.http.openai.models import get_openai_model, list_openai_models
 from serve.http.sagemaker.adapters import add_adapter, get_adapter, list_adapters, remove_adapter
 from serve.http.sagemaker.bidirectional import PATH as LIVE_PATH
 from serve.http.sagemaker.bidirectional import live_stream
@@ -25,6 +27,8 @@ from serve.transcript.formats import FORMATS
 SINGLE_ROUTES = {
     "POST /invocations": "a recording in, its transcript out",
     f"WebSocket {LIVE_PATH}": "speech in and text out, while it is being spoken",
+    "POST /v1/audio/transcriptions": "the same as OpenAI's API words it; likewise /v1/audio/translations",
+    "GET /v1/models": "what OpenAI's clients may name as model",
     "POST, GET, DELETE /adapters": "adapters beside the served one",
 }
 MODEL_ROUTES = {
@@ -72,7 +76,8 @@ def _routes(service: Service) -> list[ControllerRouterHandler]:
     """Return the routes of what is served: one model with its adapters, or many models."""
     if service.settings.multi_model:
         return [add_model, list_models, get_model, remove_model, invoke_model]
-    return [invocations, live_stream, add_adapter, list_adapters, get_adapter, remove_adapter]
+    openai = [transcriptions, translations, list_openai_models, get_openai_model]
+    return [invocations, live_stream, add_adapter, list_adapters, get_adapter, remove_adapter, *openai]
 
 
 @get("/", summary="What is served here", sync_to_thread=False)

@@ -30,10 +30,11 @@ class RequestContext:
     """Wraps an application."""
 
     def __init__(self, app: Litestar, metrics: Metrics) -> None:
-        """Take the application to wrap, and what counts its answers, by the first parts of their paths."""
+        """Take the application to wrap, and what counts its answers by their routes."""
         self._app = app
         self._metrics = metrics
-        self._routes = {_first_part(route.path) for route in app.routes}
+        self._paths = {route.path for route in app.routes}
+        self._first_parts = {_first_part(path) for path in self._paths}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass everything through, adding headers to HTTP answers and a line to the log."""
@@ -45,7 +46,7 @@ class RequestContext:
         extra = [(REQUEST_ID.lower().encode(), request_id.encode())]
         if attributes := _visible_ascii(headers.get(CUSTOM_ATTRIBUTES.lower().encode(), b"")):
             extra.append((CUSTOM_ATTRIBUTES.lower().encode(), attributes))
-        route = _first_part(scope["path"])
+        route = self._route(scope["path"])
         status, n_bytes, started = 0, 0, time.monotonic()
 
         async def send_with_headers(message: Message) -> None:
@@ -62,7 +63,7 @@ class RequestContext:
                 await self._app(scope, receive, send_with_headers)
             finally:
                 seconds = time.monotonic() - started
-                self._metrics.answered(route if route in self._routes else OTHER_ROUTE, status, seconds)
+                self._metrics.answered(route, status, seconds)
                 log = _log.debug if scope["path"] in QUIET_ROUTES else _log.info
                 log(
                     "request",
@@ -72,6 +73,13 @@ class RequestContext:
                     response_bytes=n_bytes,
                     request_s=round(seconds, 3),
                 )
+
+    def _route(self, path: str) -> str:
+        """Return the label of a path among the figures."""
+        if path in self._paths:
+            return path
+        first = _first_part(path)
+        return first if first in self._first_parts else OTHER_ROUTE
 
 
 def _first_part(path: str) -> str:

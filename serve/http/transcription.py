@@ -13,7 +13,7 @@ from litestar.response import Stream
 from litestar.types import Receive
 
 from serve.audio.samples import Samples
-from serve.errors import ServiceError
+from serve.errors import RequestError, ServiceError
 from serve.http.body import BodyLimits, read_body
 from serve.http.errors import UNKNOWN_ERROR_MESSAGE, AnyRequest, ClientGone
 from serve.http.metrics import Metrics
@@ -121,7 +121,8 @@ async def _streamed_answer(
                 yield piece
     except ServiceError as error:
         metrics.failed(error.code)
-        yield encoder.encode(Failure(code=error.code, message=str(error)))
+        is_callers = isinstance(error, RequestError)
+        yield encoder.encode(Failure(code=error.code, message=str(error), is_callers=is_callers))
     except Exception as error:
         _log.error("request.failed", error=type(error).__name__, exc_info=True)
         metrics.failed("internal_error")

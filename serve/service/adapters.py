@@ -36,6 +36,7 @@ from serve.errors import (
 from serve.model.adapter_source import find_source, read_adapter
 from serve.model.artifact import Artifact
 from serve.model.base_model import base_fingerprint
+from serve.model.foreign import Told
 from serve.options import NO_ADAPTER
 from serve.pipeline import Pipeline, ServingFacts
 from serve.service.loading import serving_facts
@@ -122,9 +123,24 @@ class Adapters:
         return base_fingerprint(self._served.base_dir)
 
     def add(
-        self, name: str, source: str, *, preload: bool = True, pin: bool = False, alias: str | None = None
+        self,
+        name: str,
+        source: str,
+        *,
+        preload: bool = True,
+        pin: bool = False,
+        alias: str | None = None,
+        told: Told | None = None,
     ) -> Adapter:
         """Register an adapter, and load it unless that is to wait for its first request.
+
+        Args:
+            name: Under which it is asked for.
+            source: Its directory.
+            preload: False leaves loading to the first request.
+            pin: Whether it is never evicted.
+            alias: A further name.
+            told: What is known of a model without a manifest.
 
         Raises:
             RequestError: A name cannot be one.
@@ -136,7 +152,7 @@ class Adapters:
         names = [each for each in dict.fromkeys((name, alias)) if each is not None]
         self._take_names(names)
         try:
-            artifact = self._read(source)
+            artifact = self._read(source, told)
             facts = serving_facts(artifact, name=name, key=f"{name}#{next(self._keys)}")
             entry = Entry(
                 name=name,
@@ -256,11 +272,11 @@ class Adapters:
             raise UnknownAdapter(name)
         return entry
 
-    def _read(self, source: str) -> Artifact:
+    def _read(self, source: str, told: Told | None) -> Artifact:
         path = find_source(source, self._roots)
         if self._served.base_dir is None:
             raise NotRemovable("adapters cannot be added here")
-        return read_adapter(path, self._roots, self._served.base_dir, self._fingerprint)
+        return read_adapter(path, self._roots, self._served.base_dir, self._fingerprint, told)
 
     def _prepare(
         self,

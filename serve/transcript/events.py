@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from serve.audio.recording import SoundReport
+from serve.engine import ScoredToken
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +51,8 @@ class Segment:
     """Letters to the bytes that zlib makes of them; above 2.4 the text repeats itself."""
     words: tuple[Word, ...] = ()
     """In order, within the segment's times; empty where word times were not asked for."""
+    scored_tokens: tuple[ScoredToken, ...] = ()
+    """What makes up the text, with its probabilities; empty where word times were not asked for."""
     channel: int | None = None
     """Number of the recording's channel, from 0, where channels are told apart."""
 
@@ -100,6 +103,8 @@ class Failure:
     """Stable and machine-readable, such as `engine_error`."""
     message: str
     """One sentence for people."""
+    is_callers: bool = False
+    """Whether the caller can fix it; otherwise the fault is the service's."""
 
 
 @dataclass(frozen=True, kw_only=True)

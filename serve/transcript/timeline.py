@@ -14,7 +14,7 @@ from dataclasses import replace
 
 from serve.audio.samples import SAMPLE_RATE
 from serve.audio.segmentation import Window
-from serve.engine import Hypothesis, TimedText
+from serve.engine import Hypothesis, ScoredToken, TimedText
 from serve.transcript.events import Segment, Word
 
 
@@ -56,13 +56,14 @@ def _segments_of(window: Window, hypothesis: Hypothesis, channel: int | None) ->
     start_s, end_s = window.start / SAMPLE_RATE, window.end / SAMPLE_RATE
     whole = TimedText(text=hypothesis.text, start_s=0.0, end_s=end_s - start_s)
     sentences = [sentence for sentence in hypothesis.sentences if sentence.text.strip()] or [whole]
-    words = deque(hypothesis.words)
+    words, scored = deque(hypothesis.words), deque(hypothesis.scored_tokens)
     earliest_s = start_s
     for sentence in sentences:
         # The model may place times in the silence behind the window, or before those it wrote already.
         first_s, last_s = _clamped(sentence, start_s, earliest_s, end_s)
         is_last = sentence is sentences[-1]
         own = list(words) if is_last else list(_take_words(words, sentence.text))
+        own_scored = list(scored) if sentence is whole else list(_take_scored(scored, sentence.tokens))
         yield Segment(
             id=0,
             start_s=first_s,
@@ -76,6 +77,7 @@ def _segments_of(window: Window, hypothesis: Hypothesis, channel: int | None) ->
             temperature=hypothesis.temperature,
             compression_ratio=hypothesis.compression_ratio,
             words=_placed_words(own, start_s, first_s, last_s, math.exp(hypothesis.avg_logprob)),
+            scored_tokens=tuple(own_scored),
             channel=channel,
         )
         earliest_s = last_s
@@ -87,6 +89,16 @@ def _take_words(words: deque[TimedText], text: str) -> Iterator[TimedText]:
     while words and n_letters > 0:
         n_letters -= len("".join(words[0].text.split()))
         yield words.popleft()
+
+
+def _take_scored(scored: deque[ScoredToken], tokens: Iterable[int]) -> Iterator[ScoredToken]:
+    """Remove the tokens of a sentence, and those before it, which no sentence has; return the first."""
+    for token in tokens:
+        while scored:
+            found = scored.popleft()
+            if found.token == token:
+                yield found
+                break
 
 
 def _placed_words(

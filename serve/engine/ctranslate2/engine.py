@@ -354,7 +354,8 @@ class CTranslate2Engine:
                 token_probs=alignment.text_token_probs,
                 n_frames=heard,
             )
-            timed[row] = replace(hypotheses[row], words=words)
+            scored = vocabulary.scored(hypotheses[row].tokens, alignment.text_token_probs)
+            timed[row] = replace(hypotheses[row], words=words, scored_tokens=scored)
         return timed
 
 

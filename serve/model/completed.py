@@ -1,0 +1,170 @@
+"""Fill in what a checkpoint of others lacks beside its weights: files that can be told from those it has.
+
+Fine-tuning scripts save the tokenizer in its older form, the settings of features inside another file, or
+neither; a directory of CTranslate2 keeps in its `config.json` what transformers keeps in
+`generation_config.json`. The completed directory lies in the cache and links to the files that were there.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+from serve.engine.languages import LANGUAGE_NAMES
+from serve.errors import BaseModelError
+from serve.model.artifact import CT2_WEIGHTS
+from serve.model.base_model import REQUIRED_FILES, default_cache_dir
+from serve.model.build_once import build_once
+
+FEATURES, GENERATION, TOKENIZER = "preprocessor_config.json", "generation_config.json", "tokenizer.json"
+
+V3_TOKENS = 51_866
+"""From large-v3 on, models have one language more, and read 128 mel bands where all before read 80."""
+
+ENGLISH_TOKENS = 51_864
+"""English-only models have one token less than the others."""
+
+_log = structlog.get_logger(__name__)
+
+
+def completed_checkpoint(directory: Path, *, like: Path | None = None, cache_dir: Path | None = None) -> Path:
+    """Return a directory with all files of a checkpoint: the given one, or one in the cache.
+
+    Args:
+        directory: A transformers checkpoint, or a directory of CTranslate2.
+        like: A checkpoint whose tokenizer is taken where the directory has none of its own.
+        cache_dir: Where completed directories are kept; `default_cache_dir()` if None.
+
+    Raises:
+        BaseModelError: Something lacks that cannot be told from the rest.
+    """
+    missing = [name for name in REQUIRED_FILES if not (directory / name).is_file()]
+    if not missing or missing[0] == "config.json":
+        return directory
+    target = (cache_dir or default_cache_dir()) / "completed" / _directory_name(directory, like)
+
+    def build(building: Path) -> None:
+        building.mkdir()
+        for file in directory.iterdir():
+            if file.is_file():
+                (building / file.name).symlink_to(file.resolve())
+        if TOKENIZER in missing:
+            _write_tokenizer(directory, building, like)
+        if FEATURES in missing:
+            _write_json(building / FEATURES, _features_of(building))
+        if GENERATION in missing:
+            _write_json(building / GENERATION, _generation_of(building))
+        _log.info("checkpoint.completed", path=str(target), added=missing)
+
+    try:
+        build_once(target, lambda: _is_whole(target), build, BaseModelError)
+    except OSError as error:
+        raise BaseModelError(
+            f"{directory} lacks {', '.join(missing)}, and {target.parent} cannot be written:"
+            f" {error.strerror or error}"
+        ) from error
+    return target
+
+
+def _is_whole(target: Path) -> bool:
+    """Tell whether a completed directory is there, and what it links to as well."""
+    return target.is_dir() and all(file.is_file() for file in target.iterdir())
+
+
+def _directory_name(directory: Path, like: Path | None) -> str:
+    files = sorted((file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in directory.iterdir())
+    made_of = repr((str(directory.resolve()), files, str(like)))
+    return hashlib.sha256(made_of.encode()).hexdigest()[:32]
+
+
+def _write_tokenizer(directory: Path, into: Path, like: Path | None) -> None:
+    """Write `tokenizer.json` from its older form, or take that of a model which is like this one."""
+    if not lacks_tokenizer(directory):
+        from transformers import WhisperTokenizerFast  # takes seconds
+
+        try:
+            made: Any = WhisperTokenizerFast.from_pretrained(directory, local_files_only=True)
+            made.backend_tokenizer.save(str(into / TOKENIZER))
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise BaseModelError(f"{directory}: the tokenizer cannot be read: {error}") from error
+        return
+    if like is None:
+        raise BaseModelError(
+            f"{directory} has no tokenizer (tokenizer.json, or vocab.json and merges.txt); name the model"
+            " that it was made from with --base-model"
+        )
+    (into / TOKENIZER).symlink_to((like / TOKENIZER).resolve())
+
+
+def _features_of(directory: Path) -> dict[str, Any]:
+    """Return the settings of features: from the processor's, or by the number of mel bands."""
+    processor = _read_json(directory / "processor_config.json")
+    if isinstance(nested := processor.get("feature_extractor"), dict):
+        return nested
+    n_tokens = len(_tokens(directory))
+    usual = 128 if n_tokens >= V3_TOKENS else 80
+    n_mels = _read_json(directory / "config.json").get("num_mel_bins", usual)
+    return {"feature_extractor_type": "WhisperFeatureExtractor", "feature_size": n_mels}
+
+
+def _generation_of(directory: Path) -> dict[str, Any]:
+    """Return what tokens are for, by their names, and which are never written."""
+    config, tokens = _read_json(directory / "config.json"), _tokens(directory)
+    languages = {f"<|{code}|>": tokens[f"<|{code}|>"] for code in LANGUAGE_NAMES if f"<|{code}|>" in tokens}
+    is_multilingual = len(languages) > 1 and config.get("vocab_size") != ENGLISH_TOKENS
+    found: dict[str, Any] = {
+        "is_multilingual": is_multilingual,
+        "suppress_tokens": config.get("suppress_tokens") or config.get("suppress_ids") or [],
+        "begin_suppress_tokens": config.get("begin_suppress_tokens")
+        or config.get("suppress_ids_begin")
+        or [tokens["<|endoftext|>"]],
+        "no_timestamps_token_id": tokens.get("<|notimestamps|>"),
+        "decoder_start_token_id": tokens.get("<|startoftranscript|>"),
+        "eos_token_id": tokens["<|endoftext|>"],
+        "pad_token_id": tokens["<|endoftext|>"],
+    }
+    if is_multilingual:
+        found["lang_to_id"] = languages
+        found["task_to_id"] = {task: tokens[f"<|{task}|>"] for task in ("translate", "transcribe")}
+    if heads := config.get("alignment_heads"):
+        found["alignment_heads"] = heads
+    return found
+
+
+def _tokens(directory: Path) -> dict[str, int]:
+    """Return the numbers of all tokens."""
+    from tokenizers import Tokenizer
+
+    try:
+        tokenizer = Tokenizer.from_file(str(directory / TOKENIZER))
+    except Exception as error:  # the tokenizers library raises bare Exception
+        raise BaseModelError(f"{directory / TOKENIZER}: {error}") from error
+    numbers: dict[str, int] = tokenizer.get_vocab(with_added_tokens=True)
+    return numbers
+
+
+def lacks_tokenizer(directory: Path) -> bool:
+    """Tell whether a checkpoint's tokenizer must be another's."""
+    older = ("vocab.json", "merges.txt")
+    return not (directory / TOKENIZER).is_file() and not all((directory / name).is_file() for name in older)
+
+
+def is_converted(directory: Path) -> bool:
+    """Tell whether a directory holds a model of CTranslate2, which needs no conversion."""
+    return (directory / CT2_WEIGHTS).is_file()
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_bytes()) if path.is_file() else {}
+    except ValueError as error:
+        raise BaseModelError(f"{path} is not JSON: {error}") from error
+    return content if isinstance(content, dict) else {}
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    path.write_text(json.dumps(content, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
