@@ -26,6 +26,7 @@ from serve.config.sources import (
     variable_of,
 )
 from serve.engine import EngineName, Quantization
+from serve.engine.languages import language_code
 from serve.errors import ConfigError
 
 CONFIG = "config"
@@ -105,6 +106,9 @@ class Settings:
     cors_origins: str = ""
     """Origins whose pages may read answers in a browser, between commas, such as https://example.org; * is
     all of them. None by default."""
+    docs_path: str = "/docs"
+    """Where the description of all routes is, as a page; openapi.json below it is for machines. Empty
+    for nowhere."""
     max_audio_s: float = 14_400.0
     """Longest accepted recording."""
     adapter_roots: str = ""
@@ -169,6 +173,10 @@ class Settings:
         if self.drain_s > 23:
             # SageMaker kills 30 s after SIGTERM; connections and the engine need some of that to close.
             faults.append("drain_s must be at most 23: the platform kills the process soon after")
+        if self.docs_path and not self.docs_path.startswith("/"):
+            faults.append("docs_path must begin with a slash, or be empty")
+        if self.language is not None and language_code(self.language) != self.language:
+            faults.append(f"language must be a code of Whisper's, such as mr, and not '{self.language[:40]}'")
         if self.engine == "ctranslate2" and self.quantization == "int4":
             faults.append("quantization int4 needs the engine transformers")
         if faults:

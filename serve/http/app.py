@@ -15,6 +15,7 @@ from serve.http.errors import EXCEPTION_HANDLERS
 from serve.http.metrics import Metrics, metrics
 from serve.http.openai.audio import transcriptions, translations
 from serve.http.openai.models import get_openai_model, list_openai_models
+from serve.http.openapi.routes import description_routes
 from serve.http.sagemaker.adapters import add_adapter, get_adapter, list_adapters, remove_adapter
 from serve.http.sagemaker.bidirectional import PATH as LIVE_PATH
 from serve.http.sagemaker.bidirectional import live_stream
@@ -51,9 +52,14 @@ def create_app(service: Service, on_failure: Callable[[], None]) -> ASGIApp:
         finally:
             service.close()
 
+    place = service.settings.docs_path
     counted = Metrics(lambda: service.queue, lambda: service.totals)
     app = Litestar(
-        route_handlers=[index, ping, execution_parameters, metrics, *_routes(service)],
+        route_handlers=[
+            *(index, ping, execution_parameters, metrics),
+            *_routes(service),
+            *description_routes(place),
+        ],
         exception_handlers=EXCEPTION_HANDLERS,
         lifespan=[lifespan],
         state=State({"service": service, "metrics": counted}),
@@ -83,7 +89,7 @@ def _routes(service: Service) -> list[ControllerRouterHandler]:
 @get("/", summary="What is served here", sync_to_thread=False)
 def index(state: State) -> dict[str, object]:
     """Name the endpoints, for whoever opens the address to see what it is."""
-    many = state.service.settings.multi_model
+    many, place = state.service.settings.multi_model, state.service.settings.docs_path
     return {
         "service": "shrota",
         "endpoints": {
@@ -91,6 +97,7 @@ def index(state: State) -> dict[str, object]:
             **(MODEL_ROUTES if many else SINGLE_ROUTES),
             "GET /execution-parameters": "how a batch transform should send records",
             "GET /metrics": "figures for Prometheus",
+            **({f"GET {place}": "what every route takes and answers"} if place else {}),
         },
         "options": sorted(KNOWN_OPTIONS),
         "formats": {answer_format.name: answer_format.media_type for answer_format in FORMATS},

@@ -13,6 +13,7 @@ import uuid
 import structlog
 from litestar import Litestar
 from litestar.enums import ScopeType
+from litestar.routes import HTTPRoute
 from litestar.types import Message, Receive, Scope, Send
 
 from serve.http.metrics import OTHER_ROUTE, Metrics
@@ -35,6 +36,11 @@ class RequestContext:
         self._metrics = metrics
         self._paths = {route.path for route in app.routes}
         self._first_parts = {_first_part(path) for path in self._paths}
+        self._allowed = {
+            route.path_format: ", ".join(sorted(route.methods)).encode()
+            for route in app.routes
+            if isinstance(route, HTTPRoute)
+        }
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass everything through, adding headers to HTTP answers and a line to the log."""
@@ -53,7 +59,10 @@ class RequestContext:
             nonlocal status, n_bytes
             if message["type"] == "http.response.start":
                 status = message["status"]
-                message["headers"] = [*message["headers"], *extra]
+                own = [
+                    each for each in message["headers"] if scope["method"] != "OPTIONS" or each[0] != b"allow"
+                ]
+                message["headers"] = [*own, *extra, *self._allow(scope)]
             elif message["type"] == "http.response.body":
                 n_bytes += len(message.get("body", b""))
             await send(message)
@@ -73,6 +82,11 @@ class RequestContext:
                     response_bytes=n_bytes,
                     request_s=round(seconds, 3),
                 )
+
+    def _allow(self, scope: Scope) -> list[tuple[bytes, bytes]]:
+        """Return the header that names the methods of a path; litestar names those of one handler alone."""
+        allowed = self._allowed.get(scope.get("path_template", ""))
+        return [(b"allow", allowed)] if scope["method"] == "OPTIONS" and allowed is not None else []
 
     def _route(self, path: str) -> str:
         """Return the label of a path among the figures."""

@@ -10,8 +10,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from serve.errors import ArtifactError, BadAdapter, UnknownPath
-from serve.model.artifact import Artifact, find_root
-from serve.model.foreign import Told, read_artifact
+from serve.model.artifact import Artifact, Told, find_root
+from serve.model.foreign import read_artifact
 
 
 def find_source(source: str, roots: Iterable[Path]) -> Path:

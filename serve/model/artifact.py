@@ -77,6 +77,20 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         return None if self.language is None else self.scripts
 
 
+class Told(msgspec.Struct, frozen=True, kw_only=True):
+    """What whoever serves a model without a manifest says of it."""
+
+    language: str | None = None
+    """Whisper's code; None detects it."""
+    encoder_context: Literal["fixed", "dynamic"] = "fixed"
+    """`dynamic` for an adapter that was trained on windows of the clip's own length."""
+
+    @property
+    def is_nothing(self) -> bool:
+        """Whether nothing was said."""
+        return self == Told()
+
+
 class Artifact(msgspec.Struct, frozen=True, kw_only=True):
     """A checked artifact directory."""
 

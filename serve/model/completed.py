@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import structlog
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
-from serve.engine.languages import LANGUAGE_NAMES
 from serve.errors import BaseModelError
 from serve.model.artifact import CT2_WEIGHTS
 from serve.model.base_model import REQUIRED_FILES, default_cache_dir
@@ -27,6 +28,8 @@ V3_TOKENS = 51_866
 
 ENGLISH_TOKENS = 51_864
 """English-only models have one token less than the others."""
+
+_SPECIAL, _LANGUAGE = re.compile(r"<\|.*\|>"), re.compile(r"<\|[a-z]{2,3}\|>")
 
 _log = structlog.get_logger(__name__)
 
@@ -84,12 +87,9 @@ def _directory_name(directory: Path, like: Path | None) -> str:
 def _write_tokenizer(directory: Path, into: Path, like: Path | None) -> None:
     """Write `tokenizer.json` from its older form, or take that of a model which is like this one."""
     if not lacks_tokenizer(directory):
-        from transformers import WhisperTokenizerFast  # takes seconds
-
         try:
-            made: Any = WhisperTokenizerFast.from_pretrained(directory, local_files_only=True)
-            made.backend_tokenizer.save(str(into / TOKENIZER))
-        except (OSError, ValueError, KeyError, TypeError) as error:
+            _tokenizer_of(directory).save(str(into / TOKENIZER))
+        except Exception as error:  # the tokenizers library raises bare Exception
             raise BaseModelError(f"{directory}: the tokenizer cannot be read: {error}") from error
         return
     if like is None:
@@ -98,6 +98,23 @@ def _write_tokenizer(directory: Path, into: Path, like: Path | None) -> None:
             " that it was made from with --base-model"
         )
     (into / TOKENIZER).symlink_to((like / TOKENIZER).resolve())
+
+
+def _tokenizer_of(directory: Path) -> Tokenizer:
+    """Return Whisper's tokenizer, which is GPT-2's with further tokens, from the files of its older form."""
+    vocabulary = _read_json(directory / "vocab.json")
+    model = models.BPE.from_file(str(directory / "vocab.json"), str(directory / "merges.txt"))
+    tokenizer = Tokenizer(model)
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    added: dict[str, int] = _read_json(directory / "added_tokens.json")
+    special = {name: number for name, number in vocabulary.items() if _SPECIAL.fullmatch(name)} | added
+    for name in sorted(special, key=special.__getitem__):
+        is_time = name[2:3].isdigit()
+        tokenizer.add_tokens([AddedToken(name, special=not is_time, normalized=False)])
+        if tokenizer.token_to_id(name) != special[name]:
+            raise ValueError(f"'{name}' is not token {special[name]}")
+    return tokenizer
 
 
 def _features_of(directory: Path) -> dict[str, Any]:
@@ -114,7 +131,12 @@ def _features_of(directory: Path) -> dict[str, Any]:
 def _generation_of(directory: Path) -> dict[str, Any]:
     """Return what tokens are for, by their names, and which are never written."""
     config, tokens = _read_json(directory / "config.json"), _tokens(directory)
-    languages = {f"<|{code}|>": tokens[f"<|{code}|>"] for code in LANGUAGE_NAMES if f"<|{code}|>" in tokens}
+    after, before = tokens.get("<|startoftranscript|>", -1), tokens.get("<|translate|>", -1)
+    languages = {
+        name: number
+        for name, number in tokens.items()
+        if after < number < before and _LANGUAGE.fullmatch(name)
+    }
     is_multilingual = len(languages) > 1 and config.get("vocab_size") != ENGLISH_TOKENS
     found: dict[str, Any] = {
         "is_multilingual": is_multilingual,
@@ -137,8 +159,6 @@ def _generation_of(directory: Path) -> dict[str, Any]:
 
 def _tokens(directory: Path) -> dict[str, int]:
     """Return the numbers of all tokens."""
-    from tokenizers import Tokenizer
-
     try:
         tokenizer = Tokenizer.from_file(str(directory / TOKENIZER))
     except Exception as error:  # the tokenizers library raises bare Exception

@@ -9,12 +9,10 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from serve.engine.languages import language_code
-from serve.errors import ArtifactError, BaseModelError, ConfigError
+from serve.errors import ArtifactError, BaseModelError
 from serve.model.adapter_tensors import check_adapter
 from serve.model.artifact import (
     ADAPTER_CONFIG,
@@ -26,6 +24,7 @@ from serve.model.artifact import (
     BaseModel,
     Kind,
     Manifest,
+    Told,
     load_artifact,
 )
 from serve.model.base_model import base_fingerprint, name_of_base, resolve_base_model
@@ -36,32 +35,6 @@ HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 
 _LIKE_ITS_BASE = {"vocab_size": "tokens", "num_mel_bins": "mel bands"}
 """Key of `config.json` -> what a whole model must share with the base that it is served beside."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Told:
-    """What whoever serves a model without a manifest says of it."""
-
-    language: str | None = None
-    """Whisper's code; None detects it."""
-    encoder_context: Literal["fixed", "dynamic"] = "fixed"
-    """`dynamic` for an adapter that was trained on windows of the clip's own length."""
-
-    def __post_init__(self) -> None:
-        """Refuse what is no language.
-
-        Raises:
-            ConfigError: It is none.
-        """
-        if self.language is not None and language_code(self.language) != self.language:
-            known = language_code(self.language)
-            hint = "give a code such as mr" if known is None else f"its code is {known}"
-            raise ConfigError([f"language: '{self.language[:40]}' is no code of Whisper's; {hint}"])
-
-    @property
-    def is_nothing(self) -> bool:
-        """Whether nothing was said."""
-        return self == Told()
 
 
 def kind_of(directory: Path) -> Kind | None:

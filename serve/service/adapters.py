@@ -12,14 +12,12 @@ it before it is freed. Which adapters are in memory is the business of `serve.se
 from __future__ import annotations
 
 import itertools
-import re
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
 
-import msgspec
 import structlog
 
 from serve.engine import DecodingOptions
@@ -34,40 +32,19 @@ from serve.errors import (
     UnsupportedOption,
 )
 from serve.model.adapter_source import find_source, read_adapter
-from serve.model.artifact import Artifact
+from serve.model.artifact import Artifact, Told
 from serve.model.base_model import base_fingerprint
-from serve.model.foreign import Told
 from serve.options import NO_ADAPTER
 from serve.pipeline import Pipeline, ServingFacts
 from serve.service.loading import serving_facts
 from serve.service.memory import MemoryBudget
+from serve.service.registered import NAME, Adapter
 from serve.service.residency import Entry, Residency
-
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,199}")
 
 MAX_NAMED = 10
 """Adapters that an error names."""
 
 _log = structlog.get_logger(__name__)
-
-
-class Adapter(msgspec.Struct, frozen=True, kw_only=True, rename={"source": "src", "n_requests": "requests"}):
-    """What is known of a registered adapter; also the JSON body that `/adapters` answers."""
-
-    name: str
-    alias: str | None
-    source: str
-    """Directory that it was loaded from."""
-    language: str | None
-    pinned: bool
-    """Whether it stays in memory."""
-    loaded: bool
-    memory_bytes: int
-    """0 for an adapter that is not loaded, or that the service was started with."""
-    served: bool
-    """Whether requests that name no adapter use this one."""
-    n_requests: int
-    """Requests that are using it."""
 
 
 class Held(ExitStack):

@@ -21,13 +21,14 @@ from serve.model.artifact import (
     ADAPTER_CONFIG,
     MANIFEST,
     Artifact,
+    Told,
     find_root,
     load_artifact,
     what_is_there,
 )
 from serve.model.base_model import base_fingerprint, resolve_base_model
 from serve.model.completed import completed_checkpoint, is_converted, lacks_tokenizer
-from serve.model.foreign import Told, base_of_peft, kind_of, peft_artifact
+from serve.model.foreign import base_of_peft, kind_of, peft_artifact
 from serve.pipeline import Pipeline, ServingFacts
 
 
@@ -155,12 +156,12 @@ def load_pipeline(
         n_threads: CPU threads of the engine.
         cache_dir: Where base models and converted models are kept.
         offline: Never reach for the network.
-        language: Of a model without a manifest; see `serve.model.foreign.Told`.
+        language: Of a model without a manifest; see `serve.model.artifact.Told`.
         encoder_context: Of an adapter without a manifest.
 
     Raises:
         ArtifactError, BaseModelError, ConversionError: It cannot be served; one sentence says why.
-        ConfigError: The engine does not know the quantization, or Whisper the language.
+        ConfigError: The engine does not know the quantization.
     """
     told = Told(language=language, encoder_context=encoder_context)
     served = find_served(model_dir, base_model, cache_dir=cache_dir, offline=offline, told=told)

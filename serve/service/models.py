@@ -28,12 +28,13 @@ from serve.errors import (
 )
 from serve.model.adapter_source import check_links, find_source
 from serve.model.allocator import return_freed_memory
+from serve.model.artifact import Told
 from serve.model.base_model import base_fingerprint, weight_bytes
-from serve.model.foreign import Told
 from serve.pipeline import Pipeline
-from serve.service.adapters import NAME, Adapters, Held
+from serve.service.adapters import Adapters, Held
 from serve.service.loading import Served, find_served, load_served
 from serve.service.memory import MemoryBudget
+from serve.service.registered import NAME
 
 _log = structlog.get_logger(__name__)
 

@@ -161,7 +161,7 @@ class VerboseBody(msgspec.Struct, frozen=True, kw_only=True):
     """English name of the text's language; empty where nothing was said and no language was asked for."""
     duration: float
     text: str
-    segments: list[VerboseSegment] | UnsetType
+    segments: list[VerboseSegment] | UnsetType = UNSET
     words: list[PlacedWord] | UnsetType = UNSET
     usage: UsageBody
     sound: SoundBody | UnsetType = UNSET

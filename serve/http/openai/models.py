@@ -45,7 +45,7 @@ class ModelsBody(msgspec.Struct, kw_only=True, frozen=True):
 def list_openai_models(state: State) -> Response[bytes]:
     """Answer what may be named as `model`."""
     service: Service = state.service
-    return json_response(ModelsBody(data=[_body(service, name) for name in _adapters_of_models(service)]))
+    return json_response(ModelsBody(data=[_body(service, name) for name in adapters_of_models(service)]))
 
 
 @get("/v1/models/{model:path}", summary="A model", sync_to_thread=False)
@@ -67,13 +67,13 @@ def adapter_of(service: Service, model: str) -> str | None:
     Raises:
         UnknownModel: None of that name is served.
     """
-    known = _adapters_of_models(service)
+    known = adapters_of_models(service)
     if (name := model.strip() or SERVED) not in known:
         raise UnknownModel(name)
     return known[name]
 
 
-def _adapters_of_models(service: Service) -> dict[str, str | None]:
+def adapters_of_models(service: Service) -> dict[str, str | None]:
     """Return every model's name, and the adapter that it stands for."""
     service.check_ready()
     if service.adapters is None:

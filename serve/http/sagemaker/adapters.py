@@ -10,14 +10,16 @@ from litestar.connection import ASGIConnection
 from litestar.datastructures import State
 from litestar.params import FromPath
 
-from serve.errors import ConfigError, NotReady, RequestError
+from serve.engine.languages import language_code
+from serve.errors import NotReady, RequestError
 from serve.http.errors import AnyRequest
 from serve.http.json_bodies import json_response, read_json
-from serve.model.foreign import Told
+from serve.model.artifact import Told
+from serve.service.registered import Adapter
 from serve.service.service import Service
 
 if TYPE_CHECKING:  # its imports take seconds, which the loading thread spends
-    from serve.service.adapters import Adapter, Adapters
+    from serve.service.adapters import Adapters
 
 ADAPTER_ID = "X-Amzn-SageMaker-Adapter-Identifier"
 ADAPTER_ALIAS = "X-Amzn-SageMaker-Adapter-Alias"
@@ -52,10 +54,9 @@ async def add_adapter(request: AnyRequest, state: State) -> Response[bytes]:
     service: Service = state.service
     adapters = _adapters(service)
     new = await read_json(request, service, NewAdapter)
-    try:
-        told = Told(language=new.language, encoder_context=new.encoder_context)
-    except ConfigError as error:
-        raise RequestError(str(error)) from error
+    if new.language is not None and language_code(new.language) != new.language:
+        raise RequestError(f"language: '{new.language[:40]}' is no code of Whisper's, such as mr")
+    told = Told(language=new.language, encoder_context=new.encoder_context)
     added = await service.in_loader(
         adapters.add,
         new.name,

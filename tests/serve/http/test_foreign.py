@@ -5,9 +5,11 @@ import shutil
 
 import pytest
 
+from serve.config.settings import Settings
 from serve.engine.ctranslate2.merging import convert, merge
 from serve.errors import ArtifactError, BaseModelError, ConfigError
-from serve.model.foreign import Told, peft_artifact
+from serve.model.artifact import Told
+from serve.model.foreign import peft_artifact
 from serve.options import TranscriptionOptions
 from serve.service.loading import find_served, load_pipeline
 from serve.service.service import load_from_settings
@@ -119,9 +121,9 @@ def test_tensors_that_do_not_fit_name_both_base_models(peft_dir, tiny_base_dir):
         peft_artifact(peft_dir, tiny_base_dir, Told())
 
 
-def test_a_language_that_is_none_is_refused(peft_dir):
-    with pytest.raises(ConfigError, match="its code is mr"):
-        load_pipeline(peft_dir, language="marathi")
+def test_a_language_that_is_none_is_refused():
+    with pytest.raises(ConfigError, match="language must be a code of Whisper's"):
+        Settings(language="marathi")
 
 
 def test_all_three_are_taken_by_a_running_service(

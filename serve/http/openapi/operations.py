@@ -1,0 +1,175 @@
+"""What each route takes and answers besides what its handler says: bodies, parameters, answers, errors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+
+from serve import errors
+from serve.http.context import CUSTOM_ATTRIBUTES, REQUEST_ID
+from serve.http.errors import BodyTimeout
+from serve.http.openai.audio import TRANSCRIPTIONS, TRANSLATIONS
+from serve.http.openai.models import ModelBody, ModelsBody
+from serve.http.sagemaker.adapters import ADAPTER_ALIAS, ADAPTER_ID, AllAdapters, NewAdapter, RemovedAdapter
+from serve.http.sagemaker.models import LoadedModel, ModelPage, NewModel
+from serve.http.sagemaker.sessions import SESSION_ID
+from serve.service.registered import Adapter
+from serve.transcript.formats import FORMATS
+from serve.transcript.openai import TextBody
+from serve.transcript.wire import TranscriptBody, VerboseBody
+
+Schema = Mapping[str, Any]
+Error = type[errors.ServiceError]
+
+TEXT: Schema = {"type": "string"}
+BYTES: Schema = {"type": "string", "format": "binary"}
+BASE64: Schema = {"type": "string", "format": "byte", "contentEncoding": "base64"}
+
+JSON = "application/json"
+NOTHING: Mapping[str, Schema | type[msgspec.Struct]] = {}
+
+READING: Sequence[Error] = (errors.RequestError, errors.PayloadTooLarge, BodyTimeout, errors.NotReady)
+"""How a small JSON body may be refused."""
+
+TRANSCRIBING: Sequence[Error] = (
+    *(errors.RequestError, errors.UnsupportedOption, errors.UnsupportedMediaType, errors.PayloadTooLarge),
+    *(BodyTimeout, errors.AudioError, errors.UndecodableAudio, errors.EmptyAudio, errors.AudioTooLong),
+    *(errors.Overloaded, errors.NotReady, errors.NoMemory, errors.RequestTimeout, errors.EngineError),
+)
+"""How a request with a recording may fail."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Operation:
+    """What a route takes and answers."""
+
+    answers: Mapping[str, Schema | type[msgspec.Struct]]
+    """Media type -> what an answer with status 200 holds."""
+    errors: Sequence[Error] = ()
+    bodies: Mapping[str, Schema | type[msgspec.Struct]] = field(default_factory=dict)
+    """Media type -> what the body holds; empty where none is read."""
+    headers: Mapping[str, str] = field(default_factory=dict)
+    """Header of the request -> what it means."""
+    takes_options: bool = False
+    """Whether the options of a transcription stand in its query."""
+    query: Mapping[str, Schema] = field(default_factory=dict)
+    example: Any = None
+    """Body that can be sent as it stands."""
+
+
+def one_of(*schemas: type[msgspec.Struct]) -> Schema:
+    """Return the schema of one of several wire types."""
+    return {"oneOf": [{"$ref": f"#/components/schemas/{each.__name__}"} for each in schemas]}
+
+
+TRANSCRIPTS: Mapping[str, Schema | type[msgspec.Struct]] = {
+    each.media_type: one_of(TranscriptBody, VerboseBody) if each.media_type == JSON else TEXT
+    for each in FORMATS
+}
+OPENAI_ANSWERS: Mapping[str, Schema | type[msgspec.Struct]] = {
+    JSON: one_of(TextBody, VerboseBody),
+    **dict.fromkeys(("text/plain", "application/x-subrip", "text/vtt", "text/event-stream"), TEXT),
+}
+RECORDINGS: Mapping[str, Schema | type[msgspec.Struct]] = {
+    **dict.fromkeys(
+        ("application/octet-stream", "audio/wav", "audio/flac", "audio/mpeg", "audio/ogg"), BYTES
+    ),
+    "multipart/form-data": {"$ref": "#/components/schemas/RecordingForm"},
+    JSON: {"$ref": "#/components/schemas/RecordingObject"},
+}
+SAGEMAKER_HEADERS = {
+    CUSTOM_ATTRIBUTES: "options as name=value;name=value; they win over the query, and come back",
+    ADAPTER_ID: "name of the adapter",
+    ADAPTER_ALIAS: "alias of the adapter, where its identifier is not sent",
+}
+
+OPERATIONS: Mapping[tuple[str, str], Operation] = {
+    ("GET", "/"): Operation(answers={JSON: {"type": "object"}}),
+    ("GET", "/ping"): Operation(answers=NOTHING, errors=(errors.NotReady,)),
+    ("GET", "/execution-parameters"): Operation(
+        answers={
+            JSON: {
+                "type": "object",
+                "required": ["MaxConcurrentTransforms", "BatchStrategy", "MaxPayloadInMB"],
+                "properties": {
+                    "MaxConcurrentTransforms": {"type": "integer"},
+                    "BatchStrategy": {"const": "SINGLE_RECORD"},
+                    "MaxPayloadInMB": {"type": "integer"},
+                },
+            }
+        }
+    ),
+    ("GET", "/metrics"): Operation(answers={"text/plain": TEXT}),
+    ("POST", "/invocations"): Operation(
+        answers=TRANSCRIPTS,
+        bodies=RECORDINGS,
+        errors=(*TRANSCRIBING, errors.NotAcceptable, errors.UnknownSession, errors.TooManySessions),
+        headers={**SAGEMAKER_HEADERS, SESSION_ID: "the session that the recording belongs to"},
+        takes_options=True,
+    ),
+    ("POST", TRANSCRIPTIONS): Operation(
+        answers=OPENAI_ANSWERS,
+        bodies={"multipart/form-data": {"$ref": "#/components/schemas/OpenAIForm"}},
+        errors=(*TRANSCRIBING, errors.UnknownModel),
+    ),
+    ("POST", TRANSLATIONS): Operation(
+        answers=OPENAI_ANSWERS,
+        bodies={"multipart/form-data": {"$ref": "#/components/schemas/OpenAIForm"}},
+        errors=(*TRANSCRIBING, errors.UnknownModel),
+    ),
+    ("GET", "/v1/models"): Operation(answers={JSON: ModelsBody}, errors=(errors.NotReady,)),
+    ("GET", "/v1/models/{model}"): Operation(
+        answers={JSON: ModelBody}, errors=(errors.NotReady, errors.UnknownModel)
+    ),
+    ("POST", "/adapters"): Operation(
+        answers={JSON: Adapter},
+        bodies={JSON: NewAdapter},
+        errors=(
+            *(*READING, errors.AdapterExists, errors.UnknownPath, errors.BadAdapter),
+            *(errors.NotRemovable, errors.NoMemory),
+        ),
+        headers={ADAPTER_ALIAS: "a further name of the adapter"},
+        example={"name": "hindi", "src": "/opt/ml/adapters/hindi", "language": "hi"},
+    ),
+    ("GET", "/adapters"): Operation(answers={JSON: AllAdapters}, errors=(errors.NotReady,)),
+    ("GET", "/adapters/{name}"): Operation(
+        answers={JSON: Adapter}, errors=(errors.NotReady, errors.UnknownAdapter)
+    ),
+    ("DELETE", "/adapters/{name}"): Operation(
+        answers={JSON: RemovedAdapter},
+        errors=(errors.NotReady, errors.UnknownAdapter, errors.NotRemovable),
+    ),
+    ("POST", "/models"): Operation(
+        answers={JSON: LoadedModel},
+        bodies={JSON: NewModel},
+        errors=(
+            *(*READING, errors.ModelExists, errors.UnknownPath, errors.BadAdapter),
+            errors.NoMemory,
+        ),
+        example={"model_name": "marathi", "url": "/opt/ml/models/marathi"},
+    ),
+    ("GET", "/models"): Operation(
+        answers={JSON: ModelPage}, errors=(errors.NotReady,), query={"next_page_token": TEXT}
+    ),
+    ("GET", "/models/{name}"): Operation(
+        answers={JSON: LoadedModel}, errors=(errors.NotReady, errors.UnknownModel)
+    ),
+    ("DELETE", "/models/{name}"): Operation(
+        answers={JSON: LoadedModel}, errors=(errors.NotReady, errors.UnknownModel)
+    ),
+    ("POST", "/models/{name}/invoke"): Operation(
+        answers=TRANSCRIPTS,
+        bodies=RECORDINGS,
+        errors=(*TRANSCRIBING, errors.NotAcceptable, errors.UnknownModel),
+        headers={CUSTOM_ATTRIBUTES: SAGEMAKER_HEADERS[CUSTOM_ATTRIBUTES]},
+        takes_options=True,
+    ),
+}
+"""Method and path -> what cannot be read off the handler."""
+
+ANSWER_HEADERS = {
+    REQUEST_ID: "number of the request in the service's log; the client's own, where it sent one"
+}
