@@ -1,7 +1,7 @@
-"""Serve speech recognition over HTTP: `shrota serve`, which `python -m serve` is as well.
+"""Serve speech recognition over HTTP: `shrota serve`, also `python -m serve`.
 
-Exit status: 0 after SIGTERM or SIGINT, 1 when the service cannot start (a sentence for each reason on
-standard error), 2 for words that are no flags.
+Exit status: 0 after SIGTERM or SIGINT, 1 when the service cannot start (with a sentence for each reason on
+standard error), 2 for unknown words on the command line.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ from serve.config.sources import PREFIX
 
 
 def read_settings(flags: Mapping[str, Any]) -> Settings:
-    """Return the settings that flags, environment and file come to.
+    """Read settings from flags, environment and file.
 
     Raises:
-        ConfigError: Lists every value that is wrong.
+        ConfigError: Lists every invalid value.
     """
     return Settings.from_env(os.environ, flags)
 
 
 def serve(settings: Settings) -> int:
-    """Serve until a signal ends it, and return the exit status."""
+    """Serve until a signal stops it, and return the exit status."""
     from serve.config.logs import configure_logs
     from serve.http.server import run
     from serve.model.allocator import share_arenas
@@ -44,7 +44,7 @@ command = Command(
     read=read_settings,
     run=serve,
     about="Serve speech recognition over HTTP: GET /ping, POST /invocations.\n\nEvery flag is also a variable"
-    " of the environment and a key of the file that --config names. A flag wins over a variable, a variable"
+    " of the environment and a key of the file that --config names. A flag overrides a variable, a variable"
     " over the file.",
     examples="""\
 shrota serve --model-dir model_artifacts/whisper-base-mr --quantization none

@@ -1,19 +1,19 @@
-"""Every error shrota raises on purpose. Knows no HTTP; `serve/http/errors.py` maps these to statuses.
+"""Every error that shrota raises on purpose. Knows no HTTP; `serve/http/errors.py` maps these to statuses.
 
 ```
 ShrotaError
 ├── ServiceError                 a request that ends without a transcript
 │   ├── RequestError             the caller can fix it
-│   │   ├── UnsupportedOption    an option we do not have, or a value it cannot take
-│   │   ├── UnsupportedMediaType the body is in a format we do not read
-│   │   ├── NotAcceptable        no answer format the client accepts
+│   │   ├── UnsupportedOption    the option is unknown, or its value invalid
+│   │   ├── UnsupportedMediaType the body's format is not supported
+│   │   ├── NotAcceptable        no response format that the client accepts
 │   │   ├── PayloadTooLarge      the body is over the limit
-│   │   ├── UnknownSession       it was never started, or has ended
-│   │   ├── UnknownAdapter       none is registered under that name; likewise UnknownModel
-│   │   ├── AdapterExists        one is; likewise ModelExists
-│   │   ├── UnknownPath          nothing there that may be loaded
-│   │   ├── BadAdapter           files that are damaged, or do not fit the base model
-│   │   ├── NotRemovable         it is part of what was started
+│   │   ├── UnknownSession       the session was never started, or has ended
+│   │   ├── UnknownAdapter       no adapter has that name; likewise UnknownModel
+│   │   ├── AdapterExists        an adapter has that name; likewise ModelExists
+│   │   ├── UnknownPath          there is nothing that may be loaded
+│   │   ├── BadAdapter           files are damaged, or do not fit the base model
+│   │   ├── NotRemovable         the adapter is part of the engine
 │   │   ├── HookRefusal          a user's own code refuses the request
 │   │   └── AudioError           not usable speech
 │   │       ├── UndecodableAudio
@@ -21,18 +21,18 @@ ShrotaError
 │   │       └── AudioTooLong
 │   ├── Overloaded               retry later
 │   │   └── TooManySessions
-│   ├── RequestTimeout           it took longer than any request may
+│   ├── RequestTimeout           the request's deadline has passed
 │   ├── NotReady                 loading or draining
-│   ├── NoMemory                 what is to be loaded does not fit
+│   ├── NoMemory                 a model or adapter does not fit into memory
 │   ├── HookError                a user's own code failed
-│   └── EngineError              ours
+│   └── EngineError              the engine failed
 ├── AwsError                     AWS refuses a request, or cannot be asked
-├── ClientError                  a recording that the client could not have transcribed
+├── ClientError                  the client could not have a recording transcribed
 └── StartupError                 the process cannot start: exit 1 and one sentence
-    ├── ConfigError              settings or flags that contradict each other
-    ├── BaseModelError           the base weights cannot be had or do not verify
-    ├── ArtifactError            an artifact directory that cannot be served
-    └── ConversionError          a model that the runtime's own format cannot be made or kept of
+    ├── ConfigError              settings or flags are invalid
+    ├── BaseModelError           the base model cannot be found, fetched or verified
+    ├── ArtifactError            an artifact directory cannot be served
+    └── ConversionError          a model cannot be converted, or the result not stored
 ```
 """
 
@@ -44,23 +44,23 @@ from pathlib import Path
 
 
 class ShrotaError(Exception):
-    """Root of everything raised on purpose."""
+    """Root of all errors raised on purpose."""
 
 
 class ServiceError(ShrotaError):
-    """A request that ends without a transcript. `code` is stable; `str(error)` is for people."""
+    """A request ended without a transcript. `code` is stable; `str(error)` is for people."""
 
     code = "service_error"
 
 
 class RequestError(ServiceError):
-    """The caller can fix it."""
+    """The caller can fix the request."""
 
     code = "bad_request"
 
 
 class UnsupportedOption(RequestError):
-    """An option we do not have, or a value that an option cannot take."""
+    """The option is unknown, or its value invalid."""
 
     code = "unsupported_option"
 
@@ -71,19 +71,19 @@ class UnsupportedOption(RequestError):
 
 
 class UnsupportedMediaType(RequestError):
-    """The body is in a format we do not read."""
+    """The body's format is not supported."""
 
     code = "unsupported_media_type"
 
 
 class NotAcceptable(RequestError):
-    """None of the formats the client accepts can be produced."""
+    """The service supports none of the formats that the client accepts."""
 
     code = "not_acceptable"
 
 
 class PayloadTooLarge(RequestError):
-    """The body holds more bytes than the limit."""
+    """The body exceeds the size limit."""
 
     code = "payload_too_large"
 
@@ -153,20 +153,20 @@ class BadAdapter(RequestError):
 
 
 class NotRemovable(RequestError):
-    """It is part of what the service was started with."""
+    """The adapter is part of the engine that the service was started with."""
 
     code = "not_removable"
 
 
 class HookRefusal(RequestError):
-    """A function of the artifact's own code refuses the request, in its own words."""
+    """A hook of the artifact refuses the request; the message is the hook's."""
 
     code = "refused"
 
     def __init__(self, reason: str, status: int = 400) -> None:
         super().__init__(reason)
         self.status = status if 400 <= status < 600 else 500
-        """HTTP's, which that code may choose."""
+        """HTTP status, which the hook may choose."""
 
 
 class AudioError(RequestError):
@@ -188,7 +188,7 @@ class EmptyAudio(AudioError):
 
 
 class AudioTooLong(AudioError):
-    """The recording lasts longer than the limit, or decodes to more bytes than the limit."""
+    """The recording's duration or decoded size exceeds a limit."""
 
     code = "audio_too_long"
 
@@ -207,7 +207,7 @@ class Overloaded(ServiceError):
 
 
 class TooManySessions(Overloaded):
-    """The limit of open sessions is reached."""
+    """The maximum number of sessions is open."""
 
     code = "too_many_sessions"
 
@@ -217,7 +217,7 @@ class TooManySessions(Overloaded):
 
 
 class RequestTimeout(ServiceError):
-    """The request was not done within the time that any request has."""
+    """The request's deadline has passed."""
 
     code = "request_timeout"
 
@@ -236,7 +236,7 @@ class NotReady(ServiceError):
 
 
 class NoMemory(ServiceError):
-    """What is to be loaded does not fit beside what is loaded and must stay."""
+    """A model or adapter does not fit into memory beside what must stay loaded."""
 
     code = "no_memory"
 
@@ -250,7 +250,7 @@ class NoMemory(ServiceError):
 
 
 class HookError(ServiceError):
-    """A function of the artifact's own code failed. The fault is its author's."""
+    """A hook of the artifact failed, by its author's fault."""
 
     code = "hook_failed"
 
@@ -259,25 +259,25 @@ class HookError(ServiceError):
 
 
 class EngineError(ServiceError):
-    """The engine failed on a valid request. The fault is ours."""
+    """The engine failed on a valid request, by the service's fault."""
 
     code = "engine_error"
 
 
 class AwsError(ShrotaError):
-    """AWS refuses a request, or cannot be asked."""
+    """AWS refuses a request, or cannot be reached."""
 
 
 class ClientError(ShrotaError):
-    """A recording that the client could not have transcribed; the message holds the service's own words."""
+    """The client could not have a recording transcribed; the message is the service's."""
 
 
 class StartupError(ShrotaError):
-    """The process cannot start. The message is one sentence that names what to change."""
+    """The process cannot start. The message is one sentence that says what to change."""
 
 
 class ConfigError(StartupError):
-    """Settings that are wrong; all faults are reported together."""
+    """Settings are invalid; all faults are reported together."""
 
     def __init__(self, faults: Sequence[str]) -> None:
         super().__init__("; ".join(faults))
@@ -285,11 +285,11 @@ class ConfigError(StartupError):
 
 
 class BaseModelError(StartupError):
-    """The base weights cannot be had, or are not what they claim to be."""
+    """The base model cannot be found or fetched, or is damaged."""
 
 
 class ArtifactError(StartupError):
-    """An artifact directory that cannot be served; names the file and the field."""
+    """An artifact directory cannot be served; the message names the file and the field."""
 
     def __init__(self, path: Path, problem: str) -> None:
         super().__init__(f"{path}: {problem}")
@@ -298,4 +298,4 @@ class ArtifactError(StartupError):
 
 
 class ConversionError(StartupError):
-    """A model cannot be converted to the format that its runtime reads, or the result cannot be kept."""
+    """A model cannot be converted for its runtime, or the result cannot be stored."""

@@ -1,4 +1,4 @@
-"""What a caller may ask for, and what it must be. Knows no HTTP: names and values come as a plain mapping."""
+"""The options of a transcription, and their validation. Knows no HTTP: options come as a plain mapping."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from serve.engine.languages import language_code
 from serve.errors import UnsupportedOption
 
 NO_ADAPTER = "none"
-"""Value of `adapter` that asks for the base model alone."""
+"""Value of `adapter` for the base model alone."""
 
 DETECT = "auto"
-"""Value of `language` that asks for detection, whatever the artifact's language is."""
+"""Value of `language` for detection, whatever the artifact's language is."""
 
 FORMAT_OPTIONS = ("format", "response_format")
-"""Names of the option that chooses the answer format (`serve.transcript.formats`); the second is OpenAI's."""
+"""Names of the option for the response format (`serve.transcript.formats`); the second is OpenAI's."""
 
 MAX_PROMPT_CHARACTERS = 2_000
-"""Longest `prompt`, and longest `hotwords`."""
+"""Longest `prompt`, and longest `hotwords`, in letters."""
 
 MAX_BEAM_SIZE = 10
 MAX_SUPPRESSED = 100
-"""Texts that may be named by `suppress`."""
+"""Most texts in `suppress`."""
 
 MAX_TRACK = 99
 
@@ -37,36 +37,36 @@ TrackName = Annotated[str, msgspec.Meta(min_length=1, max_length=40)]
 
 @dataclass(frozen=True, kw_only=True)
 class TranscriptionOptions:
-    """How a recording is to be transcribed."""
+    """How to transcribe a recording."""
 
     language: str | None = None
     """Whisper language code, `auto`, or None for the served artifact's own language."""
     task: Task | None = None
-    """None means the served artifact's own task."""
+    """None takes the served artifact's own task."""
     adapter: str | None = None
-    """Name of the adapter, `none` for the base model alone, or None for the served one."""
+    """Name of an adapter; `none` is the base model alone, and None the served adapter."""
     temperature: float = 0.0
-    """0 takes the likeliest text; up to 1, words are drawn at random the more freely."""
+    """0 takes the likeliest text; above 0, up to 1, tokens are drawn at random."""
     seed: int = 0
-    """Start of the random draws."""
+    """Seed of the random draws."""
     prompt: str = ""
-    """Spelling hints, or the text that came before."""
+    """Spelling hints, or the preceding text."""
     beam_size: int | None = None
-    """Texts kept side by side; 1 is greedy search, None takes 2 where the engine can."""
+    """Beams kept per step; 1 is greedy search. None takes 2 where the engine supports it."""
     hotwords: str = ""
-    """Words that are likely to be said."""
+    """Words that are likely to be spoken."""
     suppress: tuple[str, ...] = ()
-    """Texts that are never written."""
+    """Texts that the model must not emit."""
     word_timestamps: bool = False
-    """Also say when each word is spoken."""
+    """Also return the times of words."""
     channels: Channels = "mix"
-    """`mix` hears the recording's channels as one, `split` transcribes each on its own."""
+    """`mix` transcribes the channels as one, `split` each on its own."""
     track: str | None = None
-    """Audio track of a film: its number from 1, or its language; None hears the default one."""
+    """Audio track of a film, by number from 1 or by language; None takes the default one."""
 
 
 class WireOptions(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
-    """Every option by name, with what its value must be."""
+    """Every option, with the type of its value."""
 
     language: Annotated[str, msgspec.Meta(min_length=1, max_length=40)] | None = None
     task: Literal["transcribe", "translate"] | None = None
@@ -85,7 +85,7 @@ class WireOptions(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
 OPTION_NAMES = frozenset(WireOptions.__struct_fields__)
 
 KNOWN_OPTIONS = OPTION_NAMES.union(FORMAT_OPTIONS)
-"""Those of the transcription, and of the answer's format."""
+"""Options of the transcription and of the response format."""
 
 _MAY_BE_EMPTY = frozenset(("prompt", "hotwords", "suppress"))
 
@@ -93,16 +93,16 @@ _MAY_BE_EMPTY = frozenset(("prompt", "hotwords", "suppress"))
 def parse_options(
     values: Mapping[str, Any], *, strict: bool = False, base: TranscriptionOptions | None = None
 ) -> TranscriptionOptions:
-    """Check options by name.
+    """Parse and check options.
 
     Args:
-        values: Name -> value; a text that is empty is no value, but for options that are texts themselves.
-        strict: Whether numbers and flags must be numbers and flags, as in JSON; otherwise text such as `0.2`
-            and `true` is read, as in a query or a form.
-        base: Options that hold where `values` says nothing.
+        values: Name -> value; an empty text counts as missing, except for options that are texts.
+        strict: Whether numbers and flags must have JSON's types; otherwise text such as `0.2` and `true` is
+            accepted, as in a query or a form.
+        base: Defaults for options that `values` lacks.
 
     Raises:
-        UnsupportedOption: An option is unknown, or has an impossible value.
+        UnsupportedOption: An option is unknown, or its value invalid.
     """
     values = {name: value for name, value in values.items() if not _is_absent(name, value)}
     try:
@@ -120,7 +120,7 @@ def parse_options(
 
 
 def _is_absent(name: str, value: Any) -> bool:
-    """Tell whether an option is a field of a form, or of a page, that nobody filled in."""
+    """Tell whether an option is an empty field of a form."""
     is_empty = isinstance(value, str) and not value.strip()
     return is_empty and name in OPTION_NAMES and name not in _MAY_BE_EMPTY
 
@@ -137,7 +137,7 @@ def _language(value: str) -> str:
 
 
 def _track(value: str | int) -> str:
-    """Return a track's number, or the code of its language where Whisper knows it."""
+    """Return a track's number, or Whisper's code of its language, or the language as it is written."""
     named = str(value).strip().lower()
     if not named or (named.isdecimal() and not 1 <= int(named) <= MAX_TRACK):
         raise UnsupportedOption("track", f"'{named}' is no track; give its number, from 1, or its language")
@@ -145,7 +145,7 @@ def _track(value: str | int) -> str:
 
 
 def _suppressed(value: str | list[str]) -> tuple[str, ...]:
-    """Read texts from a list, or from text: a JSON list, or texts between commas."""
+    """Read a list, a JSON list as text, or comma-separated texts."""
     if isinstance(value, str) and value.lstrip().startswith("["):
         try:
             value = msgspec.json.decode(value, type=list[str])
@@ -159,7 +159,7 @@ def _suppressed(value: str | list[str]) -> tuple[str, ...]:
 
 
 def option_refusal(message: str) -> UnsupportedOption:
-    """Turn msgspec's message, which ends in `$.name` or names an unknown field, into ours."""
+    """Turn msgspec's message (it ends in `$.name` or names an unknown field) into an `UnsupportedOption`."""
     if unknown := re.search(r"unknown field `(.*)`", message):
         known = ", ".join(sorted(KNOWN_OPTIONS))
         return UnsupportedOption(unknown[1][:60], f"is unknown; the options are {known}")

@@ -4,26 +4,26 @@
     with open_audio(data, AudioLimits()) as recording:                              # serve/audio/decode.py
         for event in pipeline.transcribe(recording, TranscriptionOptions(language="mr")):
             ...
-    transcripts = pipeline.transcribe_many(clips)                                   # offline, side by side
+    transcripts = pipeline.transcribe_many(clips)                                   # offline, concurrently
 
-The service, files and the evaluation of a training run all go through it, and through a scheduler to the
-engine. Knows no web, no environment and no runtime. This is a request's way, from its route to its text; no
-other call of ours leads to one of these:
+The service, the transcription of files, and the evaluation of a training run all use this module, which
+reaches the engine through a scheduler. It knows no web, no environment and no runtime. A request passes
+through these calls, from its route to its text:
 
      1  transcribe_body           serve/http/transcription.py          in the event loop
-     2  asked_outside_body        serve/http/sagemaker/invocations.py  headers and query: session, format
+     2  asked_outside_body        serve/http/sagemaker/invocations.py  options by headers and query
      3  Service.admit             serve/service/service.py
      4  read_body                 serve/http/body.py
-     5  Invocation.read_recording serve/http/sagemaker/invocations.py  the body's recording and options
+     5  Invocation.read_recording serve/http/sagemaker/invocations.py  recording and options of the body
      6  whole_answer              serve/http/transcription.py
      7  Service.transcribe        serve/service/service.py
-     8  Place.transcribe          serve/service/place.py               in a thread of the request
+     8  Place.transcribe          serve/service/place.py               in the request's thread
      9  open_audio                serve/audio/decode.py
     10  Pipeline.transcribe       serve/pipeline.py
     11  Pipeline._decoded         serve/pipeline.py
     12  Ticket.decode             serve/engine/scheduler.py
-    13  Pipeline._inputs          serve/pipeline.py                    features, as long as there is room
-    14  Scheduler._run            serve/engine/scheduler.py            in a thread of the engine
+    13  Pipeline._inputs          serve/pipeline.py                    features, while there is room
+    14  Scheduler._run            serve/engine/scheduler.py            in an engine thread
     15  Scheduler._call           serve/engine/scheduler.py            a batch of one kind
     16  CTranslate2Engine.decode  serve/engine/ctranslate2/engine.py
 """
@@ -60,67 +60,67 @@ Cut = Callable[[Iterable[Samples], WindowLimits], Iterator[tuple[Window, Samples
 """Finds windows in blocks of samples, each (n_channels, n_samples)."""
 
 MAX_CHANNELS = 4
-"""Channels that are told apart: those of telephone switches and conference recorders."""
+"""Most channels to split: those of telephone switches and conference recorders."""
 
 MAX_SIDE_BY_SIDE = 64
-"""Recordings that are transcribed at a time offline."""
+"""Recordings transcribed concurrently offline."""
 
 USUAL_BEAM_SIZE = 2
-"""A tenth more time than greedy search takes, for up to a point of word errors fewer in echo and noise."""
+"""Takes a tenth more time than greedy search, for up to one point lower word error rate in echo and noise."""
 
 TOKENS_PER_S = 24
-"""Bound of the text tokens in a second of speech; fast Marathi reaches 20, three times as many as English."""
+"""Limit of text tokens per second of speech; fast Marathi reaches 20, three times as many as English."""
 
 SPARE_TOKENS = 24
-"""Added to that bound, for windows so short that one long word fills them."""
+"""Added to that limit, for windows so short that one long word fills them."""
 
 DOUBTFUL_SPEECH_PROB = 0.75
 DOUBTED_LOGPROB = -0.5
-"""Below both, the model's own doubt decides. Of 598 clips of speech, in echoing rooms and by telephone too, 5
-lie below the first, and none of these below the second; noise that the base model takes for a word lies below
-both."""
+"""If a window lies below both, the model's no-speech probability decides. Of 598 clips of speech, some in
+echoing rooms and by telephone, 5 lie below the first, and none of these below the second. Noise that the base
+model takes for a word lies below both."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ServingFacts:
-    """What the pipeline has to know about the model it serves. The defaults fit any bare base model."""
+    """What the pipeline needs to know about the served model. The defaults fit a base model alone."""
 
     adapter_name: str | None = None
-    """Name under which the loaded adapter is asked for; None where there is none."""
+    """Name of the loaded adapter in requests; None where there is none."""
     adapter_key: str = SERVED_ADAPTER
-    """Under which the engine holds it."""
+    """Key of the adapter in the engine."""
     language: str | None = None
     """Language of requests that name none; None detects it."""
     task: Task = "transcribe"
     dynamic: bool = False
-    """Whether the adapter reads windows of the speech's own length; the base model alone reads 30 s."""
+    """Whether the adapter reads windows of the speech's own length; the base model alone needs 30 s."""
     margin_s: float = 1.0
-    """Silence behind the speech of a dynamic window."""
+    """Silence after the speech of a dynamic window, in seconds."""
     max_window_s: float = MAX_WINDOW_S
-    """Longest stretch of speech in a window."""
+    """Longest span of speech in a window, in seconds."""
     max_packed_s: float = 8.0
-    """Longest dynamic window of several stretches. Every token looks at the whole window, and in the encoder
-    every frame does: ten minutes in windows of up to 14 s take a third longer than in those of 8 s."""
+    """Longest dynamic window of several spans. Every token attends to the whole window, and so does every
+    encoder frame: ten minutes in windows of up to 14 s take a third longer than in windows of 8 s."""
     max_first_window_s: float = 10.0
-    """Longest first window, so that the first text comes early."""
+    """Longest first window, so that the first text comes early, in seconds."""
     max_gap_s: float = 1.5
-    """A longer pause ends a window."""
+    """A longer pause ends a window, in seconds."""
     timestamps: bool = False
-    """Whether the adapter was trained to write when sentences begin and end."""
+    """Whether the adapter was trained to emit the times of sentences."""
 
 
 class Decoder(Protocol):
-    """How windows reach the engine: a scheduler's ticket, or what stands before one."""
+    """How windows reach the engine: a scheduler's ticket, or a wrapper of one."""
 
     def decode(self, inputs: Iterable[EngineInput]) -> Iterator[Hypothesis]:
-        """Yield a hypothesis for every window, in order; windows are pulled as they are needed."""
+        """Yield a hypothesis for every window, in order; windows are read as needed."""
 
     def detect_language(self, window: EngineInput) -> tuple[str, float]:
-        """Return the likeliest language of a window of 30 s, and its probability."""
+        """Return (language code, probability) of the likeliest language of a window of 30 s."""
 
 
 class Pipeline:
-    """Everything between decoded samples and a transcript."""
+    """Turns samples into a transcript."""
 
     def __init__(
         self,
@@ -131,14 +131,11 @@ class Pipeline:
         base_dir: Path | None = None,
         prepare: Callable[[DecodingOptions], None] = lambda decoding: None,
     ) -> None:
-        """Take a loaded engine.
+        """Wrap a loaded engine.
 
         Args:
-            engine: What decodes.
-            features: The features of its base model.
-            facts: What is served.
-            base_dir: Checkpoint of the base model, for adapters that come later.
-            prepare: Called before the first event of a recording: loads what its options need.
+            base_dir: Checkpoint of the base model, for adapters that are added later.
+            prepare: Loads what options need; called before the first event of a recording.
         """
         self.engine = engine
         self.features = features
@@ -153,21 +150,20 @@ class Pipeline:
         decoder: Decoder | None = None,
         cut: Cut = iter_windows,
     ) -> Iterator[Event]:
-        """Transcribe one recording, yielding a segment as soon as its window is decoded.
+        """Transcribe one recording, yielding each segment once its window is decoded.
 
         Args:
-            recording: Read block by block, as the decoding goes on; or float32 samples at 16 kHz,
-                (n_samples,) or (n_channels, n_samples).
-            options: What the caller asks for.
-            decoder: How windows reach the engine; by a scheduler for this recording alone, if None.
-            cut: How the recording becomes windows; live speech is cut otherwise.
+            recording: Read block by block as decoding goes on; or float32 samples at 16 kHz, (n_samples,) or
+                (n_channels, n_samples).
+            decoder: How windows reach the engine; None makes a scheduler for this recording alone.
+            cut: Cuts the recording into windows; live speech has its own.
 
         Yields:
             `Start`, any number of `Segment` in order of their start, `End`.
 
         Raises:
-            UnsupportedOption: The served model cannot do what is asked.
-            ServiceError: Whatever reading the recording, or decoding, raises.
+            UnsupportedOption: The served model does not support an option.
+            ServiceError: Reading or decoding the recording failed.
         """
         if decoder is None:
             with Scheduler(self.engine, frees_engine=False) as scheduler, scheduler.admit() as ticket:
@@ -198,12 +194,12 @@ class Pipeline:
         options: TranscriptionOptions | Sequence[TranscriptionOptions] | None = None,
         limits: BatchLimits | None = None,
     ) -> list[Transcript]:
-        """Transcribe recordings offline, side by side, so that windows of one kind are decoded together.
+        """Transcribe recordings offline and concurrently, so that windows of one kind share batches.
 
         Args:
             clips: Samples as in `transcribe`.
-            options: For all clips, or one each.
-            limits: How much is decoded at once; as much as suits the engine, if None.
+            options: For all clips, or one for each.
+            limits: The largest batch; None takes the engine's usual one.
         """
         if options is None or isinstance(options, TranscriptionOptions):
             options = [options or TranscriptionOptions()] * len(clips)
@@ -226,7 +222,7 @@ class Pipeline:
             return list(threads.map(transcript, clips, options))
 
     def resolve(self, options: TranscriptionOptions) -> DecodingOptions:
-        """Fill in what the caller left open, and refuse what the served model cannot do.
+        """Fill in defaults, and refuse options that the served model does not support.
 
         Raises:
             UnsupportedOption: Names the option.
@@ -256,12 +252,12 @@ class Pipeline:
             decoding = replace(decoding, beam_size=1)
         if (refused := self.engine.unsupported(decoding)) is not None:
             raise UnsupportedOption(*refused)
-        # Nobody asks for the times of sentences: they are taken where model and engine give them.
+        # Sentence times are not an option: they are used wherever model and engine support them.
         timed = replace(decoding, timestamps=tuned and facts.timestamps)
         return decoding if self.engine.unsupported(timed) else timed
 
     def _language(self, options: TranscriptionOptions) -> str | None:
-        """Return the language that is asked for; None where it is to be detected."""
+        """Return the requested language; None for detection."""
         known = self.engine.languages
         language = options.language or self.facts.language
         if language in (None, DETECT):
@@ -271,7 +267,7 @@ class Pipeline:
         return language
 
     def _limits(self, decoding: DecodingOptions) -> WindowLimits:
-        """Say how long windows may be that the model can read."""
+        """Return the window lengths that the model can read."""
         facts = self.facts
         dynamic = self._reads_short_windows(decoding)
         longest_s = min(facts.max_window_s, MAX_WINDOW_S - facts.margin_s) if dynamic else MAX_WINDOW_S
@@ -314,7 +310,7 @@ class Pipeline:
         decoder: Decoder,
         pulled: deque[tuple[Window, float | None]],
     ) -> Iterator[EngineInput]:
-        """Yield what the engine is given, and note in `pulled` the window and its language's probability."""
+        """Yield the engine's inputs; append each window and its language's probability to `pulled`."""
         for window, samples in windows:
             given, language_prob = self.engine_input(window, samples, decoding, decoder)
             pulled.append((window, language_prob))
@@ -323,10 +319,10 @@ class Pipeline:
     def engine_input(
         self, window: Window, samples: Samples, decoding: DecodingOptions, decoder: Decoder
     ) -> tuple[EngineInput, float | None]:
-        """Compute a window's features, and bound its text by the speech in it.
+        """Compute a window's features, and limit its tokens by the speech in it.
 
         Returns:
-            What the engine is given, and the probability of its language where that had to be detected.
+            The engine's input, and the probability of its language where that was detected.
         """
         budget_tokens = math.ceil(window.speech_samples / SAMPLE_RATE * TOKENS_PER_S) + SPARE_TOKENS
         log_mel = self.features.log_mel(samples, self._window_s(window, decoding))
@@ -334,7 +330,7 @@ class Pipeline:
         return (given, None) if decoding.language else settle_window(given, decoder.detect_language)
 
     def warm_up(self, decoder: Decoder) -> None:
-        """Decode a second of noise, so that the first request finds everything loaded."""
+        """Decode a second of noise, so that everything is loaded before the first request."""
         facts = self.facts
         noise = np.random.default_rng(0).normal(0, 0.01, SAMPLE_RATE).astype(np.float32)
         find_speech(noise)
@@ -352,14 +348,14 @@ class Pipeline:
         return window_length_s(window.end - window.start, self.facts.margin_s)
 
     def _reads_short_windows(self, decoding: DecodingOptions) -> bool:
-        return self.facts.dynamic and decoding.adapter is not None  # the base model alone loops on them
+        return self.facts.dynamic and decoding.adapter is not None  # the base model alone would loop on them
 
 
 def _channels(recording: Recording | Samples, options: TranscriptionOptions) -> Recording:
-    """Return a recording with the channels that are to be transcribed.
+    """Return a recording with the channels to transcribe.
 
     Raises:
-        UnsupportedOption: There are too many to tell apart.
+        UnsupportedOption: There are too many channels to split.
     """
     if not isinstance(recording, Recording):
         recording = Recording.of(recording)
@@ -391,7 +387,7 @@ def _transcript(
 
 
 def is_said(window: Window, hypothesis: Hypothesis) -> bool:
-    """Tell whether a window holds words: by the model, and where it hesitates by the detector as well."""
+    """Tell whether a window holds words; where model and speech detector are unsure, both decide."""
     is_doubted = window.speech_prob < DOUBTFUL_SPEECH_PROB and hypothesis.avg_logprob < DOUBTED_LOGPROB
     is_noise = is_no_speech(hypothesis) or (is_doubted and hypothesis.no_speech_prob > NO_SPEECH_PROB)
     return bool(hypothesis.text) and not is_noise

@@ -1,8 +1,8 @@
-"""The command `shrota`: every subcommand by name, those of serving and those of training.
+"""The command `shrota`, with the subcommands of serving and training.
 
-A subcommand is imported when it is named, so that `shrota --help` and the Tab key are quick, and so that a
-machine without the packages of training serves all the same. It lies here because training knows serving, and
-serving does not know training.
+A subcommand is imported when it is called. So `shrota --help` and tab completion are quick, and a machine
+without training's packages can serve. The module lies here because training imports serving, never the
+reverse.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ COMMANDS = {
     "serve": ("serve.__main__:command", "serve speech recognition over HTTP", ""),
     "transcribe": ("serve.transcribe.__main__:command", "transcribe recordings on disk", ""),
     "client": ("serve.remote.client:command", "have a service elsewhere transcribe a recording", ""),
-    "deploy": ("serve.remote.deploy:command", "put a model to work on SageMaker", ""),
+    "deploy": ("serve.remote.deploy:command", "deploy a model on SageMaker", ""),
     "data": ("train.data.synthesis.__main__:command", "speak a Marathi corpus", "train"),
     "prepare": ("train.data.prepare:command", "decode a source of speech once, for training", "train"),
     "train": ("train.run:command", "train, evaluate and export an adapter", "train"),
@@ -22,7 +22,7 @@ COMMANDS = {
     "export": ("train.export.__main__:command", "merge an adapter, or push it to the hub", "train"),
     "launch": ("train.sagemaker.launch:command", "start a training job on SageMaker", "train"),
 }
-"""Name -> where the command is, what it does, and the extra of the package that it needs."""
+"""Name -> (location of the command, what it does, the extra of the package that it needs)."""
 
 command = Commands(
     COMMANDS,

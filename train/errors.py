@@ -1,11 +1,11 @@
-"""Errors of training: the run ends with exit status 1 and one sentence.
+"""Errors of training. The run ends with exit status 1 and one sentence.
 
 ```
 ShrotaError
 └── TrainError
-    ├── TrainConfigError(faults)   all faults of a configuration at once
-    ├── DataError                  a manifest, a clip or a text source that cannot be used
-    └── ExportError                an artifact that cannot be written
+    ├── TrainConfigError(faults)   a configuration is invalid; all faults at once
+    ├── DataError                  a manifest, a clip or a text source cannot be used
+    └── ExportError                an artifact cannot be written
 ```
 """
 
@@ -15,16 +15,16 @@ from serve.errors import ConfigError, ShrotaError
 
 
 class TrainError(ShrotaError):
-    """Root of everything that ends a training run on purpose."""
+    """Root of all errors that end a training run on purpose."""
 
 
 class TrainConfigError(TrainError, ConfigError):
-    """A configuration with faults; all of them are reported together."""
+    """A configuration is invalid; all faults are reported together."""
 
 
 class DataError(TrainError):
-    """A manifest, a clip or a text source that cannot be used; names the file and the line."""
+    """A manifest, a clip or a text source cannot be used; the message names file and line."""
 
 
 class ExportError(TrainError):
-    """An artifact that cannot be written."""
+    """An artifact cannot be written."""

@@ -1,1 +1,1 @@
-"""Bytes of a recording -> 16 kHz mono samples -> windows of speech -> log-mel arrays. Knows no model."""
+"""Turn a recording's bytes into 16 kHz samples, windows of speech and log-mel arrays. Knows no model."""

@@ -1,4 +1,4 @@
-"""A recording that is written as text -> its bytes."""
+"""Decode a recording that is written as base64 text."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ _TO_PLAIN = bytes.maketrans(b"-_", b"+/")
 
 
 def decode_base64(text: str) -> bytes:
-    """Decode base64 in either alphabet, with line breaks or without, padded or not, or as a `data:` URL.
+    """Decode base64 in either alphabet, with or without line breaks and padding, or as a `data:` URL.
 
     Raises:
-        RequestError: It is none.
+        RequestError: The text is not base64.
     """
     encoded = text.encode("utf-8", errors="replace")
     if (url := _DATA_URL.match(encoded)) is not None:

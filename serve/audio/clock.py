@@ -1,9 +1,9 @@
-"""Sound as it was stored -> sound where the container's clock puts it, with silence before and between.
+"""Place decoded sound on the container's clock, with silence before it and in its gaps.
 
-A container stamps its packets. A track may begin after the pictures, an edit list may move it, packets may be
-lost or never recorded: players wait meanwhile, and times of a transcript must agree with theirs. The decoder
-gives samples without a gap, and a reading of the clock wherever it no longer agrees with their count.
-Knows no container and no decoder.
+A container timestamps its packets. A track may start after the video, an edit list may shift it, packets may
+be lost or never recorded. Players wait meanwhile, and a transcript's times must agree with theirs. The
+decoder gives samples without gaps, and a clock reading wherever the clock no longer agrees with the sample
+count. Knows no container and no decoder.
 """
 
 from __future__ import annotations
@@ -18,30 +18,30 @@ from serve.audio.recording import ClockReport
 from serve.audio.samples import Samples
 
 MAX_SILENCE_S = 3_600.0
-"""Longest silence put in at one place. A longer leap is a forged or broken clock, or one that did not begin
-with the recording: it is passed over, and the report says so."""
+"""Longest silence inserted in one place. A larger jump means a forged or broken clock, or one that did not
+start with the recording: it is ignored and reported."""
 
 MIN_GAP_S = 0.1
-"""Shorter disagreement is jitter, and what encoders put before the first sound."""
+"""A smaller difference is jitter or encoder delay, and ignored."""
 
 MAX_BACK_S = 1.0
-"""A clock that falls back by more has begun anew, as where recordings were joined; by less, it is only less
-exact than the samples, and the sound behind is not moved until a gap makes up for it."""
+"""A clock that jumps back further has restarted, as where recordings were joined. With a smaller jump it is
+merely less exact than the sample count, and later sound is not moved until a gap makes up for it."""
 
 MAX_CUT_S = 10.0
-"""Most sound before the clock's zero, which no player plays."""
+"""Most sound removed before the clock's zero, which no player plays."""
 
 SILENCE_BLOCK_S = 1.0
 
 
 @dataclass(frozen=True)
 class Reading:
-    """Where the clock stands."""
+    """The clock at one place of the decoded sound."""
 
     at: int
-    """Samples that were decoded before."""
+    """Samples decoded before this place."""
     ahead: float
-    """How many more samples the clock has counted at this place; fewer where negative."""
+    """Samples by which the clock is ahead of the sample count; negative if it is behind."""
 
 
 @dataclass
@@ -51,15 +51,14 @@ class Clock:
     sample_rate: int
     """Hz."""
     start_s: float = 0.0
-    """Time at which the recording begins; a transport stream counts from anywhere."""
+    """Clock time at the start of the recording, in seconds; transport streams may start anywhere."""
     readings: deque[Reading] = field(default_factory=deque)
-    """In order; the decoder adds those up to a block before it hands the block out."""
+    """In order; before the decoder yields a block, it adds all readings within the block."""
 
     def __post_init__(self) -> None:
-        """Begin where the recording begins."""
         self._n_decoded = 0
-        self._n_put = 0  # samples of silence put in, less those left out
-        self._shift = self.start_s * self.sample_rate  # of the clock, to be taken off
+        self._n_put = 0  # silence inserted minus sound removed, in samples
+        self._shift = self.start_s * self.sample_rate  # clock offset, in samples
         self._n_to_cut = 0
         self._starts_at = 0
         self._gaps = 0
@@ -67,7 +66,7 @@ class Clock:
 
     @property
     def report(self) -> ClockReport | None:
-        """What was done so far; None for nothing."""
+        """Corrections so far; None if there were none."""
         if not (self._starts_at or self._gaps or self._leap):
             return None
         return ClockReport(
@@ -77,7 +76,7 @@ class Clock:
         )
 
     def place(self, blocks: Iterator[Samples]) -> Iterator[Samples]:
-        """Yield blocks (n_samples, n_channels), with silence where the clock was ahead of the samples."""
+        """Yield blocks (n_samples, n_channels), with silence inserted where the clock is ahead."""
         for block in blocks:
             first = self._cut_from(block, 0, self._n_to_cut)
             while self.readings and self.readings[0].at < self._n_decoded + len(block):
@@ -93,13 +92,13 @@ class Clock:
             self._n_decoded += len(block)
 
     def _cut_from(self, block: Samples, first: int, n_samples: int) -> int:
-        """Leave out samples from the place `first` on; return where the sound goes on."""
+        """Skip samples from index `first` on; return the index after them."""
         goes_on = min(len(block), first + n_samples)
         self._n_to_cut = n_samples - (goes_on - first)
         return goes_on
 
     def _silence_at(self, reading: Reading) -> int:
-        """Return how many samples of silence go before this place; negative where samples are left out."""
+        """Return how many samples of silence to insert here; negative to remove as much sound."""
         ahead = round(reading.ahead - self._shift - self._n_put)
         is_start = reading.at == 0
         if ahead > MAX_SILENCE_S * self.sample_rate:

@@ -1,7 +1,7 @@
-"""Which container a body is, told by its first bytes alone: neither names nor content types are trusted.
+"""Recognise a container by its first bytes alone; names and content types are not trusted.
 
-The table is an allow-list. Playlists and other formats that name further files (HLS, DASH, concat, SDP) are
-not in it, so no decoder ever opens them.
+The table is an allow-list. Playlists and other formats that refer to further files (HLS, DASH, concat, SDP)
+are not in it, so no decoder ever opens such files.
 """
 
 from __future__ import annotations
@@ -12,20 +12,18 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, kw_only=True)
 class Container:
-    """A container that we read."""
-
     name: str
-    """For people."""
+    """Name shown to people."""
     demuxer: str
-    """The one ffmpeg demuxer that may read it."""
+    """The only ffmpeg demuxer that may read it."""
     in_libsndfile: bool = False
     """Whether libsndfile reads its usual codecs, which is faster than a child process."""
     needs_seeking: bool = False
-    """Whether its index may lie at the end, so that it cannot be read from a pipe."""
+    """Whether its index may lie at the end, so that a pipe will not do."""
     has_clock: bool = False
-    """Whether it holds tracks that are stamped with times, so that sound may begin late or have gaps."""
+    """Whether its tracks have timestamps, so that sound may start late or have gaps."""
     starts_anywhere: bool = False
-    """Whether its clock may stand at anything when the recording begins."""
+    """Whether its clock may have any value at the start."""
 
 
 WAV = Container(name="WAV", demuxer="wav", in_libsndfile=True)
@@ -67,7 +65,7 @@ _SIGNATURES: tuple[tuple[re.Pattern[bytes], Container], ...] = tuple(
 
 
 def sniff_container(data: bytes) -> Container | None:
-    """Return the container, or None where it is none that we read."""
+    """Return the container; None where it is not supported."""
     start = id3v2_end(data)
     for signature, container in _SIGNATURES:
         if signature.match(data, start):
@@ -76,10 +74,10 @@ def sniff_container(data: bytes) -> Container | None:
 
 
 def id3v2_end(data: bytes, offset: int = 0) -> int:
-    """Return the offset after the ID3v2 tags that begin at `offset`; the same where there are none."""
+    """Return the offset after the ID3v2 tags at `offset`; `offset` itself where there are none."""
     while len(data) >= offset + 10 and data[offset : offset + 3] == b"ID3":
         size = 0
-        for byte in data[offset + 6 : offset + 10]:  # "synchsafe": seven bits a byte
+        for byte in data[offset + 6 : offset + 10]:  # "synchsafe": seven bits per byte
             size = size << 7 | byte & 0x7F
         has_footer = data[offset + 5] & 0x10
         offset += 10 + size + (10 if has_footer else 0)

@@ -1,13 +1,13 @@
-"""Bytes of a recording -> samples at 16 kHz, within limits that hold whatever the container claims.
+"""Decode a recording's bytes to samples at 16 kHz, within limits that do not trust the container.
 
-    with open_audio(data, AudioLimits()) as recording:      # block by block, as they are asked for
+    with open_audio(data, AudioLimits()) as recording:      # block by block, on demand
         for block in recording.blocks(): ...
     samples = decode_audio(data, AudioLimits())             # at once, mono
 
-libsndfile reads WAV, FLAC, Ogg and MP3 in this process, an ffmpeg child everything else. Both give blocks
-of frames, with silence where the container's clock wants it, and the limits are checked after every block.
-This is the definition of "audio" for serving and training alike. Knows neither file names nor content types,
-and nothing of speech.
+libsndfile reads WAV, FLAC, Ogg and MP3 in this process; an ffmpeg child process reads everything else. Both
+yield blocks of frames, with silence inserted by the container's clock, and limits are checked after every
+block. Serving and training share this definition of "audio". Knows no file names, no content types, and no
+speech.
 """
 
 from __future__ import annotations
@@ -40,34 +40,34 @@ from serve.audio.tracks import wanted_tracks
 from serve.errors import AudioTooLong, ConfigError, EmptyAudio, UndecodableAudio
 
 BLOCK_S = 10.0  # decoded at a time
-HEAD_S = 30.0  # decoded before a recording is accepted, so that the faults of a short one show at once
+HEAD_S = 30.0  # decoded before a recording is accepted, so that errors in short ones are raised at once
 SAMPLE_BYTES = 4  # float32
-FLAC_UNKNOWN_FRAMES = 1 << 36  # FLAC counts in 36 bits; libsndfile answers more where the total is unknown
+FLAC_UNKNOWN_FRAMES = 1 << 36  # FLAC counts in 36 bits; libsndfile returns more where the total is unknown
 
 
 @dataclass(frozen=True, kw_only=True)
 class AudioLimits:
-    """How much one recording may cost."""
+    """What decoding one recording may cost."""
 
     max_audio_s: float = 14_400.0
-    """Longest accepted recording."""
+    """Longest recording accepted."""
     max_decoded_bytes: int = 8 << 30
-    """Most float32 bytes decoded, all channels counted, before resampling."""
+    """Most float32 bytes decoded over all channels, before resampling."""
     max_channels: int = 16
     min_sample_rate: int = 4_000
-    """Hz. Lower claims are forged, or hold no speech."""
+    """Lowest sample rate, in Hz. Lower ones are forged, or hold no speech."""
     max_sample_rate: int = 192_000
-    """Hz."""
+    """Highest sample rate, in Hz."""
     ffmpeg_timeout_s: float = 120.0
-    """Wall time, and processor time, of an ffmpeg child."""
+    """Limit on wall time, and on processor time, of an ffmpeg child."""
     ffmpeg_memory_bytes: int = 1 << 30
-    """Address space of an ffmpeg child, of which its libraries take about 300 MB."""
+    """Limit on an ffmpeg child's address space; its libraries take about 300 MB of it."""
 
     def __post_init__(self) -> None:
-        """Refuse limits that nothing could meet.
+        """Refuse contradictory limits.
 
         Raises:
-            ConfigError: a limit is not positive, or the sample rates exclude one another.
+            ConfigError: A limit is not positive, or the sample rates exclude each other.
         """
         faults = [f"{name} must be positive" for name, value in vars(self).items() if value <= 0]
         if self.min_sample_rate > self.max_sample_rate:
@@ -78,11 +78,11 @@ class AudioLimits:
 
 @dataclass(frozen=True)
 class _Source:
-    """An opened recording."""
+    """An opened recording, before resampling."""
 
     sample_rate: int  # Hz
     layout: Layout
-    n_frames: int | None  # as announced; None where nothing is, or where it cannot be trusted
+    n_frames: int | None  # as declared; None where it is not, or cannot be trusted
     blocks: Iterator[Samples]  # each (n_frames, n_channels)
     clock: Clock | None = None
     track: Track | None = None
@@ -95,7 +95,7 @@ def decode_audio(data: bytes, limits: AudioLimits, *, track: str | None = None) 
         (n_samples,) float32 at 16 kHz, channels mixed, values within -1 to 1.
 
     Raises:
-        EmptyAudio, UndecodableAudio, AudioTooLong, UnsupportedOption: as `open_audio` and its blocks do.
+        EmptyAudio, UndecodableAudio, AudioTooLong, UnsupportedOption: See `open_audio`.
     """
     with open_audio(data, limits, track=track) as recording:
         samples: Samples = np.concatenate(list(recording.blocks()), axis=1)[0]
@@ -106,25 +106,23 @@ def decode_audio(data: bytes, limits: AudioLimits, *, track: str | None = None) 
 def open_audio(
     data: bytes, limits: AudioLimits, *, split: bool = False, track: str | None = None
 ) -> Iterator[Recording]:
-    """Decode a recording of any format that we read, block by block, as the blocks are asked for.
+    """Open a recording of any supported format, and decode it block by block on demand.
 
-    Its framing is looked at as a whole and its first 30 s are decoded before it is accepted, so most faults
-    show before the first block; those that lie later are raised by the block that meets them.
+    Before a recording is accepted, its framing is checked as a whole and its first 30 s are decoded. So most
+    errors are raised before the first block; later ones are raised by the block where they occur.
 
     Args:
-        data: the whole file; told by its first bytes.
-        limits: what decoding may cost.
-        split: keep the channels apart instead of mixing them.
-        track: number from 1, or language, of the audio track to hear; None hears the default one.
+        split: Keep the channels apart instead of mixing them.
+        track: Audio track by number from 1, or by language; None takes the default one.
 
     Yields:
-        A recording of one channel, or of all where they are split. Values lie within -1 to 1.
+        A recording with one channel, or with `split` all channels; values within -1 to 1.
 
     Raises:
-        EmptyAudio: there are no bytes, or no samples in them.
-        UndecodableAudio: it is not audio that we read, or it is damaged or cut off.
-        AudioTooLong: it lasts longer, or decodes to more bytes, than the limits allow.
-        UnsupportedOption: there is no such track.
+        EmptyAudio: There are no bytes, or no samples in them.
+        UndecodableAudio: The format is not supported, or the file is damaged or truncated.
+        AudioTooLong: The duration or the decoded size exceeds a limit.
+        UnsupportedOption: There is no such track.
     """
     if not data:
         raise EmptyAudio("the body is empty; send a recording")
@@ -138,14 +136,14 @@ def open_audio(
         )
     data = with_size_filled_in(data, container)
     with _open(data, container, limits, track) as source:
-        del data  # a decoder that needs the body holds it
+        del data  # a decoder that needs the bytes keeps its own reference
         _check_claims(source, limits)
         mixers = [] if split else [Mixer(source.layout, source.sample_rate)]
         blocks = _resampled(source, limits, mixers)
         head = list(_head(blocks))
         duration_s = None if source.n_frames is None else source.n_frames / source.sample_rate
         n_samples = sum(block.shape[1] for block in head)
-        if n_samples < HEAD_S * SAMPLE_RATE:  # that is all
+        if n_samples < HEAD_S * SAMPLE_RATE:  # the head is the whole recording
             duration_s = n_samples / SAMPLE_RATE
         if not n_samples:
             raise EmptyAudio("the recording holds no samples")
@@ -174,7 +172,7 @@ def _open(data: bytes, container: Container, limits: AudioLimits, track: str | N
     if file is not None:
         with file:
             heard = None if track is None else wanted_tracks([Track(number=1)], track)[0]
-            # The length of an MP3 is a guess of libsndfile's; FLAC may announce none.
+            # libsndfile guesses the length of an MP3; FLAC may declare none.
             is_exact = container is not MP3 and file.frames < FLAC_UNKNOWN_FRAMES
             n_frames = file.frames if is_exact else None
             layout = Layout(file.channels, _speaker_mask(data, container, file.channels))
@@ -190,7 +188,7 @@ def _open(data: bytes, container: Container, limits: AudioLimits, track: str | N
 
 
 def _speaker_mask(data: bytes, container: Container, n_channels: int) -> int:
-    """Return where the channels belong, as the container or its specification says; 0 where neither does."""
+    """Return the WAVEFORMATEXTENSIBLE speaker mask, from the file or the format's standard; 0 if unknown."""
     if n_channels <= 2:
         return 0
     if container is WAV and (header := read_wav_header(data)) is not None:
@@ -201,25 +199,25 @@ def _speaker_mask(data: bytes, container: Container, n_channels: int) -> int:
 
 
 def _open_in_process(data: bytes, container: Container, limits: AudioLimits) -> soundfile.SoundFile | None:
-    """Open with libsndfile; None where it cannot read the body, or not to its end."""
+    """Open with libsndfile; None where it cannot read the file completely."""
     fewest_samples = 0
     if container is MP3:
         frames = find_mpeg_frames(data, limits.max_audio_s)
         if not frames.is_intact:
-            return None  # it copes, but writes about it to our standard error
+            return None  # libsndfile can read it, but prints to standard error
         fewest_samples = frames.fewest_samples
-        data = data[frames.start : frames.end]  # it need not read tags
+        data = data[frames.start : frames.end]  # without tags
     check_whole(data, container)
     if not container.in_libsndfile:
         return None
     if (container is OGG and has_several_streams(data)) or (container is WAV and has_hidden_size(data)):
-        return None  # it would stop too early
+        return None  # libsndfile would stop too early
     try:
         file = _ForwardOnly(_Body(data))
     except soundfile.SoundFileError:
-        return None  # a codec that it lacks, such as Speex in Ogg
-    # It guesses the length of an MP3 that announces none, and stops there; Vorbis and Opus have an order of
-    # channels of their own.
+        return None  # an unsupported codec, such as Speex in Ogg
+    # Where an MP3 declares no length, libsndfile stops at a guessed one. Vorbis and Opus order surround
+    # channels differently.
     if file.frames < fewest_samples or (container is OGG and file.channels > 2):
         file.close()
         return None
@@ -227,7 +225,7 @@ def _open_in_process(data: bytes, container: Container, limits: AudioLimits) -> 
 
 
 class _Body(io.BytesIO):
-    """Stays where it is when damage makes libsndfile seek to before the start."""
+    """Ignores seeks to before the start, which libsndfile attempts in damaged files."""
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
         try:
@@ -237,7 +235,7 @@ class _Body(io.BytesIO):
 
 
 class _ForwardOnly(soundfile.SoundFile):  # type: ignore[misc]
-    """Reads front to back: soundfile seeks after every read, which costs time and disturbs MP3."""
+    """Reads front to back: soundfile otherwise seeks after every read, which is slow and disturbs MP3."""
 
     def seekable(self) -> bool:
         return False
@@ -272,7 +270,7 @@ def _check_claims(source: _Source, limits: AudioLimits) -> None:
 
 
 def _resampled(source: _Source, limits: AudioLimits, mixers: Sequence[Mixer]) -> Iterator[Samples]:
-    """Mix and resample block by block, each (n_channels, n_samples); give up at the first over a limit."""
+    """Mix and resample block by block, each (n_channels, n_samples); raise once a limit is exceeded."""
     n_channels = source.layout.n_channels
     bytes_per_s = source.sample_rate * n_channels * SAMPLE_BYTES
     limit_s = min(limits.max_audio_s, limits.max_decoded_bytes / bytes_per_s)
@@ -297,7 +295,7 @@ def _resampled(source: _Source, limits: AudioLimits, mixers: Sequence[Mixer]) ->
 
 
 def _head(blocks: Iterator[Samples]) -> Iterator[Samples]:
-    """Take blocks until the head is whole, or the recording ends."""
+    """Yield blocks until `HEAD_S` is reached, or the recording ends."""
     n_samples = 0
     while n_samples < HEAD_S * SAMPLE_RATE and (block := next(blocks, None)) is not None:
         n_samples += block.shape[1]

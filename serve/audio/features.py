@@ -1,8 +1,7 @@
-"""Turn a window of samples into the log-mel picture that Whisper reads. Knows no model.
+"""Compute Whisper's log-mel spectrogram of a window of samples. Knows no model.
 
-This is the definition of features for training and serving alike: `train` imports it. It is that of
-transformers' `WhisperFeatureExtractor`, to within rounding, without the library: a service that decodes with
-another runtime need not import it.
+Serving and training share this definition. It equals transformers' `WhisperFeatureExtractor` up to rounding,
+but without that library, which a service with another runtime need not import.
 """
 
 from __future__ import annotations
@@ -21,22 +20,22 @@ from serve.errors import BaseModelError
 LogMel = npt.NDArray[np.float32]
 
 HOP_LENGTH = SAMPLE_RATE // FRAMES_PER_S  # samples between frames: 10 ms
-N_FFT = 400  # samples a frame is computed from: 25 ms
+N_FFT = 400  # samples per frame: 25 ms
 MAX_WINDOW_S = 30.0
 MIN_WINDOW_S = 1.0
 WINDOW_STEP_S = 1.0
-"""Window lengths are multiples of this. Only windows of one length are decoded together, since padding
-changes what is heard: so a text never depends on who else is served."""
+"""Windows have multiples of this length. Padding changes the text, so only windows of equal length share a
+batch: a text never depends on other requests."""
 
 _SILENCE_LOG10 = -10.0
-"""log10 of the least power that counts, 1e-10."""
+"""log10 of the smallest power, 1e-10."""
 
 _RANGE_DECADES = 8.0
-"""Whisper clamps a window to this far below its peak, then scales by (x + 4) / 4."""
+"""Whisper clamps a window to this many decades below its peak, then scales by (x + 4) / 4."""
 
 
 def window_length_s(n_samples: int, margin_s: float) -> float:
-    """Return the window for a stretch of speech: its length and about the margin, whole seconds, 1 to 30."""
+    """Return the window length for speech: its own plus about the margin, in whole seconds, 1 to 30."""
     least_s = n_samples / SAMPLE_RATE + max(0.0, margin_s - WINDOW_STEP_S / 2)
     return min(MAX_WINDOW_S, max(MIN_WINDOW_S, WINDOW_STEP_S * math.ceil(least_s / WINDOW_STEP_S - 1e-6)))
 
@@ -45,10 +44,10 @@ class FeatureExtractor:
     """Whisper's log-mel spectrogram, as `preprocessor_config.json` of the base model defines it."""
 
     def __init__(self, base_dir: Path) -> None:
-        """Read how many mel bands the base model takes.
+        """Read the number of mel bands.
 
         Raises:
-            BaseModelError: The file cannot be read, or asks for features that are not Whisper's.
+            BaseModelError: The file cannot be read, or its features are not Whisper's.
         """
         path = base_dir / "preprocessor_config.json"
         try:
@@ -65,11 +64,11 @@ class FeatureExtractor:
     def log_mel(self, samples: Samples, window_s: float) -> LogMel:
         """Return (n_mels, n_frames) for samples (n_samples,), padded with silence to `window_s`.
 
-        `n_frames` is `window_s * 100`. Samples that do not fit the window are a fault of the caller.
+        `n_frames` is `window_s * 100`. The samples must fit the window.
         """
         n_frames = round(window_s * FRAMES_PER_S)
         assert 0 < len(samples) <= n_frames * HOP_LENGTH, (len(samples), n_frames)
-        # Frames behind the samples see zeros alone, so they are filled in, not computed.
+        # Frames behind the samples see only zeros, so they are filled in, not computed.
         n_heard = min(n_frames, 1 + (len(samples) + N_FFT // 2) // HOP_LENGTH)
         frames = _frames(samples, n_heard, n_frames * HOP_LENGTH) * self._taper  # (n_heard, N_FFT)
         spectrum = scipy.fft.rfft(frames, overwrite_x=True)  # (n_heard, N_FFT / 2 + 1) complex64
@@ -82,7 +81,7 @@ class FeatureExtractor:
 
 
 def pad_with_silence(log_mel: LogMel, n_frames: int) -> LogMel:
-    """Lengthen a window to `n_frames` by what zero samples would have given: see `silence_level`."""
+    """Pad a window to `n_frames` with the value of silence; see `silence_level`."""
     n_missing = n_frames - log_mel.shape[1]
     if n_missing == 0:
         return log_mel
@@ -90,10 +89,10 @@ def pad_with_silence(log_mel: LogMel, n_frames: int) -> LogMel:
 
 
 def silence_level(log_mel: LogMel) -> float:
-    """Return the value that zero samples have in this window.
+    """Return the value of zero samples in this window.
 
     Whisper clamps each window to 8 decades below its peak and scales by (x + 4) / 4, so silence lies exactly
-    2 below the peak; a window of nothing but zeros lies at -1.5.
+    2 below the peak. In a window of zeros it lies at -1.5.
     """
     return max(float(log_mel.max()) - _RANGE_DECADES / 4, (_SILENCE_LOG10 + 4) / 4)
 
@@ -131,7 +130,7 @@ def _mel_to_hz(mels: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
 def _frames(samples: Samples, n_frames: int, window_samples: int) -> Samples:
     """Return overlapping views of the window's first frames, (n_frames, N_FFT).
 
-    The window is continued in a mirror at its start and, where the samples reach that far, at its end.
+    The window is mirrored at its start and, where the samples reach that far, at its end.
     """
     half = N_FFT // 2
     padded = np.zeros((n_frames - 1) * HOP_LENGTH + N_FFT, np.float32)

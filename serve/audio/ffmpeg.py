@@ -1,8 +1,8 @@
-"""Whatever libsndfile cannot read -> blocks of float32, by an ffmpeg child process on a short leash.
+"""Decode what libsndfile cannot read to blocks of float32, in a confined ffmpeg child process.
 
-The child gets the body as an anonymous file and nothing else: one demuxer, audio decoders only, no network,
-limits on memory, processor time, written files and our patience. Knows nothing of resampling, nor of how
-long audio may be.
+The child gets the file's bytes as an anonymous file and nothing else: one demuxer, only audio decoders, no
+network, and limits on memory, processor time, wall time and written files. Knows no resampling, and no limit
+on a recording's length.
 """
 
 from __future__ import annotations
@@ -42,11 +42,12 @@ MAX_OPEN_FILES = 64
 MAX_LISTING_BYTES = 1 << 18
 MAX_LINE_BYTES = 1 << 12
 MAX_TRIED_TRACKS = 8
-MAX_SILENT_VALUES = 1 << 30  # of a track, all channels counted, before the next one is tried: 3 h in stereo
-FAINTEST = 1e-3  # of full scale: what stays below it all along is silence
+MAX_SILENT_VALUES = 1 << 30  # checked per track, over all channels, before trying the next: 3 h in stereo
+FAINTEST = 1e-3  # of full scale: a track that stays below is silent
 
-# For every frame: how far the clock is ahead of the samples (1), printed with their number (0) where it has
-# changed (2) by a tenth of a second. The sound itself keeps its count, so that nothing is lost or filled in.
+# For every frame, compute how far the clock is ahead of the sample count (1). If that has changed (2) by more
+# than a tenth of a second, print it and the count (0). The samples stay as they are: none are dropped or
+# added.
 READ_CLOCK = (
     "st(1,PTS-ld(0));"
     "if(gt(abs(ld(1)-ld(2)),0.1*SR),st(2,print(ld(1)))+0*print(ld(0)));"
@@ -54,7 +55,7 @@ READ_CLOCK = (
 )
 PRINTED_NUMBER = re.compile(rb"(?:\[Eval @ \w+\] )?(-?\d+\.\d{6})\r?")
 
-# Decoders that may run. No video decoder: streams are probed with their decoders even when nobody wants them.
+# Allowed decoders. No video decoder, because ffmpeg probes all streams with their decoders.
 CODECS = ",".join(
     (
         "aac,aac_fixed,aac_latm,ac3,ac3_fixed,eac3,alac,amrnb,amrwb,libopencore_amrnb,libopencore_amrwb,flac,g722,g723_1",
@@ -68,17 +69,17 @@ CODECS = ",".join(
 
 @dataclass(frozen=True, kw_only=True)
 class ChildLimits:
-    """What one ffmpeg child may use."""
+    """Resource limits of one ffmpeg child."""
 
     timeout_s: float
-    """Wall time that we wait for its output, and processor time, before it is killed."""
+    """Time spent waiting for its output, and processor time, before it is killed."""
     memory_bytes: int
-    """Address space."""
+    """Limit on the address space."""
 
 
 @dataclass(frozen=True)
 class ChildOutput:
-    """What a child decodes."""
+    """The sound that a child decodes."""
 
     sample_rate: int
     """Hz."""
@@ -86,35 +87,34 @@ class ChildOutput:
     blocks: Iterator[Samples]
     """Each (n_frames, n_channels) float32, placed on the container's clock where it has one."""
     clock: Clock | None
-    """None where the container has none."""
+    """None where the container has no clock."""
     track: Track | None
-    """The one that is heard; None where it is the only one and nobody asked for one."""
+    """The decoded track; None where it is the only one and none was requested."""
 
 
 @contextmanager
 def open_with_ffmpeg(
     data: bytes, container: Container, limits: ChildLimits, *, track: str | None = None
 ) -> Iterator[ChildOutput]:
-    """Decode an audio track of a body: the default one, or the first that holds sound.
+    """Decode one audio track of a file: the requested one, the default one, or the first with sound.
 
     Args:
-        data: The whole file.
-        container: The one demuxer that may read it.
-        limits: What a child may use. Where there are several tracks, a child for each may have to listen.
+        container: Names the only demuxer that may read it.
+        limits: Limits of each child. With several tracks, one child per track may run, in turn.
         track: Number from 1, or language, of the track to decode.
 
     Raises:
-        UndecodableAudio: There is no audio track that ffmpeg can read, or it took too long.
+        UndecodableAudio: ffmpeg can decode no audio track, or took too long.
         UnsupportedOption: There is no such track.
     """
     with _anonymous_file(data) as body, ExitStack() as stack:
-        del data  # the file holds it now
+        del data  # the file has a copy
         number = int(track) if track is not None and track.isdecimal() and 0 < int(track) < 100 else 1
         child = stack.enter_context(_started(body, container, limits, number))
         tracks = child.listing().tracks
         chosen = None
         if len(tracks) > 1 or (tracks and track is not None):
-            stack.close()  # children share one place in the file: only one may read at a time
+            stack.close()  # children share one file position, so only one may read at a time
             chosen = _chosen(body, container, limits, wanted_tracks(tracks, track))
             child = stack.enter_context(_started(body, container, limits, chosen.number))
         yield _output(child, container, chosen)
@@ -134,13 +134,13 @@ def _output(child: Child, container: Container, track: Track | None) -> ChildOut
 
 
 def _chosen(body: IO[bytes], container: Container, limits: ChildLimits, candidates: Sequence[Track]) -> Track:
-    """Return the first track in which something is heard, or else the first."""
+    """Return the first track that is not silent, or else the first."""
     if len(candidates) == 1:
         return candidates[0]
     for track in candidates[:MAX_TRIED_TRACKS]:
         with _started(body, container, limits, track.number) as child:
             if child.header() is None:
-                continue  # a codec that we do not read
+                continue  # an unsupported codec
             heard = 0
             for block in child.blocks():
                 if np.abs(block).max() > FAINTEST:
@@ -153,7 +153,7 @@ def _chosen(body: IO[bytes], container: Container, limits: ChildLimits, candidat
 
 @contextmanager
 def _started(body: IO[bytes], container: Container, limits: ChildLimits, number: int) -> Iterator[Child]:
-    body.seek(0)  # a child before it may have read from this very file
+    body.seek(0)  # an earlier child may have read from this file
     process = subprocess.Popen(
         _command(container, number),
         stdin=body,
@@ -184,7 +184,7 @@ def _command(container: Container, number: int) -> list[str]:
         "codec_whitelist": CODECS,
         "threads": 1,
     }
-    # WAV: a header that tells where each channel belongs, and that needs no seeking back.
+    # WAV output: its header holds the speaker mask, and needs no seeking back.
     output = {"f": "wav", "acodec": "pcm_f32le", "map_metadata": -1, "threads": 1}
     if container.has_clock:
         options["copyts"] = None
@@ -197,13 +197,13 @@ def _command(container: Container, number: int) -> list[str]:
 
 
 def ffmpeg_binary() -> str:
-    """Return the ffmpeg on the PATH, or else the one inside the imageio-ffmpeg wheel."""
+    """Return the ffmpeg on the PATH, or else the one in the imageio-ffmpeg wheel."""
     return shutil.which("ffmpeg") or str(imageio_ffmpeg.get_ffmpeg_exe())
 
 
 @contextmanager
 def _anonymous_file(data: bytes) -> Iterator[IO[bytes]]:
-    """Hold the body in a file without a name, in memory where the system can."""
+    """Write bytes to a file without a name, in memory where the system supports that."""
     if sys.platform == "linux":
         file: IO[bytes] = os.fdopen(os.memfd_create("audio", os.MFD_CLOEXEC), "w+b")
     else:
@@ -215,7 +215,7 @@ def _anonymous_file(data: bytes) -> Iterator[IO[bytes]]:
 
 
 def _restrict(pid: int, limits: ChildLimits) -> None:
-    """Limit a running child; from outside, because code between fork and exec is unsafe beside threads."""
+    """Limit a running child from outside, because code between fork and exec is unsafe with threads."""
     if sys.platform != "linux":
         return
     processor_s = math.ceil(limits.timeout_s)
@@ -233,29 +233,29 @@ def _restrict(pid: int, limits: ChildLimits) -> None:
 
 
 class Child:
-    """A running child: what it writes to its standard output and to its standard error."""
+    """A running child's standard output and standard error."""
 
     def __init__(
         self, process: subprocess.Popen[bytes], stdout: IO[bytes], stderr: IO[bytes], timeout_s: float
     ):
         self.readings: deque[Reading] = deque()
-        """Of the clock, up to the sound that was read last."""
+        """Clock readings up to the sound that was read last."""
         self._process, self._stdout, self._stderr = process, stdout, stderr
         self._timeout_s = timeout_s
-        self._told = b""  # on standard error, as much as may be a listing
-        self._line = b""  # on standard error, not ended yet
-        self._ahead: float | None = None  # the first half of a reading
+        self._told = b""  # standard error, up to the size of a listing
+        self._line = b""  # unfinished last line of standard error
+        self._ahead: float | None = None  # first half of a reading
         self._pieces = self._read_output()
         self._head = b""
         os.set_blocking(stderr.fileno(), False)
 
     def listing(self) -> Listing:
-        """Return what the child says about its input, once it has begun to decode it."""
+        """Return ffmpeg's description of its input, once it has started to decode."""
         self.header()
         return read_listing(self._told.decode(errors="replace"))
 
     def header(self) -> WavHeader | None:
-        """Return the header of the sound that the child decodes; None where it decodes none."""
+        """Return the header of the decoded sound; None where nothing is decoded."""
         while (header := read_wav_header(self._head)) is None and len(self._head) < PIPE_BYTES:
             if not (piece := next(self._pieces, b"")):
                 return None
@@ -263,7 +263,7 @@ class Child:
         return header
 
     def blocks(self) -> Iterator[Samples]:
-        """Cut the child's output into whole frames, in blocks of about a megabyte."""
+        """Split the child's output into whole frames, in blocks of about 1 MB."""
         header = self.header()
         assert header is not None
         frame_bytes = 4 * max(1, header.n_channels)
@@ -279,10 +279,10 @@ class Child:
             yield _frames(bytes(pending[:whole]), header.n_channels)
 
     def _read_output(self) -> Iterator[bytes]:
-        """Yield what the child writes until it ends; refuse the rest if it ended badly after it had begun.
+        """Yield the child's output until it ends; raise if it fails after its first output.
 
-        Only the time spent waiting for it counts: a child whose output nobody fetches yet is not slow. What
-        it says about a piece of sound it says before: it is read once the piece is there.
+        Only time spent waiting for the child counts: output that nobody has read yet does not make it slow.
+        The child writes a reading before the sound it applies to, so standard error is read with each piece.
         """
         poll = select.poll()
         for pipe in (self._stdout, self._stderr):
@@ -301,14 +301,14 @@ class Child:
             if piece is None:
                 continue
             if not piece:
-                if self._process.wait() != 0 and has_begun:  # a limit, or more damage than it bears
+                if self._process.wait() != 0 and has_begun:  # a limit was hit, or the file is damaged
                     raise UndecodableAudio("the recording is damaged, or costs too much memory to decode")
                 return
             has_begun = True
             yield piece
 
     def _listen(self) -> bool:
-        """Take in what the child has said so far; tell whether it may say more."""
+        """Read standard error as far as it has come; return whether more may follow."""
         while True:
             try:
                 told = os.read(self._stderr.fileno(), PIPE_BYTES)

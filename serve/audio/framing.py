@@ -1,12 +1,12 @@
-"""Whether a recording ends before its own framing says so: the sign of an upload that broke off.
+"""Check whether a recording is truncated, as by an interrupted upload, by its own framing.
 
-Half a transcript that looks whole is worse than an error, so such bodies are refused. The rule: what a
-header announces must be there. Recordings that were streamed announce nothing, or a size that stands for one
-not known yet (a WAV of 0, of all ones, or of two billion bytes, a WebM of unknown size) and are taken as they
-are; so is a shortfall of a header's length, which some recorders count by mistake. MP3 is looked at in
-`serve.audio.mpeg`, and FLAC's total where it is decoded.
+Half a transcript that looks complete is worse than an error, so truncated recordings are refused. The rule:
+what a header declares must be there. Streamed recordings declare no size, or a placeholder (a WAV of size 0,
+all ones or two billion bytes, a WebM of unknown size), and are accepted as they are. So is a shortfall of a
+header's length, which some recorders count by mistake. MP3 is checked in `serve.audio.mpeg`, and FLAC while
+it is decoded.
 
-By hand, because decoders return what is left of a cut recording without a word.
+Written by hand, because decoders return the rest of a truncated recording without an error.
 
 Formats: RIFF and RF64 (EBU Tech 3306), ISO 14496-12 boxes, EBML (RFC 8794) and Ogg pages (RFC 3533).
 """
@@ -21,19 +21,19 @@ from serve.audio.container import MATROSKA, MP4, OGG, W64, WAV, Container
 from serve.errors import UndecodableAudio
 
 WAV_SLACK_BYTES = 256
-WAV_UNKNOWN_BYTES = 0x7FFF_0000  # recorders that cannot seek back write a size near 2 or 4 GiB
-WAV_LARGE_BYTES = 100_000_000  # or another round number, from this on
+WAV_UNKNOWN_BYTES = 0x7FFF_0000  # recorders that cannot seek back write a size near 2 or 4 GiB,
+WAV_LARGE_BYTES = 100_000_000  # or another round number from here on
 WAV_HEADER_BYTES = 128
 WAV_EXTENSIBLE = 0xFFFE
-FLAC_COMMENT_BYTES = 1 << 16  # in which they are looked for
+FLAC_COMMENT_BYTES = 1 << 16  # searched for comments
 FLAC_SPEAKER_MASKS = {3: 0x007, 4: 0x033, 5: 0x037, 6: 0x03F, 7: 0x70F, 8: 0x63F}
 
 
 def check_whole(data: bytes, container: Container) -> None:
-    """Refuse a WAV, Wave64, MP4, Matroska or Ogg recording that is cut off.
+    """Refuse a truncated WAV, Wave64, MP4, Matroska or Ogg recording.
 
     Raises:
-        UndecodableAudio: the body ends before its framing says so.
+        UndecodableAudio: The file ends before its framing says so.
     """
     is_cut = {
         WAV: _wav_is_cut,
@@ -51,12 +51,12 @@ def _wav_is_cut(data: bytes) -> bool:
     if header is None or header.data_bytes is None:
         return False
     is_short = header.data_bytes > len(data) - header.data_offset + WAV_SLACK_BYTES
-    # A size of the whole that is met tells that only the size of the samples is wrong.
+    # If the file has the declared RIFF size, only the size of the samples is wrong.
     return is_short and abs(header.riff_bytes + 8 - len(data)) > WAV_SLACK_BYTES
 
 
 def has_hidden_size(data: bytes) -> bool:
-    """Tell whether a WAV announces no samples and yet holds some, as an interrupted recorder leaves it."""
+    """Tell whether a WAV declares 0 samples but holds some, as after an interrupted recording."""
     header = read_wav_header(data)
     if header is None or header.data_bytes != 0 or len(data) < header.data_offset + 8:
         return False
@@ -66,10 +66,12 @@ def has_hidden_size(data: bytes) -> bool:
 
 
 def with_size_filled_in(data: bytes, container: Container) -> bytes:
-    """Return a Wave64, or a WAV of 64-bit sizes, whose size was never written, so that all of it is read."""
+    """Fill in a missing 64-bit size of a WAV or Wave64, so that decoders read the whole file."""
     if container is WAV and data.startswith((b"RF64", b"BW64")):
         header = read_wav_header(data)
-        return data if header is None or header.data_bytes else b"RIFF" + data[4:]  # 32 bits of ones: unknown
+        return (
+            data if header is None or header.data_bytes else b"RIFF" + data[4:]
+        )  # size of all ones: unknown
     if container is W64 and (at := _w64_data(data)) is not None:
         (size,) = struct.unpack_from("<16xQ", data, at)
         if size <= 24 or _stands_for_unknown(size):
@@ -79,23 +81,23 @@ def with_size_filled_in(data: bytes, container: Container) -> bytes:
 
 @dataclass(frozen=True, kw_only=True)
 class WavHeader:
-    """What a WAV says before its samples."""
+    """The header of a WAV file."""
 
     riff_bytes: int
-    """Announced size of what follows the first eight bytes."""
+    """Declared size of what follows the first eight bytes."""
     sample_rate: int
     """Hz."""
     n_channels: int
     speaker_mask: int
-    """Of WAVEFORMATEXTENSIBLE; 0 where nothing is said."""
+    """Speaker mask of WAVEFORMATEXTENSIBLE; 0 where there is none."""
     data_offset: int
-    """Where the samples begin."""
+    """Offset of the first sample."""
     data_bytes: int | None
-    """Announced size of the samples; None where the size stands for one that was not known."""
+    """Declared size of the samples; None where it is a placeholder."""
 
 
 def read_wav_header(data: bytes) -> WavHeader | None:
-    """Read what stands before a WAV's samples; None where they do not begin in these bytes."""
+    """Read a WAV header; None where these bytes do not reach the samples."""
     byte_order = ">" if data.startswith(b"RIFX") else "<"
     (riff_bytes,) = struct.unpack_from(f"{byte_order}I", data, 4) if len(data) >= 8 else (0,)
     size_64 = None
@@ -125,9 +127,9 @@ def read_wav_header(data: bytes) -> WavHeader | None:
 
 
 def _stands_for_unknown(n_bytes: int) -> bool:
-    """Tell whether a size was written before it was known: near 2 or 4 GiB, or large and round.
+    """Tell whether a size is a placeholder: near 2 or 4 GiB, or large and round.
 
-    Round is a multiple of a million or of a MiB, less at most the header, which some count in.
+    Round is a multiple of a million or of a MiB, minus at most the header, which some recorders count in.
     """
     if n_bytes >= WAV_LARGE_BYTES and any(-n_bytes % unit <= WAV_HEADER_BYTES for unit in (10**6, 1 << 20)):
         return True
@@ -140,8 +142,8 @@ def _w64_is_cut(data: bytes) -> bool:
 
 
 def _w64_data(data: bytes) -> int | None:
-    """Return where the chunk of samples begins in a Wave64."""
-    offset = 40  # the GUIDs of the file and of its kind, and its size
+    """Return the offset of a Wave64's data chunk."""
+    offset = 40  # after the GUIDs of file and format, and the file's size
     while offset + 24 <= len(data):
         if data.startswith(b"data", offset):
             return offset
@@ -160,7 +162,7 @@ def _mp4_is_cut(data: bytes) -> bool:
         if name in (b"moov", b"moof", b"mdat") and offset + size > len(data):
             return True
         has_index |= name == b"moov"
-        if size < 8:  # 0 means "to the end", less is no box
+        if size < 8:  # 0 means "to the end"; less than 8 is no box
             break
         offset += size
     return not has_index
@@ -170,7 +172,7 @@ def _matroska_is_cut(data: bytes) -> bool:
     offset = 0
     for wanted in (b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67"):  # EBML header, Segment
         if not data.startswith(wanted, offset):
-            return False  # padding, or an order that we do not know: the decoder decides
+            return False  # padding or an unknown order: let the decoder decide
         offset += 4
         if offset >= len(data):
             return True
@@ -192,11 +194,11 @@ def _ogg_is_cut(data: bytes) -> bool:
 
 
 def has_several_streams(data: bytes) -> bool:
-    """Tell whether an Ogg body holds several streams, one after another or side by side."""
+    """Tell whether an Ogg file holds several streams, chained or multiplexed."""
     return len(re.findall(rb"OggS\x00[\x02\x03\x06\x07]", data)) > 1
 
 
 def flac_speaker_mask(data: bytes, n_channels: int) -> int:
-    """Return where a FLAC's channels belong: as its comments say, or else as RFC 9639 orders them."""
+    """Return a FLAC's speaker mask, from its comments or else by RFC 9639's channel order."""
     stated = re.search(rb"WAVEFORMATEXTENSIBLE_CHANNEL_MASK=0x([0-9a-fA-F]{1,8})", data[:FLAC_COMMENT_BYTES])
     return int(stated[1], 16) if stated else FLAC_SPEAKER_MASKS.get(n_channels, 0)

@@ -1,10 +1,9 @@
-"""Channels -> one, so that what is said is heard: by the layout, and without channels that cancel each other.
+"""Mix channels into one so that speech stays audible: weighted by layout, without cancellation.
 
-In surround sound people speak from the centre, and the subwoofer holds no speech. In a pair of which one
-channel was turned over (a plug wired the wrong way round), a plain average is silence: where a mix holds far
-less than its channels do, the channels that cancel the others are turned back. Turning a channel over
-changes nothing that an ear or a model hears in it, so a turn in the midst of a word is no seam. Blocks of any
-size give what the whole would give. Knows no container.
+In surround sound, speech comes from the centre, and the subwoofer holds none. In a pair with one inverted
+channel (a miswired plug), a plain average is silence. Where a mix holds far less energy than its channels,
+the channels that cancel the others are inverted. Inversion is inaudible to ears and models, so it may happen
+inside a word. Blocks of any size give the same mix as the whole recording. Knows no container.
 """
 
 from __future__ import annotations
@@ -18,12 +17,12 @@ import numpy.typing as npt
 from serve.audio.recording import MixReport, Recording, SoundReport
 from serve.audio.samples import SAMPLE_RATE, Samples
 
-HOP_S = 0.1  # the mix is looked at this often, before it is handed out
-FADE_S = 0.005  # over which a channel turns over
-CANCELLED_SHARE = 0.1  # of the energy that unrelated channels would give: below it they cancel each other
-QUIETEST = 1e-9  # mean square of sound worth looking at: -90 dB
+HOP_S = 0.1  # each hop of the mix is checked before it is returned
+FADE_S = 0.005  # cross-fade while a channel is inverted
+CANCELLED_SHARE = 0.1  # of the energy of uncorrelated channels: below it they cancel each other
+QUIETEST = 1e-9  # mean square below which sound is not checked: -90 dB
 
-# Where the speakers of WAVEFORMATEXTENSIBLE stand, by the bits of its mask; ffmpeg has the same.
+# Speakers of WAVEFORMATEXTENSIBLE by bit of the mask, as in ffmpeg.
 SPEAKERS = (
     *("FL", "FR", "FC", "LFE", "BL", "BR", "FLC", "FRC", "BC", "SL", "SR"),
     *("TC", "TFL", "TFC", "TFR", "TBL", "TBC", "TBR"),
@@ -52,20 +51,20 @@ Weights = npt.NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Layout:
-    """Where the channels of a recording are meant to be heard."""
+    """The speaker positions of a recording's channels."""
 
     n_channels: int
     mask: int = 0
-    """Speakers in order of the channels, as `SPEAKERS` counts bits; 0 where nothing is said."""
+    """Bit mask over `SPEAKERS`, in the order of the channels; 0 if unknown."""
 
     def __post_init__(self) -> None:
-        """Take two channels of which nothing is said for a pair."""
+        """Treat two channels of unknown layout as stereo."""
         if self.n_channels == 2 and not self.mask:
             object.__setattr__(self, "mask", STEREO)
 
     @property
     def speakers(self) -> tuple[str, ...]:
-        """Name of each channel's speaker; empty where the mask does not name one for each."""
+        """Name of each channel's speaker; empty where the mask does not fit the channels."""
         names = tuple(
             SPEAKERS[bit] if bit < len(SPEAKERS) else f"speaker {bit}"
             for bit in range(self.mask.bit_length())
@@ -75,19 +74,19 @@ class Layout:
 
     @property
     def name(self) -> str:
-        """The layout in a word, for people."""
+        """Name of the layout, for people."""
         if not self.speakers:
             return f"{self.n_channels} channels"
         return LAYOUT_NAMES.get(self.mask, "+".join(self.speakers))
 
     def weights(self) -> Weights:
-        """Return the share of each channel in the mix, (n_channels,), together 1.
+        """Return the weight of each channel in the mix, (n_channels,), summing to 1.
 
-        The centre leads: the others are to be heard where it is silent, and must not drown it.
+        The centre dominates: the others should be heard where it is silent, but must not drown it.
         """
         if self.speakers:
             weights = np.array(self._by_speaker(), dtype=np.float32)
-        elif self.n_channels in (6, 8):  # 5.1 and 7.1, most likely; if not, no channel may be lost
+        elif self.n_channels in (6, 8):  # probably 5.1 or 7.1; if not, no channel may be lost
             weights = np.full(self.n_channels, 0.25, dtype=np.float32)
             weights[2] = 1.0
         else:
@@ -105,7 +104,7 @@ class Layout:
 
 
 class Mixer:
-    """Mixes one stream of channels into one."""
+    """Mixes a stream of channels into one."""
 
     def __init__(self, layout: Layout, sample_rate: int) -> None:
         self._layout = layout
@@ -117,7 +116,7 @@ class Mixer:
         self._pending = np.zeros((0, layout.n_channels), dtype=np.float32)
 
     def push(self, frames: Samples) -> Samples:
-        """Return the (n_samples,) that can be told once these (n_samples, n_channels) have come."""
+        """Return the mix (n_samples,) that is known after these frames (n_samples, n_channels)."""
         if self._layout.n_channels == 1:
             return frames[:, 0]
         frames = np.concatenate([self._pending, frames]) if len(self._pending) else frames
@@ -126,13 +125,12 @@ class Mixer:
         return self._mixed(frames[:n_whole], self._hop)
 
     def flush(self) -> Samples:
-        """Return the last samples of the mix."""
         rest, self._pending = self._pending, self._pending[:0]
         return self._mixed(rest, len(rest))
 
     @property
     def report(self) -> MixReport | None:
-        """What was done, as far as the stream has come; None where nothing is worth a word."""
+        """How the stream was mixed so far; None for mono and plain stereo."""
         if self._layout.n_channels <= 2 and not self._turned:
             return None
         turned = tuple(sorted(channel + 1 for channel in self._turned))
@@ -140,11 +138,11 @@ class Mixer:
         return MixReport(layout=self._layout.name, weights=tuple(weights), turned=turned)
 
     def _mixed(self, frames: Samples, hop: int) -> Samples:
-        """Mix whole hops, each (hop, n_channels), with the signs that fit it."""
+        """Mix hops, each (hop, n_channels), changing signs where channels cancel."""
         if not len(frames):
             return np.zeros(0, dtype=np.float32)
         weighted = (frames * self._weights).reshape(-1, hop, self._layout.n_channels)
-        products = weighted.transpose(0, 2, 1) @ weighted  # of each two channels, (n_hops, n, n)
+        products = weighted.transpose(0, 2, 1) @ weighted  # of each pair of channels, (n_hops, n, n)
         apart = np.trace(products, axis1=1, axis2=2)
         mixed = np.empty((len(weighted), hop), dtype=np.float32)
         first = 0
@@ -160,9 +158,9 @@ class Mixer:
         return mixed.reshape(-1)
 
     def _turning(self, weighted: Samples, products: Samples) -> Samples:
-        """Mix a hop whose channels cancel each other under the present signs, and take better ones."""
+        """Find signs without cancellation, and mix a hop with a cross-fade to them."""
         before, self._signs = self._signs, _agreeing_signs(products)
-        if float(self._signs @ before) < 0:  # as many as possible stay as they are
+        if float(self._signs @ before) < 0:  # invert as few channels as possible
             self._signs = -self._signs
         self._turned |= {int(channel) for channel in np.flatnonzero(self._signs < 0)}
         mixed: Samples = weighted @ self._signs
@@ -173,7 +171,7 @@ class Mixer:
 
 
 def _agreeing_signs(products: Samples) -> Weights:
-    """Turn each channel, the strongest first, so that it adds to those before it."""
+    """Return a sign for each channel, strongest first, such that it adds to those before it."""
     order = np.argsort(-np.diagonal(products), kind="stable")
     signs = np.zeros(len(products), dtype=np.float32)
     for channel in order:
@@ -182,7 +180,7 @@ def _agreeing_signs(products: Samples) -> Weights:
 
 
 def mix_channels(recording: Recording) -> Recording:
-    """Return a recording with its channels mixed into one. The one given must not be read any more."""
+    """Mix a recording's channels into one. The given recording must not be read any more."""
     if recording.n_channels == 1:
         return recording
     mixer = Mixer(Layout(recording.n_channels), SAMPLE_RATE)

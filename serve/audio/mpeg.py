@@ -1,11 +1,11 @@
-"""The frames of an MP3 (and of its elders, layers I and II): where they lie, and whether all are there.
+"""Find the frames of an MP3 (layers I to III), and check that none are missing.
 
-By hand, because decoders skip missing frames without a word.
+Written by hand, because decoders skip missing frames without an error.
 
-An MP3 has no container. Each frame begins with four bytes that tell its length; the first one may hold, in
-place of sound, how many follow (Xing, Info, VBRI). Tags of other kinds lie before and behind, and are passed
-over; so is what was left of a frame, where a recording was cut out of a longer one. Bare AAC (ADTS) is built
-alike, and found alike. Knows nothing of the sound inside the frames.
+An MP3 has no container. Each frame starts with four bytes that give its length; the first frame may hold the
+number of frames instead of sound (Xing, Info, VBRI). Tags before and after are skipped, and so is a partial
+frame at the start, where a recording was cut from a longer one. Bare AAC (ADTS) has the same structure and is
+found in the same way. Knows nothing of the sound inside the frames.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from serve.audio.container import AAC, MP3, Container, id3v2_end
 from serve.errors import AudioTooLong, UndecodableAudio
 
 HEADER_BYTES = 4
-KBPS = {  # (is MPEG 1, layer) -> kbit/s by index; 0 stands for "free", which nobody uses for speech
+KBPS = {  # (is MPEG 1, layer) -> kbit/s by index; 0 means "free", which is not used for speech
     (True, 1): (0, 32, 64, 96, 128, 160, 192, 224, 256, 288, 320, 352, 384, 416, 448),
     (True, 2): (0, 32, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 384),
     (True, 3): (0, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320),
@@ -27,41 +27,41 @@ KBPS = {  # (is MPEG 1, layer) -> kbit/s by index; 0 stands for "free", which no
     (False, 3): (0, 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
 }
 SAMPLE_RATES = {3: (44_100, 48_000, 32_000), 2: (22_050, 24_000, 16_000), 0: (11_025, 12_000, 8_000)}  # Hz
-VARYING_BITS = 0x1_F3FF  # of a header: all but sync, version, layer and sample rate
-STRAY_BYTES = 8_192  # before the first whole frame: more than any frame has, so that one may be cut
-FRAMES_TO_BELIEVE = 4  # in a row, of one kind, before bytes without a signature are taken for sound
-ADTS_SAME_BITS = 0xFFFE_FDC0  # of a header's first four bytes: those that stay the same all through a stream
-MAX_PADDING = 5  # frames a decoder may cut away: the one with the count, the encoder's delay, and the end
+VARYING_BITS = 0x1_F3FF  # header bits other than sync, version, layer and sample rate
+STRAY_BYTES = 8_192  # allowed before the first whole frame: longer than any frame, so that one may be partial
+FRAMES_TO_BELIEVE = 4  # consecutive frames of one kind that identify bytes without a signature
+ADTS_SAME_BITS = 0xFFFE_FDC0  # of a header's first four bytes: those that are constant within a stream
+MAX_PADDING = 5  # frames that a decoder may drop: the one with the count, the encoder's delay, and the end
 
 
 @dataclass(frozen=True, kw_only=True)
 class MpegFrames:
-    """Where the frames of a recording lie."""
+    """Location of a recording's frames."""
 
     start: int
     """Offset of the first frame."""
     end: int
     """Offset after the last frame."""
     fewest_samples: int
-    """What a decoder gives at the least, a channel."""
+    """Fewest samples per channel that a decoder will return."""
     is_intact: bool
-    """Whether nothing lies before and between the frames, and they are as many as announced."""
+    """Whether nothing lies before or between the frames, and their number is as declared."""
 
 
 @dataclass(frozen=True)
 class _Header:
     n_bytes: int  # of the frame, header included
-    n_samples: int  # a channel
+    n_samples: int  # per channel
     sample_rate: int  # Hz
-    kind: int  # the bits that stay the same all through a stream
+    kind: int  # the bits that are constant within a stream
 
 
 def find_bare_stream(data: bytes) -> tuple[Container, int] | None:
-    """Look for frames of MP3 or ADTS near the start of a body, behind stray bytes and tags.
+    """Find MP3 or ADTS frames near the start of a file, after stray bytes and tags.
 
     Returns:
-        The container, and the offset of the tag or the frame with which the stream begins; None where there
-        are not several frames in a row.
+        The container, and the offset of the stream's first tag or frame; None where there are not several
+        consecutive frames.
     """
     tag = data.find(b"ID3", 0, STRAY_BYTES)
     start = max(0, tag)
@@ -95,7 +95,7 @@ def _mpeg_frame_at(data: bytes, offset: int) -> tuple[int, int] | None:
 
 
 def _adts_frame_at(data: bytes, offset: int) -> tuple[int, int] | None:
-    """Return the kind of an ADTS frame (ISO 13818-7, 6.2) and its length; None where there is none."""
+    """Return the kind and length of an ADTS frame (ISO 13818-7, 6.2); None where there is none."""
     header = data[offset : offset + 7]
     word = int.from_bytes(header[:4], "big")
     n_bytes = int.from_bytes(header[3:6], "big") >> 5 & 0x1FFF
@@ -108,9 +108,9 @@ def find_mpeg_frames(data: bytes, max_audio_s: float) -> MpegFrames:
     """Walk the frames of an MP3.
 
     Raises:
-        UndecodableAudio: there is no whole frame, or the recording is cut off: its last frame is not whole,
-            or there are fewer than announced.
-        AudioTooLong: there are frames for longer than `max_audio_s`.
+        UndecodableAudio: There is no whole frame, or the recording is truncated: its last frame is partial,
+            or there are fewer than declared.
+        AudioTooLong: The frames last longer than `max_audio_s`.
     """
     tags_end = id3v2_end(data)
     start = _next_frame(data, tags_end)
@@ -129,10 +129,10 @@ def find_mpeg_frames(data: bytes, max_audio_s: float) -> MpegFrames:
         if n_frames > max_frames:
             raise AudioTooLong(n_frames * first.n_samples / first.sample_rate, max_audio_s)
         if _header_at(data, offset) is None:
-            offset = _next_frame(data, offset)  # past damage, or tags at the end
+            offset = _next_frame(data, offset)  # after damage, or none after the tags at the end
     is_whole_at_start = start == tags_end
     is_torn = end > len(data) or (len(data) - end < HEADER_BYTES and data.startswith(b"\xff", end))
-    # What begins in the midst of a frame was cut out of something longer, and may end in one as well.
+    # A recording that starts with a partial frame was cut from a longer one, and may end with one too.
     if (is_torn and is_whole_at_start) or n_frames < n_announced:
         raise UndecodableAudio("the MP3 recording is cut off: it announces more than was sent")
     return MpegFrames(
@@ -144,7 +144,7 @@ def find_mpeg_frames(data: bytes, max_audio_s: float) -> MpegFrames:
 
 
 def _next_frame(data: bytes, offset: int) -> int | None:
-    """Return where the next frame begins that another of its kind follows, or that ends the body."""
+    """Return the offset of the next frame that another of its kind follows, or that ends the file."""
     while (offset := data.find(b"\xff", offset)) >= 0:
         header = _header_at(data, offset)
         if header is not None:
@@ -162,7 +162,7 @@ def _header_at(data: bytes, offset: int) -> _Header | None:
 
 @lru_cache(maxsize=1024)
 def _read_header(header: bytes) -> _Header | None:
-    """Read a frame's header; None where it is none, or does not tell the frame's length."""
+    """Parse a frame header; None where it is invalid or gives no length."""
     word = int.from_bytes(header, "big")
     version, layer = word >> 19 & 3, 4 - (word >> 17 & 3)
     kbps_index, rate_index = word >> 12 & 15, word >> 10 & 3
@@ -183,11 +183,11 @@ def _read_header(header: bytes) -> _Header | None:
 
 
 def _announced_frames(frame: bytes) -> int:
-    """Return how many frames the first one announces, itself left out; 0 where it announces none."""
+    """Return the number of frames that the first one declares, itself excluded; 0 where it declares none."""
     for tag, count_at in ((b"Xing", 8), (b"Info", 8), (b"VBRI", 14)):
         at = frame.find(tag, HEADER_BYTES, 64)
         if at < 0 or at + count_at + 4 > len(frame):
             continue
-        if tag == b"VBRI" or frame[at + 7] & 1:  # the last of Xing's four bytes of flags
+        if tag == b"VBRI" or frame[at + 7] & 1:  # Xing's flag for a frame count
             return int.from_bytes(frame[at + count_at : at + count_at + 4], "big")
     return 0

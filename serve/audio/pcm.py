@@ -1,10 +1,10 @@
-"""Raw sound in pieces cut anywhere -> blocks of samples at 16 kHz, as they come.
+"""Decode a stream of raw PCM, in pieces cut anywhere, to blocks of samples at 16 kHz.
 
     stream = PcmStream(PcmFormat(sample_rate=8_000, encoding="mulaw"))
-    block = stream.push(piece)       # (n_samples,), perhaps none yet
+    block = stream.push(piece)       # (n_samples,), possibly empty
     last = stream.flush()
 
-Knows no container: what the bytes are is said beforehand. Blocks join without a seam, whatever the pieces.
+The format is given in advance; there is no container. Blocks join seamlessly, however the pieces are cut.
 """
 
 from __future__ import annotations
@@ -27,37 +27,32 @@ SAMPLE_BYTES: dict[Encoding, int] = {"pcm_s16le": 2, "pcm_f32le": 4, "mulaw": 1,
 
 @dataclass(frozen=True, kw_only=True)
 class PcmFormat:
-    """What the bytes are."""
-
     sample_rate: int = 16_000
     """Hz."""
     encoding: Encoding = "pcm_s16le"
     n_channels: int = 1
-    """Interleaved; they are mixed."""
+    """Interleaved channels, which are mixed into one."""
 
     @property
     def frame_bytes(self) -> int:
-        """Bytes of one sample of every channel."""
+        """Bytes of one sample of all channels."""
         return SAMPLE_BYTES[self.encoding] * self.n_channels
 
     @property
     def bytes_per_s(self) -> int:
-        """Bytes of one second."""
         return self.frame_bytes * self.sample_rate
 
 
 class PcmStream:
-    """One stream of raw sound."""
-
     def __init__(self, pcm_format: PcmFormat) -> None:
         self._format = pcm_format
         self._resampler = Resampler(pcm_format.sample_rate)
-        self._rest = b""  # the beginning of a frame whose end is still to come
+        self._rest = b""  # an incomplete frame
         self._mixer = Mixer(Layout(pcm_format.n_channels), pcm_format.sample_rate)
         self._full_scale = FullScale()
 
     def push(self, data: bytes) -> Samples:
-        """Return the (n_samples,) that can be told once these bytes have come."""
+        """Return the samples (n_samples,) that are known after these bytes."""
         data = self._rest + data
         whole = len(data) - len(data) % self._format.frame_bytes
         self._rest = data[whole:]
@@ -65,7 +60,7 @@ class PcmStream:
         return self._full_scale.push(self._resampler.push(self._mixer.push(frames)))
 
     def flush(self) -> Samples:
-        """Return the last samples; a frame that was cut off is lost."""
+        """Return the last samples; an incomplete frame is dropped."""
         last = [self._resampler.push(self._mixer.flush()), self._resampler.flush()]
         return self._full_scale.push(np.concatenate(last))
 
@@ -82,7 +77,7 @@ def _samples_of(data: bytes, encoding: Encoding) -> Samples:
 
 @cache
 def _companding_table(encoding: Literal["mulaw", "alaw"]) -> Samples:
-    """Return the sample that each byte of G.711 stands for, as libsndfile reads it."""
+    """Return the sample of each G.711 byte, (256,), as libsndfile decodes it."""
     every_byte = io.BytesIO(bytes(range(256)))
     subtype = {"mulaw": "ULAW", "alaw": "ALAW"}[encoding]
     table: Samples

@@ -1,7 +1,7 @@
-"""Samples and their rate: what every recording becomes, for serving and training alike.
+"""Samples at 16 kHz, the form that every recording takes in serving and training, and resampling to it.
 
-Samples of any other rate are resampled in blocks that join without a seam. The filter is torchaudio's, which
-training uses too. Knows no container and no channels.
+Blocks are resampled without seams, by torchaudio's filter, which training uses too. Knows no container and no
+channels.
 """
 
 from __future__ import annotations
@@ -17,24 +17,24 @@ Samples = npt.NDArray[np.float32]
 """Mono sound, (n_samples,) float32 within -1 to 1, at `SAMPLE_RATE`."""
 
 SAMPLE_RATE = 16_000
-"""Samples in a second (Hz): what Whisper reads."""
+"""Whisper's sample rate, in Hz."""
 
 FRAMES_PER_S = 100
-"""Frames of Whisper's spectrogram in a second: one every 160 samples."""
+"""Frames per second of Whisper's spectrogram: one every 160 samples."""
 
 LOUDEST = 32_768.0
-"""Full scale of int16 data stored as float; nothing honest is louder."""
+"""Full scale of int16 values stored as float; nothing valid is louder."""
 
 MAX_DENOMINATOR = 1_000  # of a resampling ratio: exact for usual rates, within a millionth for odd ones
 
 
 def without_wild_values(samples: Samples) -> Samples:
-    """Return samples in which values that no recording holds (NaN, infinity, beyond int16) are silence."""
+    """Replace impossible values (NaN, infinity, beyond int16) by silence."""
     return np.where(np.abs(samples) <= LOUDEST, samples, np.float32(0))
 
 
 class FullScale:
-    """Brings a stream to -1 to 1 by its highest peak so far: some floats hold the values of int16."""
+    """Scales a stream to within -1 to 1 by its peak so far: some float files hold int16 values."""
 
     def __init__(self) -> None:
         self._peak = 1.0
@@ -47,24 +47,24 @@ class FullScale:
 
 
 class Resampler:
-    """Resamples a stream to 16 kHz; blocks of any size give the samples that the whole would give."""
+    """Resamples a stream to 16 kHz; blocks of any size give the same result as the whole."""
 
     def __init__(self, sample_rate: int) -> None:
-        # A ratio with large terms, as of a forged 44,099 Hz, would need a filter of gigabytes.
+        # A ratio of large numbers, as for a forged 44,099 Hz, would need a filter of gigabytes.
         ratio = Fraction(SAMPLE_RATE, sample_rate).limit_denominator(MAX_DENOMINATOR)
         self._step_in, self._step_out = ratio.denominator, ratio.numerator
         self._pending = np.zeros(0, dtype=np.float32)
-        self._n_history = 0  # samples of _pending that were answered already
+        self._n_history = 0  # samples of _pending whose output was already returned
 
     @cached_property
     def _margin(self) -> int:
-        """Input samples that influence an output sample on either side, in whole steps."""
+        """Input samples that influence an output sample on either side, as whole steps."""
         # torchaudio's default filter: 6 zero crossings, roll-off 0.99.
         half_width = math.ceil(6 * self._step_in / (min(self._step_in, self._step_out) * 0.99))
         return (half_width // self._step_in + 2) * self._step_in
 
     def push(self, samples: Samples) -> Samples:
-        """Return the samples that can be told once these (n_samples,) have come."""
+        """Return the output (n_samples,) that is known after these samples."""
         if self._step_in == self._step_out:
             return samples
         self._pending = np.concatenate([self._pending, samples])
@@ -78,15 +78,14 @@ class Resampler:
         return answer
 
     def flush(self) -> Samples:
-        """Return the last samples of the stream."""
         if self._step_in == self._step_out:
             return np.zeros(0, dtype=np.float32)
         remaining = len(self._pending) - self._n_history
         return self._resample(self._pending, remaining) if remaining else np.zeros(0, dtype=np.float32)
 
     def _resample(self, samples: Samples, n_wanted: int) -> Samples:
-        """Resample, and keep the answer to the `n_wanted` samples after the history."""
-        # Imported here: it takes seconds, and a service may need torch for nothing else.
+        """Resample, and return the output for the `n_wanted` samples after the history."""
+        # Imported here: the import takes seconds, and a service may not need torch otherwise.
         import torch
         import torchaudio.functional
 
@@ -100,5 +99,5 @@ class Resampler:
 
 
 def load_resampler() -> None:
-    """Import what resampling needs, before somebody waits for it."""
+    """Import the resampler's libraries before a request needs them."""
     import torchaudio.functional  # noqa: F401

@@ -1,7 +1,7 @@
-"""What ffmpeg says about a recording -> its audio tracks, and which of them is to be heard.
+"""Read ffmpeg's description of a recording's audio tracks, and choose one.
 
-ffmpeg describes its input on its standard error before it decodes anything. Metadata stands indented there,
-so a title cannot pass for a track. Knows no process.
+ffmpeg describes its input on standard error before it decodes. Metadata is indented there, so that a title
+cannot pass for a track. Knows no process.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _START = re.compile(r"^  Duration: [^,]+, start: (-?\d+\.\d+)", re.MULTILINE)
 _TRACK = re.compile(r"^ {2,4}Stream #0:(\d+)(?:\[\w+\])?(?:\(([\w-]+)\))?: Audio: (.*)$", re.MULTILINE)
 
 MAX_LISTED = 5
-"""Tracks that an error names."""
+"""Most tracks that an error message lists."""
 
 _SHORT_CODES_TEXT = """
 afr:af amh:am ara:ar asm:as aze:az bak:ba bel:be bul:bg ben:bn bod:bo tib:bo bre:br bos:bs cat:ca ces:cs
@@ -30,20 +30,20 @@ nep:ne nld:nl dut:nl nno:nn nor:no nob:no oci:oc pan:pa pol:pl pus:ps por:pt ron
 snd:sd sin:si slk:sk slo:sk slv:sl sna:sn som:so sqi:sq alb:sq srp:sr sun:su swe:sv swa:sw tam:ta tel:te
 tgk:tg tha:th tuk:tk tgl:tl fil:tl tur:tr tat:tt ukr:uk urd:ur uzb:uz vie:vi yid:yi yor:yo zho:zh chi:zh"""
 _SHORT_CODES = dict(pair.split(":") for pair in _SHORT_CODES_TEXT.split())
-"""ISO 639-2, both its codes where there are two -> the code that Whisper knows, for its languages."""
+"""ISO 639-2 code, in both forms where there are two -> Whisper's language code."""
 
 
 @dataclass(frozen=True)
 class Listing:
-    """What a container says about itself."""
+    """A container's description of itself."""
 
     tracks: tuple[Track, ...]
     start_s: float = 0.0
-    """Time of the first packet of any track, pictures included."""
+    """Time of the first packet of any track, video included, in seconds."""
 
 
 def read_listing(text: str) -> Listing:
-    """Read what ffmpeg, at its level `info`, writes about its one input."""
+    """Parse what ffmpeg writes about its input at log level `info`."""
     end = _END_OF_INPUT.search(text)
     listing = text[: end.start()] if end else text
     found: dict[int, Track] = {}
@@ -59,14 +59,13 @@ def read_listing(text: str) -> Listing:
 
 
 def wanted_tracks(tracks: Sequence[Track], wanted: str | None) -> list[Track]:
-    """Return the tracks that may be heard, the likeliest first: those marked as default, then in order.
+    """Return the tracks that may be transcribed, best first: those marked as default, then in order.
 
     Args:
-        tracks: All there are.
         wanted: Number from 1, or language; None leaves the choice to the container.
 
     Raises:
-        UnsupportedOption: There is none that is wanted.
+        UnsupportedOption: No track is as wanted.
     """
     chosen = list(tracks)
     if wanted is not None:
@@ -81,7 +80,7 @@ def wanted_tracks(tracks: Sequence[Track], wanted: str | None) -> list[Track]:
 
 
 def speaks(track: Track, language: str) -> bool:
-    """Tell whether a track is marked with a language, however either writes it."""
+    """Tell whether a track is marked with a language, in any spelling of its code."""
     return track.language is not None and _code(track.language) == _code(language)
 
 

@@ -1,1 +1,1 @@
-"""Files, environment and flags -> settings; logs and progress bars. Knows no model and no audio."""
+"""Read settings from files, environment and flags; log and show progress. Knows no model and no audio."""

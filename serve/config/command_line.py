@@ -1,12 +1,12 @@
-"""Commands as people type them: frozen dataclasses -> flags, help, tab completion and exit statuses.
+"""Build command lines from frozen dataclasses: flags, help, tab completion and exit statuses.
 
-A command has options, all of them text to click, so that `read` can name every wrong one at once, and `run`,
-which does the work. What either needs is imported when it is called: a look at --help loads no model runtime.
-click is what the service imports anyway, by way of litestar; typer, cyclopts, jsonargparse and tyro would
-come on top, and end at the first fault.
+A command has options, which click passes on as text so that `read` can report all faults at once, and `run`,
+which does the work. Their modules are imported when called, so --help loads no model runtime. click is
+already a dependency of litestar; typer, cyclopts, jsonargparse and tyro would be further ones, and stop at
+the first fault.
 
-Exit status: 0 when it went well, 1 with a sentence for each fault on standard error, 2 for words on the
-command line that are no options, 130 when interrupted.
+Exit status: 0 for success, 1 with a sentence for each fault on standard error, 2 for unknown words on the
+command line, 130 when interrupted.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ WIDTH = 110
 """Longest line of a help text, in letters."""
 
 _WORDS = "_words"  # no flag has this name: a setting may be called words
-_DOT = "__"  # of a dotted key, in the names of parameters, which must be identifiers
+_DOT = "__"  # replaces the dot of a nested key in parameter names, which must be identifiers
 
 
 class Text(click.ParamType[str]):
-    """Text that is completed like what it stands for, and checked elsewhere."""
+    """Text with tab completion for its kind of value; its check comes later."""
 
     name = "text"
 
@@ -48,14 +48,14 @@ class Text(click.ParamType[str]):
     def shell_complete(
         self, ctx: click.Context, param: click.Parameter, incomplete: str
     ) -> list[CompletionItem]:
-        """Return the choices that begin as the word does, or let the shell look for files."""
+        """Return the choices with this beginning, or let the shell complete file names."""
         if self._is_path:
             return [CompletionItem(incomplete, type="file")]
         return [CompletionItem(choice) for choice in self._choices if choice.startswith(incomplete)]
 
 
 class Flag(click.Option):
-    """An option of a command, with the heading that it stands under in the help."""
+    """An option of a command, and its heading in the help."""
 
     def __init__(self, *args: Any, heading: str = "Options", **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -72,16 +72,15 @@ def flags_of(
     repeated: bool = False,
     choices: Mapping[str, Sequence[str]] | None = None,
 ) -> list[click.Option]:
-    """Return a flag for each field of a dataclass; what is given stays text, for a reader to check.
+    """Return a flag for each field of a dataclass; values stay text, which a reader checks later.
 
     Args:
-        cls: The dataclass.
-        only: Its keys that become flags; by default all.
-        heading: Stands above them in the help.
-        prefix: Of the variables of the environment that the help names; None where there are none.
-        bare: Switches take no value: for commands whose other words they might swallow.
-        repeated: A field of several values has its flag several times, instead of commas between them.
-        choices: Values of keys whose type does not list them, for the help and the Tab key.
+        only: Keys that become flags; by default all.
+        heading: The flags' heading in the help.
+        prefix: Prefix of the environment variables that the help names; None where there are none.
+        bare: Make switches take no value, for commands with words that a switch might swallow.
+        repeated: Repeat the flag of a field with several values, instead of separating values by commas.
+        choices: Values for help and tab completion, of keys whose type does not list them.
     """
     keys = keys_of(cls)
     flags: list[click.Option] = []
@@ -125,20 +124,17 @@ def _metavar(key: Key) -> str:
 
 
 class Command(click.Command, Generic[T]):
-    """A command: its words are sorted into flags, read into a `T`, and run; all faults come together.
+    """A command: its words are parsed into flags, read into a `T`, and run; all faults are reported together.
 
     Args:
-        name: As it is typed after `shrota`.
-        read: Makes what `run` takes of flags by name; raises `ConfigError`.
-        run: Does the work and returns the exit status.
-        about: What it does: the first line stands in the list of commands.
-        examples: One a line, for the end of the help.
-        flags: Of `flags_of`.
-        words: Name of the field that takes words without a flag; None where there are none.
-        many_words: Whether it takes several.
-        leaves_at_once: The process ends without waiting for threads that are still inside the engine.
+        name: The subcommand of `shrota`.
+        read: Turns flags by name into the argument of `run`; raises `ConfigError`.
+        examples: One per line, shown at the end of the help.
+        words: Name of the field for words without a flag; None where there is none.
+        many_words: Whether that field takes several words.
+        leaves_at_once: Exit without waiting for threads that are still inside the engine.
         needs: Extra of the package that the command needs, such as `train`.
-        on_faults: Is told of all faults before they are printed.
+        on_faults: Called with all faults before they are printed.
     """
 
     def __init__(
@@ -177,7 +173,7 @@ class Command(click.Command, Generic[T]):
         self._leaves_at_once, self._needs, self._on_faults = leaves_at_once, needs, on_faults
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Sort words into flags; what is wrong with them is kept, to be said with all other faults."""
+        """Parse words into flags; faults are collected and reported later, with all others."""
         rest, faults = list(args), []
         while True:
             try:
@@ -201,7 +197,7 @@ class Command(click.Command, Generic[T]):
         return []
 
     def _sorted_words(self, words: Sequence[str]) -> tuple[list[str], list[str]]:
-        """Return the words that are none of our flags, and a fault for each that looks like one."""
+        """Return the words that are not flags, and a fault for each unknown flag."""
         known = [opt for param in self.params for opt in param.opts if opt.startswith("--")]
         kept, faults, rest = [], [], list(words)
         while rest:
@@ -212,15 +208,15 @@ class Command(click.Command, Generic[T]):
             name, equals, _ = word.partition("=")
             faults.append(f"{name} is no option{nearest(name, known, '--')}")
             if rest and not equals and not rest[0].startswith("-"):
-                rest.pop(0)  # what seems to be its value
+                rest.pop(0)  # probably its value
         return kept, faults
 
     def invoke(self, ctx: click.Context) -> int:
-        """Read and run.
+        """Read the flags and run the command.
 
         Raises:
             ConfigError: Lists every fault.
-            ShrotaError: The command fails.
+            ShrotaError: The command failed.
         """
         flags, faults = ctx.params["flags"], ctx.params["faults"]
         kind = UsageFaults if faults else ConfigError
@@ -240,7 +236,6 @@ class Command(click.Command, Generic[T]):
         raise kind(faults)
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write the flags under their headings."""
         headings: dict[str, list[tuple[str, str]]] = {}
         for param in self.get_params(ctx):
             record = param.get_help_record(ctx)
@@ -251,18 +246,17 @@ class Command(click.Command, Generic[T]):
                 formatter.write_dl(records, col_max=34)
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write the examples, line by line."""
         with formatter.section("Examples"):
             for line in (self.epilog or "").strip().splitlines():
                 formatter.write(f"  {line}\n")
 
 
 class UsageFaults(ConfigError):
-    """Faults of which at least one is a word that the command does not know."""
+    """Faults, at least one of which is an unknown word."""
 
 
 def missing_extra(error: ModuleNotFoundError, command: str, extra: str) -> ShrotaError:
-    """Return what to install for a command; raises the error itself where that would not help."""
+    """Return an error that says which extra to install; raise `error` itself where none would help."""
     package = (error.name or "").partition(".")[0]
     if not extra or package in ("serve", "train", ""):
         raise error
@@ -270,10 +264,10 @@ def missing_extra(error: ModuleNotFoundError, command: str, extra: str) -> Shrot
 
 
 class Commands(click.Group):
-    """A command of commands, each imported when it is named.
+    """A group of commands, each imported when it is called.
 
     Args:
-        table: Name -> dotted name of the command as `module:attribute`, what it does, and the extra it needs.
+        table: Name -> (`module:attribute`, what the command does, the extra it needs).
     """
 
     def __init__(self, table: Mapping[str, tuple[str, str, str]], *, about: str, examples: str) -> None:
@@ -295,11 +289,10 @@ class Commands(click.Group):
         self._table = table
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """Return their names, in the order of the table."""
         return list(self._table)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Import a command; None where there is no such one."""
+        """Import a command; None where there is none of that name."""
         if cmd_name not in self._table:
             return None
         dotted, _, extra = self._table[cmd_name]
@@ -313,18 +306,17 @@ class Commands(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """Find the command of the first word; one that does not exist is named with the nearest that does."""
+        """Find the command; the error for an unknown one suggests the nearest name."""
         if args and not args[0].startswith("-") and args[0] not in self._table:
             raise UsageFaults([f"'{args[0]}' is no command of shrota{nearest(args[0], self._table)}"])
         return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write what each does, as the table says, importing none."""
+        """Write the table's descriptions, without importing the commands."""
         with formatter.section("Commands"):
             formatter.write_dl([(name, about) for name, (_, about, _) in self._table.items()])
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write the examples, line by line."""
         with formatter.section("Examples"):
             for line in (self.epilog or "").strip().splitlines():
                 formatter.write(f"  {line}\n")
@@ -337,7 +329,7 @@ class Commands(click.Group):
 
 
 def run_command(command: click.Command, arguments: Sequence[str], state: dict[str, Any] | None = None) -> int:
-    """Run a command with its arguments and return the exit status; faults are printed, one a line."""
+    """Run a command and return the exit status; faults are printed, one per line."""
     name = command.name if isinstance(command, Commands) else f"shrota {command.name}"
     try:
         status = command.main(
@@ -366,12 +358,12 @@ def run_command(command: click.Command, arguments: Sequence[str], state: dict[st
 
 
 def exit_with(command: click.Command) -> None:
-    """Run a command with the arguments of the process, and end the process with its status."""
+    """Run a command with the process's arguments, and exit with its status."""
     state: dict[str, Any] = {}
     status = run_command(command, sys.argv[1:], state)
     sys.stdout.flush()
     sys.stderr.flush()
     if state.get("leaves_at_once"):
-        # Not sys.exit: it would wait for threads that are inside a product of matrices or an ffmpeg child.
+        # Not sys.exit, which would wait for threads inside a matrix product or an ffmpeg process.
         os._exit(status)
     sys.exit(status)

@@ -1,4 +1,4 @@
-"""Log as JSON lines on standard error, ours and the libraries' alike."""
+"""Log JSON lines on standard error, the libraries' logs included."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import structlog
 
 
 def configure_logs(level: str) -> None:
-    """Set up logging for the process, and log the error of a thread that dies of one.
+    """Set up logging for the process, uncaught exceptions of threads included.
 
-    Lines hold events and figures, never audio, text or bodies.
+    Lines hold events and numbers, never audio, text or bodies.
     """
     shared: list[structlog.types.Processor] = [
         structlog.contextvars.merge_contextvars,
@@ -45,13 +45,13 @@ def configure_logs(level: str) -> None:
     logging.captureWarnings(True)
     for chatty in ("httpx", "httpcore", "urllib3", "filelock", "transformers", "huggingface_hub", "peft"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
-    # Of WebSockets it writes the query, and at debug every frame.
+    # For WebSockets, uvicorn logs the query, and at debug level every frame.
     logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
     threading.excepthook = _log_dead_thread
 
 
 def _log_dead_thread(args: threading.ExceptHookArgs) -> None:
-    """Log the error that nobody who waits for the thread would read."""
+    """Log a thread's uncaught exception."""
     structlog.get_logger(__name__).error(
         "thread.failed",
         thread=args.thread.name if args.thread else None,

@@ -1,4 +1,4 @@
-"""Progress bars with rate and time left, on standard error."""
+"""Progress bars with rate and remaining time, on standard error."""
 
 from __future__ import annotations
 
@@ -26,20 +26,19 @@ Advance = Callable[..., None]
 
 
 class RateColumn(ProgressColumn):
-    """Units a second, over the last stretch of work."""
+    """Units per second, over the last minute."""
 
     def __init__(self, unit: str) -> None:
         super().__init__()
         self.unit = unit
 
     def render(self, task: Task) -> Text:
-        """Return the rate of a task, or a dash before its first steps."""
         rate = task.finished_speed or task.speed
         return Text(f"{rate:.1f} {self.unit}/s" if rate else f"- {self.unit}/s", style="cyan")
 
 
 class SecondsColumn(ProgressColumn):
-    """Seconds of audio done and to do, as hours, minutes and seconds."""
+    """Seconds of audio done and in total, as h:mm:ss."""
 
     def render(self, task: Task) -> Text:
         """Return both, such as 0:12:34/1:00:00."""
@@ -48,10 +47,9 @@ class SecondsColumn(ProgressColumn):
 
 
 class RealTimeColumn(ProgressColumn):
-    """Seconds of audio done in a second, since the start: recordings come in leaps."""
+    """Speed relative to real time, averaged since the start because recordings finish in leaps."""
 
     def render(self, task: Task) -> Text:
-        """Return the speed of a task, or a dash before there is one."""
         speed = task.completed / task.elapsed if task.completed and task.elapsed else None
         return Text(f"{speed:.1f} x real time" if speed else "- x real time", style="cyan")
 
@@ -60,7 +58,7 @@ class RealTimeColumn(ProgressColumn):
 def progress_bar(title: str, total: int | None, unit: str, *, shown: bool = True) -> Iterator[Advance]:
     """Show a bar while the block runs; call the yielded function as `advance(n=1, note="loss 0.5")`.
 
-    A `total` of None is work whose end is not known: no time left is shown.
+    With `total=None` the amount of work is unknown, and no remaining time is shown.
     """
     with _progress(MofNCompleteColumn(), RateColumn(unit), shown=shown) as progress:
         task = progress.add_task(title, total=total, note="")
@@ -74,10 +72,10 @@ def progress_bar(title: str, total: int | None, unit: str, *, shown: bool = True
 
 
 class AudioBar:
-    """A bar over seconds of audio, from any thread, whose total becomes known on the way."""
+    """A bar over seconds of audio, whose total may be corrected on the way. Thread-safe."""
 
     def __init__(self, progress: Progress, title: str, total_s: float) -> None:
-        """Only `audio_bar` makes one."""
+        """Made by `audio_bar` only."""
         self._progress = progress
         self._task = progress.add_task(title, total=total_s, note="")
         self._total_s = total_s
@@ -85,25 +83,24 @@ class AudioBar:
         self._lock = threading.Lock()
 
     def advance(self, seconds: float) -> None:
-        """Count seconds as done."""
         with self._lock:
             self.done_s += seconds
             self._progress.update(self._task, completed=self.done_s)
 
     def expect(self, more_s: float) -> None:
-        """Change the total by as much as it was estimated wrongly."""
+        """Correct the total by this many seconds."""
         with self._lock:
             self._total_s += more_s
             self._progress.update(self._task, total=self._total_s)
 
     def note(self, note: str) -> None:
-        """Write something beside the bar."""
+        """Show a text beside the bar."""
         self._progress.update(self._task, note=note)
 
 
 @contextmanager
 def audio_bar(title: str, total_s: float, *, shown: bool = True) -> Iterator[AudioBar]:
-    """Show a bar over seconds of audio while the block runs, with speed and time left."""
+    """Show a bar over seconds of audio while the block runs, with speed and remaining time."""
     unbroken = Column(no_wrap=True)
     columns = (SecondsColumn(unbroken), RealTimeColumn(unbroken.copy()))
     with _progress(*columns, shown=shown) as progress:
@@ -119,11 +116,11 @@ def _progress(*columns: ProgressColumn, shown: bool) -> Progress:
         TimeElapsedColumn(),
         TextColumn("left"),
         TimeRemainingColumn(),
-        # Away from a terminal there is no line to redraw: the bar is printed once, at the end.
+        # Without a terminal there is no line to redraw: the bar is printed once, at the end.
         console=Console(stderr=True),
         refresh_per_second=4,
         speed_estimate_period=60,
         disable=not shown,
-        # Lines printed to a terminal appear above the bar; those for a file or a pipe must reach it.
+        # Lines printed to a terminal appear above the bar; lines for a file or pipe must not be redirected.
         redirect_stdout=sys.stdout.isatty(),
     )

@@ -1,12 +1,12 @@
-"""Values from a file, the environment and flags -> one frozen dataclass, with all faults at once.
+"""Read values from a file, the environment and flags into one frozen dataclass, reporting all faults at once.
 
-A program's settings are a frozen dataclass, whose attribute docstrings are its help. Every source of values
-(`serve.config.sources`) gives a layer: a mapping of keys to what it holds and how a person finds it there.
-Layers are merged, the stronger last, and `read_dataclass` makes the dataclass of them. Knows no program.
+A program's settings are a frozen dataclass, whose attribute docstrings are its help. Each source of values
+(`serve.config.sources`) gives a layer, which maps keys to values and to how a person would name them there.
+Later layers override earlier ones, and `read_dataclass` builds the dataclass. Knows no program.
 
-pydantic-settings does most of this. It is not used because its import alone would take a good part of the
-second that the service takes from its start to its first answer, and because it stops before the rules of
-`__post_init__` where any value is unreadable, so that a person would be told of the faults in two turns.
+pydantic-settings does most of this, but its import takes a good part of the second between the service's
+start and its first answer. It also skips the rules of `__post_init__` if any value is unreadable, so that
+people would see their faults in two rounds.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from serve.errors import ConfigError
 T = TypeVar("T")
 
 MASK = "********"
-"""What is shown in place of a secret."""
+"""Shown in place of a secret."""
 
 _TRUE = ("true", "1", "yes", "on")
 _FALSE = ("false", "0", "no", "off")
@@ -45,7 +45,7 @@ class Secret:
         self._text = text
 
     def reveal(self) -> str:
-        """Return the text itself, for the one call that needs it."""
+        """Return the text, for the one call that needs it."""
         return self._text
 
     def __repr__(self) -> str:
@@ -63,53 +63,49 @@ class Secret:
 
 @dataclasses.dataclass(frozen=True)
 class Given:
-    """A value as it was given: text, or what YAML, TOML or JSON made of it."""
+    """A value as given: text, or what YAML, TOML or JSON parsed it to."""
 
     value: Any
     source: str
-    """How a fault names it: `--port`, `SHROTA_PORT`, `port in settings.yaml`."""
+    """Its name in a fault: `--port`, `SHROTA_PORT`, `port in settings.yaml`."""
 
 
 Layer = Mapping[str, Given]
-"""Key -> what one source gives for it. The keys of a nested dataclass hang on its own with a dot."""
+"""Key -> the value that one source gives. Keys of a nested dataclass follow its own with a dot."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Key:
-    """A field of a dataclass, or of one nested in it."""
+    """A field of a dataclass, or of a dataclass nested in it."""
 
     name: str
-    """Such as `port`, or `augment.noise`."""
+    """Such as `port` or `augment.noise`."""
     kind: Any
-    """Its type, resolved."""
+    """The resolved type."""
     default: Any
-    """Its default; `dataclasses.MISSING` where it has to be given."""
+    """The default; `dataclasses.MISSING` where the field is required."""
     about: str
-    """Its docstring on one line."""
+    """The field's docstring on one line."""
 
     @property
     def is_switch(self) -> bool:
-        """Whether it is true or false."""
         return self.kind is bool
 
     @property
     def has_many(self) -> bool:
-        """Whether it holds several values."""
         return get_origin(_present(self.kind)) is tuple
 
     @property
     def is_path(self) -> bool:
-        """Whether it names a file or directory."""
         return _present(self.kind) is Path
 
     @property
     def is_secret(self) -> bool:
-        """Whether its value must not be shown."""
         return _present(self.kind) is Secret
 
     @property
     def choices(self) -> tuple[str, ...]:
-        """The values that it, or each of its parts, can take; empty where they cannot be listed."""
+        """The allowed values of the field or its items; empty where they cannot be listed."""
         kind = _present(self.kind)
         if get_origin(kind) is tuple:
             kind = get_args(kind)[0]
@@ -139,7 +135,7 @@ def _keys_of(cls: Hashable, prefix: str) -> dict[str, Key]:
 
 
 def field_docs(cls: type) -> dict[str, str]:
-    """Return the docstring below each field of a dataclass, so that --help says what the source says."""
+    """Return the docstring below each field of a dataclass, on one line, for use as help."""
     (body,) = (
         node.body for node in ast.walk(ast.parse(inspect.getsource(cls))) if isinstance(node, ast.ClassDef)
     )
@@ -161,15 +157,15 @@ def read_dataclass(
     names: Mapping[str, str] | None = None,
     stand_ins: Mapping[str, Any] | None = None,
 ) -> T | None:
-    """Return a dataclass of the values in a layer; None where anything is wrong.
+    """Build a dataclass from a layer; None where there are faults.
 
     Args:
         cls: Frozen dataclass whose `__post_init__` raises `ConfigError` for contradictions.
-        layer: What was given. Keys that the dataclass does not have are faults.
-        faults: Every fault is added to it.
-        names: How keys are called where they are missing, such as `--name`; by default as they are.
-        stand_ins: Values that stand in for missing ones, to have all the others checked. Without them the
-            rules of `__post_init__` are checked only where nothing is missing.
+        layer: The given values. Unknown keys are faults.
+        faults: Every fault is appended to it.
+        names: What faults call missing keys, such as `--name`; by default the key itself.
+        stand_ins: Values used in place of missing ones, so that `__post_init__` can check the others. Without
+            them, its rules are checked only if nothing is missing.
     """
     faults_before = len(faults)
     keys, values, unreadable = keys_of(cls), {}, set()
@@ -198,7 +194,7 @@ def read_dataclass(
 
 
 def read_or_raise(cls: type[T], layer: Layer, names: Mapping[str, str] | None = None) -> T:
-    """Return a dataclass of the values in a layer.
+    """Build a dataclass from a layer.
 
     Raises:
         ConfigError: Lists every fault.
@@ -211,7 +207,7 @@ def read_or_raise(cls: type[T], layer: Layer, names: Mapping[str, str] | None = 
 
 
 def _build(cls: type[T], values: Mapping[str, Any]) -> T:
-    """Return the dataclass, and the ones nested in it, of values by dotted key."""
+    """Build a dataclass, and those nested in it, from values by dotted key."""
     hints = get_type_hints(cls)
     own = {name: value for name, value in values.items() if "." not in name}
     for section in {name.partition(".")[0] for name in values if "." in name}:
@@ -223,7 +219,7 @@ def _build(cls: type[T], values: Mapping[str, Any]) -> T:
 
 
 def convert(value: Any, kind: Any) -> Any:
-    """Return a value, or text that stands for one, as a type of a field.
+    """Convert a value, or its text form, to a field's type.
 
     Raises:
         ValueError: Says what was expected.
@@ -254,7 +250,7 @@ def _present(kind: Any) -> Any:
 
 
 def _convert_many(value: Any, kinds: tuple[Any, ...]) -> tuple[Any, ...]:
-    """Read a list, or text: values between commas, with or without brackets around them."""
+    """Convert a list, or comma-separated text with or without brackets."""
     if isinstance(value, str):
         text = value.strip().removeprefix("[").removesuffix("]")
         value = [part.strip().strip("'\"") for part in text.split(",") if part.strip()]
@@ -278,7 +274,7 @@ def _convert_switch(value: Any) -> bool:
 
 
 def _convert_number(value: Any, kind: type) -> Any:
-    """Read a number; a whole one may be written with an exponent, and none is infinite."""
+    """Convert a finite number; integers may be written with an exponent."""
     refusal = ValueError(f"'{value}' is not a {'whole ' if kind is int else ''}number")
     if isinstance(value, bool) or not isinstance(value, (int, float, str)):
         raise refusal
@@ -292,9 +288,9 @@ def _convert_number(value: Any, kind: type) -> Any:
 
 
 def nearest(name: str, known: Iterable[str], prefix: str = "") -> str:
-    """Return a hint at the known name that is most like a wrong one; empty where none is.
+    """Return a hint at the known name closest to a wrong one; empty where none is close.
 
-    All begin with `prefix`, which likens none to another.
+    All names start with `prefix`, which does not count for closeness.
     """
     found = difflib.get_close_matches(
         name.removeprefix(prefix), [each.removeprefix(prefix) for each in known], n=1
@@ -316,7 +312,7 @@ def shown_default(key: Key) -> str:
 
 
 def read_pairs(texts: Iterable[str], flag: str, faults: list[str]) -> dict[str, str]:
-    """Return `NAME=VALUE` texts as a dictionary; what is not so written is added to `faults`."""
+    """Parse `NAME=VALUE` texts into a dictionary; malformed ones are appended to `faults`."""
     pairs: dict[str, str] = {}
     for text in texts:
         name, equals, value = text.partition("=")

@@ -1,8 +1,8 @@
-"""A file, environment variables and flags -> one frozen `Settings`. Knows no model and no HTTP.
+"""The service's settings: a file, environment variables and flags -> one frozen `Settings`.
 
 Every field is a key of the file (`--config FILE` or `SHROTA_CONFIG`), the variable `SHROTA_<FIELD>` and the
-flag `--<field>`; a flag wins over a variable, a variable over the file. SageMaker's own variables
-(`SAGEMAKER_BIND_TO_PORT` and others) set the defaults of the fields they speak of.
+flag `--<field>`. Flags override variables, which override the file. SageMaker's own variables
+(`SAGEMAKER_BIND_TO_PORT` and others) set the defaults of the fields that they correspond to. Knows no model.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from serve.engine.languages import language_code
 from serve.errors import ConfigError
 
 CONFIG = "config"
-"""Flag of the settings file, and of its variable."""
+"""Name of the flag and the variable for the settings file."""
 
 SAGEMAKER_VARIABLES = {
     "model_dir": parameters.BASE_PATH_ENV,
@@ -44,10 +44,10 @@ SAGEMAKER_VARIABLES = {
     "max_requests": "SAGEMAKER_MAX_CONCURRENT_TRANSFORMS",
     "max_body_bytes": parameters.MAX_REQUEST_SIZE,
 }
-"""Field -> the platform's variable for it; ours wins."""
+"""Field -> the platform's variable for it, which `SHROTA_<FIELD>` overrides."""
 
 MAX_PLATFORM_BODY_BYTES = 1 << 30
-"""What the platform may send where it sets itself no limit."""
+"""Body size that the platform may send where it states no limit."""
 
 
 def _default_threads() -> int:
@@ -56,27 +56,27 @@ def _default_threads() -> int:
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """Everything the service reads from its settings file, environment and command line."""
+    """All settings of the service."""
 
     model_dir: Path = Path(environment.SAGEMAKER_BASE_PATH) / "model"
-    """Directory of the artifact; or peft's of an adapter, a checkpoint, or one of CTranslate2."""
+    """Directory of an artifact, a peft adapter, a checkpoint or a CTranslate2 model."""
     base_model: str | None = None
-    """Name or directory of the base model, in place of the one the adapter names; serves it alone where
+    """Name or directory of the base model; overrides the one that the adapter names. Served alone where
     model_dir holds nothing."""
     language: str | None = None
-    """Code of the language of a model without a manifest, for requests that name none; None detects it."""
+    """Language code of a model without a manifest, for requests that name none; None detects it."""
     encoder_context: Literal["fixed", "dynamic"] = "fixed"
-    """Windows of an adapter without a manifest: fixed is 30 s; dynamic is the speech's own length, which it
-    must have been trained on."""
+    """Windows of an adapter without a manifest: fixed is 30 s; dynamic is the length of the speech, for
+    adapters trained on such windows."""
     cache_dir: Path | None = None
-    """Where base models and converted models are kept; None is ~/.cache/shrota. What came with the machine,
-    in /usr/local/share/shrota, is taken first."""
+    """Where base models and converted models are cached; None is ~/.cache/shrota. Models in
+    /usr/local/share/shrota, which come with an image, take precedence."""
     offline: bool = False
-    """Never reach for the network."""
+    """Never use the network."""
     engine: EngineName = "auto"
-    """Runtime of the model; auto is ctranslate2, and transformers for int4."""
+    """Runtime of the model; auto takes ctranslate2, or transformers for int4."""
     quantization: Quantization = "int8"
-    """How the model's linear layers are kept; none is fp32 on a CPU and fp16 on a GPU."""
+    """Storage of the model's linear layers; none is fp32 on a CPU and fp16 on a GPU."""
     n_threads: int = field(default_factory=_default_threads)
     """CPU threads of the engine; all cores by default."""
     host: str = "0.0.0.0"
@@ -84,81 +84,80 @@ class Settings:
     port: int = int(environment.DEFAULT_HTTP_PORT)
     """Port to listen on; 0 takes a free one."""
     max_requests: int = 16
-    """Requests worked on at a time; more are answered 429."""
+    """Requests admitted at a time; further ones get status 429."""
     max_batch_windows: int | None = None
-    """Most windows decoded together; 8 on a CPU and 32 on a GPU by default."""
+    """Most windows decoded as one batch; by default 8 on a CPU and 32 on a GPU."""
     max_batch_s: float | None = None
-    """Most seconds of windows decoded together; 32 on a CPU and 480 on a GPU by default."""
+    """Most seconds of windows decoded as one batch; by default 32 on a CPU and 480 on a GPU."""
     batch: bool = False
-    """The recordings are a batch transform's: nobody waits for the next batch of windows, so those that fit
-    into one are decoded together however long that takes."""
+    """Optimise for a batch transform: throughput counts and latency does not, so batches are filled however
+    long they take."""
     batch_target_s: float = 1.5
-    """Windows are decoded together as long as that is expected to take no longer; a newcomer waits for about
-    one batch."""
+    """Longest predicted time of a batch of several windows; a new request waits for about one batch."""
     request_timeout_s: float = 3_600.0
-    """A request that takes longer, its body and its waiting included, is broken off."""
+    """Time limit of a request, its body and its waiting included."""
     max_body_bytes: int = 100 * 2**20
-    """Longest accepted body."""
+    """Largest body accepted."""
     body_timeout_s: float = 120.0
-    """A body must have arrived whole within this time."""
+    """Time in which a whole body must arrive."""
     body_idle_timeout_s: float = 20.0
-    """A body may not pause for longer than this."""
+    """Longest pause within a body."""
     cors_origins: str = ""
-    """Origins whose pages may read answers in a browser, between commas, such as https://example.org; * is
-    all of them. None by default."""
+    """Comma-separated origins whose pages may read responses in a browser, such as https://example.org; * is
+    all. None by default."""
     docs_path: str = "/docs"
-    """Where the description of all routes is, as a page; openapi.json below it is for machines. Empty
-    for nowhere."""
+    """Path of a page that describes all routes; openapi.json below it is the same for programs. Empty turns
+    both off."""
     max_audio_s: float = 14_400.0
-    """Longest accepted recording."""
+    """Longest recording accepted."""
     adapter_roots: str = ""
-    """Directories that adapters and models may be loaded from, between colons; by default the one that holds
-    model_dir, and /opt/ml."""
+    """Colon-separated directories that adapters and models may be loaded from; by default model_dir's parent
+    and /opt/ml."""
     adapter_memory_mib: float | None = None
-    """Memory of the weights of adapters that are added, and of what requests load besides; adapters used
-    longest ago give way. None sets no limit."""
+    """Memory for the weights of added adapters and of models that requests load; the least recently used
+    adapters are evicted. None sets no limit."""
     multi_model: bool = False
-    """Start without a model, and take models by POST /models."""
+    """Start without a model, and load models by POST /models."""
     model_memory_mib: float | None = None
-    """Memory of all models of a multi-model service; None takes what the machine or its container has
+    """Memory for all models of a multi-model service; None takes what the machine or its container has
     left."""
     user_code: bool = True
-    """Whether code/ of the artifact is run, as SageMaker's own containers do: it may do all that we may."""
+    """Run code/ of the artifact, as SageMaker's containers do; it gets all rights of the service."""
     user_program: str = environment.DEFAULT_MODULE_NAME
-    """File of code/ that holds model_fn, input_fn, predict_fn, output_fn or transform_fn."""
+    """File of code/ that defines model_fn, input_fn, predict_fn, output_fn or transform_fn."""
     stateful_sessions: bool = False
-    """Whether recordings may belong to sessions."""
+    """Allow recordings to belong to sessions."""
     session_lifetime_s: float = 1_200.0
-    """A session ends so long after its start."""
+    """Lifetime of a session from its start."""
     max_sessions: int = 1_000
-    """Sessions open at a time."""
+    """Most sessions open at a time."""
     live_max_s: float = 1_800.0
-    """Longest live stream, by the clock and by its sound; SageMaker closes them after half an hour."""
+    """Longest live stream, by the clock and by its sound; SageMaker closes streams after half an hour."""
     live_idle_timeout_s: float = 60.0
-    """A live stream may not pause for longer than this."""
+    """Longest pause in a live stream's frames."""
     n_audio_workers: int = 2
-    """Recordings decoded to samples at a time, each in turns of a few seconds of sound."""
+    """Recordings whose audio is decoded at a time, in turns of a few seconds of sound."""
     engine_timeout_s: float = 300.0
-    """After this time at one batch the engine is taken for dead, and /ping says so."""
+    """A batch that takes longer means that the engine hangs; /ping then returns 503."""
     drain_s: float = 20.0
-    """After SIGTERM, running requests have this time to finish before they are broken off."""
+    """Time after SIGTERM in which running requests may finish before they are broken off."""
     default_accept: str = content_types.JSON
-    """Answer format for requests without an Accept header."""
+    """Response format for requests without an Accept header."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
-    """Least severe log line written."""
+    """Lowest severity that is logged."""
 
     @property
     def loading_roots(self) -> tuple[Path, ...]:
         """Directories that adapters and models may be loaded from."""
         if self.adapter_roots:
             return tuple(Path(each) for each in self.adapter_roots.split(os.pathsep) if each)
-        # Resolved first: of a link to an artifact, the directory that holds it is meant.
+        # Resolve first, so that a link to an artifact stands for the artifact's own parent.
         model_dir = self.model_dir.resolve()
-        beside = model_dir.parent if len(model_dir.parts) > 2 else model_dir  # never all of the machine
+        beside = model_dir.parent if len(model_dir.parts) > 2 else model_dir  # never the root directory
         return (beside, Path(environment.SAGEMAKER_BASE_PATH))
 
     def __post_init__(self) -> None:
-        """Refuse values that cannot work.
+        """Refuse invalid values.
 
         Raises:
             ConfigError: Lists all of them.
@@ -171,7 +170,7 @@ class Settings:
         if not 0 <= self.port <= 65_535:
             faults.append("port must be between 0 and 65535")
         if self.drain_s > 23:
-            # SageMaker kills 30 s after SIGTERM; connections and the engine need some of that to close.
+            # SageMaker kills the process 30 s after SIGTERM; connections and engine need time to close.
             faults.append("drain_s must be at most 23: the platform kills the process soon after")
         if self.docs_path and not self.docs_path.startswith("/"):
             faults.append("docs_path must begin with a slash, or be empty")
@@ -192,12 +191,11 @@ class Settings:
         """Read settings.
 
         Args:
-            environ: The environment.
-            flags: Text by the names of fields; `config` names the file of settings.
-            fallback: What holds where neither file, environment nor flags name a model.
+            flags: Text by field name; `config` names the settings file.
+            fallback: Values to use if neither file, environment nor flags name a model.
 
         Raises:
-            ConfigError: Lists every value that is wrong, wherever it was given.
+            ConfigError: Lists every invalid value, from any source.
         """
         flags, keys = flags or {}, keys_of(cls)
         faults: list[str] = []
@@ -217,13 +215,13 @@ class Settings:
 
 
 def unknown_settings(environ: Mapping[str, str]) -> list[str]:
-    """Return a sentence for each variable that looks like a setting and is none."""
+    """Return a warning for each variable with the service's prefix that is not a setting."""
     keys = [*keys_of(Settings), CONFIG]
     return unknown_variables(environ, keys, passed_over=[TRAINING_PREFIX])
 
 
 def _platform_layer(environ: Mapping[str, str]) -> Layer:
-    """Return what SageMaker's own variables say of our fields."""
+    """Return the values of SageMaker's own variables."""
     return {
         name: Given(_translated(name, environ[variable].strip()), variable)
         for name, variable in SAGEMAKER_VARIABLES.items()
@@ -232,11 +230,12 @@ def _platform_layer(environ: Mapping[str, str]) -> Layer:
 
 
 def _translated(name: str, value: str) -> str:
-    """Return what a variable of SageMaker means for our field, which may have another unit."""
+    """Convert the value of a SageMaker variable to the field's unit."""
     if name == "model_dir":
         return str(Path(value) / "model")
     if name in ("max_requests", "max_body_bytes") and value.isdecimal():
-        # It says what will come, which is no reason to refuse more: a client that is gone may hold its place.
+        # These announce expected load, and must not lower the limits: a client that is gone may still hold
+        # its place.
         coming = int(value)
         if name == "max_body_bytes":
             coming = coming << 20 or MAX_PLATFORM_BODY_BYTES

@@ -1,8 +1,8 @@
-"""Where settings come from: a YAML or TOML file, the environment, flags -> layers for `serve.config.reader`.
+"""Read layers for `serve.config.reader` from a YAML or TOML file, the environment, and flags.
 
-Merged in this order, the later ones win. Environments are filled by others too: Kubernetes sets
+Later sources override earlier ones, in this order. Platforms also set variables: Kubernetes sets
 `SHROTA_SERVICE_HOST`, `SHROTA_PORT=tcp://10.3.2.1:8080` and more in every container beside a service named
-shrota. Variables of that shape are passed over; other unknown ones are worth a warning, never a refusal.
+shrota. Variables of that shape are ignored; other unknown ones give a warning, never an error.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from typing import Any
 from serve.config.reader import Given, Key, Layer, Secret, nearest
 
 PREFIX = "SHROTA_"
-"""Of every variable of ours."""
+"""Prefix of all variables of this project."""
 TRAINING_PREFIX = "SHROTA_TRAIN_"
-"""Of those of training, which serving passes over."""
+"""Prefix of training's variables, which serving ignores."""
 
 _PLATFORM_NAME = re.compile(r"_(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT_\d+_(TCP|UDP|SCTP)(_\w+)?)$")
 _PLATFORM_VALUE = re.compile(r"(tcp|udp|sctp)://")
 
 
 def file_layer(path: Path, faults: list[str]) -> Layer:
-    """Return what a file holds, its sections with dots; what cannot be read is added to `faults`."""
+    """Read a settings file, sections joined by dots; faults are appended to `faults`."""
     try:
         values = _parse(path, path.read_bytes())
     except OSError as error:
@@ -48,7 +48,7 @@ def file_layer(path: Path, faults: list[str]) -> Layer:
 def environment_layer(
     environ: Mapping[str, str], keys: Iterable[str], prefix: str = PREFIX
 ) -> dict[str, Given]:
-    """Return what variables say. Empty ones say nothing; those that a platform sets are passed over."""
+    """Read the keys' variables. Empty ones, and those that a platform sets, are ignored."""
     variables = {variable_of(name, prefix): name for name in keys}
     return {
         variables[variable]: Given(value.strip(), variable)
@@ -58,20 +58,19 @@ def environment_layer(
 
 
 def flag_layer(flags: Mapping[str, Any], own: Iterable[str] = ()) -> Layer:
-    """Return what flags say, but for a program's `own`, which are no settings."""
+    """Turn flags into a layer, except a program's `own`, which are not settings."""
     return {name: Given(value, flag_of(name)) for name, value in flags.items() if name not in set(own)}
 
 
 def unknown_variables(
     environ: Mapping[str, str], keys: Iterable[str], prefix: str = PREFIX, passed_over: Iterable[str] = ()
 ) -> list[str]:
-    """Return a sentence for each variable with our prefix that is none of ours, naming the nearest that is.
+    """Return a warning for each unknown variable, with the nearest known name.
 
     Args:
-        environ: The environment.
         keys: Keys that have variables.
-        prefix: Of the variables to look at.
-        passed_over: Prefixes and names of others, which this program does not read.
+        prefix: Prefix of the variables to check.
+        passed_over: Prefixes and names of variables that other programs read.
     """
     known = [variable_of(name, prefix) for name in keys]
     return [
@@ -83,22 +82,21 @@ def unknown_variables(
 
 
 def variable_of(name: str, prefix: str = PREFIX) -> str:
-    """Return the variable of a key."""
+    """Return the environment variable of a key."""
     return prefix + name.replace(".", "_").upper()
 
 
 def flag_of(name: str) -> str:
-    """Return the flag of a key."""
     return "--" + name.replace("_", "-")
 
 
 def flag_names(keys: Mapping[str, Key]) -> dict[str, str]:
-    """Return the flags of keys, by which a fault names those that are missing."""
+    """Return key -> flag, for faults about missing keys."""
     return {name: flag_of(name) for name in keys}
 
 
 def plain_values(config: Any) -> dict[str, Any]:
-    """Return a dataclass as values that YAML and TOML can hold, its secrets left out."""
+    """Return a dataclass as values for YAML or TOML, without its secrets."""
     return {
         field.name: _plain(value)
         for field in dataclasses.fields(config)
@@ -115,7 +113,7 @@ def _plain(value: Any) -> Any:
 
 
 def _set_by_platform(variable: str, value: str) -> bool:
-    """Tell whether a variable has the shape of those that Kubernetes and Docker set for a service's name."""
+    """Tell whether a variable looks like those that Kubernetes and Docker set for a service's name."""
     if _PLATFORM_NAME.search(variable):
         return True
     return variable.endswith("_PORT") and bool(_PLATFORM_VALUE.match(value.strip()))
@@ -132,10 +130,10 @@ def _flattened(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _parse(path: Path, content: bytes) -> Any:
-    """Return what YAML or TOML holds, behind a byte order mark or without one.
+    """Parse YAML or TOML, with or without a byte order mark.
 
     Raises:
-        ValueError: It is neither; the rest of a sentence that begins with the path.
+        ValueError: The content is malformed; the message continues a sentence that starts with the path.
     """
     if path.suffix.lower() == ".toml":
         import tomllib

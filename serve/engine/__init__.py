@@ -1,8 +1,8 @@
-"""The border between the scheduler and a model runtime: windows of log-mel go in, hypotheses come out.
+"""The border between the scheduler and a model runtime: log-mel windows in, hypotheses out.
 
-An engine knows no audio, no requests, no time axis and no second attempts: it detects languages, and turns
-windows of one kind into tokens and text. Only plain arrays, numbers and strings cross the border, and what an
-engine keeps of a window for its next call.
+An engine detects languages and turns windows of one kind into tokens and text. It knows no audio, no
+requests, no time axis and no retries. Only plain arrays, numbers and strings cross the border, plus the
+encoder output that an engine caches on a window.
 """
 
 from __future__ import annotations
@@ -18,8 +18,11 @@ if TYPE_CHECKING:
     from serve.model.artifact import Artifact
 
 Task = Literal["transcribe", "translate"]
+"""Write the spoken language, or English."""
 Quantization = Literal["int8", "int4", "none"]
+"""Storage of the linear layers: 8 bits, 4 bits, or unquantised."""
 EngineName = Literal["auto", "ctranslate2", "transformers"]
+"""Runtime; `auto` takes the fastest that supports the quantization."""
 
 SERVED_ADAPTER = "served"
 """Key of the adapter that an engine is loaded with."""
@@ -35,28 +38,29 @@ class DecodingOptions:
     language: str | None = None
     """Whisper language code such as `mr`; None until it is detected."""
     expected_language: str | None = None
-    """The adapter's own: where none is named, it is taken unless the base model is sure of another."""
+    """The adapter's own language: where none is named, it is taken unless the base model is sure of
+    another."""
     task: Task = "transcribe"
     adapter: str | None = None
     """Key of an adapter that the engine holds; None decodes with the base model alone."""
     max_new_tokens: int = 224
-    """Most text tokens emitted; the context of 448 tokens, prompt included, bounds it as well."""
+    """Most text tokens emitted. The context of 448 tokens, prompt included, is a second limit."""
     beam_size: int = 1
-    """Texts kept side by side; 1 is greedy search."""
+    """Beams kept per step; 1 is greedy search."""
     temperature: float = 0.0
     """0 takes the likeliest token; above 0 tokens are drawn at random."""
     seed: int = 0
-    """Start of the random draws; the same window, options and seed give the same text."""
+    """Seed of the random draws; the same window, options and seed give the same text."""
     prompt: str = ""
-    """Text taken to precede the window: a spelling hint, or what was said before."""
+    """Text that precedes the window: a spelling hint, or the previous segment."""
     hotwords: str = ""
-    """Words that are likely to be said, put before `prompt`."""
+    """Words that are likely to be spoken, put before `prompt`."""
     suppress: tuple[str, ...] = ()
-    """Texts of one token each that are never written."""
+    """Texts of one token each that the model must not emit."""
     timestamps: bool = False
-    """Write the times of sentences as timestamp tokens; for models that were trained to."""
+    """Emit sentence times as timestamp tokens; for models that were trained to."""
     word_timestamps: bool = False
-    """Also find when each word is said."""
+    """Also align each word in time."""
 
 
 @dataclass(eq=False, kw_only=True)
@@ -66,8 +70,8 @@ class EngineInput:
     log_mel: LogMel
     options: DecodingOptions
     encoded: Any = None
-    """What the engine's encoder made of the window; the engine keeps it here for the next call that needs it,
-    such as a further attempt, and nobody else looks at it."""
+    """Encoder output, cached here by the engine for its next call on the window, such as a retry. Opaque to
+    everyone else."""
 
     @property
     def n_frames(self) -> int:
@@ -77,16 +81,16 @@ class EngineInput:
 
 @dataclass(frozen=True, kw_only=True)
 class TimedText:
-    """A word or a sentence, and when it is said."""
+    """A word or a sentence with its times."""
 
     text: str
     start_s: float
     """Seconds from the start of the window."""
     end_s: float
     probability: float | None = None
-    """Mean probability of its tokens; None where it was not asked for."""
+    """Mean probability of its tokens; None where it was not requested."""
     tokens: tuple[int, ...] = ()
-    """Of a sentence."""
+    """Text tokens of a sentence; empty for a word."""
 
 
 @dataclass(frozen=True)
@@ -111,7 +115,7 @@ class Hypothesis:
     avg_logprob: float
     """Mean natural-log probability of the emitted tokens, the end token included."""
     no_speech_prob: float
-    """Probability the model gives to 'no speech' as its first token."""
+    """Probability of Whisper's 'no speech' token at the first step."""
     language_prob: float | None = None
     """Probability of the detected language; None where it was named."""
     truncated: bool = False
@@ -119,46 +123,47 @@ class Hypothesis:
     looped: bool = False
     """The model repeated itself; one round of the repetition is kept."""
     temperature: float = 0.0
-    """Of the attempt that was accepted."""
+    """Temperature of the attempt that was accepted."""
     compression_ratio: float = 1.0
-    """Letters of the text to the bytes that zlib makes of them; loops give high ratios."""
+    """Letters of the text divided by their zlib-compressed bytes; loops give high ratios."""
     sentences: tuple[TimedText, ...] = ()
-    """What stands between timestamp tokens; empty where none were written."""
+    """Text between timestamp tokens; empty where none were emitted."""
     words: tuple[TimedText, ...] = ()
-    """In order, where word times were asked for."""
+    """In order; empty where word times were not requested."""
     scored_tokens: tuple[ScoredToken, ...] = ()
-    """One for each of `tokens`, where word times were asked for."""
+    """One for each of `tokens`; empty where word times were not requested."""
 
 
 @dataclass(frozen=True)
 class BatchSize:
-    """How much is decoded together."""
+    """The largest batch to decode together."""
 
     windows: int
+    """Number of windows."""
     window_s: float
     """Seconds of all windows, padding included."""
 
 
 CPU_BATCH = BatchSize(8, 32.0)
-"""Of more than four windows of 8 s, what the decoder looks at in each step outgrows the cache of a core."""
+"""With more than four windows of 8 s, the memory that each decoding step reads outgrows a core's cache."""
 
 GPU_BATCH = BatchSize(32, 480.0)
+"""The same for a GPU, whose memory holds more."""
 
 
 class Engine(Protocol):
-    """A loaded model. At most `n_workers` threads may decode at a time; any may load meanwhile.
+    """A loaded model. At most `n_workers` threads may decode at a time; any thread may load meanwhile.
 
-    Besides the adapter that it was loaded with it holds others, each by a key that whoever loads it chooses
-    and never uses for another.
+    An engine can hold several adapters at once. The caller chooses each one's key and never reuses it.
     """
 
     @property
     def n_workers(self) -> int:
-        """Batches that are decoded side by side without one slowing another down much."""
+        """Batches that can be decoded in parallel with little loss of speed to each."""
 
     @property
     def usual_batch(self) -> BatchSize:
-        """The largest batch that is worth its wait."""
+        """The largest batch whose throughput is worth its latency."""
 
     @property
     def languages(self) -> frozenset[str]:
@@ -166,73 +171,73 @@ class Engine(Protocol):
 
     @property
     def has_adapter(self) -> bool:
-        """Whether it was loaded with an adapter on top of the base model."""
+        """Whether the engine was loaded with an adapter on top of the base model."""
 
     def unsupported(self, options: DecodingOptions) -> tuple[str, str] | None:
-        """Name an option that this engine cannot serve, and why not; None where it can serve them all.
+        """Return (option, reason) for an option that this engine cannot serve; None where it serves them all.
 
-        To be asked before `decode`, which takes for granted that it can.
+        Callers check this before `decode`, which does not check again.
         """
 
     def adapter_bytes(self, artifact: Artifact) -> int:
-        """Return what `load_adapter` will take in memory.
+        """Return the memory that `load_adapter` will take, in bytes.
 
-        What has to be converted is converted first, in the calling thread, and kept on disk.
+        Converts the adapter first where needed, in the calling thread, and caches the result on disk.
 
         Raises:
-            StartupError: It does not fit the base model, or cannot be converted.
+            StartupError: The adapter does not fit the base model, or cannot be converted.
         """
 
     def base_bytes(self) -> int:
-        """Return what the base model alone takes in memory now."""
+        """Return the memory that the base model alone takes now, in bytes."""
 
     def load_adapter(self, key: str, artifact: Artifact) -> None:
-        """Load an adapter beside those that are there; windows are decoded meanwhile.
+        """Load a further adapter while windows are being decoded.
 
         Raises:
-            StartupError: It does not fit the base model.
+            StartupError: The adapter does not fit the base model.
         """
 
     def unload_adapter(self, key: str) -> None:
-        """Free an adapter once no batch is at it; nobody may ask for it any more."""
+        """Free an adapter once no running batch uses it. The key is invalid afterwards."""
 
     def bytes_to_load(self, options: DecodingOptions) -> int:
-        """Return what `make_ready` will take in memory; what has to be converted is converted first.
+        """Return the bytes that `make_ready` will load. Converts models that are not converted yet.
 
         Raises:
-            StartupError: It cannot be had.
+            StartupError: A model cannot be found or converted.
         """
 
     def make_ready(self, options: DecodingOptions) -> None:
-        """Load what these options need besides, so that no batch has to wait for it; in the calling thread.
+        """Load the models that these options need, in the calling thread, so that no batch waits for them.
 
         Raises:
-            StartupError: It cannot be had.
+            StartupError: A model cannot be found, converted or loaded.
         """
 
     def kind(self, window: EngineInput) -> Hashable:
-        """Return what windows must have in common to be decoded in one call, such as adapter and length.
+        """Return the batching key: windows with equal kinds can be decoded in one call.
 
         Raises:
             EngineError: The runtime failed.
         """
 
     def detect_language(self, windows: Sequence[EngineInput]) -> list[tuple[str, float]]:
-        """Return the likeliest language of each window, and its probability.
+        """Return (language code, probability) of the likeliest language of each window.
 
         Args:
-            windows: 30 s long each, in which the base model was trained to tell languages apart.
+            windows: Each 30 s long, the length at which Whisper was trained to detect languages.
 
         Raises:
             EngineError: The runtime failed.
         """
 
     def decode(self, windows: Sequence[EngineInput]) -> list[Hypothesis]:
-        """Decode windows of one kind together, once; the answer is in their order.
+        """Decode windows of one kind once, as one batch; hypotheses come in the order of the windows.
 
         Raises:
             EngineError: The runtime failed.
         """
 
     def close(self) -> None:
-        """Free the model. The engine cannot be used afterwards."""
+        """Free the models. The engine cannot be used afterwards."""

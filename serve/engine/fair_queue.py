@@ -1,9 +1,8 @@
-"""Windows that wait for an engine -> the next batch: of one kind, fair to every request, not too long.
+"""Choose the next batch from the waiting windows: of one kind, fair to every request, not too long.
 
-The request that has had least of the engine's time comes next (start-time fair queueing: Goyal, Vin and
-Cheng, 1996), so a short clip waits for one batch of a long recording and no more. Windows of one kind from
-several requests go together, as long as that is not expected to take long. Knows no threads: whoever calls
-it takes turns.
+The request that has had the least engine time comes next (start-time fair queueing: Goyal, Vin and Cheng,
+1996), so a short clip waits for at most one batch of a long recording. Windows of one kind from several
+requests share a batch while its predicted time is short. Not thread-safe: the caller holds a lock.
 """
 
 from __future__ import annotations
@@ -23,25 +22,26 @@ from serve.engine.fallback import Trial
 
 @dataclass(eq=False)
 class Line:
-    """What one request waits for, in order."""
+    """The queue of one request."""
 
     waiting: deque[Call] = field(default_factory=deque)
     served_s: float = 0.0
-    """The engine's time, as expected, that the request has had or was passed over with."""
+    """Predicted engine time, in seconds, that the request has used; a newcomer starts at the queue's
+    clock."""
     unsettled: set[Future[Any]] = field(default_factory=set)
-    """Answers that the request still waits for, those included that the engine is at."""
+    """Futures that the request still waits for, those of running batches included."""
 
 
 @dataclass(eq=False)
 class Call:
-    """What is asked of the engine about one window."""
+    """One engine call for one window."""
 
     line: Line
     window: EngineInput
     kind: Hashable
     """Only calls of one kind share a batch."""
     trial: Trial | None
-    """The attempts at its text; None where only its language is asked for."""
+    """The decoding attempts; None for language detection."""
     future: Future[Any] = field(default_factory=Future)
 
     @property
@@ -51,59 +51,54 @@ class Call:
 
     @property
     def encoded_s(self) -> float:
-        """Seconds of window that the engine must encode: none where an earlier call has."""
+        """Seconds of window that the engine must encode; 0 where an earlier call has."""
         return self.window_s if self.window.encoded is None else 0.0
 
     @property
     def bound_tokens(self) -> int:
-        """Most tokens that may be written, in all texts that are kept side by side."""
+        """Most tokens that may be emitted, over all beams."""
         options = self.window.options
         return options.max_new_tokens * options.beam_size if self.trial else 0
 
 
 class FairQueue:
-    """The lines of all requests."""
+    """The queues of all requests."""
 
     def __init__(self, limits: BatchSize, target_s: float) -> None:
-        """Begin empty.
+        """Start empty.
 
         Args:
-            limits: The largest batch.
-            target_s: Time that a batch of several windows may be expected to take.
+            target_s: Longest predicted time of a batch of several windows.
         """
         self.cost = BatchCost()
         self._limits = limits
         self._target_s = target_s
-        self._lines: list[Line] = []  # those with something waiting, in the order of their coming
-        self._clock_s = 0.0  # what the line that was served last had had; newcomers begin with it
+        self._lines: list[Line] = []  # those with waiting calls, in order of arrival
+        self._clock_s = 0.0  # virtual time: `served_s` of the line served last; newcomers start with it
 
     def __bool__(self) -> bool:
-        """Tell whether anything waits."""
         return bool(self._lines)
 
     def __iter__(self) -> Iterator[Call]:
-        """Yield what waits."""
         return (each for line in self._lines for each in line.waiting)
 
     def put(self, call: Call, *, first: bool = False) -> None:
-        """Add to a line: at its end, or before all else that it waits for."""
+        """Append a call to its line, or with `first` prepend it."""
         line = call.line
         if not line.waiting:
             self._lines.append(line)
-            line.served_s = max(line.served_s, self._clock_s)  # nobody saves time up while away
+            line.served_s = max(line.served_s, self._clock_s)  # idle time earns no credit
         (line.waiting.appendleft if first else line.waiting.append)(call)
 
     def drop(self, line: Line) -> None:
-        """Forget what a line waits for."""
         line.waiting.clear()
         if line in self._lines:
             self._lines.remove(line)
 
     def next_batch(self, n_idle_workers: int) -> list[Call]:
-        """Take what the line waits for that has had least time, and add like things while there is room.
+        """Take a call of the least-served line, and add calls of its kind while the batch has room.
 
-        Each line gives one a round, those that have had less time first. What waits is shared out among the
-        workers that have nothing to do.
+        Each line adds one per round, least-served lines first. Waiting calls are divided among idle workers.
         """
         n_waiting = sum(len(line.waiting) for line in self._lines)
         room = min(self._limits.windows, math.ceil(n_waiting / max(1, n_idle_workers)))
@@ -120,7 +115,6 @@ class FairQueue:
         return batch
 
     def expected_s(self, batch: Sequence[Call]) -> float:
-        """Return the time that a batch is expected to take."""
         return self.cost.expected_s(
             sum(call.encoded_s for call in batch), sum(call.bound_tokens for call in batch)
         )

@@ -1,8 +1,8 @@
-"""Whether what was heard in a window is believable, and what is tried when it is not. Knows no engine.
+"""Decide whether a hypothesis is believable, and which options to try when it is not. Knows no engine.
 
-The rules are those of openai/whisper, with four differences: the measure of repetition holds for every
-script, a beam search comes before the first random draw, a text that loops or fills its limit is never
-believed, and an empty one always is. A window whose first attempt is believed costs one attempt.
+The rules are those of openai/whisper, with four differences: the compression ratio is fair to every script, a
+beam search precedes the first random draw, a text that loops or reaches its token limit is never accepted,
+and an empty one always is. A window whose first attempt is believable costs one attempt.
 """
 
 from __future__ import annotations
@@ -14,20 +14,20 @@ from dataclasses import replace
 from serve.engine import DecodingOptions, Hypothesis
 
 MAX_COMPRESSION_RATIO = 2.4
-"""A text that zlib shortens more than this repeats itself."""
+"""A text with a higher compression ratio repeats itself."""
 
 MIN_AVG_LOGPROB = -1.0
-"""A text of less likely tokens is a guess."""
+"""A text with a lower mean log-probability is a guess."""
 
 NO_SPEECH_PROB = 0.6
-"""A window is noise when the model says so this surely and its text is a guess at the same time."""
+"""A window is noise when its no-speech probability is higher and its text is a guess."""
 
 FALLBACK_BEAM_SIZE = 5
 FALLBACK_TEMPERATURES = (0.2, 0.4, 0.6, 0.8, 1.0)
 
 
 def attempts(options: DecodingOptions) -> Iterator[DecodingOptions]:
-    """Yield what is tried in turn: what was asked for; where no temperature was, less likely texts too."""
+    """Yield the requested options, then fallbacks unless a temperature was requested."""
     yield options
     if options.temperature > 0:
         return
@@ -38,33 +38,31 @@ def attempts(options: DecodingOptions) -> Iterator[DecodingOptions]:
 
 
 class Trial:
-    """The attempts at one window."""
+    """The decoding attempts for one window."""
 
     def __init__(self, options: DecodingOptions) -> None:
-        """Begin with the options that were asked for."""
         self._asked = options
         self._attempts = attempts(options)
         self.options = next(self._attempts)
-        """Options of the attempt that is to be made."""
+        """Options of the attempt to make next."""
         self._best: Hypothesis | None = None
 
     @property
     def is_drawn(self) -> bool:
-        """Whether the text was drawn at random although nobody asked for that."""
+        """Whether the text was sampled although the request asked for temperature 0."""
         return self._best is not None and self._best.temperature != self._asked.temperature
 
     def take(
         self, found: Hypothesis, can: Callable[[DecodingOptions], bool] = lambda options: True
     ) -> Hypothesis | None:
-        """Take in what an attempt has found.
+        """Judge the hypothesis of the current attempt.
 
         Args:
-            found: What the engine heard.
-            can: Tells whether the engine can decode with these options; attempts it cannot make are left out.
+            can: Tells whether the engine supports these options; unsupported attempts are skipped.
 
         Returns:
-            The first believable hypothesis, or, once everything was tried, the one that fails least. None
-            where another attempt is to be made.
+            The first believable hypothesis; the best one once all attempts are used up; None where `options`
+            should be tried next.
         """
         ratio = compression_ratio(found.text)
         found = replace(found, temperature=self.options.temperature, compression_ratio=ratio)
@@ -77,28 +75,27 @@ class Trial:
 
 
 def is_believable(hypothesis: Hypothesis) -> bool:
-    """Tell whether a text may be given out; one that is not is worth another attempt."""
+    """Tell whether a text may be returned without another attempt."""
     if not hypothesis.text or is_no_speech(hypothesis):
         return True
     return not (repeats(hypothesis) or hypothesis.truncated or hypothesis.avg_logprob < MIN_AVG_LOGPROB)
 
 
 def repeats(hypothesis: Hypothesis) -> bool:
-    """Tell whether a text goes in circles."""
     return hypothesis.looped or hypothesis.compression_ratio > MAX_COMPRESSION_RATIO
 
 
 def is_no_speech(hypothesis: Hypothesis) -> bool:
-    """Tell whether the model heard no speech and does not trust its own words either."""
+    """Tell whether the model found no speech and its text is a guess."""
     return hypothesis.no_speech_prob > NO_SPEECH_PROB and hypothesis.avg_logprob < MIN_AVG_LOGPROB
 
 
 def compression_ratio(text: str) -> float:
-    """Return the letters of a text to the bytes that zlib makes of them.
+    """Return the letters of a text divided by their zlib-compressed bytes.
 
-    A letter counts as one byte, whatever its script: in UTF-8 a Devanagari letter has three bytes, two of
-    them always the same, and honest sentences would pass for repetitions. Of letters beyond ASCII the low
-    seven bits are kept, and the block they lie in is written down where it changes.
+    Each letter counts as one byte, whatever its script. In UTF-8 a Devanagari letter has three bytes, two of
+    them always the same, so honest sentences would look like repetitions. Letters beyond ASCII keep their low
+    seven bits; their Unicode block is written where it changes.
     """
     if not text:
         return 1.0

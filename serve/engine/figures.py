@@ -1,4 +1,4 @@
-"""What a scheduler tells about itself: what waits now, and what was done so far."""
+"""A scheduler's metrics: what waits now, and what was done so far."""
 
 from __future__ import annotations
 
@@ -7,43 +7,42 @@ from typing import Self
 
 
 class _Figures:
-    """A dataclass of numbers, which those of another engine can be added to."""
+    """A dataclass of numbers that adds field by field."""
 
     def __add__(self, other: Self) -> Self:
-        """Add up, figure by figure."""
         return type(self)(**{name: value + getattr(other, name) for name, value in vars(self).items()})
 
 
 @dataclass(frozen=True, kw_only=True)
 class Queue(_Figures):
-    """What waits for the engine at a moment."""
+    """The scheduler's load at a moment."""
 
     n_admitted: int = 0
-    """Requests that hold a place."""
+    """Requests admitted and not finished."""
     n_waiting: int = 0
-    """Windows that are ready for the engine; a request has a few at a time."""
+    """Windows ready for the engine; a request queues a few at a time."""
     waiting_s: float = 0.0
-    """Time that the engine is expected to need for them."""
+    """Predicted engine time of the waiting windows, in seconds."""
     n_running: int = 0
-    """Windows that are being decoded."""
+    """Windows being decoded."""
     n_workers: int = 0
-    """Batches that can be decoded at a time."""
+    """Batches that can be decoded in parallel."""
     n_busy_workers: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Totals(_Figures):
-    """What the engine has done since it was loaded."""
+    """The engine's work since it was loaded."""
 
     n_batches: int = 0
     n_windows: int = 0
     window_s: float = 0.0
     """Seconds of window encoded."""
     n_tokens: int = 0
-    """Tokens of the texts that were given out."""
+    """Tokens of returned texts."""
     n_fallbacks: int = 0
-    """Windows whose text was drawn at random, since no likelier one was believed."""
+    """Windows whose text was sampled because no likelier one was believable."""
     n_failures: int = 0
     """Batches on which the engine failed."""
     busy_s: float = 0.0
-    """Time in batches, summed over workers."""
+    """Time spent in batches, in seconds, summed over workers."""

@@ -1,6 +1,6 @@
-"""The languages of Whisper: codes, English names, and other names people use for them. Knows no model.
+"""Whisper's languages: codes, English names and aliases. Knows no model.
 
-Not every checkpoint knows every language (`yue` came with large-v3): an engine says which it has.
+Not every checkpoint has every language (`yue` came with large-v3); an engine lists its own.
 """
 
 from __future__ import annotations

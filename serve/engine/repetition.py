@@ -46,7 +46,7 @@ def before_loop(tokens: list[int], counts: Callable[[int], bool]) -> tuple[list[
     """Return the tokens up to the first round of a loop, and whether there is one.
 
     Args:
-        tokens: As they were written.
+        tokens: The emitted tokens.
         counts: Tells whether a token counts; times do not.
     """
     watch = RepetitionWatch()

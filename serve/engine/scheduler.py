@@ -1,11 +1,11 @@
-"""Windows of all requests -> calls of the engine: bounded, fair and cancellable. Knows no HTTP.
+"""Schedule the windows of all requests as engine calls: bounded, fair and cancellable. Knows no HTTP.
 
-    with scheduler.admit() as ticket:                 # raises Overloaded before any work is done
+    with scheduler.admit() as ticket:                 # admission control: raises Overloaded before any work
         for hypothesis in ticket.decode(inputs): ...  # from any thread; in order
 
-Each of the engine's workers has a thread that makes call after call, with windows of one kind each, in the
-order of `serve.engine.fair_queue`. A window whose text is not believed (`serve.engine.fallback`) comes back
-as a window of its own, before what its request waits for besides.
+Each engine worker has a thread that decodes batch after batch, in the order of `serve.engine.fair_queue`. A
+window whose hypothesis is not believable (`serve.engine.fallback`) is queued again, ahead of its request's
+other windows.
 """
 
 from __future__ import annotations
@@ -29,30 +29,31 @@ from serve.engine.figures import Queue, Totals
 from serve.errors import EngineError, NotReady, Overloaded, RequestTimeout, ServiceError
 
 WINDOWS_AHEAD = 8
-"""Windows of one request that exist at a time for each worker; their features take up to 1 MB each."""
+"""Windows of one request that exist at a time for each worker; the features of each take up to 1 MB."""
 
 Answer = Hypothesis | tuple[str, float]
-"""Text of a window, or its language and the probability of that."""
+"""The hypothesis of a window, or its (language code, probability)."""
 
 LANGUAGE = "language"
-"""Kind of the calls that ask for a language."""
+"""Batching key of language detection."""
 
 _log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True)
 class BatchLimits:
-    """How much is decoded at once."""
+    """The largest batch to decode."""
 
     max_windows: int | None = None
-    """The engine's usual number, if None."""
+    """None takes the engine's usual number."""
     max_batch_s: float | None = None
-    """Seconds of windows, padding included; the engine's usual ones, if None."""
+    """Seconds of windows, padding included; None takes the engine's usual limit."""
     target_s: float = 1.5
-    """Seconds that a batch of several windows may be expected to take: so long a newcomer waits for it."""
+    """Longest predicted time of a batch of several windows, in seconds; a new request waits this long for
+    it."""
 
     def largest(self, usual: BatchSize) -> BatchSize:
-        """Return the largest batch; `usual` is the engine's."""
+        """Return the largest batch; `usual` is the engine's own."""
         return BatchSize(
             usual.windows if self.max_windows is None else self.max_windows,
             usual.window_s if self.max_batch_s is None else self.max_batch_s,
@@ -61,28 +62,26 @@ class BatchLimits:
 
 @dataclass(frozen=True)
 class _Running:
-    """A batch that a worker is at."""
-
     n_windows: int
     started: float
 
 
 class Ticket(AbstractContextManager["Ticket"]):
-    """One admitted request. A context manager: leaving it frees its place and drops its waiting windows."""
+    """One admitted request. Leaving the context frees its place and drops its waiting windows."""
 
     def __init__(self, scheduler: Scheduler, timeout_s: float) -> None:
-        """Only `Scheduler.admit` makes tickets."""
+        """Made by `Scheduler.admit` only."""
         self._scheduler = scheduler
         self._timeout_s = timeout_s
         self._deadline = time.monotonic() + timeout_s
-        self.line = Line()  # this and the next: guarded by the scheduler's lock
+        self.line = Line()  # the scheduler's lock guards this and `error`
         self.error: ServiceError | None = None
 
     def decode(self, inputs: Iterable[EngineInput]) -> Iterator[Hypothesis]:
-        """Yield a hypothesis for every window, in order; `inputs` is pulled a few windows ahead.
+        """Yield a hypothesis for every window, in order; `inputs` is read a few windows ahead.
 
         Raises:
-            RequestTimeout: The request's time is over.
+            RequestTimeout: The request's deadline has passed.
             ServiceError: The engine failed on a window, or the ticket was cancelled with that error.
             Exception: What `inputs` raises, once the windows before it are decoded.
         """
@@ -90,11 +89,11 @@ class Ticket(AbstractContextManager["Ticket"]):
         ahead: deque[Future[Hypothesis]] = deque()
         fault: Exception | None = None
         while True:
-            # Finding the next window takes time as well: what is known already goes out first.
+            # The next window takes time to find, so yield a finished hypothesis first.
             if not (ahead and ahead[0].done()) and len(ahead) < self._scheduler.windows_ahead:
                 try:
                     window = next(source, None)
-                except Exception as error:  # what was found before it goes out first
+                except Exception as error:  # raised once the windows before it are yielded
                     window, fault = None, error
                 if window is not None:
                     ahead.append(self._scheduler._enqueue(self, window, Trial(window.options)))
@@ -106,20 +105,20 @@ class Ticket(AbstractContextManager["Ticket"]):
             yield self._result(ahead.popleft())
 
     def detect_language(self, window: EngineInput) -> tuple[str, float]:
-        """Return the likeliest language of a window of 30 s, and its probability.
+        """Return (language code, probability) of the likeliest language of a window of 30 s.
 
         Raises:
-            RequestTimeout: The request's time is over.
+            RequestTimeout: The request's deadline has passed.
             ServiceError: The engine failed, or the ticket was cancelled with that error.
         """
         found: tuple[str, float] = self._result(self._scheduler._enqueue(self, window, None))
         return found
 
     def check(self) -> None:
-        """Raise if there is no use in going on: for work between windows, such as looking for speech.
+        """Raise if the request has ended; for long work between windows, such as finding speech.
 
         Raises:
-            RequestTimeout: The request's time is over.
+            RequestTimeout: The request's deadline has passed.
             ServiceError: The ticket was cancelled with that error.
         """
         if self.error is not None:
@@ -140,24 +139,23 @@ class Ticket(AbstractContextManager["Ticket"]):
         raise error
 
     def cancel(self, error: ServiceError | None = None) -> None:
-        """Drop the windows of this request and wake its thread; from any thread, any number of times.
+        """Drop the windows of this request and wake its thread. Thread-safe and idempotent.
 
-        A batch that the engine has begun is finished, but its result for this request is thrown away.
+        A running batch is finished, but its result for this request is discarded.
         """
         self._scheduler._cancel(self, error or NotReady("the request was cancelled"))
 
     def close(self) -> None:
-        """Free the place of this request; any number of times."""
+        """Cancel the request and free its place. Idempotent."""
         self.cancel()
         self._scheduler._release(self)
 
     def __exit__(self, *error: object) -> None:
-        """Free the place of this request."""
         self.close()
 
 
 class Scheduler(AbstractContextManager["Scheduler"]):
-    """Makes the calls of an engine, in threads of its own."""
+    """Calls an engine from its own threads."""
 
     def __init__(
         self,
@@ -168,14 +166,13 @@ class Scheduler(AbstractContextManager["Scheduler"]):
         limits: BatchLimits | None = None,
         frees_engine: bool = True,
     ) -> None:
-        """Start the engine's threads.
+        """Start a thread for each of the engine's workers.
 
         Args:
-            engine: Decodes in these threads alone from now on.
-            max_requests: Requests admitted at a time, those included that are still sending or being decoded.
-            request_timeout_s: Time that a request has, from its admission.
-            limits: How much is decoded at once.
-            frees_engine: Whether the engine is closed behind the last thread.
+            engine: Only these threads decode with it from now on.
+            max_requests: Requests admitted at a time, those still sending or being decoded included.
+            request_timeout_s: Time that a request has from its admission, in seconds.
+            frees_engine: Whether the last thread to end closes the engine.
         """
         self._engine = engine
         self._max_requests = max_requests
@@ -199,11 +196,10 @@ class Scheduler(AbstractContextManager["Scheduler"]):
 
     @property
     def n_admitted(self) -> int:
-        """Requests that hold a place."""
+        """Requests admitted and not finished."""
         return len(self._admitted)
 
     def queue(self) -> Queue:
-        """Look at what waits."""
         with self._changed:
             return Queue(
                 n_admitted=len(self._admitted),
@@ -215,21 +211,20 @@ class Scheduler(AbstractContextManager["Scheduler"]):
             )
 
     def totals(self) -> Totals:
-        """Return what the engine has done."""
         return self._totals
 
     def is_alive(self, stuck_after_s: float) -> bool:
-        """Tell whether the engine's threads run, and none has been at one batch for too long."""
+        """Tell whether all threads run, and no batch has run longer than `stuck_after_s` seconds."""
         oldest = time.monotonic() - stuck_after_s
         return all(thread.is_alive() for thread in self._threads) and all(
             running.started > oldest for running in list(self._running.values())
         )
 
     def admit(self) -> Ticket:
-        """Give out a place.
+        """Admit a request.
 
         Raises:
-            Overloaded: All places are taken; says when to come back.
+            Overloaded: All places are taken; holds the time after which to retry.
             NotReady: The scheduler is closing.
         """
         with self._changed:
@@ -242,7 +237,6 @@ class Scheduler(AbstractContextManager["Scheduler"]):
             return ticket
 
     def cancel_all(self, error: ServiceError) -> None:
-        """Fail every admitted request."""
         for ticket in list(self._admitted):
             ticket.cancel(error)
 
@@ -250,7 +244,7 @@ class Scheduler(AbstractContextManager["Scheduler"]):
         """Refuse new requests, fail the admitted ones, and stop the threads.
 
         Returns:
-            Whether the threads have ended; False if one is still in a batch after `timeout_s`.
+            Whether the threads have ended; False if a batch still runs after `timeout_s` seconds.
         """
         with self._changed:
             self._closing = True
@@ -262,14 +256,13 @@ class Scheduler(AbstractContextManager["Scheduler"]):
         return not any(thread.is_alive() for thread in self._threads)
 
     def __exit__(self, *error: object) -> None:
-        """Stop the threads."""
         self.close()
 
     def _waiting_s(self) -> float:
         return sum(self._waiting.expected_s([call]) for call in self._waiting)
 
     def _enqueue(self, ticket: Ticket, window: EngineInput, trial: Trial | None) -> Future[Any]:
-        """Ask for the text of a window, or for its language alone."""
+        """Queue the decoding of a window, or with no `trial` its language detection."""
         kind = LANGUAGE if trial is None else self._engine.kind(window)
         call = Call(ticket.line, window, kind, trial)
         with self._changed:
@@ -293,7 +286,7 @@ class Scheduler(AbstractContextManager["Scheduler"]):
             self._admitted.discard(ticket)
 
     def _run(self, worker: int) -> None:
-        """Make call after call until closed; the last thread to leave frees the engine."""
+        """Decode batch after batch until closed; the last thread to end closes the engine."""
         while True:
             with self._changed:
                 while not self._waiting and not self._closing:
@@ -311,7 +304,7 @@ class Scheduler(AbstractContextManager["Scheduler"]):
             self._engine.close()
 
     def _call(self, batch: Sequence[Call]) -> None:
-        """Call the engine and hand out what was found; no error leaves this function."""
+        """Call the engine with a batch and distribute the results. Never raises."""
         started = time.monotonic()
         windows, encoded_s = [call.window for call in batch], sum(call.encoded_s for call in batch)
         found: list[Answer] = []
@@ -326,7 +319,7 @@ class Scheduler(AbstractContextManager["Scheduler"]):
             return
         busy_s = time.monotonic() - started
         with self._changed:
-            if encoded_s:  # further attempts say little about the price of windows
+            if encoded_s:  # retries of encoded windows say little about the price of a window
                 bound_tokens = sum(call.bound_tokens for call in batch)
                 n_tokens = sum(len(each.tokens) for each in found if isinstance(each, Hypothesis))
                 self._waiting.cost.learn(encoded_s, bound_tokens, n_tokens, busy_s)
@@ -338,7 +331,7 @@ class Scheduler(AbstractContextManager["Scheduler"]):
                 self._fail([call], error)
 
     def _take(self, call: Call, found: Answer) -> None:
-        """Give out what was found, or try the window again before what its request waits for besides."""
+        """Settle a call, or queue the window's next attempt ahead of its request's other windows."""
         if call.trial is None or not isinstance(found, Hypothesis):
             self._settle(call, found)
             return
@@ -358,7 +351,7 @@ class Scheduler(AbstractContextManager["Scheduler"]):
         self._settle(call, best)
 
     def _fail(self, batch: Sequence[Call], error: Exception) -> None:
-        """Fail a request whose window the engine chokes on, and no other."""
+        """Fail only the request whose window makes the engine fail: retry the batch call by call first."""
         _log.error("engine.failed", n_windows=len(batch), error=type(error).__name__, exc_info=error)
         with self._changed:
             self._totals += Totals(n_failures=1)
@@ -370,7 +363,7 @@ class Scheduler(AbstractContextManager["Scheduler"]):
             self._settle(call, EngineError("the engine failed on this recording"))
 
     def _settle(self, call: Call, outcome: Answer | ServiceError) -> None:
-        """Hand out what was found, unless the request was cancelled meanwhile."""
+        """Complete the call's future, unless its request was cancelled meanwhile."""
         with self._changed:
             if call.future not in call.line.unsettled:
                 return

@@ -1,8 +1,8 @@
-"""Whisper's special tokens and their order in a decoder prompt, read from a checkpoint directory.
+"""Read Whisper's special tokens from a checkpoint, and build decoder prompts and texts.
 
-The prompt is `<|startofprev|> hotwords previous text <|startoftranscript|> <|mr|> <|transcribe|>
-<|notimestamps|>`. What stands before the start is optional, the last token is left out where times are to be
-written, and English-only checkpoints have neither language nor task.
+A prompt is `<|startofprev|> hotwords previous text <|startoftranscript|> <|mr|> <|transcribe|>
+<|notimestamps|>`. Everything before the start token is optional, `<|notimestamps|>` is omitted where times
+are requested, and English-only checkpoints have neither language nor task.
 """
 
 from __future__ import annotations
@@ -22,23 +22,23 @@ from serve.engine import DecodingOptions, ScoredToken, Task, TimedText
 from serve.errors import BaseModelError
 
 MAX_CONTEXT_TOKENS = 448
-"""Positions of every Whisper decoder: prompt and text together."""
+"""Context of every Whisper decoder: prompt and text together."""
 
 MAX_PREVIOUS_TOKENS = 223
-"""Most tokens of previous text, half the context less the start token (openai/whisper, decoding.py)."""
+"""Most tokens of previous text: half the context, less the start token (openai/whisper, decoding.py)."""
 
 MAX_HOTWORD_TOKENS = MAX_PREVIOUS_TOKENS // 2
-"""Most of these that hotwords take."""
+"""Most tokens of previous text that hotwords may take."""
 
 TIMESTAMP_STEP_S = 0.02
-"""From one timestamp token to the next; also the time of one encoder position."""
+"""Step between timestamp tokens; also the duration of one encoder position."""
 
 LEAST_PROBABILITY = 1e-30
 """Probabilities are raised to it before their logarithms are taken: rounding may have made them 0, or just
 above 1."""
 
 SPACELESS_LANGUAGES = frozenset({"zh", "ja", "th", "lo", "my", "yue"})
-"""Written without spaces between words (openai/whisper, tokenizer.py): each letter counts as a word."""
+"""Languages written without spaces (openai/whisper, tokenizer.py): each letter counts as a word."""
 
 
 def _bytes_of_letters() -> dict[str, int]:
@@ -58,11 +58,11 @@ _BYTE_OF = _bytes_of_letters()
 
 @dataclass(frozen=True, kw_only=True)
 class Vocabulary:
-    """Token numbers by their role."""
+    """Token numbers by role."""
 
     tokenizer: Tokenizer
     size: int
-    """Tokens, times included."""
+    """Number of tokens, timestamps included."""
     end: int
     start: int
     previous: int
@@ -138,7 +138,7 @@ class Vocabulary:
         hotwords: str = "",
         timestamps: bool = False,
     ) -> list[int]:
-        """Return the decoder prompt; `language` must be a key of `languages` when there are any."""
+        """Return a decoder prompt. `language` must be a key of `languages`, unless that is empty."""
         tokens = [self.start]
         if self.languages:
             assert language is not None
@@ -150,7 +150,7 @@ class Vocabulary:
         return [self.previous, *previous, *tokens] if previous else tokens
 
     def prompt_of(self, options: DecodingOptions) -> list[int]:
-        """Return the decoder prompt that options ask for; their language is known."""
+        """Return the decoder prompt for these options, whose language must be known."""
         return self.prompt(
             options.language,
             options.task,
@@ -160,19 +160,19 @@ class Vocabulary:
         )
 
     def text(self, tokens: Sequence[int]) -> str:
-        """Return the text of text tokens, without a last character of which only some bytes were emitted."""
+        """Decode text tokens, without a last character of which only some bytes were emitted."""
         text: str = self.tokenizer.decode(list(tokens), skip_special_tokens=True)
         return text.rstrip("�").strip()
 
     def is_text(self, token: int) -> bool:
-        """Tell a text token from a special one or a time."""
+        """Tell whether a token is text, not a special token or a timestamp."""
         return token < self.end
 
     def suppressed_by(self, texts: Iterable[str]) -> list[int]:
-        """Return the tokens of texts that are never to be written, each with and without a space before it.
+        """Return the tokens of texts to suppress, each with and without a leading space.
 
         Raises:
-            ValueError: A text is not one token; the message says so.
+            ValueError: A text is not a single token; the message names it.
         """
         found: list[int] = []
         for text in texts:
@@ -184,7 +184,7 @@ class Vocabulary:
         return sorted(set(found))
 
     def unsupported(self, options: DecodingOptions) -> tuple[str, str] | None:
-        """Name the option whose value this vocabulary cannot express, and why."""
+        """Return (option, reason) for an option that this vocabulary cannot express."""
         try:
             self.suppressed_by(options.suppress)
         except ValueError as error:
@@ -192,7 +192,7 @@ class Vocabulary:
         return None
 
     def sentences(self, tokens: Sequence[int], heard_s: float) -> tuple[TimedText, ...]:
-        """Return what stands between timestamp tokens, up to `heard_s`; an open text lasts until then."""
+        """Split tokens at timestamps, cut at `heard_s` seconds; an open sentence ends there."""
         found: list[TimedText] = []
         start_s = 0.0
         text_tokens: list[int] = []
@@ -216,13 +216,13 @@ class Vocabulary:
         return tuple(found)
 
     def words(self, tokens: Sequence[int], language: str) -> list[list[int]]:
-        """Group text tokens into words: a word begins at a token that begins with a space.
+        """Group text tokens into words; a word starts at a token with a leading space.
 
         A token may hold part of a character only, so in languages without spaces a word is the shortest run
-        of tokens that is text.
+        of tokens that decodes to text.
         """
         words: list[list[int]] = []
-        whole = True  # whether the tokens so far end with a whole character
+        whole = True  # whether the last token so far ends with a complete character
         for token in tokens:
             text = self.tokenizer.decode([token])
             if not words or text.startswith(" ") or (whole and language in SPACELESS_LANGUAGES):
@@ -247,12 +247,12 @@ class Vocabulary:
             return piece.encode()
 
     def encode(self, text: str) -> list[int]:
-        """Return the tokens of a text as it stands."""
+        """Return the tokens of a text, unchanged."""
         tokens: list[int] = self.tokenizer.encode(text, add_special_tokens=False).ids
         return tokens
 
     def _tokens_of(self, text: str) -> list[int]:
-        """Return text tokens, without special tokens that a caller may have written out."""
+        """Return the text tokens of a text, without special tokens that its writer may have spelled out."""
         if not text.strip():
             return []
         return [token for token in self.encode(" " + text.strip()) if self.is_text(token)]

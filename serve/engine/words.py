@@ -1,7 +1,7 @@
-"""When each word of a window is said, from the path that cross-attention takes through the window.
+"""Find when each word of a window is spoken, from a cross-attention alignment. Knows no model.
 
-The path is that of dynamic time warping over the attention heads which follow the speech (openai/whisper,
-timing.py). Knows no model.
+The alignment comes from dynamic time warping over the attention heads that follow the speech (openai/whisper,
+timing.py).
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from serve.engine import LogMel, TimedText
 from serve.engine.vocabulary import TIMESTAMP_STEP_S, Vocabulary
 
 _SILENCE_TOLERANCE = 1e-3
-"""By which the level of padding may be missed, after rounding to fp16 and back."""
+"""Tolerance for the level of padding, which is rounded to fp16 and back."""
 
 
 def heard_frames(log_mel: LogMel) -> int:
-    """Return the window's frames up to its padding: no word lies behind them. At least one."""
+    """Return the number of frames before the window's padding, at least 1; no word lies behind them."""
     heard = np.flatnonzero((log_mel > silence_level(log_mel) + _SILENCE_TOLERANCE).any(axis=0))
     return int(heard[-1]) + 1 if len(heard) else log_mel.shape[1]
 
@@ -37,12 +37,9 @@ def word_times(
     """Return the words of a text with their times.
 
     Args:
-        tokens: Text tokens.
-        language: They are in.
-        vocabulary: Tells words apart.
-        path: (token, encoder position) pairs in ascending order; token number `len(tokens)` is the end token.
+        path: (token index, encoder position) pairs, ascending; index `len(tokens)` is the end token.
         token_probs: Probability of each token.
-        n_frames: Frames of the window in which something is heard.
+        n_frames: Frames before the window's padding.
     """
     end_s = n_frames / FRAMES_PER_S
     steps = np.array(path, dtype=np.int64).reshape(-1, 2)

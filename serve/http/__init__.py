@@ -1,1 +1,1 @@
-"""HTTP and WebSocket messages -> calls of `serve.service`, and back. Only this package knows the web."""
+"""Translate HTTP and WebSocket messages to calls of `serve.service`. Only this package knows the web."""

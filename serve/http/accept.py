@@ -1,6 +1,6 @@
-"""Choose the answer format that an `Accept` header likes best (RFC 9110, section 12.5.1).
+"""Negotiate the response format by the `Accept` header (RFC 9110, section 12.5.1).
 
-By hand, because litestar's own choice takes `q=0`, which refuses a format, for a weak wish.
+Written by hand, because litestar's negotiation treats `q=0`, which refuses a format, as a low preference.
 """
 
 from __future__ import annotations
@@ -11,14 +11,14 @@ from serve.errors import NotAcceptable
 from serve.transcript.formats import FORMATS, Format
 
 MediaRange = tuple[str, float]
-"""Such as `text/*`, and its quality from 0 to 1."""
+"""A media range such as `text/*`, and its quality from 0 to 1."""
 
 
 def media_ranges(accept: str) -> Iterator[MediaRange]:
-    """Yield each media range of an `Accept` header and its quality; what cannot be read is left out."""
+    """Yield each media range of an `Accept` header with its quality; malformed parts are skipped."""
     for part in accept.split(","):
         media_range, *parameters = (piece.strip().lower() for piece in part.split(";"))
-        media_range = "*/*" if media_range == "*" else media_range  # as Java's URLConnection writes it
+        media_range = "*/*" if media_range == "*" else media_range  # Java's URLConnection sends `*`
         quality = 1.0
         for parameter in parameters:
             name, _, value = parameter.partition("=")
@@ -32,11 +32,10 @@ def media_ranges(accept: str) -> Iterator[MediaRange]:
 
 
 def quality_of(media_types: Sequence[str], ranges: Sequence[MediaRange]) -> float:
-    """Return the quality of the most specific range that matches, 0 where none does.
+    """Return the quality of the most specific range that matches; 0 where none does.
 
     Args:
-        media_types: Names of one and the same type, the usual one first.
-        ranges: Of one `Accept` header.
+        media_types: Synonyms of one media type, the usual one first.
     """
     main_type = media_types[0].partition("/")[0]
     for pattern in (media_types, (f"{main_type}/*",), ("*/*",)):
@@ -47,7 +46,7 @@ def quality_of(media_types: Sequence[str], ranges: Sequence[MediaRange]) -> floa
 
 
 def negotiate_format(accept: str | None) -> Format:
-    """Choose the format for an `Accept` header (RFC 9110, section 12.5.1); JSON where it is absent or empty.
+    """Choose the format for an `Accept` header; JSON where it is absent or empty.
 
     Raises:
         NotAcceptable: No format matches.

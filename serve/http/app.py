@@ -1,4 +1,4 @@
-"""Put the application together: routes, error answers, start and stop."""
+"""Assemble the application: routes, error handlers, start and stop."""
 
 from __future__ import annotations
 
@@ -39,9 +39,9 @@ MODEL_ROUTES = {
 
 
 def create_app(service: Service, on_failure: Callable[[], None]) -> ASGIApp:
-    """Return the application; the model begins to load when the server starts it.
+    """Return the application; the server's start begins to load the model.
 
-    `on_failure` is called from another thread when the model cannot be loaded.
+    `on_failure` is called from another thread if the model cannot be loaded.
     """
 
     @asynccontextmanager
@@ -71,7 +71,7 @@ def create_app(service: Service, on_failure: Callable[[], None]) -> ASGIApp:
 
 
 def _cors(origins: str) -> CORSConfig | None:
-    """Return which pages of other origins may read answers; None where none may."""
+    """Return the CORS configuration for comma-separated origins; None where there are none."""
     names = [name.strip() for name in origins.split(",") if name.strip()]
     if not names:
         return None
@@ -79,7 +79,7 @@ def _cors(origins: str) -> CORSConfig | None:
 
 
 def _routes(service: Service) -> list[ControllerRouterHandler]:
-    """Return the routes of what is served: one model with its adapters, or many models."""
+    """Return the routes of a service with one model and its adapters, or of a multi-model service."""
     if service.settings.multi_model:
         return [add_model, list_models, get_model, remove_model, invoke_model]
     openai = [transcriptions, translations, list_openai_models, get_openai_model]
@@ -88,7 +88,7 @@ def _routes(service: Service) -> list[ControllerRouterHandler]:
 
 @get("/", summary="What is served here", sync_to_thread=False)
 def index(state: State) -> dict[str, object]:
-    """Name the endpoints, for whoever opens the address to see what it is."""
+    """Describe the service to whoever opens its address."""
     many, place = state.service.settings.multi_model, state.service.settings.docs_path
     return {
         "service": "shrota",

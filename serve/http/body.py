@@ -1,4 +1,4 @@
-"""The body of a request -> audio bytes and options, within limits on bytes, parts and time."""
+"""Read a request's body into audio bytes and options, within limits on bytes, parts and time."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from serve.http.errors import BodyTimeout, ClientGone
 from serve.options import KNOWN_OPTIONS
 
 AUDIO_FIELD = "audio"
-"""Of a JSON body: the recording in base64."""
+"""Field of a JSON body that holds the recording in base64."""
 
 FILE_FIELD = "file"
-"""Of a form: the recording; another field may hold it where no other is a file."""
+"""Field of a form that holds the recording; any other field may hold it if that is the form's only file."""
 
 FORM = "multipart/form-data"
 
@@ -39,17 +39,17 @@ BodyKind = Literal["raw", "form", "json"]
 _BYTES_OF_ANY_KIND = frozenset(
     ("octet-stream", "x-octet-stream", "binary", "x-binary", "unknown", "x-unknown", "force-download")
 )
-"""Subtypes of senders that do not know what they send, such as `binary/octet-stream` of S3."""
+"""Subtypes sent by programs that do not know the type, such as S3's `binary/octet-stream`."""
 
 _CONTAINERS = frozenset(("application/ogg", "application/x-ogg", "application/mp4", "application/x-matroska"))
 
 BOM = b"\xef\xbb\xbf"
-"""Some programs write it before any text, JSON too."""
+"""Byte order mark, which some programs write before any text, even JSON."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class BodyLimits:
-    """How much of a body is read, and for how long."""
+    """Limits on the size and the arrival of a body."""
 
     max_body_bytes: int
     timeout_s: float
@@ -58,19 +58,19 @@ class BodyLimits:
 
 @dataclass(frozen=True, kw_only=True)
 class ParsedBody:
-    """What a body holds."""
+    """The recording and the options of a body."""
 
     audio: bytes | Samples
     options: Mapping[str, Any]
     typed: bool
-    """Whether option values have JSON's types; otherwise they are text."""
+    """Whether option values have JSON's types; otherwise they are strings."""
 
 
 def body_kind(content_type: str | None) -> BodyKind:
-    """Say how a body of this content type is read; none at all counts as raw bytes.
+    """Return how to read a body of this content type; None counts as raw bytes.
 
     Raises:
-        UnsupportedMediaType: It is not read.
+        UnsupportedMediaType: Bodies of this type are not supported.
     """
     media_type = (content_type or content_types.OCTET_STREAM).partition(";")[0].strip().lower()
     if media_type == content_types.JSON:
@@ -87,18 +87,17 @@ def body_kind(content_type: str | None) -> BodyKind:
 
 
 async def read_body(receive: Receive, headers: Mapping[str, str], limits: BodyLimits) -> bytes:
-    """Read a whole body, decoded, counting what arrives and what it decodes to, whatever was announced.
+    """Read and decode a whole body, within limits that do not rely on its declared length.
 
     Args:
-        receive: Of the request.
-        headers: Of the request; `content-length` and `content-encoding` are looked at.
-        limits: Hold for the body as sent and as decoded.
+        headers: The request's headers; `content-length` and `content-encoding` are used.
+        limits: Apply to the body both as sent and as decoded.
 
     Raises:
-        UnsupportedMediaType: It is encoded in a way that is not read.
-        PayloadTooLarge: It is longer than the limit.
-        RequestError: It is not encoded as its headers say.
-        BodyTimeout: It took too long, or paused for too long.
+        UnsupportedMediaType: The content encoding is not supported.
+        PayloadTooLarge: The body exceeds the size limit.
+        RequestError: The body is not encoded as its headers say.
+        BodyTimeout: The body did not arrive in time.
         ClientGone: The client left.
     """
     decoder = decoder_of(headers.get("content-encoding"))
@@ -124,7 +123,7 @@ async def read_body(receive: Receive, headers: Mapping[str, str], limits: BodyLi
                 body += piece
                 if len(body) > limits.max_body_bytes:
                     raise PayloadTooLarge(limits.max_body_bytes)
-                await asyncio.sleep(0)  # little may unfold to much, and others are waiting
+                await asyncio.sleep(0)  # a small body may decode to a large one: let other requests run
                 if asyncio.get_running_loop().time() > deadline:
                     raise BodyTimeout("the body could not be decoded in time")
         if max(n_received, len(body)) > limits.max_body_bytes:
@@ -136,7 +135,7 @@ async def read_body(receive: Receive, headers: Mapping[str, str], limits: BodyLi
 
 
 def parse_body(body: bytes, kind: BodyKind, content_type: str | None) -> ParsedBody:
-    """Take the recording and the options out of a body.
+    """Split a body into the recording and the options.
 
     Raises:
         RequestError: The body is malformed, or holds no recording.
@@ -162,11 +161,11 @@ def _parse_form(body: bytes, content_type: str) -> ParsedBody:
     boundary = parameters.get("boundary")
     if not boundary:
         raise RequestError("the content type names no boundary between the parts of the form")
-    # The whole body is in memory already and its size is checked, so parts need no files on disk.
+    # The whole body is in memory and its size is checked, so parts need no files on disk.
     memory = {"spool_limit": len(body) + 1, "memory_limit": 2 * len(body) + 1, "disk_limit": 0}
     parser = MultipartParser(io.BytesIO(body), boundary, part_limit=MAX_FORM_PARTS, **memory)
     try:
-        parts = [part for part in parser if part.filename != "" or part.size]  # those are fields left empty
+        parts = [part for part in parser if part.filename != "" or part.size]  # drop empty file fields
         recording = _recording_of(parts)
         options: dict[str, Any] = {}
         for part in parts:
@@ -189,7 +188,7 @@ def _recording_of(parts: list[MultipartPart]) -> MultipartPart:
     """Return the part of a form that holds the recording.
 
     Raises:
-        RequestError: There is none, or it is not clear which.
+        RequestError: No part does, or several might.
     """
     named = [part for part in parts if part.name == FILE_FIELD]
     found = named or [part for part in parts if _is_file(part)]
@@ -205,7 +204,7 @@ def _recording_of(parts: list[MultipartPart]) -> MultipartPart:
 
 
 def _is_file(part: MultipartPart) -> bool:
-    """Tell whether a part of a form is a file, or can only be one."""
+    """Tell whether a part of a form is a file, by its headers or its size."""
     if part.filename is not None or not (part.content_type or "text/plain").startswith("text/"):
         return True
     return part.size > MAX_FORM_FIELD_BYTES and part.name not in KNOWN_OPTIONS

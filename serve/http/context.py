@@ -1,7 +1,7 @@
-"""What surrounds every request: a number, two response headers, and one log line. A plain ASGI application.
+"""Wrap every request with a request ID, two response headers and one log line. A plain ASGI application.
 
-It wraps the whole application rather than its routes, so that answers to unknown routes are counted too. The
-log line never holds audio, text or the query.
+It wraps the whole application rather than its routes, so that responses to unknown routes are counted too.
+The log line never holds audio, text or the query.
 """
 
 from __future__ import annotations
@@ -22,16 +22,14 @@ CUSTOM_ATTRIBUTES = "X-Amzn-SageMaker-Custom-Attributes"
 MAX_CUSTOM_ATTRIBUTES_CHARACTERS = 1_024
 REQUEST_ID = "X-Request-Id"
 QUIET_ROUTES = ("/ping", "/metrics")
-"""Asked every few seconds by machines."""
+"""Routes that machines poll every few seconds, logged at debug level."""
 
 _log = structlog.get_logger(__name__)
 
 
 class RequestContext:
-    """Wraps an application."""
-
     def __init__(self, app: Litestar, metrics: Metrics) -> None:
-        """Take the application to wrap, and what counts its answers by their routes."""
+        """Wrap `app`; `metrics` counts its responses by route."""
         self._app = app
         self._metrics = metrics
         self._paths = {route.path for route in app.routes}
@@ -43,7 +41,7 @@ class RequestContext:
         }
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass everything through, adding headers to HTTP answers and a line to the log."""
+        """Pass everything through; add headers and a log line to HTTP responses."""
         if scope["type"] != ScopeType.HTTP:
             await self._app(scope, receive, send)
             return
@@ -97,15 +95,15 @@ class RequestContext:
 
 
 def _first_part(path: str) -> str:
-    """Return `/adapters` of `/adapters/NAME`: what follows may be a client's, who could name thousands."""
+    """Return `/adapters` for `/adapters/NAME`: the rest is chosen by clients, who could name thousands."""
     return "/" + path.lstrip("/").partition("/")[0]
 
 
 def _request_id(wanted: bytes) -> str:
-    """Take the client's number where it is a harmless one, so that its log and ours can be joined."""
+    """Return the client's request ID if it is safe to log, to join both logs, else a new one."""
     return wanted.decode() if re.fullmatch(rb"[A-Za-z0-9_.-]{1,64}", wanted) else uuid.uuid4().hex
 
 
 def _visible_ascii(value: bytes) -> bytes:
-    """Return what the platform lets through of a header: visible ASCII, 1,024 characters."""
+    """Return what SageMaker lets through of a header: visible ASCII, 1,024 characters."""
     return re.sub(rb"[^\x20-\x7e]", b"", value)[:MAX_CUSTOM_ATTRIBUTES_CHARACTERS].strip()

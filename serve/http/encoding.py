@@ -1,7 +1,7 @@
-"""Undo the `Content-Encoding` of a body while it arrives (RFC 9110, section 8.4): gzip or deflate.
+"""Decode the `Content-Encoding` of a body while it arrives (RFC 9110, section 8.4): gzip or deflate.
 
-A few kilobytes may decode to gigabytes, so what comes out comes in pieces of bounded length, and whoever
-takes them can stop.
+A few kilobytes may decode to gigabytes, so the output comes in pieces of bounded length, and the caller can
+stop at any of them.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Literal
 from serve.errors import RequestError, UnsupportedMediaType
 
 PIECE_BYTES = 1 << 20
-"""Longest piece that is decoded at a time."""
+"""Longest piece of output."""
 
 Encoding = Literal["gzip", "deflate"]
 
@@ -21,22 +21,20 @@ _NAMES: dict[str, Encoding] = {"gzip": "gzip", "x-gzip": "gzip", "deflate": "def
 
 
 class Decoder:
-    """Undoes one encoding."""
-
     def __init__(self, encoding: Encoding) -> None:
         self._encoding = encoding
         self._stream: zlib._Decompress | None = None
         self._begun = b""
 
     def pieces(self, data: bytes) -> Iterator[bytes]:
-        """Yield what the next bytes of a body decode to; a piece may be empty.
+        """Yield the decoded form of the body's next bytes; a piece may be empty.
 
         Raises:
-            RequestError: They are not encoded as was said.
+            RequestError: The bytes are not validly encoded.
         """
         while data:
             if self._stream is None or (self._stream.eof and self._encoding == "gzip"):
-                # Members of gzip may follow each other; after the last one, some writers fill up with zeros.
+                # gzip members may follow each other; some writers pad the last one with zeros.
                 data = data if self._stream is None else data.lstrip(b"\0")
                 self._begun += data
                 if len(self._begun) < 2:
@@ -55,20 +53,20 @@ class Decoder:
             yield piece
 
     def check_end(self) -> None:
-        """Refuse a body that ended before its encoding did; an empty one is empty.
+        """Refuse a body that ended inside its encoding; an empty body is allowed.
 
         Raises:
-            RequestError: It did.
+            RequestError: The body is incomplete.
         """
         if self._begun or (self._stream is not None and not self._stream.eof):
             raise RequestError(f"the body ends in the middle of its {self._encoding} encoding")
 
 
 def decoder_of(content_encoding: str | None) -> Decoder | None:
-    """Return what undoes the encoding that a header names; None where there is none.
+    """Return the decoder for a `Content-Encoding` header; None where there is no encoding.
 
     Raises:
-        UnsupportedMediaType: It is not known, or there are several, one over the other.
+        UnsupportedMediaType: The encoding is unknown, or there are several.
     """
     named = [name.strip().lower() for name in (content_encoding or "").split(",")]
     encodings = [name for name in named if name not in ("", "identity")]
@@ -83,7 +81,7 @@ def decoder_of(content_encoding: str | None) -> Decoder | None:
 
 
 def _window_bits(encoding: Encoding, data: bytes) -> int:
-    """Return zlib's word for a format; what is called deflate comes with zlib's header, or without."""
+    """Return zlib's `wbits` for an encoding; deflate comes with or without zlib's header."""
     if encoding == "gzip":
         return 16 + zlib.MAX_WBITS
     has_header = data[0] & 0x0F == 8 and int.from_bytes(data[:2], "big") % 31 == 0

@@ -1,4 +1,4 @@
-"""Errors -> statuses and bodies: the one place where the two meet."""
+"""Map errors to statuses and bodies; this is the only place that does."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ class BodyTimeout(errors.RequestError):
 
 
 class ClientGone(Exception):
-    """The client closed the connection before its answer; there is nobody to tell."""
+    """The client closed the connection before its response."""
 
 
 CLIENT_GONE_STATUS = 499
-"""For the log only: no answer can be sent."""
+"""Status for the log only; no response can be sent."""
 
 STATUSES: dict[type[errors.ServiceError], int] = {
     errors.ServiceError: 500,
@@ -74,7 +74,7 @@ UNKNOWN_ERROR_MESSAGE = "the service failed on this request; the log has the rea
 
 
 def answer_service_error(request: AnyRequest, error: errors.ServiceError) -> Response[bytes]:
-    """Answer an error raised on purpose."""
+    """Respond to an error that was raised on purpose."""
     status = error.status if isinstance(error, errors.HookRefusal) else STATUSES[type(error)]
     headers = {}
     if isinstance(error, errors.Overloaded | errors.NotReady):
@@ -87,7 +87,7 @@ def answer_service_error(request: AnyRequest, error: errors.ServiceError) -> Res
 
 
 def answer_http_error(request: AnyRequest, error: HTTPException) -> Response[bytes]:
-    """Answer what the framework found: no such route, a wrong method, a malformed request."""
+    """Respond to an error of the framework: an unknown route, a wrong method, a malformed request."""
     try:
         phrase = http.HTTPStatus(error.status_code).phrase
     except ValueError:
@@ -99,14 +99,14 @@ def answer_http_error(request: AnyRequest, error: HTTPException) -> Response[byt
 
 
 def answer_unknown_error(request: AnyRequest, error: Exception) -> Response[bytes]:
-    """Answer a fault of ours, telling the client nothing of it."""
+    """Respond to an internal error, without details."""
     _log.error("request.failed", error=type(error).__name__, exc_info=error)
     _count(request, "internal_error")
     return _answer(request, 500, "internal_error", UNKNOWN_ERROR_MESSAGE, {})
 
 
 def answer_client_gone(request: AnyRequest, error: ClientGone) -> Response[bytes]:
-    """Answer nobody."""
+    """Record that the client left."""
     _count(request, "client_gone")
     return _answer(request, CLIENT_GONE_STATUS, "client_gone", "the client closed the connection", {})
 

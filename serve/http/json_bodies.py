@@ -22,7 +22,7 @@ async def read_json(request: AnyRequest, service: Service, kind: type[T]) -> T:
     """Read a small JSON body.
 
     Raises:
-        RequestError: It is none of that kind.
+        RequestError: The body is not JSON, or does not fit `kind`.
     """
     settings = service.settings
     limits = BodyLimits(

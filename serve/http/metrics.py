@@ -1,6 +1,6 @@
-"""Figures of the service in Prometheus's text format: GET /metrics.
+"""Metrics of the service in Prometheus's text format: GET /metrics.
 
-No label holds what a client sent: routes and error codes are ours. Knows no routes' insides.
+No label holds what a client sent: routes and error codes are the service's own.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ from serve.engine.figures import Queue, Totals
 
 LATENCY_BUCKETS_S = (0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60, 300, 1_800)
 SPEED_BUCKETS = (0.5, 1, 2, 5, 10, 20, 50, 100, 200)
-"""Seconds of recording to one of work."""
+"""Seconds of recording transcribed in one second of work."""
 
 OTHER_ROUTE = "other"
-"""Label of all paths together that are no route of ours."""
+"""Label for all paths that match no route."""
 
 
 class Metrics:
-    """What the service counts about itself."""
+    """The service's counters and histograms."""
 
     def __init__(self, queue: Callable[[], Queue], totals: Callable[[], Totals]) -> None:
-        """Take what is asked for the scheduler's figures at each scrape."""
+        """Create the metrics; `queue` and `totals` are called at each scrape."""
         self._registry = CollectorRegistry()
         self._requests = Counter(
             "shrota_requests", "Requests answered.", ["route", "status"], registry=self._registry
@@ -61,7 +61,7 @@ class Metrics:
         PlatformCollector(registry=self._registry)
 
     def answered(self, route: str, status: int, seconds: float) -> None:
-        """Count an answer of a route of ours, or of `OTHER_ROUTE`."""
+        """Count a response and its latency; `route` is a route of the service or `OTHER_ROUTE`."""
         self._requests.labels(route, str(status)).inc()
         self._latency_s.labels(route).observe(seconds)
 
@@ -70,24 +70,22 @@ class Metrics:
         self._errors.labels(code).inc()
 
     def transcribed(self, audio_s: float, processing_s: float | None) -> None:
-        """Count a recording that was heard to its end."""
+        """Count a recording that was transcribed completely, in seconds of audio and of work."""
         self._audio_s.inc(audio_s)
         if processing_s:
             self._speed.observe(audio_s / processing_s)
 
     def page(self) -> bytes:
-        """Write all figures."""
         return generate_latest(self._registry)
 
 
 @get("/metrics", summary="Figures for Prometheus", sync_to_thread=False)
 def metrics(state: State) -> Response[bytes]:
-    """Answer the figures of this process."""
     return Response(state.metrics.page(), headers={"Content-Type": CONTENT_TYPE_LATEST})
 
 
 class _SchedulerCollector:
-    """Looks at the scheduler when somebody asks."""
+    """Reads the scheduler's metrics at each scrape."""
 
     def __init__(self, queue: Callable[[], Queue], totals: Callable[[], Totals]) -> None:
         self._queue, self._totals = queue, totals

@@ -1,10 +1,10 @@
-"""Run the application under uvicorn, and stop it the way SageMaker asks: refuse, finish, exit 0.
+"""Run the application under uvicorn, and stop it as SageMaker requires: refuse, finish, exit 0.
 
-After SIGTERM the port stays open and /ping says 503 while running requests finish; at `drain_s` they are
-broken off with an error event. The whole takes less than 25 s of the 30 s before SIGKILL. A second signal
-ends it at once.
+After SIGTERM the port stays open and /ping returns 503 while running requests finish; after `drain_s` they
+are broken off with an error event. All of this takes less than 25 s of the 30 s before SIGKILL. A second
+signal stops the server at once.
 
-HTTP/1.1 is all that is spoken, and the WebSocket: whoever offers something else is answered in it.
+The server speaks HTTP/1.1 and WebSocket only, and ignores offers to upgrade to anything else.
 """
 
 from __future__ import annotations
@@ -24,20 +24,20 @@ from serve.http.app import create_app
 from serve.service.service import Load, Service, load_from_settings
 
 CONNECTIONS_CLOSE_S = 2
-"""Time for the last bytes to leave after draining."""
+"""Time for the last bytes to leave after draining, in seconds."""
 
 MAX_FRAME_BYTES = 1 << 20
-"""Of a WebSocket: half a minute of sound, or settings."""
+"""Largest WebSocket frame: half a minute of sound."""
 
 PING_EVERY_S = 20.0
 MISSED_PONGS = 5
-"""A WebSocket whose ping is not answered for as long as so many take is closed."""
+"""A WebSocket is closed if a ping is unanswered for this many intervals."""
 
 KEEP_ALIVE_S = 75
-"""Longer than the idle time-out of the usual load balancers, which otherwise meet closed connections."""
+"""Longer than the idle timeout of common load balancers, which would otherwise use closed connections."""
 
 _OFFER = frozenset((b"upgrade", b"http2-settings"))
-"""Headers of the offer, and their names in `Connection`."""
+"""Headers of an upgrade offer, and their names in `Connection`."""
 
 _log = structlog.get_logger(__name__)
 
@@ -46,26 +46,25 @@ class DrainingServer(uvicorn.Server):
     """A server that drains its service before it closes its port."""
 
     def __init__(self, config: uvicorn.Config, service: Service) -> None:
-        """Take a configuration whose application serves `service`."""
+        """`config` must hold the application of `service`."""
         super().__init__(config)
         self.service = service
         self._draining: asyncio.Task[None] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
 
     async def serve(self, sockets: list[socket.socket] | None = None) -> None:
-        """Serve until told to stop."""
         self._loop = asyncio.get_running_loop()
         await super().serve(sockets)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Begin to drain at the first signal; the base class would close the port at once."""
+        """Start draining at the first signal; the base class would close the port at once."""
         if self._loop is None or self._draining is not None or not self.started:
             self.should_exit = True
             return
         self._loop.call_soon_threadsafe(self._begin_draining)
 
     def stop(self) -> None:
-        """Close at once; from any thread."""
+        """Close at once. Thread-safe."""
         self.should_exit = True
 
     def _begin_draining(self) -> None:
@@ -77,7 +76,7 @@ class DrainingServer(uvicorn.Server):
         self.should_exit = True
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Bind, and say where: the port may have been chosen by the system."""
+        """Bind, and log the address: the system may have chosen the port."""
         await super().startup(sockets)
         for server in self.servers:
             for bound in server.sockets:
@@ -85,15 +84,15 @@ class DrainingServer(uvicorn.Server):
 
 
 class PlainHttpProtocol(HttpToolsProtocol):
-    """uvicorn's protocol, for which only the handshake of a WebSocket is an upgrade.
+    """uvicorn's protocol, with WebSocket as the only upgrade.
 
     Java's HttpClient, Ktor and `curl --http2` send `Upgrade: h2c` with every first request, which a server
-    may pass over (RFC 9110, section 7.8). httptools takes the offer for accepted: to it the message ends with
-    its headers, and what follows, the body, is another protocol's. So the head is read again without it.
+    may ignore (RFC 9110, section 7.8). httptools takes the offer for accepted: it ends the message after its
+    headers and treats the body as another protocol. So the headers are parsed again without the offer.
     """
 
     def data_received(self, data: bytes) -> None:
-        """Read what arrived; whatever follows the head of a message with a foreign offer is its body."""
+        """Parse received bytes; where the headers offer a foreign upgrade, parse them again without it."""
         self._unset_keepalive_if_required()
         while True:
             try:
@@ -102,7 +101,7 @@ class PlainHttpProtocol(HttpToolsProtocol):
                 if self._should_upgrade():
                     self.handle_websocket_upgrade()
                     return
-                if self.parser.get_method() == b"CONNECT":  # names no path, and asks for nothing else
+                if self.parser.get_method() == b"CONNECT":  # has no path, so it cannot be parsed again
                     self.send_400_response("Invalid HTTP request received.")
                     return
                 (n_read,) = upgrade.args
@@ -115,12 +114,12 @@ class PlainHttpProtocol(HttpToolsProtocol):
                 return
 
     def on_headers_complete(self) -> None:
-        """Begin to answer, unless the head is going to be read again."""
+        """Start the response, unless the headers will be parsed again."""
         if not self._is_read_again():
             super().on_headers_complete()
 
     def on_message_complete(self) -> None:
-        """End the body, unless the head is going to be read again."""
+        """End the body, unless the headers will be parsed again."""
         if not self._is_read_again():
             super().on_message_complete()
 
@@ -128,15 +127,15 @@ class PlainHttpProtocol(HttpToolsProtocol):
         return bool(self.parser.should_upgrade()) and not self._should_upgrade()
 
     def _should_upgrade(self) -> bool:
-        # A recording that is sent to us is one, whatever else its sender would like to talk about.
+        # A POST with a recording is served as such, even if its sender offers a WebSocket upgrade.
         return self.parser.get_method() == b"GET" and super()._should_upgrade()
 
     def _begin_anew(self) -> None:
         self.parser = httptools.HttpRequestParser(self)
-        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn's own
+        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn does
 
     def _head_without_offer(self) -> bytes:
-        """Return the head of the message that was read last, as its client would write it otherwise."""
+        """Return the current message's head, without the upgrade offer."""
         version = str(self.parser.get_http_version()).encode()
         lines = [b" ".join((self.parser.get_method(), self.url, b"HTTP/" + version))]
         lines += [name + b": " + value for name, value in self._other_headers()]
@@ -152,7 +151,7 @@ class PlainHttpProtocol(HttpToolsProtocol):
 
 
 def make_server(settings: Settings, load: Load = load_from_settings) -> DrainingServer:
-    """Return a server that will listen where the settings say, and serve what `load` returns."""
+    """Return a server for these settings that will serve what `load` returns."""
     service = Service(settings, load)
     config = uvicorn.Config(
         create_app(service, on_failure=lambda: server.stop()),
@@ -164,7 +163,7 @@ def make_server(settings: Settings, load: Load = load_from_settings) -> Draining
         ws_max_size=MAX_FRAME_BYTES,
         ws_ping_interval=PING_EVERY_S,
         ws_ping_timeout=MISSED_PONGS * PING_EVERY_S,
-        ws_per_message_deflate=False,  # sound does not get smaller by it
+        ws_per_message_deflate=False,  # sound does not compress
         lifespan="on",
         log_config=None,
         access_log=False,
@@ -177,7 +176,7 @@ def make_server(settings: Settings, load: Load = load_from_settings) -> Draining
 
 
 def run(settings: Settings, load: Load = load_from_settings) -> int:
-    """Serve until a signal or until the model cannot be loaded; return the exit status."""
+    """Serve until a signal, or until the model cannot be loaded; return the exit status."""
     server = make_server(settings, load)
     server.run()
     return 0 if server.started and server.service.failure is None else 1

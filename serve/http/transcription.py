@@ -1,4 +1,4 @@
-"""A request whose body holds a recording -> its answer, whole or streamed. Knows no API's own words."""
+"""A request with a recording -> its response, whole or streamed. Independent of the API's terms."""
 
 from __future__ import annotations
 
@@ -30,29 +30,25 @@ _log = structlog.get_logger(__name__)
 
 
 class Asked(Protocol):
-    """What a request asks for before its body is read, and how that body is read: every API has its own."""
+    """A request before its body is read, in the terms of one API."""
 
     @property
     def session(self) -> Session | None:
-        """The session that the request belongs to."""
+        """Session of the request, if any."""
 
     async def answer_otherwise(self, service: Service, place: Place, body: bytes) -> Response[bytes] | None:
-        """Answer a body that holds no recording for us; None where it does.
-
-        Raises:
-            ServiceError: It cannot be answered.
-        """
+        """Return the response to a body without a recording; None if it holds one."""
 
     async def read_recording(self, service: Service, body: bytes) -> Wanted:
-        """Take the recording out of the body, and what is asked for.
+        """Return the recording, the options and the format.
 
         Raises:
-            ServiceError: The body is malformed, or an option is unknown or wrong.
+            ServiceError: The body is malformed, or an option is unknown or invalid.
         """
 
 
 class Wanted(NamedTuple):
-    """A recording, and what is to become of it."""
+    """A recording, how to transcribe it, and how to respond."""
 
     audio: bytes | Samples
     options: TranscriptionOptions
@@ -60,7 +56,7 @@ class Wanted(NamedTuple):
 
 
 Ask = Callable[[AnyRequest, Service], Asked]
-"""Reads what a request asks for outside of its body."""
+"""Reads a request's headers and query."""
 
 
 async def transcribe_body(
@@ -69,14 +65,12 @@ async def transcribe_body(
     """Answer a request whose body holds a recording.
 
     Args:
-        request: Its body is not read yet.
-        state: The application's.
-        ask: How the route's API words what it asks for.
-        model: Name of the model of a multi-model service.
+        ask: Reads headers and query in the terms of the route's API.
+        model: Name of the model in a multi-model service.
     """
     service: Service = state.service
     asked = ask(request, service)
-    # Before the body: whoever will not be served need not send it.
+    # Before the body, so that a refused client need not send it.
     place = service.admit(model, asked.session)
     try:
         body = await read_body(request.receive, request.headers, _limits(service))
@@ -87,12 +81,12 @@ async def transcribe_body(
         audio, options, answer_format = await asked.read_recording(service, body)
         place.choose(options)
         events = service.transcribe(audio, options, place)
-        del body, audio  # the decoder alone holds the recording from here on
+        del body, audio  # from here on only the decoder keeps the recording
         encoder, headers = answer_format.new_encoder(), {"Content-Type": answer_format.content_type}
         if not answer_format.streams:
             whole = await unless_client_leaves(request.receive, whole_answer(encoder, events, state.metrics))
             return Response(whole, headers=headers)
-        # The first event comes once the recording is accepted: until then errors have a status of their own.
+        # The first event comes once the recording is accepted; errors before it have their own status.
         first = await unless_client_leaves(request.receive, anext(events))
     except BaseException:
         place.close()
@@ -101,7 +95,7 @@ async def transcribe_body(
 
 
 async def whole_answer(encoder: Encoder, events: AsyncIterator[Event], metrics: Metrics) -> bytes:
-    """Encode an answer that is complete at its end only."""
+    """Encode a response that is sent as a whole."""
     pieces = []
     async for event in events:
         _count(event, metrics)
@@ -112,7 +106,7 @@ async def whole_answer(encoder: Encoder, events: AsyncIterator[Event], metrics: 
 async def _streamed_answer(
     encoder: Encoder, first: Event, events: AsyncIterator[Event], metrics: Metrics
 ) -> AsyncIterator[bytes]:
-    """Encode a streamed answer. Its status is out already, so an error becomes its last event."""
+    """Encode a streamed response. Its status is already sent, so an error becomes its last event."""
     try:
         yield encoder.encode(first)
         async for event in events:
@@ -135,7 +129,7 @@ def _count(event: Event, metrics: Metrics) -> None:
 
 
 async def unless_client_leaves(receive: Receive, work: Awaitable[T]) -> T:
-    """Await work, but cancel it when the client leaves: plain handlers are not told. The body must be read.
+    """Await work, but cancel it if the client leaves, which litestar does not report. The body must be read.
 
     Raises:
         ClientGone: The client left first.
@@ -150,7 +144,7 @@ async def unless_client_leaves(receive: Receive, work: Awaitable[T]) -> T:
     finally:
         for task in (gone, working):
             task.cancel()
-        # Cancelled work frees its place before anyone goes on.
+        # Wait until cancelled work has freed its place.
         await asyncio.gather(gone, working, return_exceptions=True)
 
 

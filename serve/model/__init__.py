@@ -1,1 +1,1 @@
-"""Names and directories -> checked artifacts, adapters and base models. Knows no audio, runs no model."""
+"""Find and check artifacts, adapters and base models on disk. Knows no audio, runs no model."""

@@ -1,7 +1,7 @@
-"""What `adapter_config.json` says an adapter is: its kind, and the layers and ranks it names. Loads no model.
+"""Check `adapter_config.json`: the kind of the adapter, its layers and its ranks. Loads no model.
 
-peft leaves out what it does not know and what it cannot place, and says so in a warning at most. Here every
-key either is understood, is of no weight for what is served, or is refused.
+peft ignores keys that it does not know and layers that it cannot find, with a warning at most. Here every key
+is understood, is irrelevant for serving, or is refused.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ _OF_NO_WEIGHT = frozenset(
         *("fan_in_fan_out", "inference_mode", "lora_dropout", "megatron_core", "runtime_config"),
     )
 )
-"""Keys of training, of peft's own affairs, or of what another key switches on."""
+"""Keys that only matter for training or for peft itself, or that depend on another key."""
 
 _PLAIN_STARTS = (True, False, "gaussian", "orthogonal", "eva")
-"""Values of `init_lora_weights` that leave the base model's own weights as they are."""
+"""Values of `init_lora_weights` that leave the base model's weights unchanged."""
 
 _TIED = ("proj_out", "embed_tokens")
-"""Layers that share their weights: what is added to one would be added to both."""
+"""Layers with shared weights: a change to one would change both."""
 
 Shapes = Mapping[str, tuple[int, ...]]
 """Name of a tensor -> its shape."""
@@ -61,11 +61,11 @@ class AdapterConfig:
             base: Shapes of the base model's tensors, by name.
 
         Returns:
-            Names as in the base model, such as `model.encoder.layers.0.fc1.lora_A.weight`; a shape of None
-            is peft's to check.
+            Names as in the base model, such as `model.encoder.layers.0.fc1.lora_A.weight`. peft checks
+            tensors whose shape is None.
 
         Raises:
-            ArtifactError: It names layers that there are not, or that cannot be adapted.
+            ArtifactError: The configuration names layers that do not exist, or cannot be adapted.
         """
         layers = {
             name.removesuffix(".weight"): shape for name, shape in base.items() if name.endswith(".weight")
@@ -83,7 +83,7 @@ class AdapterConfig:
         return expected
 
     def _adapts(self, layer: str, shape: tuple[int, ...]) -> bool:
-        """Tell whether a layer gets tensors of LoRA, by the rules of peft's `check_target_module_exists`."""
+        """Tell whether a layer is adapted, by the rules of peft's `check_target_module_exists`."""
         targets = self.values["target_modules"]
         excluded = self.values.get("exclude_modules")
         if excluded and _is_named(layer, excluded):
@@ -100,7 +100,7 @@ class AdapterConfig:
         return True
 
     def _is_counted(self, layer: str, targets: Any) -> bool:
-        """Tell whether `layers_to_transform` lets a layer pass; it holds for lists of targets alone."""
+        """Tell whether `layers_to_transform` selects a layer; it applies only to lists of targets."""
         numbers = self.values.get("layers_to_transform")
         if numbers is None or numbers == [] or isinstance(targets, str):
             return True
@@ -138,7 +138,7 @@ class AdapterConfig:
         return rank
 
     def _saved_layers(self, base: Shapes, layers: Shapes) -> set[str]:
-        """Return the layers that `modules_to_save` replaces by trained ones, by peft's `_set_trainable`."""
+        """Return the layers that `modules_to_save` replaces, by the rules of peft's `_set_trainable`."""
         wanted: list[str] = self.values.get("modules_to_save") or []
         owners = {name.rpartition(".")[0] for name in base}
         modules = {owner.rsplit(".", cut)[0] for owner in owners for cut in range(owner.count(".") + 1)}
@@ -158,10 +158,10 @@ class AdapterConfig:
 
 
 def read_adapter_config(path: Path) -> AdapterConfig:
-    """Return a checked `adapter_config.json`.
+    """Read and check `adapter_config.json`.
 
     Raises:
-        ArtifactError: It is none, or says what cannot be served.
+        ArtifactError: The file is malformed, or describes an adapter that cannot be served.
     """
     try:
         if path.stat().st_size > MAX_CONFIG_BYTES:
@@ -174,7 +174,7 @@ def read_adapter_config(path: Path) -> AdapterConfig:
         raise ArtifactError(path, f"peft_type is {found}; only {KIND} can be served")
     for key, value in values.items():
         if key not in _USED and key not in _OF_NO_WEIGHT and value not in (None, False, [], ""):
-            # Among them megatron_config, for which peft would import the module that stands beside it.
+            # This includes megatron_config, for which peft would import a module that another key names.
             raise ArtifactError(path, f"{key[:60]} is set, which is not supported")
     if fault := _fault_of(values):
         raise ArtifactError(path, fault)
@@ -182,7 +182,7 @@ def read_adapter_config(path: Path) -> AdapterConfig:
 
 
 def _fault_of(values: Mapping[str, Any]) -> str | None:
-    """Say what is wrong with the values of keys that are used."""
+    """Return what is wrong with the keys that are used; None if nothing is."""
     if values.get("bias", "none") != "none":
         return "bias is not 'none': biases of the base model that were trained are not supported"
     if values.get("init_lora_weights", True) not in _PLAIN_STARTS:

@@ -1,7 +1,6 @@
-"""Where an adapter may be loaded from, and whether its files can be trusted to fit. Loads no model.
+"""Decide where adapters may be loaded from, and check one before it is loaded. Loads no model.
 
-Everything is checked before anything is loaded: the place, the manifest, the base model it was trained on,
-and what `serve.model.adapter_tensors` compares.
+The checks cover its location, its manifest, its base model, and its tensors (`serve.model.adapter_tensors`).
 """
 
 from __future__ import annotations
@@ -18,9 +17,9 @@ def find_source(source: str, roots: Iterable[Path]) -> Path:
     """Return the directory that `source` names, symlinks resolved.
 
     Raises:
-        UnknownPath: It does not exist, or lies outside of `roots`; the sentence does not say which.
+        UnknownPath: It does not exist, or lies outside of `roots`; the message does not say which.
     """
-    refusal = UnknownPath("src names no directory below one that adapters may be loaded from")
+    refusal = UnknownPath("src is not a directory that adapters may be loaded from")
     if "\0" in source or not source.strip():
         raise refusal
     try:
@@ -40,12 +39,12 @@ def read_adapter(
     Args:
         path: Directory that `find_source` returned.
         roots: Directories that its files must lie in.
-        base_dir: Checkpoint of the base model, whose tensors the adapter's must fit.
+        base_dir: Checkpoint of the base model.
         fingerprint: `base_fingerprint` of the base model.
-        told: What is known of a model without a manifest.
+        told: Facts about a model without a manifest.
 
     Raises:
-        BadAdapter: A file is missing, damaged, elsewhere, or does not fit the base model.
+        BadAdapter: A file is missing, damaged, outside the roots, or does not fit the base model.
     """
     check_links(path, roots)
     try:
@@ -55,14 +54,14 @@ def read_adapter(
 
 
 def check_links(path: Path, roots: Iterable[Path]) -> None:
-    """Refuse a directory of which anything leads elsewhere, through other directories or not.
+    """Refuse a directory with symlinks that lead out of the roots, directly or through other directories.
 
     Raises:
-        BadAdapter: Names it.
+        BadAdapter: Names the link.
     """
     roots = list(roots)
     directories = [path]
-    for directory in directories:  # links add to them
+    for directory in directories:  # grows as links lead to further directories
         for link in (file for file in directory.rglob("*") if file.is_symlink()):
             target = link.resolve()
             if not _is_below(target, roots):
@@ -78,5 +77,5 @@ def _is_below(path: Path, roots: Iterable[Path]) -> bool:
 
 
 def _relative(error: ArtifactError, path: Path) -> str:
-    """Return an error's sentence without the directory, which is nobody's business."""
+    """Return an error's message without the directory, which clients need not know."""
     return str(error).replace(f"{path}/", "")

@@ -1,11 +1,11 @@
-"""Hold the tensors of an adapter against its configuration and its base model. Loads no model.
+"""Check an adapter's tensors against its configuration and its base model. Loads no model.
 
     check_adapter(artifact.adapter_dir, base_dir)        # raises, naming the first tensor that does not fit
-    stored_names(weights)                                # name for peft -> name in the file
+    stored_names(weights)                                # name in peft -> name in the file
 
-What is loaded must be exactly what the two files say, whoever wrote them: peft passes over tensors that it
-cannot place, and leaves at random what it does not find. Wrappers of training (torch.compile, DDP, FSDP) and
-a prefix of peft that is doubled or missing change names in known ways, which are undone.
+An adapter is loaded exactly as its two files say, whatever program wrote them. peft alone would ignore
+tensors that it cannot place, and leave missing ones random. Training wrappers (torch.compile, DDP, FSDP) and
+a doubled or missing peft prefix change names in known ways, which are undone.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ from serve.model.base_model import weight_files
 PEFT_PREFIX = "base_model.model."
 
 _OUTER = (PEFT_PREFIX, "module.")
-"""Prefixes of peft and of DDP, each as often as it was wrapped."""
+"""Prefixes that peft and DDP add, once for each wrapping."""
 
 _INNER = frozenset(("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"))
-"""Parts that wrappers put between others: no layer has such a name."""
+"""Name parts that training wrappers insert; no layer has such a name."""
 
 _NUMBERS = {"F16": np.float16, "F32": np.float32, "F64": np.float64, "BF16": np.uint16}
 
@@ -39,10 +39,10 @@ _BFLOAT16_EXPONENT = 0x7F80
 
 
 def check_adapter(adapter_dir: Path, base_dir: Path) -> None:
-    """Check that an adapter's tensors are those that its configuration names, and fit the base model.
+    """Check that an adapter has exactly the tensors that its configuration names, and fits the base model.
 
     Raises:
-        ArtifactError: Names the file, and the tensor.
+        ArtifactError: Names the file and the tensor.
     """
     config = read_adapter_config(adapter_dir / ADAPTER_CONFIG)
     weights = adapter_dir / ADAPTER_WEIGHTS
@@ -76,10 +76,10 @@ def check_adapter(adapter_dir: Path, base_dir: Path) -> None:
 
 
 def stored_names(weights: Path) -> dict[str, str]:
-    """Return the tensors of a file by the names that peft gives them, and how the file calls each.
+    """Return name in peft -> name in the file, for the tensors of an adapter.
 
     Raises:
-        ArtifactError: It is missing, is no whole safetensors file, or calls two tensors alike.
+        ArtifactError: The file is missing or incomplete, or two tensors share a name.
     """
     if not weights.is_file():
         raise ArtifactError(weights, "is missing")
@@ -98,7 +98,7 @@ def stored_names(weights: Path) -> dict[str, str]:
 
 
 def shapes_of_base(base_dir: Path) -> dict[str, tuple[int, ...]]:
-    """Return the shapes of a base model's tensors; the output layer has those of the embedding."""
+    """Return the shapes of a base model's tensors; the output layer has the embedding's shape."""
     shapes: dict[str, tuple[int, ...]] = {}
     for file in weight_files(base_dir):
         with safe_open(file, framework="np") as weights:
@@ -110,7 +110,7 @@ def shapes_of_base(base_dir: Path) -> dict[str, tuple[int, ...]]:
 
 
 def _bare(name: str) -> str:
-    """Return a tensor's name without what peft and wrappers of training put before and between."""
+    """Return a tensor's name without the parts that peft and training wrappers add."""
     bare = ".".join(part for part in name.split(".") if part not in _INNER)
     while (prefix := next((each for each in _OUTER if bare.startswith(each)), None)) is not None:
         bare = bare.removeprefix(prefix)
@@ -118,7 +118,7 @@ def _bare(name: str) -> str:
 
 
 def _header(weights: Path) -> dict[str, dict[str, Any]]:
-    """Return dtype, shape and place of each tensor in a file that `safe_open` has found whole."""
+    """Return dtype, shape and byte offsets of each tensor in a file that `safe_open` could read."""
     with weights.open("rb") as file:
         n_bytes = int.from_bytes(file.read(8), "little")
         header: dict[str, dict[str, Any]] = json.loads(file.read(n_bytes))
@@ -129,7 +129,7 @@ def _header(weights: Path) -> dict[str, dict[str, Any]]:
 
 
 def _check_values(weights: Path, header: Mapping[str, Mapping[str, Any]]) -> None:
-    """Refuse a tensor that holds anything but numbers: it would make every answer of the model nothing."""
+    """Refuse tensors with NaN or infinity, which would spoil every output of the model."""
     with weights.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
         for name, tensor in header.items():
             if "data_offsets" not in tensor:
@@ -145,6 +145,6 @@ def _check_values(weights: Path, header: Mapping[str, Mapping[str, Any]]) -> Non
 
 
 def _are_finite(values: npt.NDArray[Any]) -> bool:
-    if values.dtype == np.uint16:  # bfloat16, which numpy does not know
+    if values.dtype == np.uint16:  # bfloat16, which numpy does not support
         return not ((values & _BFLOAT16_EXPONENT) == _BFLOAT16_EXPONENT).any()
     return bool(np.isfinite(values).all())

@@ -78,10 +78,10 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
 
 class Told(msgspec.Struct, frozen=True, kw_only=True):
-    """What whoever serves a model without a manifest says of it."""
+    """Facts about a model without a manifest, given by whoever serves it."""
 
     language: str | None = None
-    """Whisper's code; None detects it."""
+    """Language code; None detects it."""
     encoder_context: Literal["fixed", "dynamic"] = "fixed"
     """`dynamic` for an adapter that was trained on windows of the clip's own length."""
 

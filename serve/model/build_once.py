@@ -1,4 +1,4 @@
-"""Build a directory of a cache once, under a lock, however many processes want it."""
+"""Build a directory of a cache once, under a lock that works across processes."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ def build_once(
     build: Callable[[Path], None],
     failure: Callable[[str], StartupError],
 ) -> bool:
-    """Make `target` unless it is there; return whether it was made now.
+    """Build `target` unless it is complete; return whether it was built now.
 
     Args:
         target: Directory; an incomplete older one is replaced.
-        is_whole: Whether `target` can be used as it is; asked once the lock is held.
-        build: Makes the directory it is given; temporary files may lie beside it.
+        is_whole: Tells whether `target` is complete; called once the lock is held.
+        build: Creates the directory it is given; temporary files may lie beside it.
         failure: Makes the error for a lock that is never released.
 
     Raises:
-        StartupError: `failure`, when another process holds the lock for too long.
-        OSError: The disk refuses.
+        StartupError: Made by `failure`, if another process holds the lock for too long.
+        OSError: The directory cannot be written.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(f"{target}.lock", timeout=LOCK_TIMEOUT_S):
-            if is_whole():  # another process made it while we waited
+            if is_whole():  # another process built it in the meantime
                 return False
             with TemporaryDirectory(dir=target.parent, prefix=".building-") as scratch:
                 building = Path(scratch) / "building"

@@ -1,8 +1,8 @@
-"""Fill in what a checkpoint of others lacks beside its weights: files that can be told from those it has.
+"""Complete a checkpoint made by other tools with files that follow from those that it has.
 
-Fine-tuning scripts save the tokenizer in its older form, the settings of features inside another file, or
-neither; a directory of CTranslate2 keeps in its `config.json` what transformers keeps in
-`generation_config.json`. The completed directory lies in the cache and links to the files that were there.
+Fine-tuning scripts save the tokenizer in its older form, the feature settings inside another file, or
+neither; a CTranslate2 directory has in `config.json` what transformers has in `generation_config.json`. The
+completed directory lies in the cache and links to the original files.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from serve.model.build_once import build_once
 FEATURES, GENERATION, TOKENIZER = "preprocessor_config.json", "generation_config.json", "tokenizer.json"
 
 V3_TOKENS = 51_866
-"""From large-v3 on, models have one language more, and read 128 mel bands where all before read 80."""
+"""Vocabulary from large-v3 on, which has one language more; these models read 128 mel bands, not 80."""
 
 ENGLISH_TOKENS = 51_864
-"""English-only models have one token less than the others."""
+"""Vocabulary of English-only models."""
 
 _SPECIAL, _LANGUAGE = re.compile(r"<\|.*\|>"), re.compile(r"<\|[a-z]{2,3}\|>")
 
@@ -38,12 +38,12 @@ def completed_checkpoint(directory: Path, *, like: Path | None = None, cache_dir
     """Return a directory with all files of a checkpoint: the given one, or one in the cache.
 
     Args:
-        directory: A transformers checkpoint, or a directory of CTranslate2.
-        like: A checkpoint whose tokenizer is taken where the directory has none of its own.
-        cache_dir: Where completed directories are kept; `default_cache_dir()` if None.
+        directory: A transformers checkpoint or a CTranslate2 directory.
+        like: Checkpoint whose tokenizer is used if the directory has none.
+        cache_dir: Cache of completed directories; `default_cache_dir()` if None.
 
     Raises:
-        BaseModelError: Something lacks that cannot be told from the rest.
+        BaseModelError: A missing file does not follow from the others.
     """
     missing = [name for name in REQUIRED_FILES if not (directory / name).is_file()]
     if not missing or missing[0] == "config.json":
@@ -74,7 +74,7 @@ def completed_checkpoint(directory: Path, *, like: Path | None = None, cache_dir
 
 
 def _is_whole(target: Path) -> bool:
-    """Tell whether a completed directory is there, and what it links to as well."""
+    """Tell whether a completed directory exists, and the files that it links to."""
     return target.is_dir() and all(file.is_file() for file in target.iterdir())
 
 
@@ -85,7 +85,7 @@ def _directory_name(directory: Path, like: Path | None) -> str:
 
 
 def _write_tokenizer(directory: Path, into: Path, like: Path | None) -> None:
-    """Write `tokenizer.json` from its older form, or take that of a model which is like this one."""
+    """Write `tokenizer.json` from its older form, or link to that of `like`."""
     if not lacks_tokenizer(directory):
         try:
             _tokenizer_of(directory).save(str(into / TOKENIZER))
@@ -101,7 +101,7 @@ def _write_tokenizer(directory: Path, into: Path, like: Path | None) -> None:
 
 
 def _tokenizer_of(directory: Path) -> Tokenizer:
-    """Return Whisper's tokenizer, which is GPT-2's with further tokens, from the files of its older form."""
+    """Return Whisper's tokenizer, which is GPT-2's with further tokens, from its older files."""
     vocabulary = _read_json(directory / "vocab.json")
     model = models.BPE.from_file(str(directory / "vocab.json"), str(directory / "merges.txt"))
     tokenizer = Tokenizer(model)
@@ -118,7 +118,7 @@ def _tokenizer_of(directory: Path) -> Tokenizer:
 
 
 def _features_of(directory: Path) -> dict[str, Any]:
-    """Return the settings of features: from the processor's, or by the number of mel bands."""
+    """Return the feature settings: the processor's, or Whisper's with the model's number of mel bands."""
     processor = _read_json(directory / "processor_config.json")
     if isinstance(nested := processor.get("feature_extractor"), dict):
         return nested
@@ -129,7 +129,7 @@ def _features_of(directory: Path) -> dict[str, Any]:
 
 
 def _generation_of(directory: Path) -> dict[str, Any]:
-    """Return what tokens are for, by their names, and which are never written."""
+    """Return the generation settings: roles of tokens, by their names, and suppressed tokens."""
     config, tokens = _read_json(directory / "config.json"), _tokens(directory)
     after, before = tokens.get("<|startoftranscript|>", -1), tokens.get("<|translate|>", -1)
     languages = {
@@ -158,7 +158,7 @@ def _generation_of(directory: Path) -> dict[str, Any]:
 
 
 def _tokens(directory: Path) -> dict[str, int]:
-    """Return the numbers of all tokens."""
+    """Return the ids of all tokens."""
     try:
         tokenizer = Tokenizer.from_file(str(directory / TOKENIZER))
     except Exception as error:  # the tokenizers library raises bare Exception
@@ -168,13 +168,13 @@ def _tokens(directory: Path) -> dict[str, int]:
 
 
 def lacks_tokenizer(directory: Path) -> bool:
-    """Tell whether a checkpoint's tokenizer must be another's."""
+    """Tell whether a checkpoint has no tokenizer of its own."""
     older = ("vocab.json", "merges.txt")
     return not (directory / TOKENIZER).is_file() and not all((directory / name).is_file() for name in older)
 
 
 def is_converted(directory: Path) -> bool:
-    """Tell whether a directory holds a model of CTranslate2, which needs no conversion."""
+    """Tell whether a directory holds a CTranslate2 model, which needs no conversion."""
     return (directory / CT2_WEIGHTS).is_file()
 
 

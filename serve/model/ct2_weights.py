@@ -1,4 +1,4 @@
-"""Turn a CTranslate2 Whisper-base file into a transformers checkpoint. Knows no network and no cache.
+"""Convert a CTranslate2 Whisper-base file to a transformers checkpoint. Knows no network and no cache.
 
 The file is little-endian: u32 version, string name, u32 revision, u32 count, then for each tensor: string
 name, u8 rank, u32 dimensions, u8 dtype, u32 bytes, data. A string is u16 length, bytes, NUL.
@@ -60,14 +60,14 @@ _TOKENIZER_CONFIG = {
 
 
 class WeightsFormatError(ValueError):
-    """The file is not the CTranslate2 layout that this module reads."""
+    """The file does not have the CTranslate2 layout that this module reads."""
 
 
 def read_tensors(data: bytes) -> dict[str, npt.NDArray[np.generic]]:
-    """Return every tensor of a CTranslate2 model file by its name.
+    """Return every tensor of a CTranslate2 model file by name.
 
     Raises:
-        WeightsFormatError: The bytes end early or have another layout.
+        WeightsFormatError: The file ends early, or has another layout.
     """
     if (version := int.from_bytes(data[:4], "little")) != _FORMAT_VERSION:
         raise WeightsFormatError(f"version {version}, expected {_FORMAT_VERSION}")
@@ -130,7 +130,7 @@ def _added_token(token_id: int, content: str) -> dict[str, object]:
 
 
 def _to_transformers(tensors: dict[str, npt.NDArray[np.generic]]) -> dict[str, Float16]:
-    """Map CTranslate2's names and stacked projections onto `WhisperForConditionalGeneration`'s."""
+    """Map CTranslate2's names and stacked projections to those of `WhisperForConditionalGeneration`."""
     state: dict[str, Float16] = {}
 
     def put(name: str, value: npt.NDArray[np.generic]) -> None:

@@ -1,7 +1,7 @@
-"""Put files and directories in place whole: readers meet the old or the new one, even after a power cut.
+"""Replace files and directories durably: readers see the old or the new one, even after a crash.
 
-By hand, because the library for it (atomicwrites) is no longer maintained and writes no directories. Knows
-nothing of what it writes.
+Written by hand, because the library for it (atomicwrites) is unmaintained and cannot write directories. Knows
+nothing of the content.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from pathlib import Path
 
 
 def write_whole(path: Path, content: bytes) -> None:
-    """Write a file, and the folders above it, in place of an older one.
+    """Write a file atomically, creating its parent directories.
 
     Raises:
-        OSError: It cannot be written; the older file stays.
+        OSError: The file cannot be written; an older file stays.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{os.getpid()}-{threading.get_ident()}.part")
@@ -29,10 +29,9 @@ def write_whole(path: Path, content: bytes) -> None:
 
 
 def put_in_place(part: Path, target: Path) -> None:
-    """Flush a finished file or directory to the disk, then rename it to `target` in the same file system.
+    """Flush a finished file or directory to disk, then rename it to `target` in the same file system.
 
-    A file replaces an older file in one step. A directory replaces an older directory in two: for an instant
-    there is none.
+    A file is replaced in one step. A directory is replaced in two, so for an instant there is none.
     """
     for path in (part, *(part.rglob("*") if part.is_dir() else ())):
         _flush(path)
@@ -50,7 +49,7 @@ def put_in_place(part: Path, target: Path) -> None:
 def _flush(path: Path) -> None:
     handle = os.open(path, os.O_RDONLY)
     try:
-        with suppress(OSError) if path.is_dir() else nullcontext():  # some file systems flush no directories
+        with suppress(OSError) if path.is_dir() else nullcontext():  # not all file systems flush directories
             os.fsync(handle)
     finally:
         os.close(handle)

@@ -1,8 +1,8 @@
-"""Models that others made, without a manifest: what their directory holds, and what is taken for granted.
+"""Models without a manifest, made by other tools: what their directory holds, and safe defaults for them.
 
-peft's directory of a LoRA adapter, a transformers checkpoint (such as an adapter merged into its base), and a
-directory of CTranslate2. Nothing is known of how they were trained, so the safe defaults hold: windows of
-30 s, every token, a language that is detected. Whoever serves them may say better. Loads no model.
+These are LoRA adapters saved by peft, transformers checkpoints (such as an adapter merged into its base), and
+CTranslate2 directories. How they were trained is unknown, so the defaults are windows of 30 s, all tokens,
+and a detected language, unless whoever serves them says otherwise (`Told`). Loads no model.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ from serve.model.base_model import base_fingerprint, name_of_base, resolve_base_
 from serve.model.completed import is_converted
 
 HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
-"""Owner and model, as the Hugging Face hub names them."""
+"""Name of a model on the Hugging Face hub: owner and model."""
 
 _LIKE_ITS_BASE = {"vocab_size": "tokens", "num_mel_bins": "mel bands"}
-"""Key of `config.json` -> what a whole model must share with the base that it is served beside."""
+"""Key of `config.json` that a whole model must share with the base model beside it -> what it counts."""
 
 
 def kind_of(directory: Path) -> Kind | None:
-    """Say what a directory holds; None where it is nothing that could be served."""
+    """Return the kind of model that a directory holds; None if it holds none."""
     if (directory / MANIFEST).is_file():
         return "artifact"
     if (directory / ADAPTER_CONFIG).is_file():
@@ -49,10 +49,10 @@ def kind_of(directory: Path) -> Kind | None:
 
 
 def base_of_peft(directory: Path) -> str | None:
-    """Return the base model that peft's directory names.
+    """Return the base model that a peft directory names; None if it names none.
 
     Raises:
-        ArtifactError: Its configuration is no JSON object.
+        ArtifactError: Its configuration is not a JSON object.
     """
     path = directory / ADAPTER_CONFIG
     try:
@@ -63,10 +63,10 @@ def base_of_peft(directory: Path) -> str | None:
 
 
 def peft_artifact(directory: Path, base_dir: Path, told: Told) -> Artifact:
-    """Return peft's directory as an artifact of the base model that it is served on.
+    """Return a peft directory as an artifact for the base model in `base_dir`.
 
     Raises:
-        ArtifactError: It was made for another base model, which the sentence names; or it is damaged.
+        ArtifactError: It was trained on another base model, which the message names; or it is damaged.
     """
     if is_converted(base_dir):
         raise ArtifactError(directory, "is an adapter, which cannot be added to a model of CTranslate2")
@@ -90,13 +90,13 @@ def whole_artifact(directory: Path, kind: Kind, base_dir: Path, told: Told) -> A
     """Return a whole model as an artifact that is served beside a base model.
 
     Args:
-        directory: A checkpoint, or a directory of CTranslate2.
-        kind: Which of the two.
-        base_dir: The base model, whose tokenizer and features serve both.
-        told: What is known of it.
+        directory: A checkpoint or a CTranslate2 directory.
+        kind: Kind of the model.
+        base_dir: The base model, whose tokenizer and features are used for both.
+        told: Facts about the model.
 
     Raises:
-        ArtifactError: It reads other features, or writes other tokens.
+        ArtifactError: Its vocabulary or its features differ from the base model's.
     """
     path = directory / BASE_CONFIG
     try:
@@ -117,7 +117,7 @@ def whole_artifact(directory: Path, kind: Kind, base_dir: Path, told: Told) -> A
 
 
 def read_artifact(directory: Path, base_dir: Path, fingerprint: str, told: Told) -> Artifact:
-    """Return what is in a directory, checked against the base model that it is served on or beside.
+    """Return a directory's artifact, checked against the base model that it is served on or beside.
 
     Raises:
         ArtifactError: A file is missing or damaged, or does not fit the base model.
@@ -136,9 +136,9 @@ def read_artifact(directory: Path, base_dir: Path, fingerprint: str, told: Told)
 
 
 def _is_another(named: str, own: str, fingerprint: str) -> bool:
-    """Tell whether a name is surely that of another base model than the one that is served.
+    """Tell whether a name certainly belongs to another base model than the served one.
 
-    A directory may be called anything; the shapes of tensors decide there.
+    Names of directories prove nothing; for them the shapes of tensors decide.
     """
     if named == own or not HUB_NAME.fullmatch(named) or Path(named).is_dir():
         return False
@@ -162,7 +162,7 @@ def _artifact(directory: Path, kind: Kind, base: BaseModel, told: Told) -> Artif
 
 
 def _vocabulary(directory: Path) -> list[str]:
-    """Return the tokens of a directory of CTranslate2; none where its format is not known."""
+    """Return the tokens of a CTranslate2 directory; none if the format of their file is unknown."""
     if (path := directory / "vocabulary.json").is_file():
         tokens: list[str] = json.loads(path.read_bytes())
         return tokens

@@ -1,4 +1,4 @@
-"""Which files of a directory or an archive nobody put there on purpose: what file managers leave behind."""
+"""Recognise files that file managers leave behind in directories and archives."""
 
 from __future__ import annotations
 
@@ -8,11 +8,7 @@ _NAMES = frozenset((".ds_store", "thumbs.db", "desktop.ini", "__macosx"))
 
 
 def is_junk(path: PurePath | str) -> bool:
-    """Tell whether a file is another program's note, such as macOS's `._speech.wav`.
-
-    Args:
-        path: Path whose last part is looked at, and whether a folder `__MACOSX` is above it.
-    """
+    """Tell whether a file is a file manager's metadata, such as `._speech.wav`, or below `__MACOSX`."""
     parts = PurePath(path).parts
     if not parts:
         return False

@@ -12,13 +12,13 @@ SCRIPTS = (
     *("Devanagari", "Bengali", "Gurmukhi", "Gujarati", "Oriya", "Tamil", "Telugu", "Kannada", "Malayalam"),
     *("Sinhala", "Thai", "Lao", "Myanmar", "Khmer", "Tibetan", "Han", "Hiragana", "Katakana", "Hangul"),
 )
-"""Scripts of Whisper's languages."""
+"""The scripts of Whisper's languages."""
 
 
 def scripts_of(texts: Iterable[str]) -> list[str] | None:
-    """Return the scripts of the letters in texts, sorted; None where a letter belongs to none of `SCRIPTS`.
+    """Return the scripts of the letters in texts, sorted; None where a letter is in none of `SCRIPTS`.
 
-    Digits, punctuation and signs that several scripts share belong to all of them.
+    Digits, punctuation and signs that several scripts share count for all of them.
     """
     letters = sorted({letter for text in texts for letter in text})
     found = {script for letter in letters if (script := _script_of(letter)) is not None}
@@ -26,7 +26,7 @@ def scripts_of(texts: Iterable[str]) -> list[str] | None:
 
 
 def is_written_in(text: str, scripts: Iterable[str]) -> bool:
-    """Tell whether every letter of a text belongs to one of these scripts, or to all scripts."""
+    """Tell whether every letter of a text is in one of these scripts, or common to all scripts."""
     return _pattern(tuple(scripts)).fullmatch(text) is not None
 
 
@@ -37,6 +37,6 @@ def _script_of(letter: str) -> str | None:
 
 @lru_cache(maxsize=64)
 def _pattern(scripts: tuple[str, ...]) -> regex.Pattern[str]:
-    """Match text in these scripts; Script_Extensions holds signs that a few scripts share, like the danda."""
+    """Match text in these scripts; Script_Extensions includes shared signs, like the danda."""
     classes = "".join(rf"\p{{Script_Extensions={script}}}" for script in scripts)
     return regex.compile(rf"[\p{{Script=Common}}\p{{Script=Inherited}}{classes}]*")

@@ -1,1 +1,1 @@
-"""Flags -> calls of a service elsewhere, or AWS requests that deploy one. The service does not import it."""
+"""Call a service elsewhere, or deploy one on AWS, from the command line. The service does not import it."""

@@ -1,4 +1,4 @@
-"""A recording, where it is to be transcribed and how; what is sent, and the call of a plain address."""
+"""A recording to be transcribed by a service elsewhere: the flags, the request body, and calls of a URL."""
 
 from __future__ import annotations
 
@@ -25,36 +25,36 @@ _HEADER_SAFE = re.compile(r"[\x21-\x3a\x3c-\x7e]+")  # visible ASCII; a semicolo
 
 @dataclass(frozen=True, kw_only=True)
 class Call:
-    """A recording and where it is to be transcribed."""
+    """The flags of `shrota client`: a recording, and where to have it transcribed."""
 
     recording: Path
-    """File to transcribe, in any format; the flag itself may be left out where it comes first."""
+    """File to transcribe, in any format; the flag may be omitted if the file comes first."""
     mode: Literal["plain", "stream", "async", "bidirectional"] = "plain"
-    """plain (one answer), stream (text as it comes), async (through S3, for long recordings; endpoints
-    alone), bidirectional (speak and read at the same time; addresses alone)."""
+    """plain (one response), stream (text as it comes), async (through S3, for long recordings; endpoints
+    only), bidirectional (send and receive at the same time; URLs only)."""
     url: str | None = None
-    """Address of the service; http://localhost:8080 by default."""
+    """URL of the service; http://localhost:8080 by default."""
     endpoint: str | None = None
-    """Name of a SageMaker endpoint, in place of an address."""
+    """Name of a SageMaker endpoint, instead of a URL."""
     option: tuple[str, ...] = ()
-    """Option of the transcription, KEY=VALUE, such as language=mr."""
+    """Transcription option, KEY=VALUE, such as language=mr."""
     accept: str | None = None
-    """Media type of the answer; by default plain text, or of a stream events that are shown as text."""
+    """Media type of the response; by default plain text, or for a stream, events that are shown as text."""
     component: str | None = None
     """Inference component of the endpoint, such as an adapter."""
     target_model: str | None = None
     """Artifact of a multi-model endpoint, such as marathi.tar.gz."""
     input: str | None = None
-    """S3 prefix that the recording is uploaded to (async)."""
+    """S3 prefix to upload the recording to (async)."""
     timeout_s: float = 900.0
-    """Longest wait for an answer."""
+    """Longest wait for a response."""
     pace: float = 1.0
-    """Speed against that of speech at which the recording is sent; 0 sends it at once (bidirectional)."""
+    """Speed of sending relative to real time; 0 sends the recording at once (bidirectional)."""
     region: str | None = None
-    """AWS region; that of the environment by default."""
+    """AWS region; the environment's by default."""
 
     def __post_init__(self) -> None:
-        """Refuse what contradicts itself.
+        """Refuse contradictions.
 
         Raises:
             ConfigError: Lists every fault.
@@ -89,27 +89,27 @@ class Call:
 
     @property
     def media_type(self) -> str:
-        """Media type of the answer that is asked for."""
+        """Media type to request."""
         return self.accept or (NDJSON if self.mode == "stream" else "text/plain")
 
     @property
     def options(self) -> dict[str, str]:
-        """Options of the transcription."""
+        """Transcription options by name."""
         return read_pairs(self.option, "--option", [])
 
 
 @dataclass(frozen=True, kw_only=True)
 class Payload:
-    """The body of a call and its headers."""
+    """The body of a call, and its headers."""
 
     body: bytes
     content_type: str
     attributes: str
-    """For `X-Amzn-SageMaker-Custom-Attributes`; empty where the options are in the body."""
+    """Value of `X-Amzn-SageMaker-Custom-Attributes`; empty where the options are in the body."""
 
 
 def build_payload(call: Call) -> Payload:
-    """Return the recording with its options: in a header where they fit into one, otherwise all as JSON."""
+    """Return the recording with its options: in a header if they fit, otherwise everything as JSON."""
     audio = call.recording.read_bytes()
     if all(_HEADER_SAFE.fullmatch(value) for value in call.options.values()):
         attributes = ";".join(f"{name}={value}" for name, value in call.options.items())
@@ -121,17 +121,17 @@ def build_payload(call: Call) -> Payload:
 
 
 def error_sentence(body: Any, status: int | None = None) -> str:
-    """Return what an error body of the service says, as one sentence."""
+    """Return the service's error message as one sentence."""
     error = body.get("error") if isinstance(body, dict) else None
     said = f"{error.get('code')}: {error.get('message')}" if isinstance(error, dict) else str(body)[:500]
     return f"status {status}, {said}" if status else said
 
 
 def call_url(call: Call) -> Iterator[bytes]:
-    """Yield the parts of the answer of an address.
+    """Yield the parts of a response from a URL.
 
     Raises:
-        ClientError: it does not answer, or answers with an error status.
+        ClientError: The service does not answer, or responds with an error status.
     """
     payload = build_payload(call)
     headers = {"Content-Type": payload.content_type, "Accept": call.media_type}

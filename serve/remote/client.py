@@ -1,6 +1,6 @@
-"""Have a recording transcribed by a SageMaker endpoint, or by any address that serves: `shrota client`.
+"""Have a recording transcribed by a SageMaker endpoint or any URL: `shrota client`.
 
-An address needs nothing but this package; an endpoint needs boto3. The text is printed as it comes.
+A URL needs nothing but this package; an endpoint needs boto3. The text is printed as it comes.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from serve.remote.call import DEFAULT_URL, Call, build_payload, call_url, error_
 
 
 def whole_lines(parts: Iterable[bytes]) -> Iterator[bytes]:
-    """Yield lines as soon as they are whole: parts of a stream end anywhere, even within a letter."""
+    """Yield lines once they are complete; parts of a stream may end anywhere, even inside a letter."""
     waiting = b""
     for part in parts:
         *lines, waiting = (waiting + part).split(b"\n")
@@ -28,10 +28,10 @@ def whole_lines(parts: Iterable[bytes]) -> Iterator[bytes]:
 
 
 def show_events(parts: Iterable[bytes], out: TextIO) -> None:
-    """Print the text of a stream of JSON events, a segment a line, as it comes.
+    """Print the text of a stream of JSON events as it comes, a segment per line.
 
     Raises:
-        ClientError: the stream ends with an error, in the middle, or is none.
+        ClientError: The stream is malformed, ends early, or ends with an error.
     """
     ended = False
     for line in whole_lines(parts):
@@ -55,7 +55,7 @@ def transcribe(call: Call, out: TextIO) -> None:
     """Make the call and print its text.
 
     Raises:
-        ClientError, AwsError: there is none; one sentence says why.
+        ClientError, AwsError: The call failed.
     """
     if call.mode == "bidirectional":
         from serve.remote.live_client import speak
@@ -77,7 +77,7 @@ def transcribe(call: Call, out: TextIO) -> None:
 
 
 def read_call(flags: Mapping[str, Any]) -> Call:
-    """Return the call that flags ask for.
+    """Read flags.
 
     Raises:
         ConfigError: Lists every fault.
@@ -86,7 +86,6 @@ def read_call(flags: Mapping[str, Any]) -> Call:
 
 
 def run(call: Call) -> int:
-    """Make the call, print its text and return the exit status."""
     transcribe(call, sys.stdout)
     return 0
 

@@ -1,4 +1,4 @@
-"""The course of every launcher: flags -> requests, then printed or sent."""
+"""Build launcher commands, which turn flags into AWS requests and print or send them."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def launcher_command(
     examples: str,
     needs: str = "",
 ) -> Command[OrderT]:
-    """Return a command whose flags are the fields of a dataclass, and which does what they say."""
+    """Return a command whose flags are a dataclass's fields; it sends what `build` makes."""
 
     def read(flags: Mapping[str, Any]) -> OrderT:
         return read_or_raise(order, flag_layer(flags), flag_names(keys_of(order)))

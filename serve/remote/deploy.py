@@ -1,4 +1,4 @@
-"""Put a model to work on SageMaker: `shrota deploy`."""
+"""Deploy a model on SageMaker: `shrota deploy`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ command = launcher_command(
     "deploy",
     Deployment,
     deployment_requests,
-    about="Put a model to work on SageMaker. It needs boto3.",
+    about="Deploy a model on SageMaker. It needs boto3.",
     examples="""\
 shrota deploy --name marathi \\
   --image 123456789012.dkr.ecr.us-east-1.amazonaws.com/shrota:0.1.0 \\

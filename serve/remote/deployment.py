@@ -1,4 +1,4 @@
-"""The flags of `shrota deploy`, checked: what is to be deployed, and how. Sends nothing."""
+"""The flags of `shrota deploy`, and their checks. Sends nothing."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from serve.remote.requests import common_faults, name_faults, s3_faults
 from serve.transcript.formats import FORMATS
 
 Mode = Literal["real-time", "async", "multi-model", "components", "adapter", "batch"]
-_MAX_TRANSFORM_MB = 100  # of one transform request times the requests at a time
+_MAX_TRANSFORM_MB = 100  # payload size times concurrent requests of a batch transform
 _NEEDS = {
     "real-time": ("image", "role", "model"),
     "async": ("image", "role", "model", "output"),
@@ -24,91 +24,91 @@ _NEEDS = {
 
 @dataclass(frozen=True, kw_only=True)
 class Deployment:
-    """A model to be put to work on SageMaker."""
+    """What to deploy on SageMaker, and how."""
 
     name: str
-    """Name of the endpoint, of the transform job or of the adapter component."""
+    """Name of the endpoint, the transform job or the adapter component."""
     mode: Mode = "real-time"
-    """real-time (plain and streamed answers), async (long recordings, answers in S3), multi-model (many
-    artifacts behind one endpoint), components (a base with adapters beside it), adapter (one more adapter for
-    them), batch (every recording below a prefix, once)."""
+    """real-time (plain and streamed responses), async (long recordings, responses in S3), multi-model (many
+    artifacts behind one endpoint), components (a base with adapters), adapter (one more adapter for a base),
+    batch (every recording below a prefix, once)."""
     model: str | None = None
-    """Artifact in S3: a model.tar.gz, or the prefix of an unpacked one; of multi-model the prefix of many; of
-    adapter the adapter's .tar.gz."""
+    """Artifact in S3: a model.tar.gz, or the prefix of an unpacked one; for multi-model the prefix of many;
+    for adapter the adapter's .tar.gz."""
     image: str | None = None
-    """Container image in ECR, as `make image` builds it."""
+    """Container image in ECR, built by `make image`."""
     role: str | None = None
-    """ARN of the role that the endpoint takes: docs/iam-serving.json says what it must be allowed."""
+    """ARN of the endpoint's role, with the permissions in docs/iam-serving.json."""
     base: str | None = None
-    """S3 prefix of the base model's checkpoint, where neither image nor artifact holds it."""
+    """S3 prefix of the base model's checkpoint, if neither image nor artifact holds it."""
     revision: str | None = None
-    """Suffix of model and configuration; with it an existing endpoint is updated without a gap."""
+    """Suffix of model and configuration; with it, an existing endpoint is updated without downtime."""
     environment: tuple[str, ...] = ()
     """Environment variable of the container, NAME=VALUE; SHROTA_<FLAG> is any flag of `shrota serve`."""
     tag: tuple[str, ...] = ()
     """Tag, KEY=VALUE."""
     instance_type: str = "ml.c6i.2xlarge"
-    """Machine to serve on."""
+    """Instance type."""
     instances: int = 1
-    """Machines at first."""
+    """Initial number of instances."""
     min_instances: int = 1
-    """Fewest machines that scaling leaves; 0 is for async and components."""
+    """Fewest instances after scaling in; 0 is for async and components."""
     max_instances: int = 0
-    """Most machines that scaling takes; 0 scales nothing."""
+    """Most instances after scaling out; 0 disables scaling."""
     target_requests: float = 4.0
-    """Requests at a time for each machine (or copy) that scaling aims at; of async, requests in the queue."""
+    """Concurrent requests per instance (or copy) that scaling aims at; for async, queued requests."""
     startup_timeout_s: int = 600
-    """The container must answer /ping within this time."""
+    """Time in which the container must answer /ping."""
     isolated: bool = True
-    """Cut the container off from every network; it needs none."""
+    """Isolate the container from all networks; it needs none."""
     subnet: tuple[str, ...] = ()
     """Subnet of a VPC to run in."""
     security_group: tuple[str, ...] = ()
-    """Security group in it."""
+    """Security group in that VPC."""
 
     input: str | None = None
     """S3 prefix of the recordings (batch)."""
     output: str | None = None
-    """S3 prefix of the answers (batch and async)."""
+    """S3 prefix of the responses (batch and async)."""
     failures: str | None = None
-    """S3 prefix of the answers that went wrong (async)."""
+    """S3 prefix of the error responses (async)."""
     success_topic: str | None = None
-    """SNS topic that gets a message for every answer (async)."""
+    """SNS topic for a message about every response (async)."""
     error_topic: str | None = None
-    """SNS topic that gets a message for every failure (async)."""
+    """SNS topic for a message about every failure (async)."""
     accept: str = "application/json"
-    """Media type of the answers (batch)."""
+    """Media type of the responses (batch)."""
     content_type: str = "application/octet-stream"
     """Media type of the recordings; the default lets the service detect it (batch)."""
     max_requests: int = 4
-    """Requests at a time for each machine (batch and async)."""
+    """Concurrent requests per instance (batch and async)."""
     max_payload_mb: int = 25
-    """Longest recording, in MB; times max_requests at most 100 (batch)."""
+    """Largest recording, in MB; times max_requests it may be at most 100 (batch)."""
 
     endpoint: str | None = None
     """Endpoint that holds the base component (adapter)."""
     base_component: str | None = None
-    """Component to add to; NAME-base is what components makes (adapter)."""
+    """Component to add to; the mode components creates NAME-base (adapter)."""
     adapter: tuple[str, ...] = ()
-    """Adapter to add at once, NAME=s3://BUCKET/ADAPTER.tar.gz (components)."""
+    """Adapter to add, NAME=s3://BUCKET/ADAPTER.tar.gz (components)."""
     component_cpus: float = 4.0
-    """CPU cores for each copy of the base (components)."""
+    """CPU cores per copy of the base (components)."""
     component_gpus: int = 0
-    """GPUs for each copy of the base (components)."""
+    """GPUs per copy of the base (components)."""
     component_memory_mb: int = 8_192
-    """Memory for each copy of the base, in MB (components)."""
+    """Memory per copy of the base, in MB (components)."""
 
     capture: str | None = None
-    """S3 prefix where SageMaker keeps requests and answers; by default it keeps none of people's speech."""
+    """S3 prefix where SageMaker stores requests and responses, people's speech included; none by default."""
     capture_percent: int = 100
-    """Share of them that is kept."""
+    """Percentage of requests that is stored."""
     region: str | None = None
-    """AWS region; that of the environment by default."""
+    """AWS region; the environment's by default."""
     dry_run: bool = False
-    """Print the requests as JSON and send nothing."""
+    """Print the requests as JSON, and send nothing."""
 
     def __post_init__(self) -> None:
-        """Refuse what SageMaker would refuse later, all at once.
+        """Refuse, all at once, what SageMaker would refuse later.
 
         Raises:
             ConfigError: Lists every fault.
@@ -147,34 +147,34 @@ class Deployment:
             raise ConfigError(faults)
 
     def _amount_rules(self) -> tuple[tuple[bool, str], ...]:
-        """Return (whether it holds, the fault if not) of each rule about numbers."""
+        """Return (whether it holds, the fault if not) for each rule about numbers."""
         least_instances = 0 if self.mode in ("async", "components") else 1
         transform_mb = self.max_requests * self.max_payload_mb
         return (
-            (self.instances >= 1, "--instances is at least 1"),
+            (self.instances >= 1, "--instances must be at least 1"),
             (
                 self.min_instances >= least_instances,
-                f"--min-instances is at least {least_instances} for {self.mode}",
+                f"--min-instances must be at least {least_instances} for {self.mode}",
             ),
             (
                 self.max_instances == 0 or self.max_instances >= max(1, self.min_instances),
                 f"--max-instances is {self.max_instances}; --min-instances is {self.min_instances}",
             ),
             (self.target_requests > 0, "--target-requests is above 0"),
-            (60 <= self.startup_timeout_s <= 3_600, "--startup-timeout-s lies between 60 and 3600"),
-            (self.max_requests >= 1, "--max-requests is at least 1"),
-            (self.max_payload_mb >= 1, "--max-payload-mb is at least 1"),
+            (60 <= self.startup_timeout_s <= 3_600, "--startup-timeout-s must lie between 60 and 3600"),
+            (self.max_requests >= 1, "--max-requests must be at least 1"),
+            (self.max_payload_mb >= 1, "--max-payload-mb must be at least 1"),
             (
                 self.mode != "batch" or transform_mb <= _MAX_TRANSFORM_MB,
                 f"--max-requests times --max-payload-mb is {transform_mb};"
                 f" a transform takes {_MAX_TRANSFORM_MB}",
             ),
-            (0 <= self.capture_percent <= 100, "--capture-percent lies between 0 and 100"),
-            (self.component_memory_mb >= 128, "--component-memory-mb is at least 128"),
+            (0 <= self.capture_percent <= 100, "--capture-percent must lie between 0 and 100"),
+            (self.component_memory_mb >= 128, "--component-memory-mb must be at least 128"),
         )
 
     def _mode_rules(self, adapters: list[str]) -> tuple[tuple[bool, str], ...]:
-        """Return (whether it holds, the fault if not) of each rule about modes, adapters and formats."""
+        """Return (whether it holds, the fault if not) for each rule about modes, adapters and formats."""
         packed = [*adapters, *([self.model] if self.mode == "adapter" and self.model else [])]
         media_types = list(dict.fromkeys(each.media_type for each in FORMATS))
         return (
@@ -196,5 +196,5 @@ class Deployment:
 
     @property
     def revised_name(self) -> str:
-        """Name of the model and of the endpoint's configuration, which cannot be changed once they exist."""
+        """Name of the model and of the endpoint configuration, both of which are immutable."""
         return f"{self.name}-{self.revision}" if self.revision else self.name

@@ -1,4 +1,4 @@
-"""A checked deployment -> the requests that create it, in order. Pure functions; nothing is sent."""
+"""Build the AWS requests that create a deployment, in order. Pure functions; nothing is sent."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ ASYNC_BODY_BYTES = 2**30  # SageMaker's own limit for asynchronous requests
 
 
 def deployment_requests(deployment: Deployment) -> list[Request]:
-    """Return the requests of a deployment of any mode."""
+    """Return the requests of a deployment in any mode."""
     match deployment.mode:
         case "adapter":
             assert deployment.endpoint and deployment.base_component and deployment.model
@@ -73,7 +73,7 @@ def model_request(deployment: Deployment) -> Request:
 
 
 def endpoint_config_request(deployment: Deployment) -> Request:
-    """Return CreateEndpointConfig; with components it names no model, because each component does."""
+    """Return CreateEndpointConfig; with components it names no model; each component names its own."""
     by_component = deployment.mode == "components"
     variant = {
         "VariantName": VARIANT,
@@ -111,7 +111,7 @@ def endpoint_config_request(deployment: Deployment) -> Request:
 
 
 def endpoint_request(deployment: Deployment) -> Request:
-    """Return CreateEndpoint, or with a revision UpdateEndpoint, which keeps the number of machines."""
+    """Return CreateEndpoint, or with a revision UpdateEndpoint, which keeps the number of instances."""
     names = {"EndpointName": deployment.name, "EndpointConfigName": deployment.revised_name}
     kept = {
         "RetainAllVariantProperties": True,
@@ -129,7 +129,7 @@ def endpoint_request(deployment: Deployment) -> Request:
 
 
 def component_requests(deployment: Deployment) -> list[Request]:
-    """Return the base component, its scaling, and the adapters beside it."""
+    """Return the base component, its scaling, and its adapters."""
     base = f"{deployment.name}-base"
     compute = {
         "NumberOfCpuCoresRequired": deployment.component_cpus,
@@ -167,7 +167,7 @@ def component_requests(deployment: Deployment) -> list[Request]:
 
 
 def adapter_request(deployment: Deployment, name: str, uri: str, endpoint: str, base: str) -> Request:
-    """Return CreateInferenceComponent for an adapter, which runs on the machines of its base."""
+    """Return CreateInferenceComponent for an adapter, which runs on the instances of its base."""
     return Request(
         service="sagemaker",
         operation="CreateInferenceComponent",
@@ -183,7 +183,7 @@ def adapter_request(deployment: Deployment, name: str, uri: str, endpoint: str, 
 
 
 def transform_request(deployment: Deployment) -> Request:
-    """Return CreateTransformJob: one recording, one answer."""
+    """Return CreateTransformJob: one response per recording."""
     recordings = {"S3DataType": "S3Prefix", "S3Uri": deployment.input}
     return Request(
         service="sagemaker",

@@ -1,4 +1,4 @@
-"""Call a SageMaker endpoint through boto3: one answer, a stream of parts, or an answer in S3."""
+"""Call a SageMaker endpoint through boto3: one response, a stream of parts, or a response in S3."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ _ASYNC_LIMIT_S = 3_600
 
 
 def invoke_endpoint(call: Call, payload: Payload) -> Iterator[bytes]:
-    """Yield the parts of an endpoint's answer.
+    """Yield the parts of an endpoint's response.
 
     Raises:
-        ClientError: The container answers with an error, or the stream breaks off.
+        ClientError: The container responds with an error, or the stream breaks off.
         AwsError: AWS refuses the call.
     """
     from botocore.config import Config
@@ -66,7 +66,7 @@ def _parts(events: Any) -> Iterator[bytes]:
 
 
 def _invoke_async(call: Call, payload: Payload, runtime: BaseClient, parameters: dict[str, Any]) -> bytes:
-    """Upload the recording to S3, call the endpoint, and wait for the answer in S3."""
+    """Upload the recording to S3, call the endpoint, and wait for the response in S3."""
     s3 = open_client("s3", call.region)
     bucket, _, prefix = str(call.input).removeprefix("s3://").partition("/")
     key = "/".join(filter(None, (prefix.strip("/"), uuid.uuid4().hex, call.recording.name)))
@@ -96,7 +96,7 @@ def _read_if_there(s3: BaseClient, uri: str) -> bytes | None:
 
 
 def _as_ours(response: dict[str, Any]) -> ClientError | AwsError:
-    """Return the reason of a refused call: the container's own message where there is one."""
+    """Return the error of a refused call, with the container's own message if there is one."""
     if "OriginalStatusCode" in response:
         text = response.get("OriginalMessage", "")
         try:

@@ -1,8 +1,7 @@
 """Send a recording over a WebSocket at the pace of speech, and print the text as it comes.
 
-The protocol of `/invocations-bidirectional-stream`: a text frame of settings, binary frames of 16-bit PCM, a
-text frame `{"type": "end"}`; text frames `{"text", "is_final"}` come back, errors as `{"ModelStreamError"}`.
-Text that is not final yet is shown on terminals only, on the line of its final text.
+The protocol is that of `serve.http.bidirectional`. Partial text is shown on terminals only, on the line of
+its final text.
 """
 
 from __future__ import annotations
@@ -34,15 +33,15 @@ def speak(
     """Send a recording and print the text as it comes.
 
     Args:
-        recording: File in any format that can be decoded.
+        recording: File in any supported format.
         url: `http://HOST:PORT` of the service.
-        options: Transcription options, sent in the frame of settings.
-        pace: Speed against that of speech; 0 sends all at once.
+        options: Transcription options, sent with the settings.
+        pace: Speed relative to real time; 0 sends everything at once.
         timeout_s: Longest wait for the next text.
-        out: Stream that the text is printed to.
+        out: Stream to print to.
 
     Raises:
-        ClientError: The recording cannot be decoded, or the service refuses or breaks off.
+        ClientError: The recording cannot be decoded, or the service refuses it or breaks off.
     """
     from websockets.exceptions import ConnectionClosed, InvalidHandshake, WebSocketException
     from websockets.sync.client import connect
@@ -54,7 +53,7 @@ def speak(
     pcm = (np.clip(samples, -1, 1) * 32_767).astype("<i2").tobytes()
     address = f"ws{url.removeprefix('http').rstrip('/')}{PATH}"
     try:
-        # Pongs queue behind the sound: sending faster than the engine hears delays them.
+        # Pongs queue behind the sound, so sending faster than the engine transcribes delays them.
         with connect(address, ping_timeout=None) as connection:
             settings = {"sample_rate": SAMPLE_RATE, "encoding": "pcm_s16le", **options}
             with suppress(ConnectionClosed):  # the reason of a refusal is read below
@@ -68,7 +67,7 @@ def speak(
 
 
 def _send(connection: ClientConnection, pcm: bytes, pace: float) -> None:
-    """Send frames of PCM at their pace, then the end; stop when the connection closes."""
+    """Send frames of PCM at the given pace, then the end; stop when the connection closes."""
     from websockets.exceptions import ConnectionClosed
 
     frame_bytes = 2 * round(FRAME_S * SAMPLE_RATE)
@@ -92,7 +91,7 @@ def _print_texts(connection: ClientConnection, timeout_s: float, out: TextIO) ->
         except ConnectionClosedOK:
             return
         except TimeoutError as error:
-            raise ClientError(f"nothing was heard for {timeout_s:.0f} s") from error
+            raise ClientError(f"nothing was received for {timeout_s:.0f} s") from error
         _print_text(frame, out)
 
 

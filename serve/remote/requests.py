@@ -1,4 +1,4 @@
-"""Calls of the AWS API as data, and the parameters and checks that several of them share. Sends nothing."""
+"""AWS API calls as data, with parameters and checks that several of them share. Sends nothing."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ class Request:
     """One call of the AWS API."""
 
     service: str
-    """boto3's name of the service, such as `sagemaker`."""
+    """boto3's name of the AWS service, such as `sagemaker`."""
     operation: str
-    """Name of the API's operation, such as `CreateModel`."""
+    """Name of the API operation, such as `CreateModel`."""
     parameters: dict[str, Any]
-    """A value `{Field}` stands for that field of the previous answer."""
+    """A value `{Field}` stands for that field of the previous response."""
     then_wait_for: str | None = None
     """Resource that must be in service before the next request: `endpoint` or `inference component`."""
 
 
 def requests_as_json(requests: Iterable[Request]) -> str:
-    """Return requests as indented JSON, which `aws --cli-input-json` takes."""
+    """Return requests as indented JSON, for `aws --cli-input-json`."""
     return json.dumps([asdict(request) for request in requests], indent=2, ensure_ascii=False)
 
 
@@ -43,7 +43,7 @@ def without_empty(parameters: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def vpc_config(subnets: Sequence[str], security_groups: Sequence[str]) -> dict[str, list[str]]:
-    """Return the network of a job or model, if one is named."""
+    """Return the VPC configuration of a job or model; empty if none is given."""
     return (
         {"Subnets": list(subnets), "SecurityGroupIds": list(security_groups)}
         if subnets and security_groups
@@ -52,18 +52,18 @@ def vpc_config(subnets: Sequence[str], security_groups: Sequence[str]) -> dict[s
 
 
 def name_faults(names: Mapping[str, str]) -> list[str]:
-    """Return the faults of names of jobs, models and endpoints, given by flag."""
+    """Return faults in names of jobs, models and endpoints, given by flag."""
     return [
-        f"{flag} '{name}' is no name: letters, digits and single hyphens, at most 63"
+        f"{flag} '{name}' is not a valid name: letters, digits and single hyphens, at most 63"
         for flag, name in names.items()
         if not NAME.fullmatch(name)
     ]
 
 
 def s3_faults(uris: Mapping[str, str | None]) -> list[str]:
-    """Return the faults of S3 addresses, given by flag; None is no address and no fault."""
+    """Return faults in S3 URIs, given by flag; None is allowed."""
     return [
-        f"{flag} '{uri}' is no s3://BUCKET/PREFIX"
+        f"{flag} '{uri}' is not of the form s3://BUCKET/PREFIX"
         for flag, uri in uris.items()
         if uri is not None and not S3_URI.fullmatch(uri)
     ]
@@ -72,13 +72,13 @@ def s3_faults(uris: Mapping[str, str | None]) -> list[str]:
 def common_faults(
     *, role: str | None, instance_type: str, subnets: Sequence[str], security_groups: Sequence[str]
 ) -> list[str]:
-    """Return the faults of the flags that all launchers share."""
+    """Return faults in the flags that all launchers share."""
     rules = (
         (
             role is None or bool(ROLE_ARN.fullmatch(role)),
             f"--role '{role}' is no ARN such as arn:aws:iam::123456789012:role/name",
         ),
-        (instance_type.startswith("ml."), f"--instance-type '{instance_type}' is none such as ml.g5.xlarge"),
+        (instance_type.startswith("ml."), f"--instance-type '{instance_type}' is not like ml.g5.xlarge"),
         (bool(subnets) == bool(security_groups), "--subnet and --security-group go together"),
     )
     return [fault for holds, fault in rules if not holds]

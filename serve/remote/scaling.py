@@ -1,6 +1,6 @@
-"""Scale an endpoint's machines with its load: the requests to Application Auto Scaling.
+"""Scale an endpoint's instances with its load, by Application Auto Scaling.
 
-The load is the number of requests in progress, not of requests per minute: one recording takes a second,
+The load is the number of concurrent requests, not requests per minute, since one recording takes a second and
 another an hour.
 """
 
@@ -16,7 +16,7 @@ _IN_COOLDOWN_S = 300
 
 
 def scaling_requests(deployment: Deployment, variant: str, component: str | None = None) -> list[Request]:
-    """Return the requests that scale an endpoint's machines or a component's copies, if they scale."""
+    """Return the requests that scale instances or a component's copies; none without scaling."""
     if not deployment.max_instances:
         return []
     if component:
@@ -71,7 +71,7 @@ def _metric(deployment: Deployment, component: str | None) -> dict[str, Any]:
 
 
 def _wake_requests(deployment: Deployment, target: dict[str, str]) -> list[Request]:
-    """Return the alarm that starts the first machine: without one there is no backlog per instance."""
+    """Return the alarm that starts the first instance; without instances there is no backlog per instance."""
     step = {
         "AdjustmentType": "ChangeInCapacity",
         "MetricAggregationType": "Average",

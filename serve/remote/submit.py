@@ -1,4 +1,4 @@
-"""Send requests through boto3, one after the other; wait where the next needs what the last one creates."""
+"""Send AWS requests in order through boto3, waiting for a resource where the next request needs it."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ _POLL_S = 15
 
 
 def open_client(service: str, region: str | None, **options: Any) -> BaseClient:
-    """Return boto3's client of a service.
+    """Return boto3's client for a service.
 
     Raises:
-        AwsError: Either boto3 is not installed, or no region is known.
+        AwsError: boto3 is not installed, or no region is known.
     """
     try:
         import boto3
@@ -35,12 +35,11 @@ def open_client(service: str, region: str | None, **options: Any) -> BaseClient:
 
 
 def submit(requests: Iterable[Request], region: str | None, say: Callable[[str], None]) -> None:
-    """Send the requests in order.
+    """Send requests in order.
 
     Args:
-        requests: Requests to send.
-        region: AWS region; None takes that of the environment.
-        say: Called with a sentence about each.
+        region: AWS region; None takes the environment's.
+        say: Called with a sentence about each request.
 
     Raises:
         AwsError: AWS refuses a request; earlier ones are not undone.
@@ -64,7 +63,7 @@ def submit(requests: Iterable[Request], region: str | None, say: Callable[[str],
 
 
 def _filled(value: Any, answer: dict[str, Any]) -> Any:
-    """Replace `{Field}` by that field of the previous answer."""
+    """Replace `{Field}` by that field of the previous response."""
     if isinstance(value, dict):
         return {key: _filled(item, answer) for key, item in value.items()}
     if isinstance(value, list):

@@ -1,1 +1,1 @@
-"""A loaded model -> a service that is loading, ready or draining; adapters, sessions. Knows no web."""
+"""The life of a service around a loaded model: loading, adapters, sessions, hooks, draining. Knows no web."""

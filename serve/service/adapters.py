@@ -1,12 +1,12 @@
-"""The adapters of one base model by their names: added, held by requests, removed. Knows no HTTP.
+"""The adapters of one base model by name: added, held by requests, removed. Knows no HTTP.
 
     adapters = Adapters(pipeline, roots=[Path("/opt/ml")], budget=MemoryBudget(2**30))
-    adapters.add("hindi", "/opt/ml/adapters/hindi")                 # in a thread of its own: it may take long
+    adapters.add("hindi", "/opt/ml/adapters/hindi")                 # in its own thread: it may take long
     with adapters.hold("hindi", ticket.check) as held:
-        held.pipeline.transcribe(...)                               # by the manifest of that adapter
+        held.pipeline.transcribe(...)                               # as that adapter's manifest says
 
-A request holds its adapter from the check of its options to its end; what is removed serves those that hold
-it before it is freed. Which adapters are in memory is the business of `serve.service.residency`.
+A request holds a reference to its adapter from the check of its options to its end. A removed adapter is
+freed once its last reference is released. `serve.service.residency` decides which adapters are in memory.
 """
 
 from __future__ import annotations
@@ -42,23 +42,23 @@ from serve.service.registered import NAME, Adapter
 from serve.service.residency import Entry, Residency
 
 MAX_NAMED = 10
-"""Adapters that an error names."""
+"""Most adapters that an error message lists."""
 
 _log = structlog.get_logger(__name__)
 
 
 class Held(ExitStack):
-    """A reference to an adapter, and the pipeline that follows its manifest. Closing it releases both."""
+    """A reference to an adapter, and the pipeline for its manifest. Closing it releases the reference."""
 
     def __init__(self, pipeline: Pipeline, release: Callable[[], None]) -> None:
-        """Only `Adapters.hold` makes these."""
+        """Made by `Adapters.hold` only."""
         super().__init__()
         self.pipeline = pipeline
         self.callback(release)
 
 
 class Adapters:
-    """A registry. Any thread may call it; `add` and `remove` may take long."""
+    """A registry. Thread-safe; `add` and `remove` may take long."""
 
     def __init__(
         self, pipeline: Pipeline, *, roots: Iterable[Path] = (), budget: MemoryBudget | None = None
@@ -66,16 +66,15 @@ class Adapters:
         """Register the adapter that the engine was loaded with, under its own name.
 
         Args:
-            pipeline: The pipeline for requests that name no adapter.
             roots: Directories that adapters may be loaded from.
-            budget: Memory of the adapters that are added, and of all else that requests load.
+            budget: Memory for added adapters and for whatever else requests load.
         """
         self._served = pipeline
         self._roots = tuple(roots)
         self._residency = Residency(pipeline.engine, budget or MemoryBudget())
         self._changed = self._residency.changed
         self._entries: dict[str, Entry] = {}
-        self._names: dict[str, str] = {}  # names and aliases, those included that are being added
+        self._names: dict[str, str] = {}  # name or alias -> name, adapters being added included
         self._keys = itertools.count(1)
         if (name := pipeline.facts.adapter_name) is not None:
             entry = Entry(
@@ -91,7 +90,7 @@ class Adapters:
 
     @property
     def lasting_bytes(self) -> int:
-        """What was taken from the budget for models that belong to no added adapter."""
+        """Bytes taken from the budget for models that belong to no added adapter."""
         return self._residency.lasting_bytes
 
     @cached_property
@@ -109,22 +108,17 @@ class Adapters:
         alias: str | None = None,
         told: Told | None = None,
     ) -> Adapter:
-        """Register an adapter, and load it unless that is to wait for its first request.
+        """Register an adapter, and load it unless `preload` and `pin` are both false.
 
         Args:
-            name: Under which it is asked for.
-            source: Its directory.
-            preload: False leaves loading to the first request.
-            pin: Whether it is never evicted.
-            alias: A further name.
-            told: What is known of a model without a manifest.
+            told: Facts about a model without a manifest.
 
         Raises:
-            RequestError: A name cannot be one.
-            AdapterExists: A name is taken.
-            UnknownPath: There is nothing that may be loaded.
+            RequestError: The name or alias is malformed.
+            AdapterExists: The name or alias is taken.
+            UnknownPath: The source does not exist, or lies outside the roots.
             BadAdapter: Its files are damaged, or do not fit the base model.
-            NoMemory: The adapters that are pinned or in use leave no room.
+            NoMemory: Pinned adapters and adapters in use leave no room.
         """
         names = [each for each in dict.fromkeys((name, alias)) if each is not None]
         self._take_names(names)
@@ -154,12 +148,12 @@ class Adapters:
         return found
 
     def _take_names(self, names: Sequence[str]) -> None:
-        """Keep names, the first of which is not an alias, from others that are added meanwhile."""
+        """Reserve a name, followed by aliases, so that no other adapter can take it while this one loads."""
         for each in names:
             if not NAME.fullmatch(each) or each == NO_ADAPTER:
                 raise RequestError(
                     "the name of an adapter has up to 200 letters, digits, dots, colons, dashes and"
-                    f" underlines, and is not '{NO_ADAPTER}'"
+                    f" underscores, and is not '{NO_ADAPTER}'"
                 )
         with self._changed:
             for each in names:
@@ -168,25 +162,25 @@ class Adapters:
             self._names.update(dict.fromkeys(names, names[0]))
 
     def all(self) -> list[Adapter]:
-        """Return what is registered, in the order of its coming."""
+        """Return all registered adapters, oldest first."""
         with self._changed:
             return [_described(entry) for entry in self._entries.values()]
 
     def get(self, name: str) -> Adapter:
-        """Return what is known of one.
+        """Return an adapter's state.
 
         Raises:
-            UnknownAdapter: There is none of that name.
+            UnknownAdapter: No adapter has that name.
         """
         with self._changed:
             return _described(self._entry(name))
 
     def remove(self, name: str) -> None:
-        """Take an adapter away from requests to come, and free it once nobody holds it.
+        """Unregister an adapter, and free it once its last reference is released.
 
         Raises:
-            UnknownAdapter: There is none of that name.
-            NotRemovable: It is part of the engine.
+            UnknownAdapter: No adapter has that name.
+            NotRemovable: The adapter is part of the engine.
         """
         with self._changed:
             entry = self._entry(name)
@@ -204,14 +198,14 @@ class Adapters:
             self._residency.free(entry)
 
     def hold(self, name: str | None, check: Callable[[], None] = lambda: None) -> Held:
-        """Hold an adapter by its name or alias; None and `none` hold nothing, and give what is served.
+        """Hold a reference to an adapter; None and `none` hold none, and give the default pipeline.
 
         Args:
-            name: As the request has it.
-            check: Raises where there is no use in waiting for memory.
+            name: Name or alias from the request.
+            check: Raises once the request has ended; called while waiting for memory.
 
         Raises:
-            UnsupportedOption: There is none of that name.
+            UnsupportedOption: No adapter has that name.
         """
         served = self._served.facts.adapter_name
         if name in (None, NO_ADAPTER, served):
@@ -225,16 +219,16 @@ class Adapters:
                     "adapter", f"'{name[:60]}' is not served here; {' or '.join(names)} is"
                 ) from error
             self._residency.acquire(entry)
-        facts = replace(entry.facts, adapter_name=name)  # an alias may be the name it is asked for by
+        facts = replace(entry.facts, adapter_name=name)  # responses name the alias where the request did
         prepare = partial(self._prepare, entry=entry, check=check)
         return Held(self._pipeline(facts, prepare), partial(self._residency.release, entry))
 
     def make_ready(self, decoding: DecodingOptions) -> None:
-        """Load what the base model, or the adapter that the engine was started with, needs for these options.
+        """Load what the base model or the served adapter needs for these options.
 
         Raises:
-            StartupError: It cannot be converted or loaded.
-            NoMemory: The adapters that are pinned or in use leave no room.
+            StartupError: A model cannot be converted or loaded.
+            NoMemory: Pinned adapters and adapters in use leave no room.
         """
         self._residency.load_more(decoding, None)
 
@@ -261,7 +255,7 @@ class Adapters:
         entry: Entry | None = None,
         check: Callable[[], None] | None = None,
     ) -> None:
-        """Load what a request needs, which holds an adapter; None is what was there at the start."""
+        """Load what a request needs; `entry` is the added adapter that it holds, if any."""
         try:
             if entry is not None:
                 self._residency.load(entry, check)

@@ -1,15 +1,15 @@
-"""A user's functions around the pipeline: `code/inference.py` in the artifact, as in SageMaker's containers.
+"""Run a user's functions around the pipeline: `code/inference.py`, as in SageMaker's containers.
 
     model_fn(model_dir)                                   -> the model; by default a `ServedModel`
     input_fn(body, content_type)                          -> a recording; see `read_recording`
     predict_fn(data, model)                               -> anything; by default the transcript as a dict
-    output_fn(prediction, accept)                         -> the answer's body, or (body, content type)
-    transform_fn(model, body, content_type, accept)       -> the same, in place of the last three
+    output_fn(prediction, accept)                         -> the response body, or (body, content type)
+    transform_fn(model, body, content_type, accept)       -> the same; replaces the last three
 
-Each may take a `HookContext` as one more argument. What is missing is done as without hooks. They run in
-threads, several at a time, as part of this process: whoever writes the artifact is trusted like us. The words
-of a `ValueError` go to the client with status 400, those of `sagemaker_inference`'s errors with theirs; of
-other failures the client learns that there was one. Knows nothing more of HTTP.
+Each may take a `HookContext` as one more argument; missing ones have defaults. Hooks run in threads,
+concurrently, inside this process: the artifact's author is trusted. The message of a `ValueError` goes to the
+client with status 400, that of a `sagemaker_inference` error with its own status; any other failure is
+reported without details. Knows nothing more of HTTP.
 """
 
 from __future__ import annotations
@@ -50,31 +50,31 @@ ARGUMENTS = {
     "output_fn": ("prediction", "accept"),
     "transform_fn": ("model", "body", "content_type", "accept"),
 }
-"""Hooks and what they are given."""
+"""Hook -> its arguments."""
 
 FULL_SCALE = 32_768.0
 
 Transcribe = Callable[[bytes | Samples, Mapping[str, Any]], dict[str, Any]]
-"""Turns a recording and options by name into a dict like OpenAI's `verbose_json`."""
+"""Transcribes a recording with options by name; returns a dict like OpenAI's `verbose_json`."""
 
 _transcribe: ContextVar[Transcribe] = ContextVar("transcribe")
-"""Of the request that the running thread answers."""
+"""Transcribes as part of the request that the running thread answers."""
 
 _log = structlog.get_logger(__name__)
 
 
 class ServedModel:
-    """What hooks get as the model where they load none: call it to have a recording transcribed."""
+    """The model that hooks get where `model_fn` is missing. Call it to transcribe a recording."""
 
     def __call__(self, data: object, **options: Any) -> dict[str, Any]:
-        """Transcribe a recording as part of the request that is being answered.
+        """Transcribe a recording as part of the current request.
 
         Args:
-            data: What `read_recording` reads.
-            options: Win over those that the request and `data` name.
+            data: A recording; see `read_recording`.
+            options: Override the options of the request and of `data`.
 
         Raises:
-            ServiceError: It cannot be done; let it pass, and the client gets its usual answer.
+            ServiceError: The transcription failed. Uncaught, it gives the client its usual response.
         """
         transcribe = _transcribe.get(None)
         if transcribe is None:
@@ -85,29 +85,29 @@ class ServedModel:
 
 @dataclass(frozen=True, kw_only=True)
 class HookContext:
-    """What a hook may learn besides."""
+    """The optional last argument of a hook."""
 
     model_dir: str
     transcribe: ServedModel = field(default_factory=ServedModel)
-    """Our own pipeline, also where `model_fn` loads something else."""
+    """The service's own pipeline, even where `model_fn` loads another model."""
     headers: Mapping[str, str] = field(default_factory=dict)
-    """Of the request, their names in small letters; none while the model is loaded."""
+    """Request headers by lower-case name; empty while the model is loaded."""
 
     @property
     def system_properties(self) -> dict[str, str]:
-        """As in SageMaker's own context."""
+        """The model directory, as SageMaker's own context gives it."""
         return {"model_dir": self.model_dir}
 
     def get_request_header(self, index: int, name: str) -> str | None:
-        """As in SageMaker's own context; a request has one part, 0."""
+        """Return a request header, as SageMaker's own context does; a request has one part, index 0."""
         return self.headers.get(name.lower()) if index == 0 else None
 
 
 class Hooks:
-    """The functions of one artifact."""
+    """The hook functions of one artifact."""
 
     def __init__(self, path: Path, functions: Mapping[str, Callable[..., Any]], model_dir: Path) -> None:
-        """Take what `load_hooks` has found."""
+        """Made by `load_hooks` only."""
         self._path = path
         self._functions = functions
         self._model_dir = model_dir
@@ -115,24 +115,24 @@ class Hooks:
 
     @property
     def reads_body(self) -> bool:
-        """Whether bodies of any content type are theirs to read, and nothing else."""
+        """Whether `input_fn` reads the body, whatever its content type."""
         return "input_fn" in self._functions
 
     @property
     def writes_answer(self) -> bool:
-        """Whether answers are theirs, so that neither format nor streaming is ours to choose."""
+        """Whether hooks write the response, so that formats and streaming do not apply."""
         return bool(self._functions.keys() & {"predict_fn", "output_fn", "transform_fn"})
 
     @property
     def takes_any_body(self) -> bool:
-        """Whether a content type that we do not read is none the less welcome."""
+        """Whether content types that the service cannot read are accepted."""
         return bool(self._functions.keys() & {"input_fn", "transform_fn"})
 
     def load_model(self) -> None:
-        """Call `model_fn`, where there is one.
+        """Call `model_fn`, if there is one.
 
         Raises:
-            ArtifactError: It failed.
+            ArtifactError: `model_fn` failed.
         """
         if "model_fn" not in self._functions:
             return
@@ -145,17 +145,17 @@ class Hooks:
         """Call `input_fn`.
 
         Raises:
-            ServiceError: It failed or refused.
+            ServiceError: `input_fn` failed or refused the body.
         """
         return self._call("input_fn", (_as_text(body, content_type), content_type), headers)
 
     def read_recording(
         self, body: bytes, content_type: str, headers: Mapping[str, str]
     ) -> tuple[bytes | Samples, dict[str, Any]]:
-        """Call `input_fn`, and take the recording and the options out of what it gave.
+        """Call `input_fn`, and return its recording and options.
 
         Raises:
-            ServiceError: It failed or refused, or gave no recording.
+            ServiceError: `input_fn` failed, refused the body, or returned no recording.
         """
         return _recording_of(self.read(body, content_type, headers))
 
@@ -169,21 +169,18 @@ class Hooks:
         transcribe: Transcribe,
         read: Callable[[], object],
     ) -> tuple[bytes, str]:
-        """Answer a request, in the running thread.
+        """Answer a request in the calling thread.
 
         Args:
-            body: As it came.
-            content_type: Of the body.
-            accept: What the client asks for.
-            headers: Of the request, their names in small letters.
-            transcribe: What `ServedModel` does in this request.
-            read: Reads the body where no hook does.
+            headers: Request headers by lower-case name.
+            transcribe: Implements `ServedModel` for this request.
+            read: Reads the body where there is no `input_fn`.
 
         Returns:
-            The answer's body and its content type.
+            The response body and its content type.
 
         Raises:
-            ServiceError: It failed or was refused.
+            ServiceError: A hook failed or refused the request.
         """
         token = _transcribe.set(transcribe)
         try:
@@ -202,11 +199,11 @@ class Hooks:
             _transcribe.reset(token)
 
     def _call(self, name: str, arguments: tuple[Any, ...], headers: Mapping[str, str]) -> Any:
-        """Call a hook; what it raises becomes an error of ours."""
+        """Call a hook, and turn its exceptions into service errors."""
         try:
             return self._run(name, arguments, headers)
         except ServiceError:
-            raise  # of the served model: the client gets its usual answer
+            raise  # from the served model: the client gets its usual response
         except UnsupportedFormatError as error:
             raise UnsupportedMediaType(_sentence(error)) from error
         except BaseInferenceToolkitError as error:
@@ -226,16 +223,16 @@ class Hooks:
 
 
 def load_hooks(model_dir: Path, program: str) -> Hooks | None:
-    """Import a user's program from the artifact; None where it brings none.
+    """Import a user's program from the artifact; None where there is none.
 
-    Its directory goes onto `sys.path`. Nothing is installed.
+    Adds the program's directory to `sys.path`. Installs nothing.
 
     Args:
-        model_dir: The artifact.
         program: File name below `code/`, with or without `.py`.
 
     Raises:
-        ArtifactError: It lies elsewhere, cannot be imported, or its functions cannot be called as they must.
+        ArtifactError: The program lies outside the artifact, cannot be imported, or has hooks with wrong
+            arguments.
     """
     model_dir = find_root(model_dir)
     code_dir = model_dir / CODE_DIR
@@ -266,15 +263,15 @@ def load_hooks(model_dir: Path, program: str) -> Hooks | None:
 
 
 def read_recording(data: object) -> tuple[bytes | Samples, dict[str, Any]]:
-    """Take a recording, and options where it names some, from what a hook gave.
+    """Split the result of a hook into a recording and options.
 
     Args:
-        data: Bytes of a file; (n_samples,) or (n_channels, n_samples) at 16 kHz, float or int16; or a mapping
-            with one of these, or base64, as `audio`, and options by name.
+        data: Bytes of a file; an array, (n_samples,) or (n_channels, n_samples) at 16 kHz, float or int16; or
+            a mapping with one of these, or base64, under `audio`, and options by name.
 
     Raises:
-        RequestError: The base64 is none.
-        TypeError: It is none of these.
+        RequestError: `audio` is invalid base64.
+        TypeError: `data` is none of these.
     """
     if isinstance(data, Mapping):
         options = {str(name): value for name, value in data.items() if name != "audio"}
@@ -315,7 +312,7 @@ def _check(path: Path, functions: Mapping[str, Callable[..., Any]]) -> None:
 
 
 def _as_text(body: bytes, content_type: str) -> bytes | str:
-    """Return the body as SageMaker's containers hand it over: text types as text."""
+    """Return a body as SageMaker's containers pass it: decoded where its type is textual."""
     if content_type.partition(";")[0].strip().lower() not in content_types.UTF8_TYPES:
         return body
     try:
@@ -329,7 +326,7 @@ def _is_json(prediction: object) -> bool:
 
 
 def _answer(result: Any, accept: str) -> tuple[bytes, str]:
-    """Return the body and the content type of what a hook gave."""
+    """Return the body and the content type of a hook's result."""
     body, content_type = result if isinstance(result, tuple) and len(result) == 2 else (result, accept)
     if isinstance(body, str):
         encoded = body.encode()
@@ -338,19 +335,19 @@ def _answer(result: Any, accept: str) -> tuple[bytes, str]:
     else:
         try:
             encoded = msgspec.json.encode(body, enc_hook=_plain)
-        except Exception as error:  # msgspec passes on what the objects themselves raise
+        except Exception as error:  # msgspec passes on what the objects' own methods raise
             _log.error("hook.failed", error=type(error).__name__, exc_info=True)
             raise HookError("output_fn") from error
     return encoded, content_type
 
 
 def _plain(value: object) -> object:
-    """Turn numpy's values into what JSON knows."""
+    """Turn numpy values into JSON's types."""
     if isinstance(value, np.ndarray | np.generic):
         return value.tolist()
     raise TypeError(f"{type(value).__name__} cannot be written as JSON")
 
 
 def _sentence(error: object) -> str:
-    """Return the first line of a message, for a client."""
+    """Return the first line of a message, cut to 500 letters, for a client."""
     return (str(error).strip().splitlines() or ["the request was refused"])[0][:500]

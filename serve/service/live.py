@@ -1,14 +1,14 @@
-"""Speech while it is being spoken -> text while it is being spoken. Knows no socket and no wire format.
+"""Transcribe speech while it is being spoken. Knows no socket and no wire format.
 
     session = LiveSession(pipeline, settings, ticket)
-    session.run(emit)                # in a thread of its own: until the speech ends and all of it is said
-    session.hear(data)               # from another: bytes as they come
+    session.run(emit)                # in its own thread, until all speech is transcribed
+    session.hear(data)               # from another thread: PCM bytes as they arrive
     session.end()
 
-A phrase ends with a pause, or where no more fits into a window. Its final text is that of the pipeline, once
-and in order. Until then the phrase so far is decoded anew about every second, and in the middle of a pause
-that may end it, so that its final text is there when it does; but only as long as the engine keeps up: a
-speaker who is ahead of it gets final text alone.
+A phrase ends at a pause, or where it fills a window. Its final text comes from the pipeline, once and in
+order. Until then, the phrase so far is decoded again about every second. It is also decoded halfway through a
+pause that may end it, so that the final text is ready when the pause is long enough. Partial texts are
+skipped while the engine falls behind the speaker.
 """
 
 from __future__ import annotations
@@ -32,19 +32,19 @@ from serve.service.live_settings import LiveSettings
 from serve.transcript.events import LiveText, Segment, join_text
 from serve.transcript.timeline import Timeline
 
-RUN_SAMPLES = 8 * FRAME_SAMPLES  # heard at a time: a quarter of a second
+RUN_SAMPLES = 8 * FRAME_SAMPLES  # processed at a time: a quarter of a second
 PARTIAL_EVERY_S = 1.0
-"""New speech that is worth decoding a phrase anew for."""
+"""New speech after which the open phrase is decoded again, in seconds."""
 
 WAITING_S = 20.0
-"""Sound that may wait to be heard; whoever sends faster is slowed down."""
+"""Sound that may be queued, in seconds; beyond it the sender gets backpressure."""
 
 CHECK_EVERY_S = 1.0
-"""How often a session that waits for sound looks whether there is any use in waiting."""
+"""How often a session that waits for sound checks whether its request has ended."""
 
 
 class LiveSession:
-    """One stream of speech."""
+    """One stream of speech. Passed to the pipeline in place of its ticket, to reuse speculative results."""
 
     def __init__(
         self, pipeline: Pipeline, settings: LiveSettings, ticket: Ticket, *, max_audio_s: float = 1_800.0
@@ -52,13 +52,12 @@ class LiveSession:
         """Prepare a session.
 
         Args:
-            pipeline: What hears.
-            settings: What is spoken.
-            ticket: Its place; whoever gave it closes it.
-            max_audio_s: Longest speech.
+            settings: The sound's format, and options.
+            ticket: The request's ticket; whoever created it closes it.
+            max_audio_s: Longest speech accepted, in seconds.
 
         Raises:
-            UnsupportedOption: The served model cannot do what is asked.
+            UnsupportedOption: The served model does not support an option.
         """
         self._pipeline = pipeline
         self._settings = settings
@@ -68,42 +67,42 @@ class LiveSession:
         self._too_long: AudioTooLong | None = None
         self._sound = _SoundQueue(round(WAITING_S * settings.pcm.bytes_per_s))
         self.heard_s = 0.0
-        """Sound that was listened to."""
+        """Sound processed so far, in seconds."""
         self._n_finals = 0
-        self._shown: Segment | None = None  # text that is not final, and was not replaced
+        self._shown: Segment | None = None  # the partial text on display
         self._shown_until = 0  # samples of the recording
-        # What was heard in the last pause that might end a phrase, and what language it was in.
+        # Speculative results for the last pause that might end a phrase: its text and its language.
         self._tried: tuple[LogMel, DecodingOptions, Hypothesis] | None = None
         self._detected: tuple[LogMel, tuple[str, float]] | None = None
         self._tried_until = 0  # samples of the recording
         self._emit: Callable[[LiveText], None] = lambda text: None
 
     def hear(self, data: bytes) -> bool:
-        """Take sound as it comes, from any thread; say whether more should come before `on_room` calls."""
+        """Queue PCM bytes, from any thread; False means: send no more before `on_room` calls."""
         return self._sound.put(data)
 
     def on_room(self, call: Callable[[], None]) -> None:
-        """Have `call` called, from the session's thread, whenever more sound may come."""
+        """Set the callback, called from the session's thread, that ends backpressure."""
         self._sound.on_room = call
 
     def end(self, error: ServiceError | None = None) -> None:
-        """Take no more sound. What has come is said to its end, and then `run` raises the error."""
+        """End the input. `run` transcribes what was queued, and then raises the error, if any."""
         self._sound.end(error)
 
     def abandon(self) -> None:
-        """End, and forget what has come: nobody will hear of it."""
+        """End the session, and drop what was queued."""
         self._sound.abandon()
         self._ticket.cancel()
 
     def run(self, emit: Callable[[LiveText], None]) -> None:
-        """Transcribe until the end.
+        """Transcribe until the input ends.
 
         Args:
             emit: Called with each text, in order.
 
         Raises:
-            ServiceError: The engine failed, the ticket was cancelled, the speech is too long, or its end was
-                an error.
+            ServiceError: The engine failed, the ticket was cancelled, the speech is too long, or the input
+                ended with an error.
         """
         self._emit = emit
         recording = Recording(self._blocks())
@@ -132,13 +131,13 @@ class LiveSession:
         yield stream.flush()[None]
 
     def _cut(self, blocks: Iterable[Samples], limits: WindowLimits) -> Iterator[tuple[Window, Samples]]:
-        # The detector widens both ends of a pause, which the limits do not know of.
+        # The detector widens speech at both ends of a pause, and the limits count what remains.
         gap_s = max(0.0, self._settings.pause_s - 2 * PAD_SAMPLES / SAMPLE_RATE)
         limits = replace(limits, max_gap_s=min(limits.max_gap_s, gap_s))
         return iter_windows(blocks, limits, run_samples=RUN_SAMPLES, on_run=self._show)
 
     def decode(self, inputs: Iterable[EngineInput]) -> Iterator[Hypothesis]:
-        """Decode windows one by one, for the next may be minutes away, unless that is done already."""
+        """Decode windows one by one, since the next may be minutes away; reuse a speculative result."""
         for window in inputs:
             if self._tried is not None and window.options == self._tried[1]:
                 log_mel, _, hypothesis = self._tried
@@ -148,13 +147,13 @@ class LiveSession:
             yield from self._ticket.decode([window])
 
     def detect_language(self, window: EngineInput) -> tuple[str, float]:
-        """Return the language of a window, unless that is known already."""
+        """Return (language code, probability) for a window; reuse a speculative result."""
         if self._detected is None or not np.array_equal(window.log_mel, self._detected[0]):
             self._detected = window.log_mel, self._ticket.detect_language(window)
         return self._detected[1]
 
     def _show(self, listeners: Sequence[Listener]) -> None:
-        """Say what the open phrase seems to be so far, if that is worth it and nothing waits to be heard."""
+        """Emit the open phrase's partial text, if it has grown enough and the session keeps up."""
         (listener,) = listeners
         found = listener.open_window()
         if found is None:
@@ -191,23 +190,23 @@ class LiveSession:
             self._emit(LiveText(segment=segment, is_final=False))
 
     def _withdraw(self) -> None:
-        """Take back a text that turned out to be nothing."""
+        """Withdraw the partial text on display: it turned out not to be speech."""
         if self._shown is not None:
             self._emit(LiveText(segment=replace(self._shown, text=""), is_final=False))
             self._shown = None
 
 
 class _SoundQueue:
-    """Bytes on their way from one thread to another."""
+    """A bounded byte queue between two threads."""
 
     def __init__(self, max_bytes: int) -> None:
         self.on_room: Callable[[], None] = lambda: None
         self.error: ServiceError | None = None
-        """Why it ended, where that is a fault."""
+        """The error that the input ended with."""
         self._max_bytes = max_bytes
         self._pieces: deque[bytes] = deque()
         self.n_bytes = 0
-        """Waiting."""
+        """Bytes queued."""
         self._is_over = False
         self._changed = threading.Condition()
 
@@ -220,7 +219,7 @@ class _SoundQueue:
             return self.n_bytes < self._max_bytes
 
     def take(self, max_bytes: int, check: Callable[[], None]) -> bytes | None:
-        """Wait for bytes; None at the end. `check` may raise now and then."""
+        """Wait for bytes; None at the end. Calls `check`, which may raise, about every second."""
         check()
         with self._changed:
             while not self._pieces and not self._is_over:

@@ -1,8 +1,8 @@
-"""What is spoken in a live stream, and how it is to be heard. Names and values come as a plain mapping.
+"""Parse the settings of a live stream: the sound's format, the pause that ends a phrase, and options.
 
     {"sample_rate": 16000, "encoding": "pcm_s16le", "channels": 1, "pause_s": 1.0, "language": "mr", ...}
 
-Everything else is an option of the transcription, checked as in any request.
+All other names are transcription options, checked as in any request.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from serve.options import TranscriptionOptions, option_refusal, parse_options
 
 @dataclass(frozen=True, kw_only=True)
 class LiveSettings:
-    """What is spoken, and how it is to be heard."""
+    """Settings of one live stream."""
 
     pcm: PcmFormat = field(default_factory=PcmFormat)
     options: TranscriptionOptions = field(default_factory=TranscriptionOptions)
     pause_s: float = 1.0
-    """Silence that ends a phrase."""
+    """Silence that ends a phrase, in seconds."""
 
 
 class _WireSound(msgspec.Struct, kw_only=True):
@@ -35,14 +35,14 @@ class _WireSound(msgspec.Struct, kw_only=True):
 
 
 def parse_live_settings(values: Mapping[str, Any], base: TranscriptionOptions | None = None) -> LiveSettings:
-    """Check settings by name.
+    """Parse and check settings.
 
     Args:
         values: Name -> value; numbers may be written as text.
-        base: Options that hold where `values` says nothing.
+        base: Defaults for options that `values` lacks.
 
     Raises:
-        UnsupportedOption: A name is unknown, or has an impossible value.
+        UnsupportedOption: A name is unknown, or its value invalid.
     """
     try:
         sound = msgspec.convert(dict(values), _WireSound, strict=False)

@@ -3,7 +3,7 @@
     pipeline = load_pipeline(model_dir=Path("model_artifacts/whisper-base-mr"), n_threads=2)
     pipeline = load_pipeline(base_model="openai/whisper-base")  # no adapter
 
-Knows no environment and no HTTP.
+Knows no environment variables and no HTTP.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ from serve.pipeline import Pipeline, ServingFacts
 
 @dataclass(frozen=True, kw_only=True)
 class Served:
-    """What was found to serve."""
+    """The base model, and the adapter if any, that will be served."""
 
     base_dir: Path
     artifact: Artifact | None
-    """None where a base model is served alone."""
+    """None to serve the base model alone."""
     told: Told = field(default_factory=Told)
-    """What is known of a model without a manifest."""
+    """Facts about a model without a manifest."""
 
 
 def find_served(
@@ -51,19 +51,17 @@ def find_served(
     offline: bool = False,
     told: Told | None = None,
 ) -> Served:
-    """Look at a model directory and say what is in it.
+    """Find the base model and the adapter that a model directory names, and check that they fit.
 
     Args:
-        model_dir: An artifact; or what others made: peft's directory of an adapter, a checkpoint, or a
-            directory of CTranslate2; or nothing, when `base_model` is named.
-        base_model: Name or directory of the base model, in place of the one that the adapter names.
-        cache_dir: Where a rebuilt base model is kept.
-        offline: Never reach for the network.
-        told: What is known of a model without a manifest.
+        model_dir: An artifact, a peft adapter, a checkpoint, or a CTranslate2 directory; None if
+            `base_model` is named.
+        base_model: Name or directory of the base model; overrides the adapter's.
+        told: Facts about a model without a manifest.
 
     Raises:
         ArtifactError: There is nothing to serve, or the adapter does not fit the base model.
-        BaseModelError: The base model cannot be had.
+        BaseModelError: The base model cannot be found or fetched.
     """
 
     def resolve(name: str) -> Path:
@@ -86,18 +84,15 @@ def find_served(
     if kind in ("checkpoint", "ctranslate2"):
         like = resolve(base_model) if base_model is not None and lacks_tokenizer(model_dir) else None
         completed = completed_checkpoint(model_dir, like=like, cache_dir=cache_dir)
-        return Served(
-            base_dir=completed if is_converted(completed) else resolve(str(completed)),
-            artifact=None,
-            told=told,
-        )
+        base_dir = completed if is_converted(completed) else resolve(str(completed))
+        return Served(base_dir=base_dir, artifact=None, told=told)
     if kind == "peft":
         if (named := base_model or base_of_peft(model_dir)) is None:
             raise ArtifactError(model_dir / ADAPTER_CONFIG, "names no base model; name it with --base-model")
         base_dir = resolve(named)
         return Served(base_dir=base_dir, artifact=peft_artifact(model_dir, base_dir, told), told=told)
     artifact = load_artifact(model_dir)
-    inside = model_dir / "base"  # an artifact may carry its base model, for places without a network
+    inside = model_dir / "base"  # an artifact may carry its base model, for use without a network
     base_dir = resolve(base_model or (str(inside) if inside.is_dir() else artifact.manifest.base_model.name))
     artifact.require_base(base_fingerprint(base_dir))
     check_adapter(artifact.adapter_dir, base_dir)
@@ -111,13 +106,13 @@ def serving_facts(
     key: str = SERVED_ADAPTER,
     told: Told | None = None,
 ) -> ServingFacts:
-    """Say what the pipeline has to know about an artifact, or about a base model alone.
+    """Return what the pipeline needs to know about an artifact, or about a base model alone.
 
     Args:
         artifact: None for the base model alone.
-        name: Under which it is asked for; the manifest's by default.
-        key: Under which the engine holds it.
-        told: What is known of a base model alone.
+        name: Name of the adapter in requests; the manifest's by default.
+        key: Key of the adapter in the engine.
+        told: Facts about a base model alone.
     """
     if artifact is None:
         return ServingFacts(language=None if told is None else told.language)
@@ -146,22 +141,16 @@ def load_pipeline(
     language: str | None = None,
     encoder_context: Literal["fixed", "dynamic"] = "fixed",
 ) -> Pipeline:
-    """Load an artifact, or a base model alone, ready to transcribe; see `find_served` for what may be named.
+    """Load an artifact, or a base model alone, ready to transcribe.
 
     Args:
-        model_dir: See `find_served`.
-        base_model: See `find_served`.
-        engine: Runtime; `auto` takes the faster one that knows the quantization.
-        quantization: How linear layers are kept.
-        n_threads: CPU threads of the engine.
-        cache_dir: Where base models and converted models are kept.
-        offline: Never reach for the network.
-        language: Of a model without a manifest; see `serve.model.artifact.Told`.
-        encoder_context: Of an adapter without a manifest.
+        engine: Runtime; `auto` takes the faster one that supports the quantization.
+        language: Language of a model without a manifest; see `serve.model.artifact.Told`.
+        encoder_context: Windows of an adapter without a manifest.
 
     Raises:
-        ArtifactError, BaseModelError, ConversionError: It cannot be served; one sentence says why.
-        ConfigError: The engine does not know the quantization.
+        ArtifactError, BaseModelError, ConversionError: The model cannot be served.
+        ConfigError: The engine does not support the quantization.
     """
     told = Told(language=language, encoder_context=encoder_context)
     served = find_served(model_dir, base_model, cache_dir=cache_dir, offline=offline, told=told)
@@ -179,19 +168,9 @@ def load_served(
     cache_dir: Path | None = None,
     preload: bool = True,
 ) -> Pipeline:
-    """Load what was found; see `load_pipeline`.
+    """Load what `find_served` found; see `load_pipeline`.
 
-    Args:
-        served: What was found.
-        engine: Runtime.
-        quantization: How linear layers are kept.
-        n_threads: CPU threads of the engine.
-        cache_dir: Where converted models are kept.
-        preload: False lets an engine that loads adapters apart from their base wait for the first one.
-
-    Raises:
-        ArtifactError, BaseModelError, ConversionError: It cannot be served; one sentence says why.
-        ConfigError: The engine does not know the quantization.
+    `preload=False` lets an engine that stores adapters apart from their base wait for the first one.
     """
     if engine == "auto":
         engine = "transformers" if quantization == "int4" else "ctranslate2"
@@ -202,7 +181,7 @@ def load_served(
     if engine == "transformers" and is_converted(served.base_dir):
         raise ConfigError(["a model of CTranslate2 needs the engine ctranslate2"])
 
-    # Imported here: a model runtime takes seconds to import, and whoever only looks at artifacts needs none.
+    # Imported here: a runtime takes seconds to import, and finding artifacts does not need it.
     if engine == "ctranslate2":
         choose_instruction_set()
         from serve.engine.ctranslate2.engine import CTranslate2Engine

@@ -1,8 +1,8 @@
 """The models of a multi-model service: loaded, held by requests, unloaded on demand. Knows no HTTP.
 
-Models of one base model are adapters of it (`serve.service.adapters`) and share its engine and its queue; a
-base goes when its last model has gone and nobody holds it. Nothing is evicted: the platform that asks for
-models unloads others when it is told that there is no memory.
+Models with the same base model share its engine and queue: they are adapters (`serve.service.adapters`). A
+base is freed when its last model is removed and its last reference released. Nothing is evicted: the hosting
+platform unloads models itself when it is told that memory is short.
 """
 
 from __future__ import annotations
@@ -41,22 +41,20 @@ _log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class Model:
-    """A loaded model."""
-
     name: str
     url: str
-    """As the caller named it."""
+    """The address it was loaded from, as the caller wrote it."""
 
 
 @dataclass(eq=False, kw_only=True)
 class _Base:
-    """A base model at work; all but the first three are guarded by the registry's lock."""
+    """A loaded base model; the registry's lock guards the last two fields."""
 
     fingerprint: str
     adapters: Adapters
     scheduler: Scheduler
     n_bytes: int = 0
-    """Taken from the budget when its engine was loaded."""
+    """Bytes taken from the budget when its engine was loaded."""
     n_references: int = 0
     models: dict[str, _Loaded] = field(default_factory=dict)
 
@@ -69,55 +67,54 @@ class _Loaded:
 
 
 class Models:
-    """A registry. Any thread may call it; `add` and `remove` may take long."""
+    """A registry. Thread-safe; `add` and `remove` may take long."""
 
     def __init__(
         self, settings: Settings, schedule: Callable[[Pipeline], Scheduler], budget: MemoryBudget
     ) -> None:
-        """Begin without models.
+        """Start without models.
 
         Args:
-            settings: Say how engines are loaded, and where from.
-            schedule: Starts the threads of an engine.
-            budget: Memory of all models together.
+            settings: How engines are loaded, and from where.
+            schedule: Starts an engine's scheduler.
+            budget: Memory for all models together.
         """
         self._settings = settings
         self._schedule = schedule
         self._budget = budget
         self._lock = threading.Lock()
-        self._adding = threading.Lock()  # one at a time: two models may want the same base
+        self._adding = threading.Lock()  # one `add` at a time: two models may need the same base
         self._loaded: dict[str, _Loaded] = {}
         self._bases: dict[str, _Base] = {}
         self._past = Totals()
 
     @property
     def schedulers(self) -> list[Scheduler]:
-        """Of all base models."""
         with self._lock:
             return [base.scheduler for base in self._bases.values()]
 
     @property
     def totals(self) -> Totals:
-        """What all engines have done, those included that are gone."""
+        """Work done by all engines, freed ones included."""
         return sum((scheduler.totals() for scheduler in self.schedulers), self._past)
 
     def add(self, name: str, url: str) -> Model:
         """Load a model.
 
         Args:
-            name: Under which it is asked for.
+            name: Name of the model in requests.
             url: Directory of an artifact, or of a base model's checkpoint.
 
         Raises:
-            RequestError: The name cannot be one.
+            RequestError: The name is malformed.
             ModelExists: The name is taken.
-            UnknownPath: There is nothing that may be loaded.
+            UnknownPath: The directory does not exist, or lies outside the allowed ones.
             BadAdapter: Its files are damaged, or do not fit each other.
             NoMemory: There is no room.
         """
         if not NAME.fullmatch(name):
             raise RequestError(
-                "model_name has up to 200 letters, digits, dots, colons, dashes and underlines"
+                "model_name has up to 200 letters, digits, dots, colons, hyphens and underscores"
             )
         with self._adding:
             if name in self._loaded:
@@ -149,24 +146,24 @@ class Models:
         return model
 
     def all(self) -> list[Model]:
-        """Return what is loaded, by name."""
+        """Return all loaded models, sorted by name."""
         with self._lock:
             return [self._loaded[name].model for name in sorted(self._loaded)]
 
     def get(self, name: str) -> Model:
-        """Return what is known of one.
+        """Return a loaded model.
 
         Raises:
-            UnknownModel: None of that name is loaded.
+            UnknownModel: No loaded model has that name.
         """
         with self._lock:
             return self._find(name).model
 
     def remove(self, name: str) -> None:
-        """Take a model away from requests to come, and free it once nobody holds it.
+        """Unregister a model, and free it once its last reference is released.
 
         Raises:
-            UnknownModel: None of that name is loaded.
+            UnknownModel: No loaded model has that name.
         """
         with self._lock:
             loaded = self._find(name)
@@ -178,10 +175,10 @@ class Models:
         _log.info("model.removed", model=name)
 
     def hold(self, name: str) -> tuple[Adapters, Scheduler, Held]:
-        """Hold a model: what decodes it, and the pipeline that follows its manifest.
+        """Hold a reference to a model; return its adapters, its scheduler, and its pipeline.
 
         Raises:
-            UnknownModel: None of that name is loaded.
+            UnknownModel: No loaded model has that name.
         """
         with self._lock:
             loaded = self._find(name)
@@ -194,7 +191,7 @@ class Models:
             with self._lock:
                 base.n_references -= 1
                 is_over = not base.n_references and not base.models
-            if is_over:  # whoever releases may be the event loop, and freeing waits for a batch
+            if is_over:  # the event loop may be releasing, and freeing waits for a batch
                 threading.Thread(target=self._drop_unless_used, args=(base,), daemon=True).start()
 
         return base.adapters, base.scheduler, Held(inner.pipeline, release)
@@ -205,7 +202,7 @@ class Models:
         return self._loaded[name]
 
     def _base_of(self, served: Served) -> _Base:
-        """Return the base of a model, at work already or now."""
+        """Return the loaded base of a model; load it first if needed."""
         fingerprint = base_fingerprint(served.base_dir)
         with self._lock:
             if (base := self._bases.get(fingerprint)) is not None:
@@ -223,7 +220,7 @@ class Models:
             preload=False,
         )
         adapters = Adapters(pipeline, roots=settings.loading_roots, budget=self._budget)
-        n_bytes = pipeline.engine.base_bytes()  # 0 where it is loaded when it is first asked for
+        n_bytes = pipeline.engine.base_bytes()  # 0 where the engine loads it on first use
         self._budget.take(n_bytes, force=True)
         scheduler = self._schedule(pipeline)
         base = _Base(fingerprint=fingerprint, adapters=adapters, scheduler=scheduler, n_bytes=n_bytes)

@@ -1,8 +1,8 @@
-"""A request's place in the service, from its admission to its end: a recording in, events out.
+"""A request's place in the service, from admission to its end: a recording in, events out.
 
     with service.admit() as place:
         place.choose(options)
-        place.transcribe(place.opening(audio, options), options, emit)      # in a thread of its own
+        place.transcribe(place.opening(audio, options), options, emit)      # in its own thread
 
 Knows no event loop and no HTTP.
 """
@@ -18,7 +18,7 @@ from serve.errors import AudioTooLong
 from serve.options import TranscriptionOptions
 from serve.transcript.events import End, Event
 
-if TYPE_CHECKING:  # their imports take seconds, which the loading thread spends while /ping already answers
+if TYPE_CHECKING:  # these imports take seconds, so the loading thread does them while /ping answers
     from serve.audio.recording import Recording
     from serve.audio.samples import Samples
     from serve.pipeline import Pipeline
@@ -27,7 +27,7 @@ if TYPE_CHECKING:  # their imports take seconds, which the loading thread spends
 
 
 class Place(ExitStack):
-    """An admitted request: its ticket, and the adapter it holds. Closing it frees both."""
+    """An admitted request: its ticket, and a reference to its adapter. Closing it releases both."""
 
     def __init__(
         self,
@@ -40,16 +40,15 @@ class Place(ExitStack):
         model: str | None = None,
         session: Session | None = None,
     ) -> None:
-        """Only `Service.admit` makes places.
+        """Made by `Service.admit` only.
 
         Args:
-            ticket: The scheduler's.
-            adapters: Those of the base model that decodes.
-            held: What serves a request that names no adapter.
-            max_audio_s: Longest recording.
+            adapters: The adapters of the base model that decodes.
+            held: The reference for requests that name no adapter.
+            max_audio_s: Longest recording accepted, in seconds.
             audio_turns: Held while a block of a recording is decoded.
-            model: Name of the model of a multi-model service, whose adapter is the only one.
-            session: The session that the request belongs to; it goes on from the text.
+            model: Name of the model in a multi-model service; its adapter cannot be changed.
+            session: The session that the request belongs to; updated with the text.
         """
         super().__init__()
         self.ticket = ticket
@@ -64,14 +63,13 @@ class Place(ExitStack):
 
     @property
     def pipeline(self) -> Pipeline:
-        """The pipeline of the chosen adapter."""
         return self._held.pipeline
 
     def choose(self, options: TranscriptionOptions) -> None:
-        """Hold the adapter that options name, and refuse what it cannot do.
+        """Hold the adapter that the options name, and check that it supports them.
 
         Raises:
-            UnsupportedOption: Names the option.
+            UnsupportedOption: An option is not supported; the error names it.
         """
         if self._model is None:
             held = self._adapters.hold(options.adapter, self.ticket.check)
@@ -82,10 +80,10 @@ class Place(ExitStack):
     def opening(
         self, audio: bytes | Samples, options: TranscriptionOptions
     ) -> AbstractContextManager[Recording]:
-        """Return a context that decodes a recording: a file, or samples at 16 kHz.
+        """Return a context that decodes a recording: a file's bytes, or samples at 16 kHz.
 
         Raises:
-            AudioTooLong: Samples last longer than recordings may.
+            AudioTooLong: The samples last longer than `max_audio_s`.
         """
         from serve.audio.decode import AudioLimits, open_audio
         from serve.audio.recording import Recording
@@ -105,18 +103,17 @@ class Place(ExitStack):
         options: TranscriptionOptions,
         emit: Callable[[Event], None],
     ) -> None:
-        """Decode and transcribe a recording in the running thread.
+        """Decode and transcribe a recording in the calling thread.
 
-        A recording is decoded as far as the pipeline has come; faults in its first 30 s come before the first
-        event.
+        Audio is decoded as the pipeline needs it. Errors in its first 30 s are raised before the first event.
 
         Args:
-            opening: What `opening` returned.
-            options: What is asked for, as it was chosen.
-            emit: Called with each of the pipeline's events.
+            opening: Returned by `opening`.
+            options: The options that were given to `choose`.
+            emit: Called with each event of the pipeline.
 
         Raises:
-            ServiceError: The recording is not usable, or the transcription broke off.
+            ServiceError: The recording is not usable, or the transcription was broken off.
         """
         with ExitStack() as stack:
             with self._audio_turns:
@@ -129,7 +126,7 @@ class Place(ExitStack):
 
 
 def _in_turn(recording: Recording, turns: AbstractContextManager[object], ticket: Ticket) -> Recording:
-    """Return the recording, decoded in turn with others, and no further than its request lives."""
+    """Limit concurrent decoding by `turns`, and stop it when the request ends."""
 
     def in_turn(unread: Iterator[Samples]) -> Iterator[Samples]:
         while True:

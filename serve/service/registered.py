@@ -1,4 +1,4 @@
-"""What is known of an adapter that a service holds, and what it may be called. Imports no engine."""
+"""State and names of registered adapters. Imports no engine."""
 
 from __future__ import annotations
 
@@ -7,22 +7,22 @@ import re
 import msgspec
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,199}")
-"""What an adapter or a model may be called."""
+"""Names of adapters and models."""
 
 
 class Adapter(msgspec.Struct, frozen=True, kw_only=True, rename={"source": "src", "n_requests": "requests"}):
-    """What is known of a registered adapter; also the JSON body that `/adapters` answers."""
+    """A registered adapter's state; also the JSON body of `/adapters`."""
 
     name: str
     alias: str | None
     source: str
-    """Directory that it was loaded from."""
+    """Directory that the adapter was loaded from."""
     language: str | None
     pinned: bool
-    """Whether it stays in memory."""
+    """Whether the adapter is never evicted."""
     loaded: bool
     memory_bytes: int
-    """0 for an adapter that is not loaded, or that the service was started with."""
+    """Memory that the adapter takes; 0 if it is not loaded, or part of the engine."""
     served: bool
     """Whether requests that name no adapter use this one."""
     n_requests: int

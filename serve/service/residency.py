@@ -1,12 +1,12 @@
-"""Which adapters of an engine are in memory: loaded on demand, reference counted, evicted by LRU.
+"""Which adapters of an engine are in memory: loaded on demand, reference counted, LRU evicted.
 
-What a request holds is never evicted. What is not in memory is loaded in the thread of the request that needs
-it, so that no batch of another waits for it.
+A held adapter is never evicted. An adapter is loaded in the thread of the request that needs it, so that no
+other request's batch waits.
 
-Memory is counted when it is taken, not when it might be: an engine may keep for an adapter a small model for
-its own language and a large one for all else, which most adapters never need. Whatever a request makes the
-engine load is taken from the budget first: what belongs to its adapter goes with that; the base model alone,
-and more of the adapter that the engine was started with, stay.
+Memory is counted when it is taken, not when it might be. An engine may keep two models of an adapter: a small
+one for its own language, and a large one for everything else, which most adapters never need. Whatever a
+request makes the engine load is taken from the budget first. An adapter's share is given back with the
+adapter; the base model alone, and further models of the adapter that the engine was started with, stay.
 """
 
 from __future__ import annotations
@@ -26,81 +26,81 @@ from serve.pipeline import ServingFacts
 from serve.service.memory import MemoryBudget
 
 ROOM_POLL_S = 1.0
-"""How often a request that waits for room looks whether there is any use in waiting."""
+"""How often a request that waits for memory checks whether it has ended, in seconds."""
 
 _log = structlog.get_logger(__name__)
 
 
 @dataclass(eq=False, kw_only=True)
 class Entry:
-    """A registered adapter; everything below `pin` is guarded by `Residency.changed`."""
+    """A registered adapter; `Residency.changed` guards all fields below `pin`."""
 
     name: str
     alias: str | None
     facts: ServingFacts
     artifact: Artifact | None
-    """None for the adapter that is part of the engine."""
+    """None for the adapter that the engine was loaded with."""
     pin: bool
-    """Whether it is never evicted."""
+    """Whether the adapter is never evicted."""
     is_loaded: bool = False
     n_bytes: int = 0
     is_removed: bool = False
     n_references: int = 0
-    """Requests that hold it."""
+    """Reference count: requests that hold the adapter."""
     last_used: int = 0
-    """Counts up with every use of any adapter."""
+    """Logical time of the last use, for LRU eviction."""
 
 
 class Residency:
-    """The adapters in an engine's memory. Any thread may call it; loading takes long."""
+    """The adapters in an engine's memory. Thread-safe; loading takes long."""
 
     def __init__(self, engine: Engine, budget: MemoryBudget) -> None:
-        """Begin with what the engine was loaded with.
+        """Start with the adapter that the engine was loaded with.
 
         Args:
-            engine: What loads adapters.
-            budget: Memory of the adapters that are added, and of all else that requests load.
+            engine: Loads and frees adapters.
+            budget: Memory for added adapters and for whatever else requests load.
         """
         self.changed = threading.Condition()
-        """Guards all entries; notified when memory becomes free or may become free."""
+        """Guards all entries; notified when memory was freed, or could now be freed."""
         self.lasting_bytes = 0
-        """What was taken from the budget for models that belong to no added adapter."""
+        """Bytes taken from the budget for models that belong to no added adapter."""
         self._engine = engine
         self._budget = budget
-        self._loading = threading.Lock()  # held while the engine loads or frees: one at a time
-        self._resident: set[Entry] = set()  # in memory, those included that are removed but held
+        self._loading = threading.Lock()  # held while the engine loads or frees an adapter
+        self._resident: set[Entry] = set()  # adapters in memory, removed ones that are still held included
         self._clock = itertools.count(1)
 
     def acquire(self, entry: Entry) -> None:
-        """Add a reference: the adapter will not be evicted."""
+        """Add a reference, so that the adapter is not evicted."""
         with self.changed:
             entry.n_references += 1
             entry.last_used = next(self._clock)
 
     def release(self, entry: Entry) -> None:
-        """Drop a reference; free the adapter if it is removed and this was the last."""
+        """Drop a reference; free a removed adapter with its last one."""
         with self.changed:
             entry.n_references -= 1
             is_over = entry.is_removed and not entry.n_references
             self.changed.notify_all()
-        if is_over:  # whoever releases may be the event loop, and freeing waits for a batch
+        if is_over:  # the event loop may be releasing, and freeing waits for a batch
             threading.Thread(target=self.free, args=(entry,), name="free-adapter", daemon=True).start()
 
     def free(self, entry: Entry) -> None:
-        """Free the memory of an adapter that nobody holds."""
+        """Free the memory of an adapter without references."""
         with self._loading:
             self._unload(entry)
 
     def load(self, entry: Entry, check: Callable[[], None] | None = None) -> None:
-        """Load an adapter unless it is; where there is no room, wait for it as long as `check` allows.
+        """Load an adapter unless it is in memory; wait for room until `check` raises.
 
         Raises:
-            StartupError: It cannot be converted or loaded.
-            NoMemory: There is no room, and no use in waiting.
+            StartupError: The adapter cannot be converted or loaded.
+            NoMemory: There is no room, and waiting would not help.
         """
         if entry.artifact is None or entry.is_loaded:
             return
-        # Takes longest where it converts, and holds up nobody.
+        # A conversion takes longest, so it runs outside the lock.
         n_bytes = self._engine.adapter_bytes(entry.artifact)
         while True:
             with self._loading:
@@ -110,7 +110,7 @@ class Residency:
                     try:
                         self._engine.load_adapter(entry.facts.adapter_key, entry.artifact)
                     except BaseException:
-                        self._engine.unload_adapter(entry.facts.adapter_key)  # what there is of it
+                        self._engine.unload_adapter(entry.facts.adapter_key)  # drop partial state
                         self._budget.give_back(n_bytes)
                         raise
                     with self.changed:
@@ -126,17 +126,17 @@ class Residency:
                 self.changed.wait(ROOM_POLL_S)
 
     def load_more(self, decoding: DecodingOptions, entry: Entry | None) -> None:
-        """Load what the engine still lacks for these options; an adapter that is given is loaded and held.
+        """Load the further models that these options need; `entry`, if given, is loaded and held.
 
-        For room it frees what nobody holds, and does not wait: whoever waits while holding an adapter may
-        wait for somebody who waits for it.
+        Evicts adapters without references to make room, but never waits for room: a request that waits while
+        it holds an adapter could deadlock with another.
 
         Raises:
-            StartupError: It cannot be converted or loaded.
+            StartupError: A model cannot be converted or loaded.
             NoMemory: There is no room.
         """
         engine = self._engine
-        if not engine.bytes_to_load(decoding):  # takes longest where it converts, and holds up nobody
+        if not engine.bytes_to_load(decoding):  # converts if needed, outside the lock
             return
         with self._loading:
             n_bytes = engine.bytes_to_load(decoding)
@@ -150,7 +150,7 @@ class Residency:
                 n_loaded = n_bytes
             finally:
                 n_base = engine.base_bytes() - n_before
-                n_loaded = max(n_loaded, n_base)  # the base may be there although the adapter failed
+                n_loaded = max(n_loaded, n_base)  # the base may be loaded even if the adapter failed
                 self._budget.give_back(n_bytes - n_loaded)
                 n_lasting = n_loaded if entry is None else n_base
                 with self.changed:
@@ -159,7 +159,7 @@ class Residency:
                         entry.n_bytes += n_loaded - n_lasting
 
     def _make_room(self, n_bytes: int) -> bool:
-        """Take memory, freeing for it what was used longest ago; say whether that was enough."""
+        """Take bytes from the budget, evicting the least recently used adapters; return whether they fit."""
         with self.changed:
             idle = [entry for entry in self._resident if not entry.pin and not entry.n_references]
             idle.sort(key=lambda entry: entry.last_used)
@@ -172,7 +172,7 @@ class Residency:
         return self._budget.take(n_bytes)
 
     def _unload(self, entry: Entry) -> None:
-        """Free the memory of an adapter that nobody holds; `_loading` is held."""
+        """Free an adapter without references; the caller holds `_loading`."""
         with self.changed:
             if not entry.is_loaded or entry.n_references:
                 return

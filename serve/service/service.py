@@ -1,4 +1,4 @@
-"""The life of the service (loading, ready, draining, dead), and the threads that requests run in."""
+"""The service's states (loading, ready, draining, dead), and the threads that requests run in."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from serve.service.place import Place
 from serve.service.sessions import Session, Sessions
 from serve.transcript.events import Event
 
-if TYPE_CHECKING:  # their imports take seconds, which the loading thread spends while /ping already answers
+if TYPE_CHECKING:  # these imports take seconds, so the loading thread does them while /ping answers
     from serve.audio.samples import Samples
     from serve.pipeline import Pipeline
     from serve.service.adapters import Adapters
@@ -34,15 +34,15 @@ if TYPE_CHECKING:  # their imports take seconds, which the loading thread spends
     from serve.service.models import Models
 
 N_LOADERS = 2
-"""Adapters or models that are loaded at a time."""
+"""Adapters or models that are loaded concurrently."""
 
 LAST_WORDS_S = 1.0
-"""Time that broken off requests have to tell their clients why."""
+"""Time in which cancelled requests can report the reason to their clients, in seconds."""
 
 State = Literal["loading", "ready", "draining", "dead"]
 
 Load = Callable[[Settings], "Pipeline"]
-"""Loads what is served; `load_from_settings` does it in earnest."""
+"""Loads what is served; `load_from_settings`, except in tests."""
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -54,7 +54,7 @@ def load_from_settings(settings: Settings) -> Pipeline:
     """Load what the settings name.
 
     Raises:
-        StartupError: One sentence says what to change.
+        StartupError: It cannot be loaded; the message says what to change.
     """
     from serve.service.loading import load_pipeline
 
@@ -72,10 +72,10 @@ def load_from_settings(settings: Settings) -> Pipeline:
 
 
 class Service:
-    """One loaded model and everyone who waits for it."""
+    """A loaded model, and all requests for it."""
 
     def __init__(self, settings: Settings, load: Load = load_from_settings) -> None:
-        """Prepare; `start` does the work."""
+        """Create threads, but load nothing; see `start`."""
         self.settings = settings
         self.started = time.time()
         """Unix time."""
@@ -84,11 +84,11 @@ class Service:
         """Why the model could not be loaded."""
         self.sessions = Sessions(max_sessions=settings.max_sessions, lifetime_s=settings.session_lifetime_s)
         self.hooks: Hooks | None = None
-        """The functions of the artifact's own code, once it is loaded."""
+        """The functions of the artifact's own code, once loaded; None where there is none."""
         self.adapters: Adapters | None = None
-        """Beside the served one; None while it loads, and of a multi-model service."""
+        """The registry of adapters; None while loading, and in a multi-model service."""
         self.models: Models | None = None
-        """Of a multi-model service."""
+        """The registry of models in a multi-model service; otherwise None."""
         self._load = load
         self._scheduler: Scheduler | None = None
         self._workers = ThreadPoolExecutor(settings.max_requests, thread_name_prefix="request")
@@ -99,25 +99,23 @@ class Service:
 
     @property
     def n_admitted(self) -> int:
-        """Requests being worked on."""
         return sum(scheduler.n_admitted for scheduler in self._schedulers)
 
     @property
     def queue(self) -> Queue:
-        """Figures of the scheduler's queue; all zero while the model loads."""
+        """The schedulers' load; zero while the model loads."""
         return sum((scheduler.queue() for scheduler in self._schedulers), Queue())
 
     @property
     def totals(self) -> Totals:
-        """What the engine has done."""
         if self.models is not None:
             return self.models.totals
         return self._scheduler.totals() if self._scheduler else Totals()
 
     def start(self, on_failure: Callable[[], None]) -> None:
-        """Load the model in a thread, so that the port is bound and /ping answers meanwhile.
+        """Load the model in a thread, so that /ping answers meanwhile.
 
-        `on_failure` is called from that thread when the model cannot be loaded.
+        `on_failure` is called from that thread if the model cannot be loaded.
         """
 
         def load() -> None:
@@ -126,7 +124,7 @@ class Service:
                     self._start_models()
                 else:
                     self._start_model()
-            except BaseException as error:  # nobody else would hear of it
+            except BaseException as error:  # nothing else would report an exception of this thread
                 told = error if isinstance(error, StartupError) else None
                 self.failure = told or StartupError("the model cannot be loaded")
                 self.state = "dead"
@@ -136,10 +134,10 @@ class Service:
         threading.Thread(target=load, name="load", daemon=True).start()
 
     def check_ready(self) -> None:
-        """Raise unless requests can be worked on.
+        """Raise unless the service can take requests.
 
         Raises:
-            NotReady: The model is loading, the service is draining, or the engine no longer answers.
+            NotReady: The model is loading, the service is draining, or the engine hangs.
         """
         if self.state == "ready" and all(
             scheduler.is_alive(self.settings.engine_timeout_s) for scheduler in self._schedulers
@@ -154,15 +152,15 @@ class Service:
         raise NotReady(reasons[self.state])
 
     def admit(self, model: str | None = None, session: Session | None = None) -> Place:
-        """Give a request its place, before any work is done for it.
+        """Admit a request, before any work is done for it.
 
         Args:
-            model: Name of the model of a multi-model service.
             session: The session that the request belongs to.
 
         Raises:
-            NotReady, Overloaded: There is none.
-            UnknownModel: No such model is loaded, or none is named where there are several.
+            NotReady: The service cannot take requests.
+            Overloaded: All places are taken.
+            UnknownModel: No such model is loaded, or a multi-model service got no name.
         """
         self.check_ready()
         if self.models is None:
@@ -188,36 +186,36 @@ class Service:
         )
 
     async def in_loader(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Run what loads or frees a model off the event loop, and off the threads of requests."""
+        """Load or free a model off the event loop, in a thread that no request uses."""
         return await asyncio.get_running_loop().run_in_executor(self._loaders, partial(work, *args, **kwargs))
 
     async def in_worker(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Run what takes long off the event loop; at most `n_audio_workers` at a time."""
+        """Run slow work off the event loop, at most `n_audio_workers` pieces at a time."""
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._audio_workers, partial(work, *args, **kwargs))
 
     async def transcribe(
         self, audio: bytes | Samples, options: TranscriptionOptions, place: Place
     ) -> AsyncIterator[Event]:
-        """Transcribe a recording in a thread of its own, and yield the pipeline's events as they come.
+        """Transcribe a recording in its own thread; yield the pipeline's events as they come.
 
-        However this ends, the request's place is free again.
+        The request's place is freed in any case.
 
         Raises:
-            ServiceError: The recording is not usable, or the transcription broke off.
+            ServiceError: The recording is not usable, or the transcription was broken off.
         """
         with place:
             opening = place.opening(audio, options)
-            del audio  # the decoder alone holds it, and only for as long as it needs it
+            del audio  # only the decoder keeps it, and only as long as needed
             async for event in self.in_thread(partial(place.transcribe, opening, options)):
                 yield event
 
     @contextmanager
     def live_session(self, settings: LiveSettings, place: Place) -> Iterator[LiveSession]:
-        """Open a live stream, which is ended in time when the service drains.
+        """Open a live stream; draining ends it early.
 
         Raises:
-            UnsupportedOption: The served model cannot do what is asked.
+            UnsupportedOption: The served model does not support an option.
         """
         from serve.service.live import LiveSession
 
@@ -230,11 +228,11 @@ class Service:
             self._live.remove(session)
 
     async def in_request_thread(self, work: Callable[[], T]) -> T:
-        """Run what may take as long as its request; there is a thread for each that is admitted."""
+        """Run work that may last as long as its request; every admitted request has a thread."""
         return await asyncio.get_running_loop().run_in_executor(self._workers, work)
 
     async def in_thread(self, work: Callable[[Callable[[T], None]], None]) -> AsyncIterator[T]:
-        """Do work in a thread of its own, and yield what it emits, as it comes.
+        """Run work in a request thread; yield what it emits, as it comes.
 
         Raises:
             Exception: What the work raises.
@@ -254,12 +252,12 @@ class Service:
         done.result()
 
     async def drain(self) -> None:
-        """Refuse new requests, and give running ones their time before breaking them off."""
+        """Refuse new requests; cancel running ones that do not end within `drain_s`."""
         self.state = "draining"
         _log.info("service.draining", n_requests=self.n_admitted)
         reason = NotReady("the service is shutting down")
         await self._wait_for_requests(self.settings.drain_s / 2)
-        for session in self._live:  # what was said so far is still transcribed
+        for session in self._live:  # the speech so far is still transcribed
             session.end(reason)
         await self._wait_for_requests(self.settings.drain_s / 2)
         if self.n_admitted:
@@ -274,7 +272,7 @@ class Service:
             await asyncio.sleep(0.05)
 
     def close(self) -> None:
-        """Stop the engine, waiting for its running batch a little."""
+        """Stop the engine; wait up to 1 s for its running batch."""
         for scheduler in self._schedulers:
             scheduler.close(timeout_s=1.0)
         self._loaders.shutdown(wait=False, cancel_futures=True)
@@ -288,7 +286,7 @@ class Service:
         return [self._scheduler] if self._scheduler else []
 
     def _start_model(self) -> None:
-        """Load what the settings name, and decode a first window."""
+        """Load what the settings name, and warm up with a first window."""
         started = time.monotonic()
         pipeline = self._load(self.settings)
         hooks = self._load_hooks()
@@ -298,7 +296,7 @@ class Service:
                 pipeline.warm_up(ticket)
             except ServiceError as error:
                 raise StartupError("the model is loaded, but fails on its first window") from error
-        import serve.audio.decode  # noqa: F401  # the first request finds it imported
+        import serve.audio.decode  # noqa: F401  # imported now, so that the first request need not
         from serve.service.adapters import Adapters
 
         self.adapters = Adapters(
@@ -313,13 +311,13 @@ class Service:
 
         from serve.audio.samples import load_resampler
 
-        load_resampler()  # behind the ready sign: only recordings of other rates than 16 kHz wait for it
+        load_resampler()  # after the ready state: only recordings at other rates than 16 kHz wait for it
 
     def _start_models(self) -> None:
-        """Get ready to take models."""
+        """Prepare to load models on request."""
         import numpy as np
 
-        import serve.audio.decode  # noqa: F401  # the first request finds it imported
+        import serve.audio.decode  # noqa: F401  # imported now, so that the first request need not
         from serve.audio.samples import SAMPLE_RATE
         from serve.audio.segmentation import find_speech
         from serve.service.models import Models

@@ -1,11 +1,11 @@
-"""Recordings that belong together share options, and the text of one is the prompt of the next.
+"""Sessions: recordings that share options, where the text of one is the prompt of the next.
 
     session = sessions.start(options)
-    options = session.prompted_options        # of a recording of the session
-    session.last_text = transcript.text       # what the next recording goes on from
+    options = session.prompted_options        # for a recording of the session
+    session.last_text = transcript.text       # becomes the prompt of the next recording
     sessions.close(session.id)
 
-Bounded in number and in time, and kept in this process alone. Knows no HTTP.
+Sessions are limited in number and lifetime, and live in this process alone. Knows no HTTP.
 """
 
 from __future__ import annotations
@@ -26,22 +26,22 @@ class Session:
 
     id: str = field(default_factory=lambda: str(uuid.uuid4()))
     options: TranscriptionOptions
-    """Given at its start."""
+    """Options given when the session was started."""
     expires: float
-    """Seconds since 1970."""
+    """When the session expires, in seconds since 1970."""
     last_text: str = ""
-    """Of the recording that was transcribed last."""
+    """Text of the last recording."""
 
     @property
     def prompted_options(self) -> TranscriptionOptions:
-        """Options of the session's next recording, as far as that says nothing else."""
+        """Default options for the session's next recording."""
         if not self.last_text:
             return self.options
         return replace(self.options, prompt=self.last_text[-MAX_PROMPT_CHARACTERS:])
 
 
 class Sessions:
-    """All that are open."""
+    """The open sessions. Thread-safe."""
 
     def __init__(
         self, *, max_sessions: int, lifetime_s: float, clock: Callable[[], float] = time.time
@@ -49,14 +49,14 @@ class Sessions:
         self._max_sessions = max_sessions
         self._lifetime_s = lifetime_s
         self._clock = clock
-        self._open: dict[str, Session] = {}  # those that expire first come first
+        self._open: dict[str, Session] = {}  # in order of expiry
         self._lock = threading.Lock()
 
     def start(self, options: TranscriptionOptions) -> Session:
         """Open a session.
 
         Raises:
-            TooManySessions: As many as may be are open.
+            TooManySessions: The maximum number of sessions is open.
         """
         now = self._clock()
         with self._lock:
@@ -72,7 +72,7 @@ class Sessions:
         """Return an open session.
 
         Raises:
-            UnknownSession: There is none of this id; it may have expired.
+            UnknownSession: No session has this id; it may have expired.
         """
         with self._lock:
             self._forget_expired(self._clock())
@@ -82,10 +82,10 @@ class Sessions:
                 raise UnknownSession from None
 
     def close(self, session_id: str) -> None:
-        """Forget a session.
+        """Close a session.
 
         Raises:
-            UnknownSession: There is none of this id; it may have expired.
+            UnknownSession: No session has this id; it may have expired.
         """
         self.find(session_id)
         with self._lock:

@@ -1,1 +1,1 @@
-"""Recordings on disk -> transcripts on disk, through the pipeline of the service. Knows no web."""
+"""Transcribe files on disk through the service's pipeline. Knows no web."""

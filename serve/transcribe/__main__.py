@@ -1,7 +1,7 @@
-"""Transcribe files: `shrota transcribe`, which `python -m serve.transcribe` is as well.
+"""Transcribe files: `shrota transcribe`, also `python -m serve.transcribe`.
 
-Exit status: 0 when every file has its transcript, 1 when one has none (a sentence on standard error says
-why), 2 for words that are no flags, 130 when interrupted.
+Exit status: 0 if every file has its transcript, 1 if one has none (a sentence on standard error says why), 2
+for unknown words on the command line, 130 when interrupted.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ if TYPE_CHECKING:
     from serve.transcribe.transcriber import Measured, Transcriber
 
 SHIPPED_ARTIFACT = Path(__file__).parents[2] / "model_artifacts" / "whisper-base-mr"
-"""What a checkout uses where no model is named."""
+"""Artifact that a checkout serves where no model is named."""
 
 MODEL_FLAGS = (
     *("model_dir", "base_model", "encoder_context", "engine", "quantization"),
     *("n_threads", "cache_dir", "offline"),
 )
-"""Parameters of `serve.service.loading.load_pipeline`, whose module is too slow to import for --help."""
+"""Parameters of `serve.service.loading.load_pipeline`; importing that module would be too slow for --help."""
 LIMIT_FLAGS = ("max_audio_s", "max_batch_windows", "max_batch_s")
 FORMAT_NAMES = tuple(each.name for each in FORMATS)
 OPTION_FLAGS = tuple(spec.name for spec in fields(TranscriptionOptions))
@@ -47,21 +47,21 @@ Report = Callable[["Problem"], None]
 
 @dataclass(frozen=True, kw_only=True)
 class Files:
-    """Which recordings are transcribed, and where to."""
+    """Which recordings to transcribe, and where to write transcripts."""
 
     files: tuple[str, ...]
     """A recording, a folder of recordings, or a quoted pattern."""
     format: str = "text"
-    """How transcripts are written."""
+    """Format of the transcripts."""
     output_dir: Path | None = None
-    """Where transcripts go, in folders like the recordings'; by default beside them."""
+    """Directory for transcripts, with the recordings' folder structure; by default beside the recordings."""
     overwrite: bool = False
-    """Write transcripts that exist anew."""
+    """Replace existing transcripts."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Transcription:
-    """What is transcribed, how, and with what."""
+    """A checked command: files, format, options and settings."""
 
     files: Files
     format: Format
@@ -70,7 +70,7 @@ class Transcription:
 
 
 def read_transcription(flags: Mapping[str, Any]) -> Transcription:
-    """Return what flags, environment and a file of settings ask for.
+    """Read flags, environment and settings file.
 
     Raises:
         ConfigError: Lists every fault.
@@ -101,7 +101,7 @@ def read_transcription(flags: Mapping[str, Any]) -> Transcription:
 
 
 def transcribe(wanted: Transcription) -> int:
-    """Transcribe what is named, and return the exit status."""
+    """Transcribe the given files, and return the exit status."""
     from serve.config.logs import configure_logs
 
     configure_logs("error")
@@ -127,7 +127,7 @@ def transcribe(wanted: Transcription) -> int:
 
 
 def _print_transcript(path: Path, wanted: Transcription, report: Report) -> None:
-    """Write one transcript to standard output, as it becomes known where the format allows it."""
+    """Print one transcript, as it comes if the format allows that."""
     from serve.config.progress import audio_bar
     from serve.transcribe.files import Job, Problem
     from serve.transcribe.transcriber import fault_of, measure, watched
@@ -137,7 +137,7 @@ def _print_transcript(path: Path, wanted: Transcription, report: Report) -> None
     with _transcriber(wanted) as transcriber:
         try:
             measured = measure(Job(path, Path("-")))
-            # On a terminal, text that comes as it is heard shows best how far the work is.
+            # On a terminal, streamed text replaces the progress bar.
             shown = not (wanted.format.streams and sys.stdout.isatty())
             whole = b""
             with audio_bar(path.name, measured.expected_s, shown=shown) as bar:
@@ -150,14 +150,16 @@ def _print_transcript(path: Path, wanted: Transcription, report: Report) -> None
                         whole += piece
             output.write(whole)
             output.flush()
-        except BrokenPipeError:  # whoever reads has read enough; nor shall the interpreter's last flush fail
+        except (
+            BrokenPipeError
+        ):  # the reader has read enough; the interpreter's last flush must not fail either
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         except (ServiceError, OSError) as error:
             report(Problem(str(path), fault_of(error)))
 
 
 def _write_transcripts(wanted: Transcription, report: Report) -> None:
-    """Write a transcript for every recording that has none yet, and say what became of them."""
+    """Write the missing transcripts, and print a summary."""
     from serve.config.progress import audio_bar
     from serve.transcribe.files import find_files, plan_jobs
 
@@ -203,8 +205,8 @@ def _transcriber(wanted: Transcription) -> Iterator[Transcriber]:
     """Load the model, and free it afterwards.
 
     Raises:
-        StartupError: It cannot be loaded.
-        UnsupportedOption: It cannot do what is asked.
+        StartupError: The model cannot be loaded.
+        UnsupportedOption: The model does not support an option.
     """
     from rich.console import Console
 
@@ -249,7 +251,7 @@ shrota transcribe 'calls/**/*.wav' --channels split --format ndjson --model-dir 
         *flags_of(Files, ("format", "output_dir", "overwrite"), bare=True, choices={"format": FORMAT_NAMES}),
         *flags_of(
             TranscriptionOptions,
-            heading="What to hear: the options of the service, with the same values",
+            heading="Transcription options, with the same values as in requests",
             bare=True,
         ),
         config_flag("File of settings, YAML or TOML. [SHROTA_CONFIG]", heading=_MODEL),

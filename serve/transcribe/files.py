@@ -1,4 +1,4 @@
-"""Names on a command line -> recordings, and the file that each transcript goes to. Opens none of them."""
+"""Find recordings by the names on a command line, and plan where transcripts go. Opens none of them."""
 
 from __future__ import annotations
 
@@ -17,21 +17,19 @@ EXTENSIONS = frozenset(
         *(".m4a", ".m4b", ".mp4", ".m4v", ".mov", ".3gp", ".3g2", ".mka", ".mkv", ".webm", ".mts", ".m2ts"),
     )
 )
-"""Suffixes that folders are searched for. A file that is named itself is read whatever its suffix."""
+"""Suffixes that folders are searched for. A file named directly is read whatever its suffix."""
 
 
 @dataclass(frozen=True)
 class FoundFile:
-    """A file to transcribe."""
-
     path: Path
     root: Path
-    """The folder that was named, or that of the file; output directories repeat the tree below it."""
+    """The named folder, or the file's own; output directories repeat the tree below it."""
 
 
 @dataclass(frozen=True)
 class Job:
-    """A recording and where its transcript is to be written."""
+    """A recording, and where to write its transcript."""
 
     source: Path
     target: Path
@@ -39,7 +37,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Problem:
-    """Why a name or a file gives no transcript."""
+    """Why a name or a file has no transcript."""
 
     name: str
     sentence: str
@@ -49,7 +47,7 @@ def find_files(names: Sequence[str]) -> tuple[list[FoundFile], list[Problem]]:
     """Return the files that names match, each once, and the names that match none.
 
     Args:
-        names: Files; folders, searched with all below them; or patterns with `*`, `?`, `[...]` and `**`.
+        names: Files; folders, searched recursively; or patterns with `*`, `?`, `[...]` and `**`.
     """
     found: dict[Path, FoundFile] = {}
     problems = []
@@ -75,17 +73,17 @@ def find_files(names: Sequence[str]) -> tuple[list[FoundFile], list[Problem]]:
 def plan_jobs(
     files: Sequence[FoundFile], suffix: str, output_dir: Path | None
 ) -> tuple[list[Job], list[Problem]]:
-    """Return the target of each transcript: beside its recording, or in `output_dir`, in the same tree.
+    """Choose where each transcript goes: beside its recording, or in the same tree below `output_dir`.
 
-    `a.mp3` gives `a.txt`. Where several recordings would give the same file, each keeps its extension, as in
-    `a.mp3.txt`. A recording whose transcript would still replace another's is a problem.
+    `a.mp3` gives `a.txt`. Where several recordings would share a transcript, each keeps its extension, as in
+    `a.mp3.txt`. A recording whose transcript would still replace another one is a problem.
     """
     folders = [
         output_dir / file.path.parent.relative_to(file.root) if output_dir else file.path.parent
         for file in files
     ]
     short = [folder / f"{file.path.stem}{suffix}" for file, folder in zip(files, folders, strict=True)]
-    n_wanted = Counter(short) + Counter(file.path for file in files)  # nor may a recording be written over
+    n_wanted = Counter(short) + Counter(file.path for file in files)  # recordings must not be overwritten
     jobs: dict[Path, Job] = {}
     problems = []
     for file, folder, target in zip(files, folders, short, strict=True):
@@ -106,7 +104,7 @@ def _recordings_below(folder: Path) -> Iterator[Path]:
 
 
 def _is_recording(path: Path) -> bool:
-    # Hidden files are nobody's recordings, whoever hid them.
+    # Hidden files are skipped, since they are seldom recordings.
     is_hidden = path.name.startswith(".") or is_junk(path)
     return path.suffix.lower() in EXTENSIONS and not is_hidden and path.is_file()
 

@@ -1,6 +1,6 @@
-"""Files -> transcripts, many at a time, so that windows of like length are decoded together.
+"""Transcribe many files at a time, so that windows of equal length share batches.
 
-Knows no command line; `serve.transcribe` is the one that uses it.
+Knows no command line; `serve.transcribe` uses it.
 """
 
 from __future__ import annotations
@@ -29,35 +29,36 @@ from serve.transcript.formats import Format
 
 FILES_AT_ONCE = 16
 MAX_BYTES_AT_ONCE = 1 << 30
-"""Bytes of files that are open at a time; a larger file is transcribed alone."""
+"""Total size of files that are open at a time; a larger file is transcribed alone."""
 
 MAX_FILE_BYTES = 8 << 30
-"""Longest file that is read; four hours of studio sound in two channels take half as much."""
+"""Largest file that is read; four hours of uncompressed stereo take half as much."""
 
 USUAL_BYTES_PER_S = 16_000
-"""By which the length of a file is guessed whose header does not tell: 128 kbit/s."""
+"""Data rate for guessing the duration of a file whose header does not tell: 128 kbit/s."""
 
 FEWEST_BYTES_PER_S = 500
-"""A header that claims less is not believed; the thriftiest codecs of speech need as much."""
+"""A header that implies a lower data rate is not believed; the most efficient speech codecs need this
+much."""
 
 HEAD_BYTES = 4_096
-"""Read to tell a container."""
+"""Bytes read to recognise a container."""
 
 _log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True)
 class Measured:
-    """A job and how much work it is expected to be."""
+    """A job, with its expected amount of work."""
 
     job: Job
     n_bytes: int
     expected_s: float
-    """Length of the recording: a guess, for the order of work and the progress bar."""
+    """Estimated duration, for the order of work and the progress bar."""
 
 
 class Transcriber:
-    """A loaded pipeline, and how its transcripts are asked for and written."""
+    """A loaded pipeline, with the options and the format of its transcripts."""
 
     def __init__(
         self,
@@ -69,17 +70,17 @@ class Transcriber:
         max_batch_windows: int | None,
         max_batch_s: float | None,
     ) -> None:
-        """Start the engine's thread.
+        """Start the engine's threads.
 
         Raises:
-            UnsupportedOption: The served model cannot do what is asked.
+            UnsupportedOption: The served model does not support an option.
         """
         pipeline.resolve(options)
         self._pipeline = pipeline
         self._options = options
         self._format = answer_format
         self._limits = audio_limits
-        # Nobody waits for the next batch, so it may take as long as it likes.
+        # Latency does not matter offline, so batches may take any time.
         limits = BatchLimits(max_batch_windows, max_batch_s, target_s=math.inf)
         self._scheduler = Scheduler(pipeline.engine, max_requests=FILES_AT_ONCE, limits=limits)
 
@@ -105,13 +106,13 @@ class Transcriber:
         on_written: Callable[[Job], None],
         on_problem: Callable[[Problem], None],
     ) -> None:
-        """Transcribe files into files; one that fails does not end the work on the others.
+        """Transcribe files into files; a failure does not stop the others.
 
         Args:
-            jobs: Done in order of their length, so that like lengths meet in a batch.
-            bar: Moves on by the seconds of audio.
-            on_written: Told of each transcript.
-            on_problem: Told of each file that gave none.
+            jobs: Done in order of length, so that similar lengths share batches.
+            bar: Advanced by the seconds of audio done.
+            on_written: Called with each finished job.
+            on_problem: Called with each failure.
         """
         waiting = sorted(jobs, key=lambda measured: measured.expected_s, reverse=True)
         running: dict[Future[None], Measured] = {}
@@ -133,7 +134,7 @@ class Transcriber:
             workers.shutdown(wait=False, cancel_futures=True)
 
     def close(self) -> None:
-        """Break off what runs, and free the engine."""
+        """Break off running work, and free the engine."""
         self._scheduler.close(timeout_s=1.0)
 
     def _write(self, measured: Measured, bar: AudioBar) -> None:
@@ -143,7 +144,7 @@ class Transcriber:
 
 
 def measure(job: Job) -> Measured:
-    """Guess how long a recording lasts, from its header and its size.
+    """Estimate a recording's duration from its header and its size.
 
     Raises:
         OSError: There is no such file.
@@ -152,7 +153,7 @@ def measure(job: Job) -> Measured:
     announced_s = n_bytes / USUAL_BYTES_PER_S
     with job.source.open("rb") as file:
         container = sniff_container(file.read(HEAD_BYTES))
-    # An MP3 announces no length: libsndfile would read all of it, and write about its faults.
+    # An MP3 declares no length: libsndfile would read all of it, and print its errors.
     if container is not None and container.in_libsndfile and container is not MP3:
         with suppress(soundfile.SoundFileError):
             announced_s = float(soundfile.info(job.source).duration)
@@ -160,7 +161,7 @@ def measure(job: Job) -> Measured:
 
 
 def watched(events: Iterator[Event], bar: AudioBar, expected_s: float) -> Iterator[Event]:
-    """Pass on the events of one recording, moving the bar that counts on `expected_s` for it."""
+    """Pass on the events of one recording, and advance the bar, which expects `expected_s` of it."""
     done_s = 0.0
     try:
         for event in events:
@@ -173,11 +174,11 @@ def watched(events: Iterator[Event], bar: AudioBar, expected_s: float) -> Iterat
                 done_s = max(done_s, at_s)
             yield event
     finally:
-        bar.expect(done_s - expected_s)  # it was shorter, or ended early
+        bar.expect(done_s - expected_s)  # the recording was shorter than expected, or ended early
 
 
 def fault_of(error: Exception) -> str:
-    """Return the sentence that tells a person why a file gave no transcript."""
+    """Return a sentence that tells a person why a file has no transcript."""
     if isinstance(error, ServiceError):
         return str(error)
     if isinstance(error, OSError):

@@ -1,1 +1,1 @@
-"""Hypotheses of windows -> segments in recording time -> answer formats. Knows no engine and no web."""
+"""Turn hypotheses of windows into segments in recording time and responses. Knows no engine and no web."""

@@ -1,4 +1,4 @@
-"""Subtitle files, `srt` and `vtt`: the cues of each segment as soon as the segment is known."""
+"""Subtitle formats `srt` and `vtt`: cues, as soon as their segment is known."""
 
 from __future__ import annotations
 
@@ -20,7 +20,6 @@ class SrtEncoder:
         self._end_ms = 0
 
     def encode(self, event: Event) -> bytes:
-        """Return the cues that the event completes."""
         match event:
             case Segment():
                 return self._written(self._subtitler.add(event))
@@ -39,7 +38,7 @@ class SrtEncoder:
             self._n_cues += 1
             self._end_ms = max(self._end_ms, cue.end_ms)
             times = f"{_clock(cue.start_ms, ',')} --> {_clock(cue.end_ms, ',')}"
-            # An arrow inside the text would start a new cue in naive readers.
+            # An arrow in the text would start a new cue in naive readers.
             text = "\n".join(cue.lines).replace("-->", "→")
             written.append(f"{self._n_cues}\n{times}\n{text}\n\n")
         return "".join(written).encode()
@@ -75,7 +74,7 @@ def _webvtt(cues: Iterable[Cue]) -> bytes:
 
 
 def _clock(milliseconds: int, decimal_mark: str) -> str:
-    """Write a time as HH:MM:SS and milliseconds."""
+    """Format a time as HH:MM:SS and milliseconds."""
     minutes, milliseconds = divmod(milliseconds, 60_000)
     hours, minutes = divmod(minutes, 60)
     return f"{hours:02d}:{minutes:02d}:{milliseconds // 1000:02d}{decimal_mark}{milliseconds % 1000:03d}"

@@ -1,7 +1,7 @@
-"""What a transcription yields: segments, the whole transcript, and the events a pipeline emits on the way.
+"""The results of a transcription: segments, the transcript, and the events that a pipeline yields.
 
 Plain records in recording time (seconds from the recording's first sample). Knows no wire names and no
-answer formats; `serve.transcript.formats` turns these into bytes.
+formats; `serve.transcript.formats` turns these into bytes.
 """
 
 from __future__ import annotations
@@ -15,10 +15,8 @@ from serve.engine import ScoredToken
 
 @dataclass(frozen=True, kw_only=True)
 class Word:
-    """One word of a segment."""
-
     text: str
-    """Without spaces."""
+    """The word, without spaces."""
     start_s: float
     end_s: float
     probability: float
@@ -27,51 +25,51 @@ class Word:
 
 @dataclass(frozen=True, kw_only=True)
 class Segment:
-    """One stretch of recognised speech."""
+    """A stretch of recognised speech."""
 
     id: int
-    """Position among the transcript's segments, from 0."""
+    """Index among the transcript's segments."""
     start_s: float
     end_s: float
     text: str
-    """Without leading or trailing space."""
+    """The text, without leading or trailing space."""
     avg_logprob: float
-    """Mean log-probability of the segment's tokens, natural logarithm."""
+    """Mean natural-log probability of the segment's tokens."""
     no_speech_prob: float
-    """Probability of the model's own no-speech token at the start of the window, 0 to 1."""
+    """Probability of the model's no-speech token at the start of the window, 0 to 1."""
     language: str
     """Code of the spoken language, such as `mr`."""
     language_prob: float | None = None
-    """Probability of the detected language; None where the caller or the artifact named it."""
+    """Probability of the detected language; None where caller or artifact named it."""
     tokens: tuple[int, ...] = ()
     """The model's text tokens."""
     temperature: float = 0.0
-    """At which the tokens were drawn; 0 took the likeliest."""
+    """Temperature at which the tokens were drawn; 0 took the likeliest."""
     compression_ratio: float = 1.0
-    """Letters to the bytes that zlib makes of them; above 2.4 the text repeats itself."""
+    """Letters divided by zlib-compressed bytes; above 2.4 the text repeats itself."""
     words: tuple[Word, ...] = ()
-    """In order, within the segment's times; empty where word times were not asked for."""
+    """In order, within the segment's times; empty where word times were not requested."""
     scored_tokens: tuple[ScoredToken, ...] = ()
-    """What makes up the text, with its probabilities; empty where word times were not asked for."""
+    """Tokens of the text with their probabilities; empty where word times were not requested."""
     channel: int | None = None
-    """Number of the recording's channel, from 0, where channels are told apart."""
+    """Channel of the recording, from 0, where channels are split."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Transcript:
-    """Everything heard in one recording."""
+    """The whole text of one recording."""
 
     text: str
     language: str | None
-    """None where nothing was said and no language was asked for."""
+    """None where there is no speech and no language was requested."""
     duration_s: float
-    """Length of the whole recording, silence included."""
+    """Duration of the whole recording, silence included."""
     language_prob: float | None = None
-    """Mean probability of the detected language over the windows that were heard in it."""
+    """Mean probability of the detected language over its windows."""
     task: str = "transcribe"
     segments: tuple[Segment, ...] = ()
     sound: SoundReport | None = None
-    """What was done to the sound that nobody would expect; None for nothing."""
+    """What was done to the sound that a user may not expect; None for nothing."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,20 +77,20 @@ class Start:
     """The recording was accepted; text follows."""
 
     duration_s: float | None
-    """Length that the recording announces, exact up to 30 s; None where it announces none. See `End`."""
+    """Declared duration, exact up to 30 s; None where it is unknown until the `End`."""
     language: str | None = None
-    """The language asked for; None where it is to be detected."""
+    """The requested language; None for detection."""
     sound: SoundReport | None = None
-    """What was done to the sound so far; the transcript has all of it."""
+    """What was done to the sound so far; the transcript has the final report."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class End:
-    """Nothing more will be heard."""
+    """The transcription is complete."""
 
     transcript: Transcript
     processing_s: float | None = None
-    """Wall time spent on this request, waiting included."""
+    """Wall time of this request in seconds, waiting included."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,10 +107,10 @@ class Failure:
 
 @dataclass(frozen=True, kw_only=True)
 class LiveText:
-    """What was said in a live stream, or what it seems to be so far."""
+    """Text of a live stream, final or partial."""
 
     segment: Segment
-    """Where it is not final, its number is that of the first final one that will replace it."""
+    """A partial segment has the number of the first final one that will replace it."""
     is_final: bool
 
 
@@ -121,7 +119,7 @@ Event = Start | Segment | End | Failure
 
 
 def join_text(texts: Iterable[str]) -> str:
-    """Join segment texts with single spaces, leaving empty ones out."""
+    """Join segment texts with single spaces, skipping empty ones."""
     return " ".join(stripped for text in texts if (stripped := text.strip()))
 
 
@@ -134,7 +132,6 @@ def build_transcript(
     task: str = "transcribe",
     sound: SoundReport | None = None,
 ) -> Transcript:
-    """Join segments into a transcript."""
     kept = tuple(segments)
     return Transcript(
         text=join_text(segment.text for segment in kept),

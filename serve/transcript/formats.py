@@ -1,8 +1,8 @@
-"""Answer formats: events -> bytes, and which format a request names.
+"""Response formats: turn events into bytes, and find the format that a request names.
 
-Each answer takes a new encoder from its `Format`. An encoder takes the events in order and returns the bytes
-to send for each, perhaps none. It does no I/O, so threads and coroutines can use it. Knows no HTTP beyond
-media types; `serve.http.accept` chooses among them by an `Accept` header.
+Each response needs a new encoder from its `Format`. An encoder takes the events in order, and returns the
+bytes to send for each, possibly none. It does no I/O, so threads and coroutines can use it. Knows no HTTP
+beyond media types; `serve.http.accept` chooses by an `Accept` header.
 """
 
 from __future__ import annotations
@@ -20,29 +20,27 @@ from serve.transcript.lines import NdjsonEncoder, SseEncoder, TextEncoder, TsvEn
 
 
 class Encoder(Protocol):
-    """Turns the events of one answer into bytes."""
+    """Encodes the events of one response."""
 
     def encode(self, event: Event) -> bytes:
-        """Return the bytes to send for the next event; empty where the format has nothing to say yet."""
+        """Return the bytes to send for the next event, possibly none."""
         ...
 
 
 @dataclass(frozen=True, kw_only=True)
 class Format:
-    """An answer format."""
-
     name: str
-    """Name that requests ask for."""
+    """Name in requests."""
     media_type: str
     content_type: str
-    """Value of the answer's `Content-Type`."""
+    """Value of the `Content-Type` header."""
     new_encoder: Callable[[], Encoder]
     streams: bool
     """Whether the encoder returns bytes before the `End`."""
     suffix: str
-    """Suffix of files in this format."""
+    """File name suffix."""
     aliases: tuple[str, ...] = ()
-    """Further names of the media type."""
+    """Synonyms of the media type."""
 
 
 def _format(
@@ -66,7 +64,7 @@ def _format(
     )
 
 
-# Where a client likes several equally, the first of these wins; so only its name gives `verbose_json`.
+# If a client accepts several equally, the first wins; so `verbose_json` must be requested by name.
 FORMATS = (
     _format("json", "application/json", JsonEncoder, streams=False),
     _format("verbose_json", "application/json", VerboseJsonEncoder, streams=False, suffix=".json"),
@@ -90,11 +88,10 @@ def named_format(name: object, option: str = FORMAT_OPTIONS[0]) -> Format:
     """Return the format of a name.
 
     Args:
-        name: Name of a format.
-        option: Option that named it, for the error.
+        option: The option that named it, for the error message.
 
     Raises:
-        UnsupportedOption: No format has this name.
+        UnsupportedOption: There is no such format.
     """
     for candidate in FORMATS:
         if candidate.name == name:
@@ -104,10 +101,10 @@ def named_format(name: object, option: str = FORMAT_OPTIONS[0]) -> Format:
 
 
 def take_format(values: Mapping[str, Any]) -> tuple[Format | None, dict[str, Any]]:
-    """Split options into the format they name, or None, and the options of the transcription.
+    """Split options into the format they name, or None, and the transcription options.
 
     Raises:
-        UnsupportedOption: There is no such format, or two different ones are asked for.
+        UnsupportedOption: There is no such format, or two different ones are named.
     """
     rest = dict(values)
     asked = {

@@ -1,4 +1,4 @@
-"""Answers that are one JSON document, sent at the end: `json` and OpenAI's `verbose_json`."""
+"""Formats that are one JSON document, sent at the end: `json` and OpenAI's `verbose_json`."""
 
 from __future__ import annotations
 
@@ -7,10 +7,9 @@ from serve.transcript.wire import encode_error, encode_json, transcript_body, ve
 
 
 class JsonEncoder:
-    """The whole transcript, with all its fields."""
+    """The whole transcript with all its fields."""
 
     def encode(self, event: Event) -> bytes:
-        """Return the whole transcript at the `End`, nothing before."""
         match event:
             case End(transcript=transcript, processing_s=processing_s):
                 return encode_json(transcript_body(transcript, processing_s)) + b"\n"
@@ -20,10 +19,9 @@ class JsonEncoder:
 
 
 class VerboseJsonEncoder:
-    """The whole transcript, with the fields of OpenAI's transcription API only."""
+    """The whole transcript with only the fields of OpenAI's transcription API."""
 
     def encode(self, event: Event) -> bytes:
-        """Return the whole transcript at the `End`, nothing before."""
         match event:
             case End(transcript=transcript):
                 return encode_json(verbose_body(transcript)) + b"\n"

@@ -1,4 +1,4 @@
-"""Answers that grow line by line: `ndjson`, `sse`, `text` and `tsv`."""
+"""Formats that grow line by line: `ndjson`, `sse`, `text` and `tsv`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ class NdjsonEncoder:
     """One JSON object per line; every call returns complete lines."""
 
     def encode(self, event: Event) -> bytes:
-        """Return the event as one line."""
         return encode_json(wire_event(event)) + b"\n"
 
 
@@ -18,7 +17,6 @@ class SseEncoder:
     """Server-sent events: the event's type as `event:`, its NDJSON line as `data:`."""
 
     def encode(self, event: Event) -> bytes:
-        """Return the event as one server-sent event."""
         wire = wire_event(event)
         return b"event: %s\ndata: %s\n\n" % (_type_of(wire).encode(), encode_json(wire))
 
@@ -27,7 +25,6 @@ class TextEncoder:
     """One line of plain text per segment."""
 
     def encode(self, event: Event) -> bytes:
-        """Return the segment's text as one line."""
         match event:
             case Segment(text=text) if text.strip():
                 return f"{one_line(text)}\n".encode()
@@ -56,12 +53,12 @@ class TsvEncoder:
 
 
 def one_line(text: str) -> str:
-    """Return text without line breaks and tabs."""
+    """Replace line breaks and tabs by spaces."""
     return " ".join(text.split())
 
 
 def failure_line(failure: Failure) -> str:
-    """Return a failure as a line for people."""
+    """Return a failure as one line for people."""
     return one_line(f"[error: {failure.code}: {failure.message}]")
 
 

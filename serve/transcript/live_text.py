@@ -1,4 +1,4 @@
-"""The text frames of a live stream: final text, text that may change, or an error."""
+"""The text frames of a live stream: final text, partial text, or an error."""
 
 from __future__ import annotations
 
@@ -26,12 +26,10 @@ class _StreamErrorFrame(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def encode_live(text: LiveText) -> str:
-    """Return the frame of a text."""
     body = segment_body(LiveBody, text.segment)
     return encode_json(msgspec.structs.replace(body, is_final=text.is_final)).decode()
 
 
 def encode_stream_error(code: str, message: str) -> str:
-    """Return the frame of an error, the last one of its stream."""
     error = _StreamError(error_code=code, message=message)
     return encode_json(_StreamErrorFrame(model_stream_error=error)).decode()

@@ -1,11 +1,11 @@
-"""Segments -> cues: short lines, shown one after another and long enough to read. Knows no file format.
+"""Turn segments into subtitle cues: short lines, shown in sequence and long enough to read. Knows no format.
 
     subtitler = Subtitler()
     for segment in segments:
-        show(subtitler.add(segment))    # its cues, as soon as it is known
+        show(subtitler.add(segment))    # its cues, as soon as they are final
     show(subtitler.finish())
 
-A reader sees grapheme clusters, not code points: क्षि is four code points and one letter to the eye, so lines
+Readers see grapheme clusters, not code points: क्षि is four code points and one letter to the eye. So lines
 are measured in clusters (UAX 29).
 """
 
@@ -26,13 +26,13 @@ from serve.transcript.events import Segment
 Array = npt.NDArray[np.float64]
 
 SENTENCE_ENDS = tuple(".?!…।॥。？！؟")
-"""A cue ends after one of these if it can."""
+"""A cue ends after one of these if possible."""
 
 SENTENCE_END_WORTH = 0.25
-"""Cost of imbalance that a break at the end of a sentence outweighs; a full cue costs 1."""
+"""Cost of imbalance that a break after a sentence outweighs; a full cue costs 1."""
 
 INSIDE = 1e-6
-"""Graphemes from the border of a word to the place that has the word's time."""
+"""Offset of an anchor from a word's border, in graphemes, so that each border has one time."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +50,7 @@ class CueRules:
         """Refuse rules that no cue could meet.
 
         Raises:
-            ConfigError: A bound is not positive, or the times exclude one another.
+            ConfigError: A limit is not positive, or the times exclude each other.
         """
         faults = [f"{name} must be positive" for name, value in vars(self).items() if value <= 0]
         if self.min_cue_s > self.max_cue_s:
@@ -61,7 +61,7 @@ class CueRules:
 
 @dataclass(frozen=True, kw_only=True)
 class Cue:
-    """Lines shown together. Times are whole milliseconds, the resolution of subtitle files."""
+    """Lines shown together. Times are whole milliseconds, as in subtitle files."""
 
     start_ms: int
     end_ms: int
@@ -70,12 +70,12 @@ class Cue:
 
 @dataclass(frozen=True)
 class _Piece:
-    """Text without a line break inside: a word, or a part of a word that is longer than a line."""
+    """Text without a line break: a word, or a part of a word that is longer than a line."""
 
     text: str
     n_graphemes: int
     joined: bool
-    """Whether it follows the previous piece without a space."""
+    """Whether no space separates it from the previous piece."""
     start_s: float
     end_s: float
 
@@ -85,15 +85,15 @@ class Subtitler:
 
     def __init__(self, rules: CueRules | None = None) -> None:
         self._rules = rules or CueRules()
-        self._start_ms = 0  # of the last cue
-        self._end_ms: dict[int | None, int] = {}  # channel -> when its last cue ends
-        self._waiting: tuple[Cue, int | None] | None = None  # a short cue and its channel
+        self._start_ms = 0  # start of the last cue
+        self._end_ms: dict[int | None, int] = {}  # channel -> end of its last cue
+        self._waiting: tuple[Cue, int | None] | None = None  # a short cue, and its channel
 
     def add(self, segment: Segment) -> list[Cue]:
         """Return the cues that are final once this segment is known.
 
-        A last cue that is too short waits, because the next segment decides how long it is shown. No cue
-        begins before its predecessor, or before the last cue of its channel has ended.
+        A last cue that is too short waits, because the next segment decides how long it can be shown. No cue
+        starts before its predecessor, or before the last cue of its channel has ended.
         """
         final: list[Cue] = []
         pieces = _pieces(segment, self._rules.max_line_graphemes)
@@ -108,7 +108,7 @@ class Subtitler:
         return final
 
     def finish(self, duration_s: float = math.inf) -> list[Cue]:
-        """Return the remaining cues; none lasts beyond the end of the recording."""
+        """Return the remaining cues, which end with the recording at the latest."""
         return [] if self._waiting is None else self._settled(duration_s * 1000, self._waiting[1])
 
     def _placed(self, pieces: Sequence[_Piece], channel: int | None) -> Cue:
@@ -120,7 +120,7 @@ class Subtitler:
         return Cue(start_ms=start_ms, end_ms=end_ms, lines=self._lines(pieces))
 
     def _settled(self, limit_ms: float, channel: int | None) -> list[Cue]:
-        """Return the waiting cue, shown as long as the next cue on its channel allows."""
+        """Return the waiting cue, shown as long as the next cue of its channel allows."""
         if self._waiting is None:
             return []
         cue, its_channel = self._waiting
@@ -133,7 +133,7 @@ class Subtitler:
         return [replace(cue, end_ms=end_ms)]
 
     def _lines(self, pieces: Sequence[_Piece]) -> tuple[str, ...]:
-        """Break a cue into the fewest lines, of lengths as even as possible."""
+        """Break a cue into the fewest lines, with lengths as even as possible."""
         longest = self._rules.max_line_graphemes
 
         def cost(first: int, end: int) -> float | None:
@@ -143,7 +143,7 @@ class Subtitler:
         return tuple(_joined(pieces[first:end]) for first, end in _partition(len(pieces), cost))
 
     def _cost(self, pieces: Sequence[_Piece]) -> float | None:
-        """Return the cost of a cue, 1 for a full one; None if it breaks a limit (one word breaks none)."""
+        """Return the cost of a cue, 1 for a full one; None if it exceeds a limit; one word never does."""
         rules = self._rules
         fullest = rules.max_line_graphemes * rules.max_lines
         n_graphemes = _n_graphemes(pieces)
@@ -157,7 +157,7 @@ class Subtitler:
 
 
 def _pieces(segment: Segment, max_graphemes: int) -> list[_Piece]:
-    """Cut a text at its spaces, and long words within, and return when each piece is said."""
+    """Split a text at spaces, and long words further, with the time of each piece."""
     parts: list[tuple[list[str], bool]] = []  # grapheme clusters, and whether no space precedes them
     for word in segment.text.split():
         clusters = regex.findall(r"\X", word)
@@ -173,12 +173,11 @@ def _pieces(segment: Segment, max_graphemes: int) -> list[_Piece]:
 
 
 def _times(segment: Segment, places: Array) -> tuple[Array, Array]:
-    """Return when each stretch of a text starts and ends, in seconds.
+    """Return the start and end of each stretch of a text, in seconds.
 
-    Word times decide where they are known, otherwise every grapheme takes the same time.
+    Word times are used where they are known; otherwise every grapheme takes the same time.
 
     Args:
-        segment: Segment whose text is cut.
         places: Borders of the stretches, in graphemes without spaces, from 0 to the length of the text.
     """
     words = [(regex.findall(r"\X", word.text), word) for word in segment.words]
@@ -186,7 +185,7 @@ def _times(segment: Segment, places: Array) -> tuple[Array, Array]:
     if not ends or ends[-1] != places[-1]:
         times_s = np.interp(places, [0.0, places[-1]], [segment.start_s, segment.end_s])
         return times_s[:-1], times_s[1:]
-    # A border between words is a place with two times, so each lies a little inside its word.
+    # A border between words has two times, so each anchor lies a little inside its word.
     anchors = [
         place
         for (clusters, _), end in zip(words, ends, strict=True)
@@ -198,18 +197,18 @@ def _times(segment: Segment, places: Array) -> tuple[Array, Array]:
 
 
 def _partition(n_pieces: int, cost: Callable[[int, int], float | None]) -> list[tuple[int, int]]:
-    """Group pieces into the fewest runs; among such groupings, choose the cheapest.
+    """Group pieces into the fewest runs, and among such groupings choose the cheapest.
 
     Args:
-        n_pieces: Pieces in order, numbered from 0.
-        cost: Price of the run [first, end); None where neither it nor a longer one is allowed.
+        n_pieces: Number of pieces, which are numbered from 0.
+        cost: Cost of the run [first, end); None if neither it nor a longer one is allowed.
 
     Returns:
-        The runs, in order. A piece that no run may hold is a run of its own.
+        The runs in order. A piece that no run may hold forms its own.
     """
     best: list[tuple[int, float, int]] = [
         (0, 0.0, 0)
-    ]  # of the pieces up to here: runs, price, last run's first
+    ]  # for the pieces up to each index: number of runs, total cost, start of the last run
     for end in range(1, n_pieces + 1):
         ways = []
         for first in range(end - 1, -1, -1):
@@ -229,12 +228,12 @@ def _partition(n_pieces: int, cost: Callable[[int, int], float | None]) -> list[
 
 
 def _n_graphemes(pieces: Sequence[_Piece]) -> int:
-    """Return the length of a line of these pieces."""
+    """Return the length of a line with these pieces."""
     return sum(piece.n_graphemes for piece in pieces) + sum(not piece.joined for piece in pieces[1:])
 
 
 def _n_lines(pieces: Sequence[_Piece], max_graphemes: int) -> int:
-    """Return how many lines these pieces need; greedy filling needs the fewest."""
+    """Return the number of lines that these pieces need; greedy filling needs the fewest."""
     n_lines, n_graphemes = 1, 0
     for piece in pieces:
         grown = n_graphemes + piece.n_graphemes + (n_graphemes > 0 and not piece.joined)

@@ -1,6 +1,6 @@
-"""The JSON bodies of answers, and what of a transcript goes into them.
+"""JSON bodies of responses, and what they take from a transcript.
 
-The wire names `start`, `end` and `word` exist here only. What is not known is left out.
+The wire names `start`, `end` and `word` exist here only. Unknown values are omitted.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from serve.transcript.events import End, Event, Failure, Segment, Start, Transcr
 
 
 class TrackBody(msgspec.Struct, frozen=True, kw_only=True):
-    """The audio track that was heard, where there are several or one was asked for."""
+    """The transcribed audio track, where there are several or one was requested."""
 
     number: int
     n_tracks: int
@@ -26,26 +26,26 @@ class TrackBody(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ChannelsBody(msgspec.Struct, frozen=True, kw_only=True):
-    """How more than two channels, or channels that cancelled each other, became one."""
+    """How surround channels, or channels that cancelled each other, were mixed."""
 
     layout: str
     weights: tuple[float, ...]
-    """Share of each channel in the mix; 0 was left out."""
+    """Weight of each channel; 0 was left out."""
     note: str | UnsetType = UNSET
 
 
 class ClockBody(msgspec.Struct, frozen=True, kw_only=True):
-    """Silence that stands where the container's clock goes on and its sound does not."""
+    """Silence inserted where the container's clock runs on without sound."""
 
     starts_at: float
-    """Second of the first sound."""
+    """Time of the first sound, in seconds."""
     gaps: float
-    """Seconds, all gaps together."""
+    """Sum of all gaps, in seconds."""
     note: str | UnsetType = UNSET
 
 
 class SoundBody(msgspec.Struct, frozen=True, kw_only=True):
-    """What was done to the sound that nobody would expect of any recording."""
+    """What was done to the sound that a user may not expect."""
 
     track: TrackBody | UnsetType = UNSET
     channels: ChannelsBody | UnsetType = UNSET
@@ -53,7 +53,7 @@ class SoundBody(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class StartEvent(msgspec.Struct, tag="start", frozen=True, kw_only=True):
-    """First line of a streamed answer."""
+    """First line of a streamed response."""
 
     duration_s: float | None
     language: str | None
@@ -61,7 +61,7 @@ class StartEvent(msgspec.Struct, tag="start", frozen=True, kw_only=True):
 
 
 class PlacedWord(msgspec.Struct, frozen=True, kw_only=True):
-    """A word and its place, as OpenAI names them. Times are seconds from the start of the recording."""
+    """A word with OpenAI's field names. Times are seconds from the start of the recording."""
 
     word: str
     start: float
@@ -75,7 +75,7 @@ class WordBody(PlacedWord, frozen=True, kw_only=True):
 
 
 class SegmentBody(msgspec.Struct, frozen=True, kw_only=True):
-    """A segment inside a whole transcript. Times are seconds from the start of the recording."""
+    """A segment in a whole transcript. Times are seconds from the start of the recording."""
 
     id: int
     start: float
@@ -92,11 +92,11 @@ class SegmentBody(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SegmentEvent(SegmentBody, tag="segment", frozen=True, kw_only=True):
-    """A segment as a line of a streamed answer."""
+    """A segment as a line of a streamed response."""
 
 
 class EndEvent(msgspec.Struct, tag="end", frozen=True, kw_only=True):
-    """Last line of a streamed answer that went well."""
+    """Last line of a successful streamed response."""
 
     text: str
     language: str | None
@@ -108,20 +108,20 @@ class EndEvent(msgspec.Struct, tag="end", frozen=True, kw_only=True):
 
 
 class ErrorBody(msgspec.Struct, frozen=True, kw_only=True):
-    """What went wrong, for machines and for people."""
+    """An error, for machines and for people."""
 
     code: str
     message: str
 
 
 class ErrorEvent(msgspec.Struct, tag="error", frozen=True, kw_only=True):
-    """Last line of a streamed answer that broke off."""
+    """Last line of a streamed response that broke off."""
 
     error: ErrorBody
 
 
 class TranscriptBody(msgspec.Struct, frozen=True, kw_only=True):
-    """The `json` answer."""
+    """The `json` response."""
 
     text: str
     language: str | None
@@ -154,22 +154,22 @@ class UsageBody(msgspec.Struct, tag_field="type", tag="duration", frozen=True, k
 
 
 class VerboseBody(msgspec.Struct, frozen=True, kw_only=True):
-    """The `verbose_json` answer, which is OpenAI's."""
+    """The `verbose_json` response, which is OpenAI's."""
 
     task: str
     language: str
-    """English name of the text's language; empty where nothing was said and no language was asked for."""
+    """English name of the text's language; empty where there is no speech and no language was requested."""
     duration: float
     text: str
     segments: list[VerboseSegment] | UnsetType = UNSET
     words: list[PlacedWord] | UnsetType = UNSET
     usage: UsageBody
     sound: SoundBody | UnsetType = UNSET
-    """Not OpenAI's; only where something unusual was done."""
+    """An addition to OpenAI's fields, present only where something unusual was done."""
 
 
 class ErrorAnswer(msgspec.Struct, frozen=True, kw_only=True):
-    """The body of every answer with an error status."""
+    """The body of every response with an error status."""
 
     error: ErrorBody
 
@@ -177,11 +177,11 @@ class ErrorAnswer(msgspec.Struct, frozen=True, kw_only=True):
 SegmentT = TypeVar("SegmentT", bound=SegmentBody)
 
 WireEvent = StartEvent | SegmentEvent | EndEvent | ErrorEvent
-"""What one line of NDJSON, or one `data:` field of an event stream, decodes to."""
+"""One line of NDJSON, or one `data:` field of an event stream."""
 
 
 def wire_event(event: Event) -> WireEvent:
-    """Return an event as it is streamed."""
+    """Return an event in its streamed form."""
     match event:
         case Start(duration_s=duration_s, language=language, sound=sound):
             known_s = None if duration_s is None else _rounded(duration_s)
@@ -203,7 +203,7 @@ def wire_event(event: Event) -> WireEvent:
 
 
 def transcript_body(transcript: Transcript, processing_s: float | None) -> TranscriptBody:
-    """Return a whole transcript with all that is known."""
+    """Return a whole transcript with all known fields."""
     return TranscriptBody(
         text=transcript.text,
         language=transcript.language,
@@ -216,7 +216,7 @@ def transcript_body(transcript: Transcript, processing_s: float | None) -> Trans
 
 
 def verbose_body(transcript: Transcript) -> VerboseBody:
-    """Return a whole transcript as OpenAI's API words it."""
+    """Return a whole transcript in the form of OpenAI's API."""
     words = [
         PlacedWord(word=word.text, start=_rounded(word.start_s), end=_rounded(word.end_s))
         for segment in transcript.segments
@@ -269,7 +269,7 @@ def _mix_note(mix: MixReport) -> str | UnsetType:
     if not mix.turned:
         return UNSET
     turned = " and ".join(str(channel) for channel in mix.turned)
-    return f"channel {turned} cancelled the others, and was turned over where it did"
+    return f"channel {turned} cancelled the others, and was inverted where it did"
 
 
 def _clock_note(clock: ClockReport) -> str | UnsetType:
@@ -280,7 +280,7 @@ def _clock_note(clock: ClockReport) -> str | UnsetType:
 
 
 def encode_json(body: msgspec.Struct) -> bytes:
-    """Encode with Devanagari as it is, on one line even for readers that split at Unicode line breaks."""
+    """Encode on one line, with Devanagari unescaped, and Unicode line breaks escaped for naive readers."""
     encoded = msgspec.json.encode(body)
     for line_break in ("\u0085", "\u2028", "\u2029"):
         encoded = encoded.replace(line_break.encode(), f"\\u{ord(line_break):04x}".encode())
@@ -288,7 +288,7 @@ def encode_json(body: msgspec.Struct) -> bytes:
 
 
 def encode_error(code: str, message: str) -> bytes:
-    """Return the JSON body of an answer with an error status."""
+    """Return the JSON body of a response with an error status."""
     return encode_json(ErrorAnswer(error=ErrorBody(code=code, message=message))) + b"\n"
 
 
@@ -312,7 +312,7 @@ def segment_body(wire_type: type[SegmentT], segment: Segment) -> SegmentT:
 def _verbose_segment(segment: Segment) -> VerboseSegment:
     return VerboseSegment(
         id=segment.id,
-        seek=round(segment.start_s * FRAMES_PER_S),  # OpenAI counts frames of the spectrogram
+        seek=round(segment.start_s * FRAMES_PER_S),  # OpenAI counts spectrogram frames
         start=_rounded(segment.start_s),
         end=_rounded(segment.end_s),
         text=segment.text,

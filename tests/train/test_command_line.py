@@ -117,6 +117,6 @@ def test_all_faults_of_a_training_come_together_and_status_2_says_that_words_wer
         "error: --seed lacks its value",
         "error: 'stray' is no option; options are written --name value",
         "error: --epochss is no option; did you mean --epochs?",
-        "error: augment.noise is 2.0; a probability lies between 0 and 1",
+        "error: augment.noise is 2.0; a probability must lie between 0 and 1",
         f"error: lora_rank in {file}: 'many' is not a whole number",
     }

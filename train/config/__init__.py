@@ -1,4 +1,4 @@
-"""One file, the environment and flags -> one frozen `TrainConfig`. Opens nothing but that file."""
+"""Read one frozen `TrainConfig` from a file, the environment and flags. Opens only that file."""
 
 from train.config.file import dump_config, environment_config, load_config
 from train.config.sections import BLOCKS, AugmentConfig, Block, BlockConfig

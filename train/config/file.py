@@ -1,7 +1,7 @@
-"""A file, the environment and flags -> one `TrainConfig`, and back to YAML. All faults come together.
+"""Read a `TrainConfig` from a file, environment and flags, and write it as YAML. All faults come together.
 
-`SHROTA_TRAIN_<KEY>` is the variable of a key (`SHROTA_TRAIN_AUGMENT_NOISE` of a nested one), `--<key>` its
-flag.
+The variable of a key is `SHROTA_TRAIN_<KEY>` (for a nested one `SHROTA_TRAIN_AUGMENT_NOISE`), its flag
+`--<key>`.
 """
 
 from __future__ import annotations
@@ -17,24 +17,23 @@ from train.config.training import TrainConfig
 from train.errors import TrainConfigError
 
 _STAND_INS = {"name": "", "output_dir": Path(), "train_data": ("-.jsonl",)}
-"""Stand in for required keys that are missing, to have all others checked."""
+"""Values used in place of missing required keys, so that the others can be checked."""
 
 
 def load_config(path: Path | None, *layers: Layer) -> TrainConfig:
-    """Return the configuration of a YAML or TOML file, and of layers of values that win over it.
+    """Read the configuration from a YAML or TOML file and from layers that override it.
 
     Relative paths are relative to the working directory.
 
     Args:
-        path: The file; None for none.
-        layers: Layers from `serve.config.sources`, the strongest last.
+        layers: Layers from `serve.config.sources`, each overriding those before it.
 
     Raises:
         TrainConfigError: Lists every fault.
     """
     faults: list[str] = []
     merged = dict(file_layer(path, faults)) if path else {}
-    if faults:  # whatever it was to say would seem to be missing
+    if faults:  # the keys of an unreadable file would all be reported as missing
         raise TrainConfigError(faults)
     for layer in layers:
         merged |= layer

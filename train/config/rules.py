@@ -1,4 +1,4 @@
-"""Say what in a configuration contradicts itself or cannot work: every fault, in words."""
+"""Find contradictions and impossible values in a configuration, and describe each in a sentence."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 _LEAST = {
     **dict.fromkeys(("keep_checkpoints", "log_every_steps", "save_every_steps", "accumulate_batches"), 1),
     **dict.fromkeys(("lora_rank", "distill_every_steps", "batch_s"), 1),
-    **dict.fromkeys(("eval_every_steps", "max_eval_clips", "max_steps", "valid_clips"), 0),
+    **dict.fromkeys(("eval_every_steps", "max_eval_clips", "max_steps", "valid_clips", "sampled_tokens"), 0),
     **dict.fromkeys(("early_stopping_evals", "seed", "n_threads", "weight_decay", "distill_weight"), 0),
 }
 _PROBABILITIES = (
@@ -27,7 +27,7 @@ _SOURCES = ("train_data", "valid_data", "test_data", "distill_data")
 
 
 def faults_of(config: TrainConfig) -> list[str]:
-    """Return a sentence for everything that is wrong, in no particular order of weight."""
+    """Return a sentence for every fault."""
     return [
         *(message for holds, message in _rules_of_values(config) if not holds),
         *(message for holds, message in _rules_between_keys(config) if not holds),
@@ -37,15 +37,15 @@ def faults_of(config: TrainConfig) -> list[str]:
 
 
 def _rules_of_values(config: TrainConfig) -> list[tuple[bool, str]]:
-    """Return what must hold of single keys."""
+    """Return (whether it holds, the fault if not) for each rule about one key."""
     augment = config.augment
     probabilities = {name: getattr(config, name) for name in _PROBABILITIES} | {
         f"augment.{name}": value for name, value in augment.probabilities.items()
     }
     return [
         (config.profile in PROFILES, f"profile is '{config.profile}'; it is one of {', '.join(PROFILES)}"),
-        (0 < config.learning_rate < 1, f"learning_rate is {config.learning_rate}; it lies between 0 and 1"),
-        (1 <= config.max_window_s <= 30, f"max_window_s is {config.max_window_s}; it lies between 1 and 30"),
+        (0 < config.learning_rate < 1, f"learning_rate is {config.learning_rate}, not between 0 and 1"),
+        (1 <= config.max_window_s <= 30, f"max_window_s is {config.max_window_s}, not between 1 and 30"),
         (
             0 <= config.window_margin_s[0] <= config.window_margin_s[1],
             "window_margin_s is a range (low, high)",
@@ -55,23 +55,23 @@ def _rules_of_values(config: TrainConfig) -> list[tuple[bool, str]]:
             0.5 <= augment.speed_range[0] <= augment.speed_range[1] <= 2,
             "augment.speed_range is a range (low, high) between 0.5 and 2",
         ),
-        (0 <= config.warmup_fraction < 1, "warmup_fraction lies between 0 and 1"),
+        (0 <= config.warmup_fraction < 1, "warmup_fraction must lie between 0 and 1"),
         (config.max_grad_norm > 0, "max_grad_norm must be positive"),
         (config.save_every_s > 0, "save_every_s must be positive"),
         (bool(config.train_data), "train_data is empty: there is nothing to learn from"),
         *(
-            (getattr(config, name) >= least, f"{name} is {getattr(config, name)}; it is at least {least}")
+            (getattr(config, name) >= least, f"{name} is {getattr(config, name)}, below {least}")
             for name, least in _LEAST.items()
         ),
         *(
-            (0 <= value <= 1, f"{name} is {value}; a probability lies between 0 and 1")
+            (0 <= value <= 1, f"{name} is {value}; a probability must lie between 0 and 1")
             for name, value in probabilities.items()
         ),
     ]
 
 
 def _rules_between_keys(config: TrainConfig) -> list[tuple[bool, str]]:
-    """Return what must hold of keys that need each other, or exclude each other."""
+    """Return (whether it holds, the fault if not) for each rule about several keys."""
     looks = bool(config.valid_data) and config.eval_every_steps > 0
     return [
         (config.epochs > 0 or config.max_steps > 0, "epochs or max_steps must be positive"),
@@ -99,13 +99,13 @@ def _rules_between_keys(config: TrainConfig) -> list[tuple[bool, str]]:
         ),
         (
             not config.distill_data or config.encoder.rank != 0,
-            "distill_data holds the encoder near its base, but encoder.rank is 0: it stays the base's anyway",
+            "distill_data has no effect: encoder.rank 0 leaves the encoder as it is",
         ),
     ]
 
 
 def _block_faults(config: TrainConfig) -> list[str]:
-    """Return what is wrong with the layers that are to get adapters."""
+    """Return faults in the layers to adapt."""
     faults = _target_faults("lora_targets", config.lora_targets)
     for name in BLOCKS:
         own: BlockConfig = getattr(config, name)
@@ -113,15 +113,15 @@ def _block_faults(config: TrainConfig) -> list[str]:
         if own.rank == 0 and len(given) > 1:
             faults.append(f"{name}.rank is 0, which leaves the {name} as it is: {given[-1]} has no meaning")
         if own.rank is not None and own.rank < 0:
-            faults.append(f"{name}.rank is {own.rank}; it is at least 0, which leaves the {name} as it is")
+            faults.append(f"{name}.rank is {own.rank}; it must be at least 0")
         if own.alpha is not None and own.alpha < 1:
-            faults.append(f"{name}.alpha is {own.alpha}; it is at least 1")
+            faults.append(f"{name}.alpha is {own.alpha}; it must be at least 1")
         if own.learning_rate is not None and not 0 < own.learning_rate < 1:
-            faults.append(f"{name}.learning_rate is {own.learning_rate}; it lies between 0 and 1")
+            faults.append(f"{name}.learning_rate is {own.learning_rate}, not between 0 and 1")
         if own.targets is not None:
             faults += _target_faults(f"{name}.targets", own.targets)
         if own.layers is not None and not (own.layers and min(own.layers) >= 0):
-            faults.append(f"{name}.layers lists numbers of layers, of which the first is 0")
+            faults.append(f"{name}.layers must list layer numbers, which start at 0")
     if not faults and config.lora_rank >= 1:
         trained = [block for block in config.blocks if block.is_trained]
         if not trained:
@@ -132,7 +132,7 @@ def _block_faults(config: TrainConfig) -> list[str]:
 
 
 def _target_faults(key: str, targets: tuple[str, ...]) -> list[str]:
-    """Return what is wrong with the names of linear layers."""
+    """Return faults in the names of linear layers."""
     faults = []
     if not targets:
         faults.append(f"{key} is empty: nothing would be trained")
@@ -144,7 +144,7 @@ def _target_faults(key: str, targets: tuple[str, ...]) -> list[str]:
 
 
 def _source_faults(config: TrainConfig) -> list[str]:
-    """Return what is wrong with the names of the sources."""
+    """Return faults in the names of sources."""
     faults: list[str] = []
     specs: dict[str, list[SourceSpec]] = {}
     for key in _SOURCES:

@@ -1,1 +1,1 @@
-"""Corpora of any layout -> checked clips with transcripts, in manifests or shards. Knows no model."""
+"""Turn corpora of any layout into checked clips with transcripts, in manifests or shards. Knows no model."""

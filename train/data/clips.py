@@ -26,18 +26,18 @@ def load_clips(
 ) -> list[Clip]:
     """Return the clips of a source that pass the filters, in its order; the others go to `log`.
 
-    Every clip says its language, and who speaks in it as far as its row, its voice or the source tells.
+    Every clip has a language, and the kind of its voice where its row, its voice or the source tells.
 
     Args:
-        source: Name of a source, see `train.data.specs`.
+        source: Name of a source; see `train.data.specs`.
         purpose: Decides the split where the source names none.
-        language: Whisper's language code, where the source names none.
+        language: Whisper's language code, used where the source names none.
         log: Collects rows that cannot be used.
-        filters: Limits of clips, also applied to prepared clips.
-        prepare_dir: Directory for the shards of sources that are neither manifest nor shards.
+        filters: Limits on clips, prepared ones included.
+        prepare_dir: Directory for the shards of sources that are neither manifests nor shards.
 
     Raises:
-        DataError: The source cannot be read, nothing of it passes, or the log is strict and a row is bad.
+        DataError: The source cannot be read, no clip passes, or the log is strict and a row is bad.
     """
     spec = resolve_channel(parse_spec(source), purpose, language)
     language, kind = spec.language or language, speakers_of(spec)
@@ -65,13 +65,13 @@ def _read_clips(
     n_before = len(log)
     clips = filter_clips(read_shards(directory, log), log, filters)
     if not clips:
-        raise DataError(f"nothing of {spec} can be used: {commonest(log.dropped[n_before:])}")
+        raise DataError(f"no clip of {spec} can be used: {commonest(log.dropped[n_before:])}")
     return clips
 
 
 def _prepare(spec: SourceSpec, purpose: Purpose, language: str, prepare_dir: Path, *, strict: bool) -> Path:
-    """Prepare a source unless it is prepared already, and return the directory of its shards."""
-    spec = dataclasses.replace(spec, speakers=None)  # it decides nothing that is decoded
+    """Prepare a source unless that was done before, and return the directory of its shards."""
+    spec = dataclasses.replace(spec, speakers=None)  # does not change what is decoded
     fingerprint = source_fingerprint(spec, purpose, language)
     key = hashlib.sha256(f"{spec} {purpose} {fingerprint}".encode()).hexdigest()[:8]
     if purpose == "test":

@@ -1,4 +1,4 @@
-"""Decide which clips are fit to be used, and keep count of those that are not, by file and line.
+"""Filter clips by text, script and duration, and log rejected rows by file and line.
 
 Knows no source and decodes nothing.
 """
@@ -22,11 +22,11 @@ from serve.engine.languages import LANGUAGE_NAMES
 from train.errors import DataError
 
 MAX_CLIP_S = 30.0
-"""Whisper's window: a longer clip cannot be one example."""
+"""Whisper's window; a longer clip cannot be one example."""
 MIN_CLIP_S = 0.1
 """Shorter than any word."""
-_EXAMPLES_KEPT = 5  # of each reason, for the table
-_LEAST_SHARE = 0.5  # of a text's words, and of a word's letters, in the script of the language
+_EXAMPLES_KEPT = 5  # shown in the table for each reason
+_LEAST_SHARE = 0.5  # of a text's words, and of a word's letters, that must be in the language's script
 
 
 class Reason(StrEnum):
@@ -48,17 +48,17 @@ class Reason(StrEnum):
 
 @dataclass(kw_only=True)
 class DropLog:
-    """Counts dropped rows by reason. With `strict`, the first one raises instead."""
+    """Counts dropped rows by reason. With `strict`, the first one raises an error instead."""
 
     strict: bool = False
     dropped: list[Drop] = field(default_factory=list)
     _seen: set[str] = field(default_factory=set)
 
     def drop(self, reason: Reason, origin: str, detail: str) -> None:
-        """Record that the row at `origin` (`FILE:LINE`) is not used; a row is counted once.
+        """Record that the row at `origin` (`FILE:LINE`) is dropped; each row counts once.
 
         Raises:
-            DataError: naming file and line, where the log is strict.
+            DataError: The log is strict; the error names file and line.
         """
         if self.strict:
             raise DataError(f"{origin}: {detail}")
@@ -71,11 +71,11 @@ class DropLog:
 
     @property
     def counts(self) -> dict[str, int]:
-        """Number of dropped rows of each reason, the most frequent first."""
+        """Number of dropped rows by reason, most frequent first."""
         return dict(Counter(str(drop.reason) for drop in self.dropped).most_common())
 
     def table(self, title: str = "left out") -> Table:
-        """Return counts by reason, each with a few places where it happened."""
+        """Return a table of counts by reason, with a few examples."""
         table = Table(title=title, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
         table.add_column("reason", no_wrap=True)
         table.add_column("rows", justify="right", no_wrap=True)
@@ -88,7 +88,7 @@ class DropLog:
         return table
 
     def report(self, console: Console, path: Path | None = None, title: str = "left out") -> None:
-        """Print the table and write every row to `path`, where anything was dropped."""
+        """Print the table, and write every dropped row to `path`; do nothing if there are none."""
         if not self.dropped:
             return
         console.print(self.table(title))
@@ -100,15 +100,13 @@ class DropLog:
 
 @dataclass(frozen=True, kw_only=True)
 class Drop:
-    """One row that is not used."""
-
     reason: Reason
     origin: str
     detail: str
 
 
 def commonest(drops: Sequence[Drop]) -> str:
-    """Return why most of these rows are not used, the count, and the first of them; for an error."""
+    """Return the most common reason among dropped rows, its count and an example, for an error message."""
     if not drops:
         return "it holds no rows"
     ((reason, n_rows), *_) = Counter(drop.reason for drop in drops).most_common(1)
@@ -117,7 +115,7 @@ def commonest(drops: Sequence[Drop]) -> str:
 
 
 def write_drops(drops: Iterable[Drop]) -> str:
-    """Return rows as JSON lines that `read_drops` reads back."""
+    """Return rows as JSON lines for `read_drops`."""
     rows = ({"reason": drop.reason, "origin": drop.origin, "detail": drop.detail} for drop in drops)
     return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
 
@@ -134,13 +132,13 @@ class HeldOut:
     """Sentences and voices that must not be trained on."""
 
     sentences: Mapping[str, str] = field(default_factory=dict)
-    """Key of a sentence -> where it is held out."""
+    """`sentence_key` -> where the sentence is held out."""
     voices: Mapping[str, str] = field(default_factory=dict)
     """Voice -> where it is held out."""
 
 
 def sentence_key(text: str) -> str:
-    """Return what two writings of the same sentence share: no case, punctuation or extra spaces."""
+    """Return a key that ignores case, punctuation and extra spaces of a sentence."""
     plain = unicodedata.normalize("NFC", text).casefold()
     letters = (" " if unicodedata.category(letter)[0] in "PSZC" else letter for letter in plain)
     return re.sub(r"\s+", " ", "".join(letters)).strip()
@@ -148,23 +146,22 @@ def sentence_key(text: str) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Filters:
-    """What a clip must be like. The defaults let everything pass that has a text."""
+    """Requirements on a clip. The defaults accept any non-empty text."""
 
     language: str | None = None
-    """Whisper's code, whose script texts must be written in; None accepts every script."""
+    """Whisper's code; texts must be in its script. None accepts every script."""
     min_duration_s: float = 0.0
     max_duration_s: float = float("inf")
     silent: bool = False
-    """Let clips with an empty text pass: a test of what is written where nobody speaks needs them."""
+    """Accept empty texts, as tests of silence and noise need."""
     held_out: HeldOut = field(default_factory=HeldOut)
 
     def text_fault(self, text: str, language: str | None, voice: str | None) -> tuple[Reason, str] | None:
-        """Return why a row cannot be used, judged before its audio is opened; None if it can.
+        """Return why a row is rejected before its audio is opened; None if it passes.
 
         Args:
-            text: the transcript.
-            language: the row's own language code, which goes before the filter's.
-            voice: whoever speaks, if known.
+            language: The row's language code, which overrides the filter's.
+            voice: The speaker, if known.
         """
         is_empty = not text.strip()
         if is_empty and not self.silent:
@@ -173,13 +170,13 @@ class Filters:
             scripts = " or ".join(sorted(LANGUAGE_SCRIPTS[language or self.language])).title()
             return Reason.WRONG_SCRIPT, f"'{_short(text)}' is not written in {scripts}"
         if (where := self.held_out.sentences.get(sentence_key(text))) is not None:
-            return Reason.HELD_OUT_TEXT, f"'{_short(text)}' also stands in {where}"
+            return Reason.HELD_OUT_TEXT, f"'{_short(text)}' also occurs in {where}"
         if voice is not None and (where := self.held_out.voices.get(voice)) is not None:
             return Reason.HELD_OUT_VOICE, f"voice '{_short(voice)}' also speaks in {where}"
         return None
 
     def duration_fault(self, duration_s: float) -> tuple[Reason, str] | None:
-        """Return why a clip of this length cannot be used; None if it can."""
+        """Return why a clip of this duration is rejected; None if it passes."""
         if duration_s > self.max_duration_s:
             return Reason.TOO_LONG, f"lasts {duration_s:.1f} s; the limit is {self.max_duration_s:g} s"
         if duration_s < self.min_duration_s:
@@ -188,10 +185,10 @@ class Filters:
 
 
 def is_in_script(text: str, language: str) -> bool:
-    """Tell whether at least half of a text's words are written in its language's script.
+    """Tell whether at least half of a text's words are in its language's script.
 
-    Letters would not do: a foreign word may be longer than all the others. A text without letters, and a
-    language whose script is not known here, pass.
+    Words are counted rather than letters, because one foreign word may be longer than all others. A text
+    without letters passes, and so does a language whose script is unknown here.
     """
     scripts = LANGUAGE_SCRIPTS.get(language)
     words = [letters for word in text.split() if (letters := _letters(word))]
@@ -210,7 +207,7 @@ def _share(letters: list[str], scripts: frozenset[str]) -> float:
 
 
 _SCRIPT_LANGUAGES = {
-    # First word of Unicode's names of the letters -> languages that are written with them.
+    # First word of the letters' Unicode names -> languages written with them.
     "ARABIC": "ar fa ps sd ur pa",
     "ARMENIAN": "hy",
     "BENGALI": "as bn",

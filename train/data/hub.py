@@ -1,8 +1,8 @@
 """Read corpora of the Hugging Face hub, or a local directory of Parquet files, as records.
 
-Audio stays the bytes that were uploaded, whatever the format: the service's own decoder reads them later.
-Where a repository holds a loading script, which `datasets` runs no more, the Parquet files that the hub made
-of it (revision `refs/convert/parquet`) are read.
+Audio stays the uploaded bytes, in any format; the service's own decoder reads them later. `datasets` no
+longer runs loading scripts. Where a repository has one, the hub's Parquet conversion (revision
+`refs/convert/parquet`) is read.
 """
 
 from __future__ import annotations
@@ -30,20 +30,21 @@ _CONVERTED = "refs/convert/parquet"
 
 @dataclass(frozen=True, kw_only=True)
 class Preset:
-    """What must be known of a corpus to read it."""
+    """How to read a corpus."""
 
     repo: str
     config: str
-    """Name of one language's part; `{code}`, `{name}` and `{region}` stand for `mr`, `marathi`, `mr_in`."""
+    """Name of one language's configuration; `{code}`, `{name}`, `{region}` stand for `mr`, `marathi`,
+    `mr_in`."""
     audio: str = "audio"
     text: str = "sentence"
     voice: str | None = None
     splits: Mapping[Purpose, str]
-    """Split for each purpose; none where the corpus has no such part."""
+    """Split for each purpose; purposes without one are missing."""
     converted: bool = False
-    """Read the hub's Parquet copy: the repository itself holds a script."""
+    """Read the hub's Parquet conversion, because the repository holds a loading script."""
     advice: str
-    """What to do where it cannot be loaded."""
+    """What the user can do if the corpus cannot be loaded."""
 
 
 _GATED = "accept its terms on https://huggingface.co/datasets/{repo}, then run `hf auth login`"
@@ -108,7 +109,7 @@ _REGIONS = {
         *("ru_ru", "sw_ke", "th_th", "tr_tr", "uk_ua", "ur_pk", "vi_vn", "yo_ng", "yue_hant_hk"),
     )
 }
-"""FLEURS names a language with the country where it was recorded; for those not listed it is India."""
+"""FLEURS names a language with the country of its recordings; for languages not listed it is India."""
 
 _AUDIO_COLUMNS = ("audio", "audio_filepath", "path", "file")
 _TEXT_COLUMNS = ("sentence", "transcription", "text", "transcript")
@@ -119,7 +120,7 @@ def read_hub(spec: SourceSpec, purpose: Purpose, language: str, log: DropLog) ->
     """Yield the records of a corpus: a preset, or any repository as `hf:REPO[:CONFIG]`.
 
     Raises:
-        DataError: it cannot be loaded, or its columns cannot be told; the message says what to do.
+        DataError: The corpus cannot be loaded, or its columns are unknown; the message says what to do.
     """
     if spec.kind == "preset" and spec.location == "common_voice":
         raise DataError(COMMON_VOICE_MOVED)
@@ -133,7 +134,7 @@ def read_hub(spec: SourceSpec, purpose: Purpose, language: str, log: DropLog) ->
 
 
 def _open(spec: SourceSpec, preset: Preset | None, split: str, language: str) -> tuple[str, Any]:
-    """Return a name for messages and the rows of one split, audio as stored bytes."""
+    """Return a label for messages, and the rows of one split with undecoded audio."""
     try:
         import datasets
     except ImportError as error:
@@ -154,7 +155,7 @@ def _open(spec: SourceSpec, preset: Preset | None, split: str, language: str) ->
         repo, _, config = spec.location.partition(":")
         options["name"] = config or None
         label = spec.location
-    if "name" in options and Path(repo).is_dir():  # a directory of Parquet files: its parts are directories
+    if "name" in options and Path(repo).is_dir():  # in a directory of Parquet files, parts are directories
         options["data_dir"] = options.pop("name")
     try:
         rows = datasets.load_dataset(repo, split=split, streaming=spec.streaming, **options)
@@ -162,7 +163,7 @@ def _open(spec: SourceSpec, preset: Preset | None, split: str, language: str) ->
         return label, rows.cast_column(audio, datasets.Audio(decode=False))
     except DataError:
         raise
-    # `datasets` raises whatever the network, the hub, the cache or the file format raise.
+    # `datasets` raises whatever errors the network, the hub, the cache or the file format raise.
     except Exception as error:
         reason = str(error).strip().partition("\n")[0] or type(error).__name__
         advice = (

@@ -1,6 +1,6 @@
 """Read directories of recordings as records: a Common Voice release, or audio files with transcripts.
 
-A table's bad line is named by file and line. Opens no audio.
+A bad line of a table is reported by file and line. Opens no audio.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _VOICE_COLUMNS = ("client_id", "speaker_id", "speaker", "voice")
 
 
 def common_voice_dir(directory: Path, language: str) -> Path | None:
-    """Return the directory with the tables of a release: this one, or a language's below; None if none."""
+    """Return the directory that holds a release's tables: this one or a language's below; None if neither."""
     for candidate in (directory, directory / language, *sorted(directory.glob(f"cv-corpus-*/{language}"))):
         if any((candidate / f"{name}.tsv").is_file() for name in ("train", "dev", "test", "validated")):
             return candidate
@@ -37,13 +37,13 @@ def read_common_voice(directory: Path, splits: str, language: str, log: DropLog)
     """Yield the clips of a release as downloaded: `clips/*.mp3` and a TSV for each split.
 
     Args:
-        directory: where the tarball was unpacked.
+        directory: Where the tarball was unpacked.
         splits: `train`, `validation` (or `dev`), `test`, `validated`, ... joined by `+`.
-        language: of the clips, where a row names none; and of the directory.
-        log: where bad rows go.
+        language: Language code of the clips and of the release's directory.
+        log: Collects bad rows.
 
     Raises:
-        DataError: there is no such release or table.
+        DataError: There is no such release or table.
     """
     release = common_voice_dir(directory, language)
     if release is None:
@@ -54,7 +54,7 @@ def read_common_voice(directory: Path, splits: str, language: str, log: DropLog)
     for split in splits.split("+"):
         table = release / f"{_COMMON_VOICE_FILES.get(split, split)}.tsv"
         for row in read_table(table, ("path",), ("sentence",), log):
-            name = row.file if Path(row.file).suffix else f"{row.file}.mp3"  # old releases leave it out
+            name = row.file if Path(row.file).suffix else f"{row.file}.mp3"  # old releases omit the suffix
             yield Record(
                 audio=release / "clips" / name,
                 text=row.text,
@@ -72,12 +72,12 @@ def read_folder(directory: Path, split: str | None, log: DropLog) -> Iterator[Re
     `transcription` or `sentence`; or OpenSLR's `line_index.tsv`, which has no header.
 
     Args:
-        directory: searched with all directories below it where transcripts are files.
-        split: a directory below it to read instead, where there is one.
-        log: where bad rows go.
+        directory: Searched with all directories below it, where transcripts are files.
+        split: Directory below it to read instead, if any.
+        log: Collects bad rows.
 
     Raises:
-        DataError: it does not exist, or holds no audio.
+        DataError: The directory does not exist, or holds no audio.
     """
     if split:
         directory = directory / split
@@ -111,7 +111,7 @@ def read_folder(directory: Path, split: str | None, log: DropLog) -> Iterator[Re
 
 @dataclass(frozen=True, kw_only=True)
 class TableRow:
-    """What a line of a table says of a clip."""
+    """One line of a table: a clip and its transcript."""
 
     file: str
     text: str
@@ -122,10 +122,10 @@ class TableRow:
 def read_table(
     table: Path, file_columns: Sequence[str], text_columns: Sequence[str], log: DropLog
 ) -> Iterator[TableRow]:
-    """Yield the rows of a CSV or TSV file with a header; lines that are none go to `log`.
+    """Yield the rows of a CSV or TSV file with a header; malformed lines go to `log`.
 
     Raises:
-        DataError: the table cannot be read, or lacks a column.
+        DataError: The table cannot be read, or lacks a column.
     """
     lines = _read_cells(table, log)
     header_origin, header = next(lines, (f"{table}:1", []))
@@ -149,7 +149,7 @@ def read_table(
 
 
 def _read_listed(directory: Path, table: Path, log: DropLog) -> Iterator[Record]:
-    """Yield the clips that a table lists, by paths relative to its directory."""
+    """Yield the clips that a table lists by paths relative to its directory."""
     headless = table.name == "line_index.tsv"
     rows = _read_line_index(table, log) if headless else read_table(table, _FILE_COLUMNS, _TEXT_COLUMNS, log)
     for row in rows:
@@ -157,7 +157,7 @@ def _read_listed(directory: Path, table: Path, log: DropLog) -> Iterator[Record]
 
 
 def _read_line_index(table: Path, log: DropLog) -> Iterator[TableRow]:
-    """Yield the rows of OpenSLR's corpora: `mrt_02436_00011399801<TAB>text`, names without suffix."""
+    """Yield the rows of an OpenSLR table: `mrt_02436_00011399801<TAB>text`, names without suffix."""
     for origin, cells in _read_cells(table, log):
         if len(cells) < 2:
             log.drop(Reason.MALFORMED, origin, "the line has no tab between name and text")
@@ -176,7 +176,7 @@ def _read_cells(table: Path, log: DropLog) -> Iterator[tuple[str, list[str]]]:
     if table.suffix == ".csv":
         reader = csv.reader(f"{line}\n" for line in lines)
         cells_of_lines = ((reader.line_num, cells) for cells in reader)
-    else:  # no quoting: a quotation mark in a sentence is a quotation mark
+    else:  # TSV has no quoting: a quotation mark is part of the sentence
         cells_of_lines = ((number, line.split("\t")) for number, line in enumerate(lines, 1))
     for number, cells in cells_of_lines:
         origin = f"{table}:{number}"

@@ -1,7 +1,7 @@
-"""Read JSONL manifests, one clip a line: `{"audio", "text", "start_s"?, "language"?, "kind"?, ...}`.
+"""Read JSONL manifests, one clip per line: `{"audio", "text", "start_s"?, "language"?, "kind"?, ...}`.
 
-A bad line is named by file and line, and left out unless the caller is strict. Also reads the audio of a
-clip, whether it is a file or a stretch of bytes in a shard. Knows no model.
+A bad line is reported by file and line, and dropped unless the log is strict. Also loads the audio of a clip
+from a file or a shard. Knows no model.
 """
 
 from __future__ import annotations
@@ -22,23 +22,23 @@ from train.data.records import Record, SpokenText, VoiceKind, read_lines, transc
 from train.errors import DataError
 
 MOST_MISSING_S = 0.25
-"""Most that a clip may lack of its announced length: lossy formats are a frame or two out."""
+"""Most that a clip may lack of its declared duration, since lossy formats are a frame or two off."""
 
 
 class Row(SpokenText, frozen=True, kw_only=True):
     """One manifest line."""
 
     audio: str
-    """Path, relative to the manifest's directory or absolute."""
+    """Absolute path, or relative to the manifest's directory."""
     end_s: float | None = None
     duration_s: float | None = None
     kind: str | None = None
-    """One of `VOICE_KINDS`: who speaks."""
+    """Kind of voice, one of `VOICE_KINDS`."""
     source: str | None = None
 
 
 class Clip(SpokenText, frozen=True, kw_only=True):
-    """A checked row: where its audio lies and how long it is."""
+    """A checked row: where its audio lies, and how long it is."""
 
     path: Path
     """The recording, or the shard that holds it."""
@@ -46,22 +46,22 @@ class Clip(SpokenText, frozen=True, kw_only=True):
     origin: str
     """`FILE:LINE` of the manifest, for messages."""
     offset_bytes: int = 0
-    """Where in `path` the recording begins."""
+    """Offset of the recording in `path`."""
     size_bytes: int | None = None
-    """Length of the recording in a shard; None where `path` is the recording."""
+    """Size of the recording in a shard; None where `path` is the recording."""
     kind: VoiceKind = "unknown"
-    """Who speaks."""
+    """Kind of voice."""
     source: str = ""
-    """Name of the source it came from, for tables."""
+    """Name of its source, for tables."""
     weight: float = 1.0
-    """How often it is heard in an epoch of training."""
+    """How often the clip is heard in an epoch of training."""
 
 
 def read_records(path: Path, log: DropLog) -> Iterator[Record]:
-    """Yield the rows of a manifest, in its order; what is no row goes to `log`.
+    """Yield the rows of a manifest in order; malformed lines go to `log`.
 
     Raises:
-        DataError: the file cannot be read, or the log is strict and a line is bad.
+        DataError: The file cannot be read, or the log is strict and a line is bad.
     """
     try:
         lines = read_lines(path)
@@ -92,15 +92,14 @@ def read_records(path: Path, log: DropLog) -> Iterator[Record]:
 
 
 def read_manifest(path: Path, log: DropLog | None = None, filters: Filters | None = None) -> list[Clip]:
-    """Return the clips of a manifest, in its order.
+    """Return the clips of a manifest, in order.
 
     Args:
-        path: the JSONL file.
-        log: where bad lines go; without one, the first ends the reading.
-        filters: what the clips must be like; without any, an empty text passes too.
+        log: Collects bad lines; by default the first one raises an error.
+        filters: Requirements on clips; by default everything passes, empty texts included.
 
     Raises:
-        DataError: the first bad line, by file and line, where the log is strict; or no line is good.
+        DataError: No line is good, or the log is strict and a line is bad.
     """
     log = log if log is not None else DropLog(strict=True)
     n_before = len(log)
@@ -111,7 +110,7 @@ def read_manifest(path: Path, log: DropLog | None = None, filters: Filters | Non
 
 
 def filter_clips(clips: Iterable[Clip], log: DropLog, filters: Filters) -> list[Clip]:
-    """Return the clips that pass; the others go to `log`."""
+    """Return the clips that pass the filters; the others go to `log`."""
     kept = []
     for clip in clips:
         fault = filters.text_fault(clip.text, clip.language, clip.voice) or filters.duration_fault(
@@ -128,7 +127,7 @@ def read_audio(clip: Clip) -> bytes:
     """Return the bytes of the recording that holds the clip.
 
     Raises:
-        OSError: the file cannot be read.
+        OSError: The file cannot be read.
     """
     if clip.size_bytes is None:
         return clip.path.read_bytes()
@@ -141,13 +140,13 @@ def load_samples(clip: Clip) -> Samples:
     """Return the clip as samples (n_samples,) at 16 kHz mono.
 
     Raises:
-        DataError: the audio cannot be decoded, or ends before the clip does.
+        DataError: The audio cannot be decoded, or ends before the clip does.
     """
     start, n_samples = round(clip.start_s * SAMPLE_RATE), round(clip.duration_s * SAMPLE_RATE)
     try:
-        if clip.size_bytes is not None:  # a shard holds FLAC at 16 kHz, cut to the clip
+        if clip.size_bytes is not None:  # a shard holds exactly the clip, as FLAC at 16 kHz
             samples, _ = soundfile.read(io.BytesIO(read_audio(clip)), dtype="float32")
-        elif _needs_no_conversion(clip.path):  # read only the clip
+        elif _needs_no_conversion(clip.path):  # read only the clip's part
             samples, _ = soundfile.read(clip.path, frames=n_samples, start=start, dtype="float32")
         else:
             samples = decode_audio(clip.path.read_bytes(), AudioLimits())[start : start + n_samples]
@@ -165,7 +164,7 @@ def load_samples(clip: Clip) -> Samples:
 
 
 def _checked(records: Iterable[Record], log: DropLog, filters: Filters) -> Iterator[Clip]:
-    """Yield a clip for each good record that names a file; the audio is opened only to learn its length."""
+    """Yield a clip for each good record; its audio is opened only if its duration is unknown."""
     for record in records:
         path = Path(str(record.audio))
         if fault := filters.text_fault(record.text, record.language, record.voice):

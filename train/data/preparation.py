@@ -1,8 +1,8 @@
-"""Decode a source once, in parallel, and write it as shards; a broken-off preparation goes on where it was.
+"""Decode a source once, in parallel, and write it as shards; resume an interrupted preparation.
 
-Rows are taken in the order of the source, so that the shards depend on the source and the settings alone:
-however often the work was interrupted, the bytes are the same. What is finished is a shard; its rows are kept
-in `.progress/` until all is done.
+Rows are taken in the source's order, so the shards depend on the source and the settings alone: their bytes
+are the same however often the work was interrupted. `.progress/` holds the rows of finished shards until all
+are finished.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ from train.data.specs import Purpose, SourceSpec
 from train.errors import DataError
 
 _PROGRESS = ".progress"
-_AHEAD = 4  # clips decoded ahead of the writer, for each worker
+_AHEAD = 4  # clips decoded ahead of the writer, per worker
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,12 +65,12 @@ class Preparation:
         default_factory=lambda: Filters(min_duration_s=MIN_CLIP_S, max_duration_s=MAX_CLIP_S)
     )
     shard_bytes: int = 150_000_000
-    """A shard is closed once it holds this many bytes."""
+    """Size at which a shard is closed."""
     workers: int = 1
     strict: bool = False
 
     def settings(self) -> dict[str, Any]:
-        """Return what the bytes of the shards depend on."""
+        """Return everything that the shards' bytes depend on."""
         held_out = sorted([*self.filters.held_out.sentences, *self.filters.held_out.voices])
         return {
             "source": str(self.spec),
@@ -87,25 +87,25 @@ class Preparation:
 
 
 class _Part(msgspec.Struct, frozen=True, kw_only=True):
-    """A finished shard, as `.progress/` remembers it."""
+    """A finished shard, as `.progress/` records it."""
 
     shard: Shard
     n_records: int
-    """Records of the source that were consumed up to the shard's end."""
+    """Records of the source consumed up to the shard's end."""
     entries: list[Entry]
     dropped: list[Drop]
-    """Records whose audio was of no use."""
+    """Records whose audio could not be used."""
 
 
 def prepare_source(preparation: Preparation, output_dir: Path) -> Header:
-    """Write a source as shards into `output_dir` and return their header; finished work is not done again.
+    """Write a source as shards into `output_dir`, resuming earlier work, and return their header.
 
     Raises:
-        DataError: the source cannot be read; nothing of it is usable; the directory holds something else; or,
-            with `strict`, a row is bad.
+        DataError: The source cannot be read, no clip is usable, the directory holds something else, or, with
+            `strict`, a row is bad.
     """
     output_dir.mkdir(parents=True, exist_ok=True)
-    with FileLock(output_dir / ".lock"):  # a second process waits, and finds the work done
+    with FileLock(output_dir / ".lock"):  # a second process waits, and then finds the work done
         settings = preparation.settings()
         if (output_dir / HEADER).is_file():
             header = read_header(output_dir)
@@ -144,7 +144,7 @@ def _begin(progress: Path, settings: dict[str, Any], output_dir: Path) -> None:
 
 
 def _finished_parts(output_dir: Path) -> list[_Part]:
-    """Return the shards that are whole, up to the first that is not."""
+    """Return the complete shards, up to the first incomplete one."""
     parts: list[_Part] = []
     while (path := output_dir / _PROGRESS / f"{len(parts):05d}.json").is_file():
         part = msgspec.json.decode(path.read_bytes(), type=_Part)
@@ -156,7 +156,7 @@ def _finished_parts(output_dir: Path) -> list[_Part]:
 
 
 class _PartWriter:
-    """Puts clips into shards, one after the other, and remembers each finished one in `.progress/`."""
+    """Writes clips into one shard after another, and records each finished shard in `.progress/`."""
 
     def __init__(self, output_dir: Path, shard_bytes: int, done: list[_Part]) -> None:
         self.parts = done
@@ -170,7 +170,7 @@ class _PartWriter:
         self._shard: ShardWriter | None = None
 
     def take(self, record: Record, outcome: _Outcome) -> None:
-        """Store what became of the next record: its FLAC, or why there is none."""
+        """Store the outcome of the next record: its FLAC, or why it was dropped."""
         self.n_records += 1
         if isinstance(outcome, Drop):
             self.dropped.append(outcome)
@@ -185,7 +185,7 @@ class _PartWriter:
             self.close()
 
     def close(self) -> None:
-        """Finish the open shard, if there is one."""
+        """Finish the open shard, if any."""
         if self._shard is None:
             return
         shard = self._shard.close()
@@ -195,13 +195,13 @@ class _PartWriter:
         self._shard, self.dropped = None, []
 
     def abandon(self) -> None:
-        """Forget the open shard."""
+        """Discard the open shard, if any."""
         if self._shard is not None:
             self._shard.abandon()
 
 
 def _write_clips(preparation: Preparation, writer: _PartWriter, log: DropLog) -> None:
-    """Write the clips that are not in a finished shard; `log` gets the rows that fail before decoding."""
+    """Write the clips that are in no finished shard; `log` gets the rows that fail before decoding."""
     total = count_records(preparation.spec, preparation.purpose, preparation.language)
     records = itertools.islice(_usable(preparation, log), writer.n_records, None)
     try:
@@ -221,7 +221,7 @@ def _write_clips(preparation: Preparation, writer: _PartWriter, log: DropLog) ->
 
 
 def _usable(preparation: Preparation, log: DropLog) -> Iterator[Record]:
-    """Yield the records whose text and voice may be used, the same ones each time."""
+    """Yield the records whose text and voice pass the filters, always the same ones."""
     filters = preparation.filters
     for record in read_source(preparation.spec, preparation.purpose, preparation.language, log):
         if fault := filters.text_fault(record.text, record.language, record.voice):
@@ -241,9 +241,9 @@ _Outcome = _Encoded | Drop
 def _encoded(
     records: Iterator[Record], preparation: Preparation
 ) -> Generator[tuple[Record, _Outcome], None, None]:
-    """Yield each record with what became of it, in order, encoding ahead in threads.
+    """Yield each record with its outcome, in order, encoding ahead in threads.
 
-    Threads, for decoding, resampling and encoding happen outside Python's lock.
+    Threads suffice, because decoding, resampling and encoding release Python's lock.
     """
     waiting: deque[tuple[Record, Future[_Outcome]]] = deque()
     with ThreadPoolExecutor(preparation.workers, thread_name_prefix="prepare") as pool:
@@ -260,7 +260,7 @@ def _encoded(
 
 
 def _encode(record: Record, filters: Filters) -> _Outcome:
-    """Return a clip as FLAC at 16 kHz, or why it cannot be used."""
+    """Return a clip as FLAC at 16 kHz, or why it is dropped."""
 
     def drop(reason: Reason, detail: str) -> Drop:
         return Drop(reason=reason, origin=record.origin, detail=detail)
@@ -295,7 +295,7 @@ def _encode(record: Record, filters: Filters) -> _Outcome:
 
 
 def _decode(record: Record, max_duration_s: float) -> Samples:
-    """Return the whole recording; one of which many stretches are wanted is decoded once for several."""
+    """Decode the whole recording; recent files are cached, since several clips may come from one."""
     if _is_stretch(record):
         if isinstance(record.audio, Path):
             return _decode_file(record.audio)
@@ -314,11 +314,11 @@ def _is_stretch(record: Record) -> bool:
 
 
 def _finish(output_dir: Path, settings: dict[str, Any], writer: _PartWriter, log: DropLog) -> Header:
-    """Write the index and, last, the header; nothing remembers the progress any longer."""
+    """Write the index and then the header, and delete the progress."""
     for drop in [drop for part in writer.parts for drop in part.dropped] + writer.dropped:
         log.drop(drop.reason, drop.origin, drop.detail)
     if not writer.n_clips:
-        raise DataError(f"nothing of {settings['source']} can be used: {commonest(log.dropped)}")
+        raise DataError(f"no clip of {settings['source']} can be used: {commonest(log.dropped)}")
     write_whole(output_dir / DROPPED, write_drops(log.dropped).encode())
     write_whole(output_dir / INDEX, index_lines(entry for part in writer.parts for entry in part.entries))
     header = Header(
@@ -337,7 +337,7 @@ def _finish(output_dir: Path, settings: dict[str, Any], writer: _PartWriter, log
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    """Let each worker resample in its own thread: torch must not spread over the same cores again."""
+    """Keep torch to one thread, since each worker resamples in its own."""
     n_threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

@@ -1,7 +1,7 @@
-"""Prepare a source of speech for training: decode and resample once, in parallel, into shards.
+"""Prepare a source of speech for training: decode and resample it once, in parallel, into shards.
 
-`shrota prepare` is the command. A preparation that is stopped goes on where it was when the same command is
-given again, and ends with the same bytes. Training reads the result as `--train-data shards:DIR`.
+`shrota prepare` is the command. Run again, it resumes an interrupted preparation and produces the same bytes.
+Training reads the result as `--train-data shards:DIR`.
 """
 
 from __future__ import annotations
@@ -46,22 +46,22 @@ class Wanted:
     shard_mb: float = 150.0
     """Size of a shard in megabytes."""
     upload: str | None = None
-    """Copy the shards here afterwards, such as s3://bucket/prefix."""
+    """Address to copy the shards to afterwards, such as s3://bucket/prefix."""
     strict: bool = False
-    """End at the first bad row instead of leaving it out."""
+    """Stop at the first bad row instead of dropping it."""
     held_out: tuple[str, ...] = ()
-    """Source whose sentences and voices are left out; may be given several times."""
+    """Source whose sentences and voices must not be prepared; may be given several times."""
     min_s: float = MIN_CLIP_S
     """Shortest clip, in seconds."""
     max_s: float = MAX_CLIP_S
     """Longest clip, in seconds."""
     any_script: bool = False
-    """Keep texts that are not in the script of the language."""
+    """Keep texts that are not in the language's script."""
     verify: Path | None = None
-    """Instead of all this, check the checksums of these shards."""
+    """Check the checksums of these shards instead."""
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be prepared.
+        """Refuse contradictions.
 
         Raises:
             ConfigError: Lists every fault.
@@ -89,7 +89,7 @@ class Wanted:
 
 
 def read_wanted(flags: Mapping[str, Any]) -> Wanted:
-    """Return what flags ask for.
+    """Read flags.
 
     Raises:
         ConfigError: Lists every fault.
@@ -98,7 +98,7 @@ def read_wanted(flags: Mapping[str, Any]) -> Wanted:
 
 
 def prepare(wanted: Wanted) -> int:
-    """Prepare or verify, say what came of it, and return the exit status."""
+    """Prepare or verify, print a summary, and return the exit status."""
     from rich.console import Console
 
     from train.data.preparation import prepare_source
@@ -118,10 +118,10 @@ def prepare(wanted: Wanted) -> int:
 
 
 def _preparation(wanted: Wanted) -> Preparation:
-    """Return the preparation, with what is held out read.
+    """Resolve what is wanted, reading the held-out sources.
 
     Raises:
-        DataError: It cannot be read.
+        DataError: A held-out source cannot be read.
     """
     from train.data.filters import Filters
     from train.data.preparation import Preparation
@@ -148,7 +148,7 @@ def _preparation(wanted: Wanted) -> Preparation:
 
 
 def summarise(header: Header, output_dir: Path, console: Console) -> None:
-    """Print clips, hours and what was left out."""
+    """Print the number of clips, their hours, and the dropped rows."""
     from train.data.filters import DropLog, read_drops
     from train.data.shards import DROPPED
 

@@ -1,11 +1,11 @@
-"""What a source says of each clip, before anything of it is checked or decoded. Knows no source.
+"""Records of clips as a source gives them, before anything is checked or decoded. Knows no source.
 
-    manifest line, table row, row of the hub -> `Record` -> `Clip`, the audio checked
-                                                         -> `Entry`, the audio decoded into a shard
+    manifest line, table row, row of the hub -> `Record` -> `Clip`, its audio checked
+                                                         -> `Entry`, its audio decoded into a shard
 
-Also the text files of sources, read as any editor writes them. Notepad and Excel mark UTF-8, and write UTF-16
-with a mark; without one, a file is UTF-8. No mark and no line end gets into a text that is trained on,
-wherever it stands: files that were joined have marks inside.
+Also reads text files as editors write them: UTF-8, or what a byte order mark says, since Notepad and Excel
+write UTF-8 and UTF-16 with one. Byte order marks and line ends are removed from texts wherever they stand,
+because concatenated files have marks inside.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from typing import Any, Literal, get_args
 import msgspec
 
 VoiceKind = Literal["people", "neural", "diphone", "formant", "none", "unknown"]
-"""Who speaks: people, or a synthesiser of one of three kinds; nobody at all; or nobody knows who."""
+"""Kind of voice: people, one of three kinds of synthesis, no speech, or unknown."""
 VOICE_KINDS: tuple[VoiceKind, ...] = get_args(VoiceKind)
-"""In the order of tables: how a model hears people is what counts."""
+"""In the order of tables: people first, since they matter most."""
 SYNTHETIC: frozenset[str] = frozenset({"neural", "diphone", "formant"})
 _VOICE_PREFIXES: dict[str, VoiceKind] = {
     "kokoro-": "neural",
@@ -31,7 +31,7 @@ _VOICE_PREFIXES: dict[str, VoiceKind] = {
 
 MARK = "\ufeff"
 
-_ENCODINGS = (  # UTF-32 first: its mark begins as that of UTF-16 does
+_ENCODINGS = (  # UTF-32 first, because its mark starts like that of UTF-16
     (codecs.BOM_UTF32_LE, "utf-32"),
     (codecs.BOM_UTF32_BE, "utf-32"),
     (codecs.BOM_UTF8, "utf-8-sig"),
@@ -43,43 +43,43 @@ _LINE_END = re.compile(r"\s*[\r\n]\s*")
 
 
 class SpokenText(msgspec.Struct, frozen=True, kw_only=True):
-    """What is said in a clip: the fields that stay the same from the source to training."""
+    """The fields of a clip that stay the same from source to training."""
 
     text: str
     start_s: float = 0.0
-    """Where the clip begins in its recording."""
+    """Start of the clip in its recording."""
     language: str | None = None
     """Whisper's language code."""
     voice: str | None = None
 
     def carried(self) -> dict[str, Any]:
-        """Return these fields, as arguments for the record of the next stage."""
+        """Return these fields as arguments for the next stage's record."""
         return {name: getattr(self, name) for name in SpokenText.__struct_fields__}
 
 
 class Record(SpokenText, frozen=True, kw_only=True):
-    """One recording, or a stretch of one, and what is said in it."""
+    """A recording or a part of one, and its transcript."""
 
     audio: Path | bytes
-    """A file that may be missing, or the bytes of one; of any format that the service reads."""
+    """A file, which may be missing, or a file's bytes, in any format that the service reads."""
     origin: str
     """`FILE:LINE`, for messages."""
     end_s: float | None = None
-    """End of the stretch; None is the end of the recording."""
+    """End of the part; None is the end of the recording."""
     kind: VoiceKind = "unknown"
     source: str | None = None
-    """Corpus that the clip belongs to, for statistics."""
+    """Corpus of the clip, for statistics."""
 
 
 def voice_kind(kind: str | None, voice: str | None, text: str) -> VoiceKind:
-    """Return who speaks a clip: the kind that its row names, or else the kind of its voice.
+    """Return the kind of voice of a clip: the one its row names, or else the one its voice's name implies.
 
-    A row may use `kind` for something else; an unknown kind is ignored. People are never assumed.
+    A row may use `kind` for something else, so an unknown kind is ignored. People are never assumed.
 
     Args:
-        kind: Kind that the row names.
-        voice: Name of the speaker; names of the project's own synthesis are known.
-        text: Transcript; where it is empty, nobody speaks.
+        kind: The row's `kind`.
+        voice: Name of the speaker; names of the project's own synthesis are recognised.
+        text: Transcript; an empty one means no speech.
     """
     for known in VOICE_KINDS:
         if kind == known:
@@ -92,30 +92,30 @@ def voice_kind(kind: str | None, voice: str | None, text: str) -> VoiceKind:
 
 
 def read_lines(path: Path) -> list[str]:
-    """Return the lines of a file, without their ends and without marks.
+    """Return the lines of a file, without line ends and byte order marks.
 
-    What is not UTF-8 in a file without a mark becomes lone surrogates (`is_broken`), so that the line can be
-    named.
+    In a file without a mark, invalid UTF-8 becomes lone surrogates (`is_broken`), so that the line can be
+    reported.
 
     Raises:
-        OSError: It cannot be read.
-        UnicodeDecodeError: It is not in the encoding that its mark promises.
+        OSError: The file cannot be read.
+        UnicodeDecodeError: The file is not in the encoding of its mark.
     """
     lines = decode_text(path.read_bytes(), errors="surrogateescape").split("\n")
     if not lines[-1]:
-        lines.pop()  # behind the last line break there is no line
+        lines.pop()  # the file ends with a line break
     return [line.removesuffix("\r").removeprefix(MARK) for line in lines]
 
 
 def decode_text(data: bytes, *, errors: str = "strict") -> str:
-    """Return a file's content by its mark, without it; without one it is UTF-8.
+    """Decode a file's content by its byte order mark, or else as UTF-8; the mark is removed.
 
     Args:
-        data: Of the whole file.
-        errors: What is done with bytes that are not UTF-8, as `bytes.decode` knows it.
+        data: The whole file.
+        errors: How to treat invalid UTF-8; see `bytes.decode`.
 
     Raises:
-        UnicodeDecodeError: It is not in that encoding.
+        UnicodeDecodeError: The content is not in that encoding.
     """
     for mark, encoding in _ENCODINGS:
         if data.startswith(mark):
@@ -124,10 +124,10 @@ def decode_text(data: bytes, *, errors: str = "strict") -> str:
 
 
 def is_broken(line: str) -> bool:
-    """Tell whether a line of `read_lines` held bytes that are not UTF-8."""
+    """Tell whether a line from `read_lines` held invalid UTF-8."""
     return any("\udc80" <= letter <= "\udcff" for letter in line)
 
 
 def transcript(text: str) -> str:
-    """Return a text as it is trained on: without marks, line ends and outer blanks."""
+    """Return a text for training, without byte order marks, line ends and outer whitespace."""
     return _LINE_END.sub(" ", text.replace(MARK, "")).strip()

@@ -1,8 +1,8 @@
-"""Shards: tar files of FLAC clips with an index, so that a corpus is read in order, or a clip by one seek.
+"""Shards: tar files of FLAC clips with an index, for reading in order or by one seek per clip.
 
 A directory of shards holds `shard-00000.tar`, ... in WebDataset's layout (`000000000.flac` and
-`000000000.json` for each clip), `index.jsonl` with a line for each clip, and `index.json`, written last, with
-sizes and checksums. The same clips give the same bytes. Knows no source.
+`000000000.json` for each clip), `index.jsonl` with a line for each clip, and `index.json` with sizes and
+checksums, which is written last. The same clips give the same bytes. Knows no source.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ SCHEMA_VERSION = 1
 
 
 class Entry(SpokenText, frozen=True, kw_only=True):
-    """One clip of a shard: a line of `index.jsonl`, and, without its place, the JSON beside the FLAC."""
+    """One clip of a shard: a line of `index.jsonl` and, without its location, the JSON beside the FLAC."""
 
     shard: str
     offset_bytes: int
-    """Where the FLAC begins in the shard."""
+    """Offset of the FLAC in the shard."""
     size_bytes: int
     duration_s: float
     origin: str
@@ -54,7 +54,7 @@ class Shard(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Header(msgspec.Struct, frozen=True, kw_only=True):
-    """`index.json`: what the directory holds, and how it was made."""
+    """`index.json`: the directory's contents, and how they were made."""
 
     schema_version: int
     settings: dict[str, Any]
@@ -66,7 +66,7 @@ class Header(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ShardWriter:
-    """Writes one tar file; it appears under its name only when whole."""
+    """Writes one tar file, which gets its final name once complete."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -77,22 +77,18 @@ class ShardWriter:
 
     @property
     def size_bytes(self) -> int:
-        """Bytes written so far."""
         return self._tar.offset
 
     def add(self, number: int, flac: bytes, duration_s: float, record: Record) -> None:
         """Append a clip.
 
         Args:
-            number: Number of the clip in the whole corpus, which names its files.
-            flac: The encoded clip.
-            duration_s: Length of the encoded clip.
-            record: What the source says of the clip.
+            number: Number of the clip in the corpus, which names its files.
         """
         entry = Entry(
             **record.carried(),
             shard=self.path.name,
-            offset_bytes=self.size_bytes + tarfile.BLOCKSIZE,  # behind the file's header
+            offset_bytes=self.size_bytes + tarfile.BLOCKSIZE,  # after the file's tar header
             size_bytes=len(flac),
             duration_s=duration_s,
             origin=record.origin,
@@ -103,7 +99,7 @@ class ShardWriter:
         self.entries.append(entry)
 
     def close(self) -> Shard:
-        """Finish the file, give it its name, and return its description."""
+        """Finish the file, give it its final name, and return its description."""
         self._tar.close()
         self._file.close()
         shard = Shard(
@@ -116,18 +112,17 @@ class ShardWriter:
         return shard
 
     def abandon(self) -> None:
-        """Forget what was written."""
         self._file.close()
         self._part.unlink(missing_ok=True)
 
     def _append(self, name: str, data: bytes) -> None:
-        info = tarfile.TarInfo(name)  # time, owner and group 0: the bytes depend on the clips alone
+        info = tarfile.TarInfo(name)  # time, owner and group are 0, so bytes depend on the clips alone
         info.size = len(data)
         self._tar.addfile(info, io.BytesIO(data))
 
 
 def index_lines(entries: Iterable[Entry]) -> bytes:
-    """Return the entries as they stand in `index.jsonl`."""
+    """Return entries as the content of `index.jsonl`."""
     return b"".join(msgspec.json.encode(entry) + b"\n" for entry in entries)
 
 
@@ -135,7 +130,7 @@ def read_header(directory: Path) -> Header:
     """Return `index.json` of a directory of shards.
 
     Raises:
-        DataError: it is missing or broken.
+        DataError: The file is missing or invalid.
     """
     path = directory / HEADER
     try:
@@ -152,12 +147,12 @@ def read_header(directory: Path) -> Header:
 
 
 def read_shards(directory: Path, log: DropLog) -> list[Clip]:
-    """Return the clips of a directory of shards, in order; those of a missing or cut shard go to `log`.
+    """Return the clips of a directory of shards, in order; clips of missing or damaged shards go to `log`.
 
-    What the preparation left out is added to the log, so that its reasons are seen again.
+    Rows that the preparation dropped are added to the log, so that the reasons are reported again.
 
     Raises:
-        DataError: the index cannot be read, or the log is strict and a clip is missing.
+        DataError: The index cannot be read, or the log is strict and a clip is missing.
     """
     header = read_header(directory)
     faults = {shard.name: fault for shard in header.shards if (fault := _size_fault(directory, shard))}
@@ -178,7 +173,7 @@ def read_shards(directory: Path, log: DropLog) -> list[Clip]:
             continue
         clips.append(
             Clip(
-                **{**entry.carried(), "start_s": 0.0},  # the shard holds the clip alone
+                **{**entry.carried(), "start_s": 0.0},  # the shard holds exactly the clip
                 path=directory / entry.shard,
                 duration_s=entry.duration_s,
                 origin=origin,
@@ -191,10 +186,10 @@ def read_shards(directory: Path, log: DropLog) -> list[Clip]:
 
 
 def verify_shards(directory: Path) -> Header:
-    """Compare every file of a directory of shards with its checksum, and return the header.
+    """Check every file of a directory of shards by its checksum, and return the header.
 
     Raises:
-        DataError: naming every file that differs.
+        DataError: Files are missing or damaged; the error lists all of them.
     """
     header = read_header(directory)
     wanted = [(INDEX, header.index_sha256), *((shard.name, shard.sha256) for shard in header.shards)]
@@ -216,7 +211,7 @@ def verify_shards(directory: Path) -> Header:
 
 
 def file_sha256(path: Path) -> str:
-    """Return the checksum of a file as hexadecimal digits."""
+    """Return the SHA-256 of a file, in hexadecimal digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

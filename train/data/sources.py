@@ -1,7 +1,7 @@
-"""Open any source of clips by its name, as records: one interface over files, directories, hub and shards.
+"""Open any source of clips by its name, as records: files, directories, the hub and shards.
 
-Audio is not opened here. `train.data.specs` says how sources are named, `train.data.clips` makes of one what
-training reads.
+Opens no audio. `train.data.specs` defines the names; `train.data.clips` turns a source into clips for
+training.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ _TABLE_SUFFIXES = {".jsonl", ".tsv", ".csv", ".txt", ".json"}
 
 
 def resolve_channel(spec: SourceSpec, purpose: Purpose, language: str) -> SourceSpec:
-    """Return the source that an input channel of a SageMaker training job holds; others as they are.
+    """Return the source that an input channel of a SageMaker training job holds; other sources unchanged.
 
     Channels lie in `/opt/ml/input/data/NAME`, or below `SAGEMAKER_BASE_DIR` where that is set.
 
     Raises:
-        DataError: there is no such channel, or what it holds cannot be told.
+        DataError: There is no such channel, or its content is ambiguous.
     """
     if spec.kind != "channel":
         return spec
@@ -66,16 +66,15 @@ def resolve_channel(spec: SourceSpec, purpose: Purpose, language: str) -> Source
 
 
 def read_source(spec: SourceSpec, purpose: Purpose, language: str, log: DropLog) -> Iterator[Record]:
-    """Yield the records of a source, in an order that is always the same; bad rows go to `log`.
+    """Yield the records of a source, always in the same order; malformed rows go to `log`.
 
     Args:
-        spec: what to read; see `parse_spec`.
-        purpose: decides the split where the source names none.
-        language: Whisper's code, where neither source nor row names one.
-        log: where rows go that are none.
+        purpose: Decides the split where the source names none.
+        language: Whisper's code, used where neither source nor row names one.
+        log: Collects malformed rows.
 
     Raises:
-        DataError: the source cannot be opened, or the log is strict and a row is bad.
+        DataError: The source cannot be opened, or the log is strict and a row is bad.
     """
     spec = resolve_channel(spec, purpose, language)
     kind = speakers_of(spec)
@@ -85,7 +84,7 @@ def read_source(spec: SourceSpec, purpose: Purpose, language: str, log: DropLog)
 
 
 def speakers_of(spec: SourceSpec) -> VoiceKind | None:
-    """Return who speaks in a source where its rows do not say; None where nobody knows."""
+    """Return the default kind of voice of a source's rows; None where it is unknown."""
     return spec.speakers or ("people" if spec.kind in ("commonvoice", "preset") else None)
 
 
@@ -106,7 +105,7 @@ def _read_resolved(spec: SourceSpec, purpose: Purpose, language: str, log: DropL
 
 
 def count_records(spec: SourceSpec, purpose: Purpose, language: str) -> int | None:
-    """Return how many records a source has; None where telling costs as much as reading it."""
+    """Return the number of records in a source; None where counting costs as much as reading."""
     spec = resolve_channel(spec, purpose, language)
     if spec.kind not in ("manifest", "commonvoice", "folder"):
         return None
@@ -114,12 +113,12 @@ def count_records(spec: SourceSpec, purpose: Purpose, language: str) -> int | No
 
 
 def read_held_out(texts: Sequence[str], purpose: Purpose, language: str, *, voices: bool = True) -> HeldOut:
-    """Return the sentences and, on request, the voices of sources that must not be trained on.
+    """Return the sentences and, with `voices`, the voices of sources that must not be trained on.
 
-    Their own bad rows are passed over: reading them for what they are meant for will tell.
+    Bad rows of these sources are ignored here; they are reported where the sources themselves are used.
 
     Raises:
-        DataError: a source cannot be opened.
+        DataError: A source cannot be opened.
     """
     sentences: dict[str, str] = {}
     speakers: dict[str, str] = {}
@@ -133,9 +132,9 @@ def read_held_out(texts: Sequence[str], purpose: Purpose, language: str, *, voic
 
 
 def source_fingerprint(spec: SourceSpec, purpose: Purpose, language: str) -> str:
-    """Return a hash that changes when the source's rows do: of its tables, or its files' names and sizes.
+    """Return a hash of the source's tables, or of its files' names and sizes, to notice changed rows.
 
-    The hub's corpora are told by their names alone.
+    For corpora of the hub, only the name is hashed.
     """
     spec = resolve_channel(spec, purpose, language)
     digest = hashlib.sha256(f"{spec} {purpose if spec.split is None else ''} {language}".encode())

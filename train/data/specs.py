@@ -1,4 +1,4 @@
-"""Names of speech sources, as people write them in configurations and on command lines.
+"""Names of speech sources, for configurations and command lines.
 
     data/mr/train.jsonl            a JSONL manifest (also manifest:PATH)
     commonvoice:DIR                a Common Voice release as downloaded
@@ -9,8 +9,8 @@
     channel:NAME                   an input channel of a SageMaker training job
 
 Each may carry options: `?split=train+validation&language=mr&streaming=true&strict=false&repo=MIRROR`, and
-`&kind=people&weight=3&label=news`, which say who speaks, how often its clips are heard and what tables call
-it. Opens nothing.
+`&kind=people&weight=3&label=news`: who speaks, how often its clips are heard, and its name in tables. Opens
+nothing.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from train.data.records import VoiceKind
 from train.errors import DataError
 
 Purpose = Literal["train", "valid", "test"]
-"""What clips are wanted for: it decides which split is read where a source names none."""
+"""Use of the clips, which decides the split where a source names none."""
 PRESETS = (
     "common_voice",
     "common_voice_11",
@@ -41,37 +41,37 @@ KINDS = ("manifest", "commonvoice", "folder", "hf", "shards", "channel")
 _OPTIONS = ("split", "language", "streaming", "strict", "repo", "kind", "weight", "label")
 _FIELDS = {"kind": "speakers"}  # option -> field, where they differ
 MAX_WEIGHT = 1_000.0
-"""No source is so small that its clips would be heard more often in an epoch."""
+"""Highest weight of a source."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SourceSpec:
-    """A parsed name of a source."""
+    """A parsed source name."""
 
     kind: str
     """One of `KINDS`, or `preset`."""
     location: str
-    """Path, repository, channel or name of a preset."""
+    """Path, repository, channel, or name of a preset."""
     split: str | None = None
-    """Splits joined by `+`; None leaves the choice to the purpose."""
+    """Splits joined by `+`; None lets the purpose decide."""
     language: str | None = None
-    """Whisper's code; None takes the language of the run."""
+    """Whisper's code; None takes the run's language."""
     streaming: bool = False
-    """Read the hub as it is needed instead of downloading first."""
+    """Stream from the hub instead of downloading first."""
     strict: bool | None = None
-    """Whether the first bad row ends the work; None leaves that to the program."""
+    """Whether the first bad row is an error; None lets the program decide."""
     repo: str | None = None
-    """Repository or directory that stands in for a preset's own."""
+    """Repository or directory to read instead of a preset's own."""
     speakers: VoiceKind | None = None
-    """Who speaks where a row does not say; None is people in corpora that are known for it, else unknown."""
+    """Default kind of voice of its rows; None is people in corpora known for that, else unknown."""
     weight: float = 1.0
-    """How often each of its clips is heard in an epoch of training: 3, or 0.2 for one epoch in five."""
+    """How often each clip is heard in an epoch of training: 3, or 0.2 for one epoch in five."""
     label: str | None = None
-    """What tables call it; None derives a name. Validation data of one label are one kind of speech."""
+    """Name in tables; None derives one. Validation sources with one label are scored together."""
 
     @property
     def clips_alone(self) -> SourceSpec:
-        """What decides which clips these are: all but the options about their use."""
+        """The spec without the options on its use: what decides which clips these are."""
         return replace(self, weight=1.0, label=None)
 
     @property
@@ -86,7 +86,7 @@ class SourceSpec:
         return re.sub(r"[^\w.-]+", "-", "-".join(part for part in parts if part)).strip("-")
 
     def __str__(self) -> str:
-        """Return the name as it would be written, options in a fixed order."""
+        """Return the source's name with its options in a fixed order."""
         named = {name: getattr(self, _FIELDS.get(name, name)) for name in _OPTIONS}
         texts = [
             f"{name}={_as_option(value)}"
@@ -98,10 +98,10 @@ class SourceSpec:
 
 
 def parse_spec(text: str) -> SourceSpec:
-    """Return the parts of a source's name.
+    """Parse a source's name.
 
     Raises:
-        DataError: with what is wrong, and what would be right.
+        DataError: The name is invalid; the message says what is allowed.
     """
     body, _, query = text.strip().partition("?")
     head, colon, rest = body.partition(":")

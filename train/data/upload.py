@@ -1,4 +1,4 @@
-"""Copy a directory of shards to object storage: S3, or any other place that fsspec writes to."""
+"""Copy a directory of shards to S3, or to any other storage that fsspec can write."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from train.errors import DataError
 def upload_shards(directory: Path, url: str) -> int:
     """Copy a directory of shards to `url`, such as `s3://bucket/prefix`; return the number of files copied.
 
-    The header comes last: where it is, everything is. Shards that the header found there lists with the same
-    checksum are not copied again.
+    The header is copied last, so its presence means a complete copy. Shards that the header at `url` lists
+    with the same checksum are skipped.
 
     Raises:
-        DataError: the place cannot be written to.
+        DataError: The storage cannot be written.
     """
     header = read_header(directory)
     try:
@@ -39,14 +39,14 @@ def upload_shards(directory: Path, url: str) -> int:
             for name in names:
                 storage.put_file(str(directory / name), f"{root}/{name}")
                 advance()
-    # fsspec's storages raise OSError for most faults, botocore its own errors for credentials and endpoints.
+    # fsspec raises OSError for most failures; botocore has its own errors for credentials and endpoints.
     except Exception as error:
         raise DataError(f"{directory} cannot be copied to {url}: {error}") from error
     return len(names)
 
 
 def _checksums(storage: Any, header_url: str) -> dict[str, str]:
-    """Return {shard: sha256} of a copy made earlier; nothing where there is none."""
+    """Return {shard: sha256} of an earlier copy; empty where there is none."""
     try:
         header = msgspec.json.decode(storage.cat_file(header_url), type=Header)
     except (FileNotFoundError, msgspec.DecodeError):

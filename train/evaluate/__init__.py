@@ -1,1 +1,1 @@
-"""A model and test sets -> WER, CER, intervals, confusions, through the served pipeline. Trains nothing."""
+"""Score models on test sets through the serving pipeline: WER, CER, intervals, confusions. Trains nothing."""

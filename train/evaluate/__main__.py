@@ -1,8 +1,8 @@
-"""Score an artifact, or a base model alone: `shrota evaluate`, which `python -m train.evaluate` is as well.
+"""Score an artifact, or a base model alone: `shrota evaluate`, also `python -m train.evaluate`.
 
-Test sets are named as `train.data.specs` says; the scores are those of the serving pipeline. A clip is
-decoded in the language of its row, of its source, or of `--language`, the first of them that is said. The
-JSON holds `summary`, flat rows with people first, and `results`, everything by test set and model.
+Test sets have the names of `train.data.specs`, and are transcribed by the serving pipeline. A clip's language
+is that of its row, else of its source, else `--language`. The JSON holds `summary`, flat rows with people
+first, and `results`, everything by test set and model.
 """
 
 from __future__ import annotations
@@ -28,50 +28,50 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """What is scored, on what, and where the figures go."""
+    """What to score, on what, and where to write the results."""
 
     manifest: tuple[str, ...]
     """FILE.jsonl or any other source, such as fleurs; may be given several times."""
     model_dir: Path | None = None
     """Artifact, or base model directory."""
     base_model: str | None = None
-    """Base model to score alone, or to put under the artifact."""
+    """Base model to score alone, or to combine with the artifact."""
     language: str | None = None
-    """Language of clips whose row or source names none; the artifact's own by default."""
+    """Language of clips whose row and source name none; the artifact's by default."""
     against_base: bool = False
-    """Score the base model alone beside the artifact."""
+    """Also score the base model alone."""
     profile: tuple[str, ...] = ()
-    """Normaliser, such as raw, nfc, indic or marathi. May be given several times; the last one scores single
-    utterances and groups. By default raw and marathi, which is indic for other languages."""
+    """Normalisation profile, such as raw, nfc, indic or marathi. May be given several times; the last one
+    scores single utterances and groups. By default raw and marathi, which is indic for other languages."""
     engine: EngineName = "auto"
-    """Runtime; auto is ctranslate2, and transformers for int4."""
+    """Runtime; auto takes ctranslate2, or transformers for int4."""
     quantization: Quantization = "int8"
-    """int8 as served, int4 or none."""
+    """int8 as in serving, int4 or none."""
     max_clips: int = 0
     """Score at most this many clips of each manifest; 0 scores all."""
     seed: int = 0
-    """Fixes the draws of the bootstrap intervals."""
+    """Seed of the bootstrap intervals."""
     threads: int = 0
     """CPU threads; 0 takes all cores."""
     skip_bad: bool = False
-    """Leave bad rows out and say how many, instead of ending at the first."""
+    """Drop and count bad rows, instead of stopping at the first."""
     prepare_dir: Path = Path("data/prepared")
-    """Where sources are decoded to that are no manifests or shards."""
+    """Directory to decode sources into that are neither manifests nor shards."""
     json: Path | None = None
-    """Write scores and every utterance here."""
+    """File for scores and every utterance, as JSON."""
     markdown: Path | None = None
-    """Write tables for people here."""
+    """File for tables, as Markdown."""
     report: Path | None = None
-    """Directory for all of it: tables, scores as JSON, pictures as PNG."""
+    """Directory for tables, scores as JSON, and pictures as PNG."""
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be.
+        """Refuse invalid values.
 
         Raises:
             ConfigError: Lists every fault.
         """
         counts = ("max_clips", "seed", "threads")
-        faults = [f"{flag_of(name)} is at least 0" for name in counts if getattr(self, name) < 0]
+        faults = [f"{flag_of(name)} must be at least 0" for name in counts if getattr(self, name) < 0]
         unknown = [name for name in self.profile if name not in PROFILES]
         faults += [f"--profile: '{name}' is none of {', '.join(PROFILES)}" for name in unknown]
         if faults:
@@ -79,7 +79,7 @@ class Evaluation:
 
 
 def read_evaluation(flags: Mapping[str, Any]) -> Evaluation:
-    """Return the evaluation that flags ask for.
+    """Read flags.
 
     Raises:
         ConfigError: Lists every fault.
@@ -88,7 +88,7 @@ def read_evaluation(flags: Mapping[str, Any]) -> Evaluation:
 
 
 def evaluate(wanted: Evaluation) -> int:
-    """Score, print tables, write what is asked for, and return the exit status."""
+    """Score, print tables, write the requested files, and return the exit status."""
     from rich.console import Console
 
     from serve.options import TranscriptionOptions
@@ -127,10 +127,10 @@ def evaluate(wanted: Evaluation) -> int:
 
 
 def _load_tests(wanted: Evaluation, code: str) -> list[EvaluationSet]:
-    """Return the test sets; `code` is the language of those that name none.
+    """Load the test sets; `code` is the language of those that name none.
 
     Raises:
-        ConfigError: Two have one name.
+        ConfigError: Two test sets have the same name.
     """
     from train.examples.corpus import load_evaluation_set
 
@@ -144,7 +144,7 @@ def _load_tests(wanted: Evaluation, code: str) -> list[EvaluationSet]:
 
 
 def _language_of(model_dir: Path | None) -> str:
-    """Return the language of an artifact; that of sources which name none."""
+    """Return an artifact's language, for sources that name none."""
     from serve.model.artifact import load_manifest
 
     if model_dir is not None and (model_dir / "manifest.json").is_file():
@@ -153,7 +153,6 @@ def _language_of(model_dir: Path | None) -> str:
 
 
 def _write_results(wanted: Evaluation, results: dict[str, Any]) -> None:
-    """Write scores as JSON, tables and pictures, where that is asked for."""
     from train.evaluate.findings import draw_findings, findings_markdown
     from train.evaluate.tables import score_summary
 
@@ -187,7 +186,7 @@ command = Command(
     "evaluate",
     read=read_evaluation,
     run=evaluate,
-    about="Score a model on test sets through the serving pipeline: WER, CER and what hides behind them.",
+    about="Score a model on test sets through the serving pipeline: WER, CER, confusions and worst clips.",
     examples="""\
 shrota evaluate --model-dir DIR --manifest data/mr/test-everyday.jsonl
 shrota evaluate --model-dir DIR --manifest FILE.jsonl --against-base --report DIR

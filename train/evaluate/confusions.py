@@ -1,6 +1,6 @@
-"""Find which words were taken for which: (reference, hypothesis) -> count. Knows no audio and no page.
+"""Count which words a model mistakes: (reference, hypothesis) -> count. Knows no audio and no page.
 
-Words are aligned as for the WER. A word left out has an empty hypothesis, a word invented an empty reference.
+Words are aligned as for the WER. A deleted word has an empty hypothesis, an inserted one an empty reference.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from train.evaluate.scoring import align_words
 
 @dataclass(frozen=True, kw_only=True)
 class Confusion:
-    """One word that was taken for another, and how often."""
+    """A word that was mistaken for another, and how often."""
 
     reference: str
-    """What was said; empty where nothing was."""
+    """The spoken word; empty for an insertion."""
     hypothesis: str
-    """What was written; empty where the word is missing."""
+    """The transcribed word; empty for a deletion."""
     count: int
 
 
@@ -36,11 +36,9 @@ def find_confusions(
     """Return the most frequent confusions, most frequent first.
 
     Args:
-        references: What was said.
-        hypotheses: What was written, in the same order.
-        profile: Name of a profile of `PROFILES`.
-        languages: Language of each utterance, which decides what the profile does.
-        limit: Most confusions that are returned.
+        hypotheses: Transcribed texts, in the same order.
+        languages: Language of each utterance, for the profile.
+        limit: Most confusions returned.
     """
     counts: Counter[tuple[str, str]] = Counter()
     languages = languages or [None] * len(references)

@@ -1,4 +1,4 @@
-"""Group utterances by how long they last, with the WER of each group and its interval. Knows no audio."""
+"""Group utterances by duration, with each group's WER and its interval. Knows no audio."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ import numpy as np
 from train.evaluate.scoring import WordErrors, rate, wer_interval
 
 EDGES_S = (0.0, 2.0, 4.0, 6.0, 10.0, 15.0, 30.0, float("inf"))
-"""Where the groups begin and end, in seconds; a clip as long as an edge is in the longer group."""
+"""Edges of the groups, in seconds; a clip as long as an edge is in the longer group."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class DurationBucket:
-    """The utterances of about the same length."""
+    """Utterances of similar duration."""
 
     low_s: float
     high_s: float
@@ -36,7 +36,7 @@ class DurationBucket:
 def wer_by_duration(
     durations_s: Sequence[float], words: WordErrors, *, seed: int = 0
 ) -> list[DurationBucket]:
-    """Return the groups that hold any utterance, shortest first; `words` is (n_utterances, 4)."""
+    """Return the non-empty groups, shortest first; `words` is (n_utterances, 4)."""
     groups = np.digitize(durations_s, EDGES_S) - 1
     buckets = []
     for group in sorted({int(group) for group in groups}):

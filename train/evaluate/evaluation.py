@@ -1,9 +1,9 @@
-"""Score an artifact, or a base model alone: test set -> scores and a row per utterance.
+"""Score an artifact, or a base model alone: test set -> scores, and a row per utterance.
 
-Evaluation uses what is served: the same decoding of audio, speech detection, windows, features and engine.
-Every clip is decoded in its own language and scored by that language's profile; scores of each kind of voice
-and of each language stand beside those of the whole. A result is a plain dictionary, ready for JSON;
-`results` are {test set: {"base" | "tuned": result}}, test sets of people first.
+Evaluation uses the serving pipeline: its audio decoding, speech detection, windows, features and engine.
+Every clip is decoded in its own language and scored by that language's profile. Scores of each kind of voice
+and of each language accompany those of the whole. A result is a plain dictionary, ready for JSON; `results`
+are {test set: {"base" | "tuned": result}}, test sets with people first.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def transcribe_clips(
 ) -> list[str | None]:
     """Return the text of each clip, in order; None where a clip cannot be decoded, which `log` counts.
 
-    A clip is heard in its own language; in that of the options where it names none.
+    A clip's own language overrides that of the options.
 
     Raises:
         DataError: A clip cannot be decoded, and the log is strict.
@@ -80,12 +80,12 @@ def evaluate_clips(
     seed: int = 0,
     max_clips: int = 0,
 ) -> dict[str, Any]:
-    """Return scores under every profile and of every group, speed, what was left out, a row per utterance.
+    """Return scores by profile and group, speed, counts of dropped rows, and a row per utterance.
 
-    Groups and utterances are scored under the last profile.
+    Groups and utterances are scored by the last profile.
 
     Raises:
-        DataError: A clip cannot be decoded and the test set is strict, or none can be.
+        DataError: A clip cannot be decoded and the test set is strict, or no clip can be decoded.
     """
     clips = test.clips[:max_clips] if max_clips else test.clips
     started = time.perf_counter()
@@ -114,8 +114,8 @@ def group_scores(
     """Return the scores of the whole, of each kind of voice and of each language.
 
     Returns:
-        `scores`: {profile: score} of the whole; `by_kind` and `by_language`: {name: score} under the last
-        profile, with the seconds of audio, people first.
+        `scores`: {profile: score} of the whole; `by_kind` and `by_language`: {name: score} by the last
+        profile, with seconds of audio, people first.
     """
 
     def scored(profile: str, chosen: Sequence[int]) -> dict[str, Any]:
@@ -141,7 +141,7 @@ def group_scores(
 
 
 def utterance_rows(clips: Sequence[Clip], texts: Sequence[str], profile: str) -> list[dict[str, Any]]:
-    """Return one plain row for each clip, with its errors under a profile; rates are fractions."""
+    """Return a plain row for each clip, with its errors by a profile; rates are fractions."""
     scores = score_utterances(
         [clip.text for clip in clips], texts, profile, languages=[clip.language for clip in clips]
     )
@@ -167,7 +167,7 @@ def word_errors(result: dict[str, Any]) -> WordErrors:
 
 
 def compare_with_base(models: dict[str, dict[str, Any]], *, seed: int = 0) -> Comparison | None:
-    """Return how the tuned model differs from the base on one test set; None where only one was scored."""
+    """Return how the tuned model differs from the base on one test set; None if only one was scored."""
     if not {"base", "tuned"} <= models.keys():
         return None
     return compare(word_errors(models["base"]), word_errors(models["tuned"]), seed=seed)
@@ -183,7 +183,7 @@ def evaluate_models(
     seed: int = 0,
     max_clips: int = 0,
 ) -> Results:
-    """Score the served model on each test set, and on request the base model alone."""
+    """Score the served model on each test set and, with `against_base`, the base model alone."""
     tuned = pipeline.engine.has_adapter
     labels: list[tuple[str, str | None]] = [("tuned" if tuned else "base", options.adapter)]
     if against_base and tuned:
@@ -209,7 +209,7 @@ def evaluate_models(
 def evaluate_artifact(
     artifact_dir: Path, config: TrainConfig, tests: Sequence[EvaluationSet], console: Console
 ) -> Results:
-    """Score the exported artifact, and the base model if wanted, on the configuration's test sets."""
+    """Score the exported artifact, and the base model if configured, on the configuration's test sets."""
     if not tests:
         return {}
     pipeline = load_pipeline(
@@ -233,11 +233,11 @@ def evaluate_artifact(
 
 
 def _kind_rank(test: EvaluationSet) -> int:
-    """Return where a test set stands among others: sets that hold people come first."""
+    """Return the sort key of a test set; sets with people come first."""
     return min(VOICE_KINDS.index(clip.kind) for clip in test.clips)
 
 
 def report_left_out(tests: Sequence[EvaluationSet], console: Console) -> None:
-    """Print the rows of each test set that the scores leave out."""
+    """Print the rows of each test set that were not scored."""
     for test in tests:
         test.log.report(console, title=f"{test.name}: {len(test.log)} rows not scored")

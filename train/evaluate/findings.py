@@ -1,4 +1,4 @@
-"""Results of an evaluation -> WER by length, confusions, worst clips, as Markdown and pictures."""
+"""Details of an evaluation: WER by duration, confusions and worst clips, as Markdown and pictures."""
 
 from __future__ import annotations
 
@@ -31,16 +31,16 @@ class Findings:
     """Details behind the scores on one test set."""
 
     label: str
-    """The model whose confusions and worst clips these are: `tuned`, or `base` where it stands alone."""
+    """The model whose confusions and worst clips these are: `tuned`, or `base` if it is the only one."""
     profile: str
     durations: dict[str, list[DurationBucket]]
-    """Error rates by length, for every model that was scored."""
+    """WER by duration, for every scored model."""
     confusions: list[Confusion]
     worst: list[Row]
 
 
 def find_findings(models: dict[str, dict[str, Any]], *, seed: int = 0) -> Findings:
-    """Return the details behind the results {"base" | "tuned": result} of one test set."""
+    """Return the details behind one test set's results, {"base" | "tuned": result}."""
     label = "tuned" if "tuned" in models else "base"
     result = models[label]
     rows = result["utterances"]

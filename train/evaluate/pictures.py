@@ -1,7 +1,7 @@
 """Draw a run and its evaluation as PNG: curves, error rates with intervals, confusions.
 
-Every picture has a light and a dark theme. matplotlib shapes words of any script; where no installed font has
-their letters, bars carry their numbers in the table beside the picture.
+Every picture has a light and a dark theme. matplotlib shapes words in any script; where no installed font has
+the letters, bars carry the numbers of the accompanying table.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ Rows = Sequence[Mapping[str, Any]]
 
 _WIDTH_IN = 8.0
 _DPI = 120
-_LAST_RESORT = "Last Resort"  # a font of boxes, which claims every letter
-_LOG_RANGE = 8.0  # rates that lie further apart than this ratio are drawn on a log scale
+_LAST_RESORT = "Last Resort"  # a font of boxes that claims every letter
+_LOG_RANGE = 8.0  # a larger ratio between rates is drawn on a log scale
 _SANS = "DejaVu Sans"  # comes with matplotlib
 SOURCE_COLOURS = ("#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#8c6bb1", "#7f7f7f")
-"""For the lines of several sources: the colour-blind tell them apart, and both papers show them."""
+"""Line colours for several sources, distinct to the colour-blind and visible on both backgrounds."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +58,7 @@ PALETTES: dict[Theme, Palette] = {
 def draw_learning_curve(rows: Rows, title: str, theme: Theme = "light") -> bytes:
     """Draw training loss, validation loss and learning rate over the steps of `metrics.jsonl`.
 
-    Each source of validation clips has a line, where there are several, and their mean another.
+    If there are several validation sources, each has a line, and so has their mean.
     """
     palette = PALETTES[theme]
     trained = [row for row in rows if row.get("loss") is not None]
@@ -108,7 +108,7 @@ def draw_throughput(rows: Rows, theme: Theme = "light") -> bytes:
 
 
 def draw_scores(results: Mapping[str, Mapping[str, Any]], theme: Theme = "light") -> bytes:
-    """Draw the WER of base and tuned side by side for each test set, with 95 % intervals."""
+    """Draw the WER of base and tuned model side by side for each test set, with 95 % intervals."""
     palette = PALETTES[theme]
     rates = {
         label: [
@@ -126,7 +126,7 @@ def draw_scores(results: Mapping[str, Mapping[str, Any]], theme: Theme = "light"
 
 
 def draw_durations(buckets: Mapping[str, Sequence[DurationBucket]], theme: Theme = "light") -> bytes:
-    """Draw the WER of each model over the length of the clips, with 95 % intervals."""
+    """Draw the WER of each model by clip duration, with 95 % intervals."""
     palette = PALETTES[theme]
     shown = sorted({(found.low_s, found.label) for each in buckets.values() for found in each})
     places = {label: place for place, (_, label) in enumerate(shown)}
@@ -146,7 +146,7 @@ def draw_durations(buckets: Mapping[str, Sequence[DurationBucket]], theme: Theme
 
 
 def draw_confusions(confusions: Sequence[Confusion], theme: Theme = "light") -> bytes:
-    """Draw how often words were taken for others, most frequent first, numbered as in the table."""
+    """Draw how often words were mistaken, most frequent first, numbered as in the table."""
     from matplotlib.ticker import MaxNLocator
 
     palette = PALETTES[theme]
@@ -164,7 +164,7 @@ def draw_confusions(confusions: Sequence[Confusion], theme: Theme = "light") -> 
 
 
 def find_font(text: str) -> str | None:
-    """Return the family of an installed font that completes matplotlib's own for this text, or None."""
+    """Return the family of an installed font with the letters that matplotlib's own lacks, if any."""
     return _find_font(frozenset(map(ord, text)) - {ord(" ")})
 
 
@@ -182,17 +182,17 @@ def _find_font(letters: frozenset[int]) -> str | None:
         try:
             if missing <= FT2Font(font.fname).get_charmap().keys():
                 return font.name
-        except (OSError, RuntimeError):  # removed since the list was made, or a format without outlines
+        except (OSError, RuntimeError):  # the font was removed, or has no outlines
             continue
     return None
 
 
 _RATES = ("wer", "wer_low", "wer_high")
-_Rate = tuple[float, float, float, float]  # place, rate, lower and upper end of its interval, in per cent
+_Rate = tuple[float, float, float, float]  # place, rate, and both ends of its interval, in per cent
 
 
 def _draw_rates(axes: Axes, rates: Mapping[str, Sequence[_Rate]], palette: Palette, *, upright: bool) -> None:
-    """Draw points with intervals; models stand side by side, and far apart rates on a log scale."""
+    """Draw points with intervals, models side by side, on a log scale if rates lie far apart."""
     rates = {model: found for model, found in rates.items() if found}
     for number, (model, found) in enumerate(rates.items()):
         shift = 0.14 * (2 * number - len(rates) + 1)
@@ -234,7 +234,7 @@ def _draw_rates(axes: Axes, rates: Mapping[str, Sequence[_Rate]], palette: Palet
 
 
 def _plain_log_ticks(axis: Axis) -> None:
-    """Mark a log scale at 1, 2, 5, 10, ... and write 0.2, not 2 x 10^-1."""
+    """Mark a log scale at 1, 2, 5, 10, ..., written as 0.2, not 2 x 10^-1."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
     axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))

@@ -1,7 +1,7 @@
-"""References and hypotheses -> WER, CER, their intervals and hallucinations. Knows no audio.
+"""Score hypotheses against references: WER, CER, intervals, hallucinations. Knows no audio.
 
-Rates are corpus-level: errors of all utterances over words (or characters) of all references. An empty
-reference counts every word of its hypothesis as an insertion.
+Rates are corpus-level: errors of all utterances divided by the words (or characters) of all references. For
+an empty reference, every word of the hypothesis is an insertion.
 """
 
 from __future__ import annotations
@@ -25,20 +25,20 @@ WordErrors = npt.NDArray[np.int64]
 """(n_utterances, 4): hits, substitutions, deletions, insertions."""
 
 _BOOTSTRAP_ROUNDS = 1_000
-_LOOP_COMPRESSION_RATIO = 2.4  # openai/whisper's threshold for text that repeats itself
+_LOOP_COMPRESSION_RATIO = 2.4  # openai/whisper's threshold for repetitive text
 _RUNAWAY_LENGTH_RATIO = 2.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Score:
-    """Scores of one corpus under one profile; rates are fractions, not per cent."""
+    """Scores of one corpus by one profile; rates are fractions, not per cent."""
 
     profile: str
-    """Profile that was asked for; where all utterances are of one language, its profile for that language."""
+    """The requested profile, or its variant for the language if all utterances are in one."""
     utterances: int
     wer: float
     wer_low: float
-    """Lower end of the bootstrap 95 % interval of `wer` (utterances redrawn)."""
+    """Lower end of the 95 % bootstrap interval of `wer`, resampling utterances."""
     wer_high: float
     cer: float
     hits: int
@@ -46,18 +46,19 @@ class Score:
     deletions: int
     insertions: int
     hallucination_rate: float
-    """Share of utterances whose text loops, is twice as long as the reference, or answers silence."""
+    """Share of utterances whose text loops, is twice as long as the reference, or is not empty for
+    silence."""
     script_fidelity: float
-    """Share of the hypotheses' letters that are in the script of the references."""
+    """Share of the hypotheses' letters that are in the references' script."""
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the fields, rates rounded to five places."""
+        """Return the fields, with rates rounded to five places."""
         return {key: round(v, 5) if isinstance(v, float) else v for key, v in asdict(self).items()}
 
 
 @dataclass(frozen=True, kw_only=True)
 class UtteranceScore:
-    """Scores of one utterance under one profile; rates are fractions."""
+    """Scores of one utterance by one profile; rates are fractions."""
 
     wer: float
     cer: float
@@ -68,7 +69,7 @@ class UtteranceScore:
 
     @property
     def word_errors(self) -> tuple[int, int, int, int]:
-        """(hits, substitutions, deletions, insertions), a row of what `rate` and the intervals take."""
+        """(hits, substitutions, deletions, insertions), a row for `rate` and the intervals."""
         return self.hits, self.substitutions, self.deletions, self.insertions
 
 
@@ -77,12 +78,12 @@ class Comparison:
     """Two models on the same utterances: WER of the second minus WER of the first, as fractions."""
 
     difference: float
-    """Below zero where the second model makes fewer errors."""
+    """Negative if the second model makes fewer errors."""
     low: float
-    """Lower end of the 95 % interval: the same utterances are redrawn for both (paired bootstrap)."""
+    """Lower end of the 95 % interval, by a paired bootstrap: both models are resampled alike."""
     high: float
     better: int
-    """Utterances in which the second model makes fewer word errors."""
+    """Utterances with fewer word errors by the second model."""
     worse: int
     equal: int
 
@@ -98,11 +99,10 @@ def score(
     """Return the scores of hypotheses against references.
 
     Args:
-        references: What was said.
-        hypotheses: What was written, in the same order.
-        profile: Name of a profile of `PROFILES`, applied to both.
-        languages: Whisper's code of each utterance, which decides what the profile does; Marathi if None.
-        seed: Seed of the bootstrap's draws.
+        references: Spoken texts.
+        hypotheses: Transcribed texts, in the same order.
+        profile: Name of a profile in `PROFILES`, applied to both.
+        languages: Whisper's code of each utterance, for the profile; None means Marathi.
     """
     pairs = _normalised(references, hypotheses, profile, languages)
     applied = {profile_for(profile, language) for language in languages or [None]}
@@ -158,7 +158,6 @@ def compare(first: WordErrors, second: WordErrors, *, seed: int = 0) -> Comparis
     Args:
         first: Word errors of one model, (n_utterances, 4): hits, substitutions, deletions, insertions.
         second: Word errors of the other model, in the same order.
-        seed: Seed of the bootstrap's draws.
     """
     assert first.shape == second.shape
     low, high = _interval(lambda chosen: _rates(second[chosen]) - _rates(first[chosen]), len(first), seed)
@@ -174,12 +173,12 @@ def compare(first: WordErrors, second: WordErrors, *, seed: int = 0) -> Comparis
 
 
 def rate(errors: WordErrors) -> float:
-    """Return the error rate, as a fraction, of rows of (hits, substitutions, deletions, insertions)."""
+    """Return the error rate, as a fraction, of rows (hits, substitutions, deletions, insertions)."""
     return float(_rates(errors))
 
 
 def wer_interval(words: WordErrors, *, seed: int = 0) -> tuple[float, float]:
-    """Return the 95 % interval of the rate, by redrawing utterances."""
+    """Return the 95 % bootstrap interval of the rate, resampling utterances."""
     return _interval(lambda chosen: _rates(words[chosen]), len(words), seed)
 
 
@@ -195,12 +194,12 @@ def _rates(errors: WordErrors) -> npt.NDArray[np.float64]:
 def _interval(
     statistic: Callable[[npt.NDArray[np.int64]], npt.NDArray[np.float64]], n_utterances: int, seed: int
 ) -> tuple[float, float]:
-    """Return the 95 % percentile interval of a statistic of utterances, by redrawing their numbers.
+    """Return the 95 % percentile interval of a statistic, resampling utterances.
 
-    Numbers are redrawn, not errors, so that a statistic of two models redraws the same utterances for both.
+    Indices are resampled, not errors, so that a statistic of two models resamples both alike.
     """
     numbers = np.arange(n_utterances)
-    if n_utterances < 2:  # scipy redraws no single observation
+    if n_utterances < 2:  # scipy cannot resample a single observation
         value = float(statistic(numbers))
         return value, value
     found = bootstrap(
@@ -237,17 +236,17 @@ def _word_errors(reference: str, hypothesis: str) -> tuple[int, int, int, int]:
 
 
 def align_words(reference: str, hypothesis: str) -> jiwer.WordOutput | None:
-    """Return jiwer's alignment of the words; None where nothing was said, which jiwer refuses."""
+    """Return jiwer's word alignment; None for an empty reference, which jiwer refuses."""
     if not reference.split():
         return None
-    # jiwer splits at plain blanks alone, a text of the model may hold others.
+    # jiwer splits at plain spaces only, and a model's text may hold others.
     return jiwer.process_words(" ".join(reference.split()), " ".join(hypothesis.split()))
 
 
 def _character_errors(reference: str, hypothesis: str) -> tuple[int, int, int, int]:
-    """Return (hits, substitutions, deletions, insertions) of one utterance's characters, blanks among them.
+    """Return (hits, substitutions, deletions, insertions) of one utterance's characters, spaces included.
 
-    rapidfuzz, which jiwer is built on, counts them: jiwer drops blanks at the ends, and refuses an empty
+    rapidfuzz, on which jiwer is built, counts them, because jiwer strips outer spaces and refuses an empty
     reference.
     """
     counts = Counter(edit.tag for edit in Levenshtein.editops(reference, hypothesis))

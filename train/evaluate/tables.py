@@ -1,4 +1,4 @@
-"""Turn results of an evaluation into tables, for terminal and Markdown. Knows no model and no page."""
+"""Turn evaluation results into tables for terminal and Markdown. Knows no model and no page."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ DURATION_COLUMNS = ("clip lasts", "model", "clips", "WER % (95 % interval)")
 CONFUSION_COLUMNS = ("no.", "said", "written", "times")
 COMPARISON_COLUMNS = ("test set", "WER, tuned minus base (95 % interval)", "better / worse / same clips")
 UTTERANCE_COLUMNS = ("WER %", "S / D / I", "seconds", "voice", "said", "written")
-NO_WORD = "\u2205"  # in place of a missing word
+NO_WORD = "\u2205"  # shown for a missing word
 
 Row = tuple[str, ...]
 
@@ -28,9 +28,9 @@ Row = tuple[str, ...]
 def score_summary(results: dict[str, Any]) -> list[dict[str, Any]]:
     """Return the headline scores as flat rows: one for each test set and each group in it, people first.
 
-    A row says `test_set`, `kind` (of voice), `language`, `profile`, `clips` and `audio_s`, and holds the
-    score of `base` and of `tuned`, or None. A test set of several kinds or languages has a row for each of
-    them, and one for the whole, whose kind or language is `all`.
+    A row holds `test_set`, `kind` (of voice), `language`, `profile`, `clips`, `audio_s`, and the scores of
+    `base` and `tuned`, or None. A test set with several kinds or languages has a row for each, and one for
+    the whole, whose kind or language is `all`.
 
     Args:
         results: {test set: {model: result}}.
@@ -63,7 +63,7 @@ def score_summary(results: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def voices_note(results: dict[str, Any]) -> str:
-    """Return what the scores say about people, and in which languages, in a sentence or two."""
+    """Return a sentence or two on what the scores say about people, and in which languages."""
     if not results:
         return ""
     rows = score_summary(results)
@@ -86,7 +86,7 @@ def voices_note(results: dict[str, Any]) -> str:
 
 
 def score_table(results: dict[str, Any]) -> Table:
-    """Return a table of {test set: {model: result}}, in per cent, that fits a terminal of 80 columns."""
+    """Return a table of {test set: {model: result}}, in per cent, for a terminal of 80 columns."""
     table = Table(title="per cent; lower is better, except script", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for column in ("voices", "lang"):
         table.add_column(column, no_wrap=True)
@@ -122,7 +122,7 @@ def score_rows(results: dict[str, Any]) -> list[Row]:
 
 
 def comparison_rows(results: dict[str, Any]) -> list[Row]:
-    """Return a row of `COMPARISON_COLUMNS` for each test set on which both models were scored."""
+    """Return a row of `COMPARISON_COLUMNS` for each test set with scores of both models."""
     return [
         (
             test_set,
@@ -176,7 +176,7 @@ def score_markdown(results: dict[str, Any]) -> str:
 
 
 def markdown_table(columns: Sequence[str], rows: Sequence[Row]) -> str:
-    """Return a Markdown table; bars within cells are escaped and line ends become blanks."""
+    """Return a Markdown table; bars in cells are escaped, and line ends become spaces."""
     lines = [columns, ["---"] * len(columns), *([_markdown_cell(cell) for cell in row] for row in rows)]
     head, rule, *body = lines
     return "\n".join(
@@ -185,13 +185,13 @@ def markdown_table(columns: Sequence[str], rows: Sequence[Row]) -> str:
 
 
 def _scored(results: dict[str, Any]) -> Iterator[tuple[dict[str, Any], str, dict[str, Any]]]:
-    """Yield (row of the summary, model, its score) for each model that was scored."""
+    """Yield (row of the summary, model, its score) for each scored model."""
     for row in score_summary(results):
         yield from ((row, label, row[label]) for label in ("base", "tuned") if row[label])
 
 
 def _only(names: Sequence[str]) -> str:
-    """Return the one name of a group, or what stands for several, or for none."""
+    """Return the only name of a group, `all` for several, or `unknown` for none."""
     return "all" if len(names) > 1 else next(iter(names), "unknown")
 
 

@@ -1,1 +1,1 @@
-"""Clips -> examples -> batches, as a training step sees them: joined, augmented, padded. Knows no model."""
+"""Turn clips into batches for training: joined, augmented, padded. Knows no model."""

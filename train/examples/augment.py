@@ -1,4 +1,4 @@
-"""Change training audio the way rooms, telephones and speakers do. Labels stay as they are."""
+"""Augment training audio as rooms, telephones and speakers would. Labels stay as they are."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from train.examples.rooms import N_ROOMS, diffuse_room, walled_room
 from train.examples.timbre import EXCITATIONS, change_speed, change_voice, vocode
 
 _FACTOR_STEP = 0.04
-"""Speeds and pitches are whole multiples of this: resampling by 24 : 25 is cheap, by 239 : 250 is not."""
+"""Step of speeds and pitches: resampling by 24 : 25 is cheap, by 239 : 250 is not."""
 _PITCHES = (0.76, 1.32)  # five semitones down and up
 _FORMANTS = (0.86, 1.16)
 _VOCODER_BANDS = (24, 97)
@@ -36,17 +36,17 @@ CODECS = {  # name: libsndfile's container, coding and sample rate in Hz
 
 
 class Augmenter:
-    """Applies each change with its own probability, in the order in which the world applies them."""
+    """Applies each change with its own probability, in the order in which they happen in the world."""
 
     def __init__(self, config: AugmentConfig, rng: np.random.Generator) -> None:
         self.config = config
         self.rng = rng
-        self._speakers: list[Samples] = []  # of the last clips, to talk behind those that follow
+        self._speakers: list[Samples] = []  # recent clips, used as background voices for later ones
 
     def waveform(self, samples: Samples) -> tuple[Samples, float]:
-        """Return samples (n_samples,) with speaker, room, noise and channel changed at random, and the tempo.
+        """Change speaker, room, noise and channel of samples (n_samples,) at random; also return the tempo.
 
-        A tempo of 1.1 means that what was said at 1.1 s is now said at 1 s.
+        With a tempo of 1.1, what was spoken at 1.1 s is now spoken at 1 s.
         """
         clean = samples
         samples, tempo = self._speaker(samples)
@@ -57,7 +57,7 @@ class Augmenter:
         return np.clip(samples, -1, 1).astype(np.float32), tempo
 
     def _speaker(self, samples: Samples) -> tuple[Samples, float]:
-        """Return the samples as another person, or another machine, says them, and the tempo."""
+        """Return the samples as another speaker or a vocoder would say them, and the tempo."""
         config, tempo, pitch, formants = self.config, 1.0, 1.0, 1.0
         if self._happens(config.speed):
             tempo = self._factor(*config.speed_range)
@@ -75,7 +75,7 @@ class Augmenter:
         return samples, tempo
 
     def _surroundings(self, samples: Samples) -> Samples:
-        """Return the samples as they reach a microphone."""
+        """Return the samples with a room, other voices and noise."""
         config = self.config
         if self._happens(config.echo):
             samples = reverberate(samples, self._room_response())
@@ -87,7 +87,7 @@ class Augmenter:
         return samples
 
     def _channel(self, samples: Samples) -> Samples:
-        """Return the samples as microphone and line carry them."""
+        """Return the samples as a microphone and a line would transmit them."""
         config = self.config
         if self._happens(config.band):
             samples = equalise(samples, *self._gains())
@@ -102,7 +102,7 @@ class Augmenter:
         return samples
 
     def log_mel(self, log_mel: LogMel, speech_frames: int) -> LogMel:
-        """Return log_mel (n_mels, n_frames) with a band and a stretch of the speech masked, at random."""
+        """Mask a frequency band and a stretch of speech of log_mel (n_mels, n_frames), at random."""
         if not self._happens(self.config.spec_masks):
             return log_mel
         masked = log_mel.copy()
@@ -110,7 +110,7 @@ class Augmenter:
         band = int(self.rng.integers(0, 12))
         low = int(self.rng.integers(0, masked.shape[0] - band))
         masked[low : low + band] = floor
-        longest = max(1, min(20, speech_frames // 12))  # under 0.2 s: no word vanishes
+        longest = max(1, min(20, speech_frames // 12))  # under 0.2 s, so that no word vanishes
         stretch = int(self.rng.integers(0, longest))
         start = int(self.rng.integers(0, max(1, speech_frames - stretch)))
         masked[:, start : start + stretch] = floor
@@ -120,13 +120,13 @@ class Augmenter:
         return bool(self.rng.random() < probability)
 
     def _room_response(self) -> Samples:
-        """Return the answer of one of `N_ROOMS` rooms with walls, or of a room drawn at random."""
+        """Return the impulse response of a stored room with walls, or of a new diffuse room."""
         if self.rng.random() < 0.5:
             return walled_room(int(self.rng.integers(N_ROOMS)))
         return diffuse_room(self.rng.uniform(0.2, 0.8), self.rng)
 
     def _babble(self, n_samples: int) -> Samples:
-        """Return other speakers at once: some of the last clips, each from a moment of its own on."""
+        """Return several recent clips mixed, each from a random offset."""
         count = int(self.rng.integers(1, _MOST_SPEAKERS + 1))
         voices = [
             np.roll(np.resize(self._speakers[number], n_samples), int(self.rng.integers(n_samples)))
@@ -138,7 +138,7 @@ class Augmenter:
         return float(round(self.rng.uniform(low, high) / _FACTOR_STEP) * _FACTOR_STEP)
 
     def _gains(self) -> tuple[list[float], list[float]]:
-        """Return octaves in Hz and their gains in dB: a crooked microphone, which may cut off an end."""
+        """Draw octave frequencies in Hz and gains in dB: an uneven microphone, often band-limited."""
         octaves = [62.5 * 2**number for number in range(8)]  # to 8 kHz
         gains = np.cumsum(self.rng.uniform(-4, 4, len(octaves)))
         gains = np.clip(gains - gains.mean(), -12, 12)
@@ -156,7 +156,7 @@ class Augmenter:
 
 
 def equalise(samples: Samples, frequencies_hz: Sequence[float], gains_db: Sequence[float]) -> Samples:
-    """Return the samples with these gains at ascending frequencies, and what lies between drawn straight."""
+    """Apply gains at ascending frequencies, interpolated linearly between them."""
     inside = [(hz, db) for hz, db in zip(frequencies_hz, gains_db, strict=True) if 0 < hz < SAMPLE_RATE / 2]
     hz, db = zip((0.0, gains_db[0]), *inside, (SAMPLE_RATE / 2, gains_db[-1]), strict=True)
     response = firwin2(_N_TAPS, hz, 10 ** (np.array(db) / 20), fs=SAMPLE_RATE)
@@ -164,21 +164,21 @@ def equalise(samples: Samples, frequencies_hz: Sequence[float], gains_db: Sequen
 
 
 def overdrive(samples: Samples, share: float) -> Samples:
-    """Return the samples with the loudest share of them cut off, as loud at the peak as before."""
+    """Clip the loudest share of the samples, and restore the peak level."""
     loudest = np.abs(samples).max()
     limit = float(np.quantile(np.abs(samples), 1 - share))
     return samples if limit <= 0 else np.clip(samples, -limit, limit) * (loudest / limit)
 
 
 def reverberate(samples: Samples, response: Samples) -> Samples:
-    """Return the samples as heard in a room, as loud as before, with half of its tail after the last word."""
+    """Convolve with a room's response at unchanged peak level; keep half of the tail after the end."""
     wet = oaconvolve(samples, response)
     wet = wet[: len(samples) + len(response) // 2]
     return np.asarray(wet * (np.abs(samples).max() / max(1e-6, np.abs(wet).max())), dtype=np.float32)
 
 
 def add_noise(samples: Samples, noise: Samples, snr_db: float) -> Samples:
-    """Return the samples with noise of the same length at a signal-to-noise ratio."""
+    """Add noise of the same length at a signal-to-noise ratio in dB."""
     noisy = F.add_noise(torch.from_numpy(samples), torch.from_numpy(noise), torch.tensor(snr_db))
     return np.asarray(noisy.numpy(), dtype=np.float32)
 
@@ -193,7 +193,7 @@ def coloured_noise(n_samples: int, slope: float, rng: np.random.Generator) -> Sa
 
 
 def telephone_band(samples: Samples, *, mu_law: bool) -> Samples:
-    """Return the samples as a telephone line carries them: 8 kHz, 300 to 3,400 Hz, with mu-law on request."""
+    """Pass samples through a telephone line: 8 kHz, 300 to 3,400 Hz, optionally in mu-law."""
     narrow = F.resample(torch.from_numpy(samples), SAMPLE_RATE, _TELEPHONE_RATE)
     narrow = F.lowpass_biquad(F.highpass_biquad(narrow, _TELEPHONE_RATE, 300.0), _TELEPHONE_RATE, 3_400.0)
     if mu_law:
@@ -202,7 +202,7 @@ def telephone_band(samples: Samples, *, mu_law: bool) -> Samples:
 
 
 def lossy_codec(samples: Samples, codec: str) -> Samples:
-    """Return the samples coded and decoded again by one of `CODECS`, as small as libsndfile makes it."""
+    """Encode samples by one of `CODECS` at its lowest quality, and decode them again."""
     container, coding, sample_rate = CODECS[codec]
     if sample_rate != SAMPLE_RATE:
         samples = F.resample(torch.from_numpy(samples), SAMPLE_RATE, sample_rate).numpy()

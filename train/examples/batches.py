@@ -1,8 +1,8 @@
-"""Plan which clips form the batches of an epoch. Knows no audio: it works on what is said of the clips.
+"""Plan which clips form the batches of an epoch. Knows no audio, only durations, languages and weights.
 
-A plan follows from the seed and the epoch, so that a resumed run meets the same batches as an unbroken one.
-An epoch holds every clip as often as the weight of its source says: a weight of 3 three times, one of 0.2 in
-one epoch of five, and always the same number of times within a few epochs.
+Seed and epoch determine the plan, so a resumed run gets the same batches as an uninterrupted one. An epoch
+holds every clip as often as its weight says: three times for a weight of 3, in one epoch of five for 0.2.
+Within a few epochs all clips of one weight are heard equally often.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ from train.examples.targets import MAX_TEXT_TOKENS
 
 JOIN_PAUSE_S = (0.2, 0.8)
 _NO_SPEECH_S = (0.6, 8.0)
-_SORTED_TOGETHER = 512  # examples: enough for batches of like length, few enough to keep batches varied
-_SHARDS_TOGETHER = 8  # about a gigabyte, or a dozen hours: what the page cache of a small machine holds
+_SORTED_TOGETHER = 512  # examples: enough for batches of similar lengths, few enough for varied batches
+_SHARDS_TOGETHER = 8  # about a gigabyte, or a dozen hours: fits the page cache of a small machine
 
 
 @dataclass(frozen=True, kw_only=True)
 class ExamplePlan:
-    """What one training window will hold."""
+    """The clips of one training window."""
 
     clips: tuple[int, ...]
-    """Indices of the clips, spoken one after the other; empty for a window without speech."""
+    """Indices of clips spoken in sequence; empty for a window without speech."""
     duration_s: float
-    """Expected length in seconds, pauses included."""
+    """Expected duration, pauses included."""
 
 
 def plan_epoch(
@@ -43,18 +43,18 @@ def plan_epoch(
     languages: Sequence[str | None] | None = None,
     n_tokens: Sequence[int] | None = None,
 ) -> list[list[ExamplePlan]]:
-    """Return the batches of one epoch, each of examples of similar length and at most `batch_s` seconds.
+    """Return the batches of one epoch, each with examples of similar length and at most `batch_s` seconds.
 
     Args:
-        durations_s: length of each clip, in seconds.
-        config: decides the seed, the size of batches, and how clips are joined.
-        epoch: another one gives another order.
-        shards: number of the file that holds each clip, None where it is a file of its own. Shards then come
-            in random order, and clips are mixed within eight of them at a time, so that reading stays
-            near-sequential; files of their own are spread over the whole epoch. None mixes all clips.
-        weights: how often each clip is heard in an epoch; once each if None.
-        languages: of each clip. Only clips of one language are joined; None says that all have the same.
-        n_tokens: of each clip's text; clips are joined as long as the decoder can write them all. None: 0.
+        durations_s: Duration of each clip, in seconds.
+        config: Sets the seed, the size of batches, and how clips are joined.
+        epoch: Number of the epoch, which changes the order.
+        shards: Number of each clip's shard, None for a clip in its own file. Shards come in random order, and
+            clips are mixed within eight shards at a time, so that reading stays near-sequential. Clips in
+            their own files are spread over the whole epoch. None mixes all clips.
+        weights: How often each clip is heard in an epoch; None means once.
+        languages: Language of each clip; only clips of one language are joined. None means all are equal.
+        n_tokens: Tokens of each clip's text; joined texts must fit the decoder. None counts 0.
     """
     rng = np.random.default_rng([config.seed, epoch])
     counts = _counts(np.ones(len(durations_s)) if weights is None else np.array(weights), config.seed, epoch)
@@ -70,7 +70,7 @@ def plan_epoch(
 
 
 def shard_numbers(clips: Sequence[Clip]) -> list[int | None] | None:
-    """Return the number of the shard that holds each clip, for `plan_epoch`; None where no clip is in one."""
+    """Return the number of each clip's shard, for `plan_epoch`; None where no clip is in a shard."""
     paths = [clip.path if clip.size_bytes is not None else None for clip in clips]
     numbers = {path: number for number, path in enumerate(dict.fromkeys(filter(None, paths)))}
     return [numbers[path] if path else None for path in paths] if numbers else None
@@ -79,10 +79,10 @@ def shard_numbers(clips: Sequence[Clip]) -> list[int | None] | None:
 def _counts(weights: NDArray[np.float64], seed: int, epoch: int) -> NDArray[np.int64]:
     """Return how often each clip is heard in an epoch, (n_clips,).
 
-    A clip of weight w is heard floor((epoch + 1) w + u) - floor(epoch w + u) times, where u is its own and
-    evenly spread over the clips of that weight: none is left out for long, and epochs are equally long.
+    A clip of weight w is heard floor((epoch + 1) w + u) - floor(epoch w + u) times. Its phase u is spread
+    evenly over the clips of that weight, so that no clip is left out for long, and epochs are equally long.
     """
-    rng = np.random.default_rng([seed, 0, 1])  # not that of any epoch
+    rng = np.random.default_rng([seed, 0, 1])  # differs from every epoch's generator
     phases = np.empty(len(weights))
     for weight in np.unique(weights):
         alike = np.flatnonzero(weights == weight)
@@ -94,9 +94,9 @@ def _counts(weights: NDArray[np.float64], seed: int, epoch: int) -> NDArray[np.i
 def _mixed_together(
     counts: NDArray[np.int64], shards: Sequence[int | None] | None, rng: np.random.Generator
 ) -> Iterator[list[int]]:
-    """Yield groups of clips that are mixed with one another, each in an order drawn for it."""
+    """Yield groups of clips to be mixed, each in random order."""
     spread: list[int] = []
-    clips_of: dict[tuple[int, int], list[int]] = {}  # a shard whose clips are heard twice is passed twice
+    clips_of: dict[tuple[int, int], list[int]] = {}  # a shard whose clips are heard twice is read twice
     for clip, count in enumerate(counts):
         shard = shards[clip] if shards is not None else None
         for number in range(count):
@@ -119,7 +119,7 @@ def _plan_examples(
     config: TrainConfig,
     rng: np.random.Generator,
 ) -> list[ExamplePlan]:
-    """Return examples of one or more clips each, and some without; empties `order`."""
+    """Return examples of one or more clips each, and some without speech; empties `order`."""
 
     def follows(clip: int, before: list[int], room_s: float) -> bool:
         alike = languages is None or languages[clip] == languages[before[0]]
@@ -142,7 +142,7 @@ def _plan_examples(
 
 
 def _pack(pool: Sequence[ExamplePlan], config: TrainConfig) -> list[list[ExamplePlan]]:
-    """Fill batches in the given (ascending) order of length; padding counts."""
+    """Fill batches in ascending order of length, counting padding."""
     margin_s = sum(config.window_margin_s) / 2
     batches: list[list[ExamplePlan]] = [[]]
     for example in pool:

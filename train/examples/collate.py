@@ -1,6 +1,6 @@
 """Turn planned examples into tensors: audio -> augmented windows -> log_mel, text -> labels.
 
-Features come from `serve.audio.features`: training sees exactly what the server will compute.
+Features come from `serve.audio.features`, so training sees exactly what the server will compute.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from train.data.manifest import Clip, load_samples
 from train.errors import DataError
 from train.examples.augment import Augmenter
 from train.examples.batches import JOIN_PAUSE_S, ExamplePlan
+from train.examples.candidates import Candidates, CandidateTokens
 from train.examples.no_speech import no_speech
 from train.examples.targets import (
     MAX_TEXT_TOKENS,
@@ -34,37 +35,39 @@ from train.examples.targets import (
 )
 
 _JITTER_STEP_S = 0.5
-"""Windows of training are as long as chance has it, in steps: oneDNN compiles a program for each new shape
-of a batch, which on a processor with AMX takes longer than to run it."""
+"""Window lengths of training are random multiples of this. oneDNN compiles a program for each new shape of a
+batch, which on a processor with AMX takes longer than running it."""
 
 _TOKENS_STEP = 16
-"""Texts of a batch are filled up to a multiple of this, for the same reason."""
+"""Texts of a batch are padded to a multiple of this, for the same reason."""
 
 LEAD_IN_S = (0.0, 0.4)
-"""Silence before the speech: the server's windows begin a little before the first word."""
+"""Silence before the speech, in seconds: the server's windows start a little before the first word."""
 IGNORED = -100
-"""Label of positions that carry no loss."""
+"""Label of positions without loss."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Batch:
-    """Tensors of one training batch."""
+    """The tensors of one training batch."""
 
     log_mel: torch.Tensor
     """(batch, n_mels, n_frames) float32."""
     decoder_input_ids: torch.Tensor
     """(batch, n_tokens) int64, exactly one start token each."""
     labels: torch.Tensor
-    """(batch, n_tokens) int64, `IGNORED` where there is no loss."""
+    """(batch, n_tokens) int64; `IGNORED` where there is no loss."""
     audio_s: float
     """Seconds of audio before padding."""
+    candidates: Candidates | None = None
+    """Tokens that the softmax runs over; None for the whole vocabulary."""
 
 
 class Collator:
-    """Builds batches from clips. `augmented` is False for validation: no change, constant margin.
+    """Builds batches from clips. `augmented=False`, for validation, disables augmentation and random margins.
 
-    A clip that cannot be decoded, or whose text cannot be written whole, is left out of its example and
-    counted in `log`; without a log, or with a strict one, it ends the run.
+    A clip that cannot be decoded, or whose text exceeds the decoder's context, is dropped from its example
+    and logged. Without a log, or with a strict one, it raises an error.
     """
 
     def __init__(
@@ -86,21 +89,28 @@ class Collator:
 
     @cached_property
     def n_tokens(self) -> list[int]:
-        """Most tokens that the text of each clip may have."""
+        """Most tokens that each clip's text may take."""
         return count_tokens(self.vocabulary, [clip.text for clip in self.clips])
+
+    @cached_property
+    def _candidates(self) -> CandidateTokens | None:
+        n_sampled = self.config.sampled_tokens
+        if not (self.augmented and n_sampled):
+            return None
+        return CandidateTokens(self.vocabulary, [clip.text for clip in self.clips], n_sampled)
 
     def collate(self, batch: Sequence[ExamplePlan], key: Sequence[int]) -> Batch:
         """Return the tensors of a batch; the same `key` gives the same random choices.
 
         Raises:
-            DataError: a clip cannot be decoded, and the log is strict.
+            DataError: A clip cannot be used, and the log is strict.
         """
         batch = [dataclasses.replace(example, clips=self._writable(example)) for example in batch]
         decoded = self._decode(batch)
         batch = [
             dataclasses.replace(example, clips=tuple(index for index in example.clips if index in decoded))
             for example in batch
-        ]  # what is left without any clip becomes an example without speech
+        ]  # an example that has lost all its clips becomes one without speech
         rng = np.random.default_rng([self.config.seed, *key])
         augmenter = Augmenter(self.config.augment, rng)
         windows = [self._wave(example, decoded, augmenter, rng) for example in batch]
@@ -121,13 +131,14 @@ class Collator:
             decoder_input_ids=decoder_input_ids,
             labels=labels,
             audio_s=sum(len(wave) for wave, _ in windows) / SAMPLE_RATE,
+            candidates=self._candidates.draw(rng) if self._candidates else None,
         )
 
     def _writable(self, example: ExamplePlan) -> tuple[int, ...]:
-        """Return the clips of an example that the decoder can write whole, one after the other.
+        """Return the clips of an example whose texts fit the decoder together.
 
-        A text that is too long alone is left out of all examples. Clips that are too long together are not
-        joined by `plan_epoch`; of others, those at the end are left out of this one, sound and all.
+        A text that is too long alone is dropped from all examples. If texts are too long together, which
+        `plan_epoch` avoids, the last clips are dropped from this example, audio and text.
         """
         kept: list[int] = []
         n_room = MAX_TEXT_TOKENS
@@ -143,7 +154,7 @@ class Collator:
         return tuple(kept)
 
     def _decode(self, batch: Sequence[ExamplePlan]) -> dict[int, Samples]:
-        """Return the samples of every clip of the batch that can be decoded."""
+        """Return the samples of the batch's clips by index, without those that cannot be decoded."""
         decoded: dict[int, Samples] = {}
         for index in (index for example in batch for index in example.clips):
             clip = self.clips[index]
@@ -160,7 +171,7 @@ class Collator:
         augmenter: Augmenter,
         rng: np.random.Generator,
     ) -> tuple[Samples, list[Sentence]]:
-        """Return the samples of an example, and which sentence is spoken when."""
+        """Return an example's samples, and its sentences with their times."""
         if not example.clips:
             return no_speech(round(example.duration_s * SAMPLE_RATE), rng), []
         pause_s = rng.uniform(*LEAD_IN_S) if self.augmented else 0.0
@@ -176,7 +187,7 @@ class Collator:
         if not self.augmented:
             return samples, sentences
         changed, tempo = augmenter.waveform(samples)
-        # Slowed down beyond the longest window, the speech would be cut and its text would not.
+        # Slowed down beyond the longest window, the speech would be cut but its text would not.
         if len(changed) > MAX_WINDOW_S * SAMPLE_RATE:
             return samples, sentences
         return changed, [
@@ -188,7 +199,7 @@ class Collator:
         if self.config.encoder_context == "fixed":
             return MAX_WINDOW_S
         if not self.augmented:
-            return window_length_s(n_samples, 1.0)  # as it is served
+            return window_length_s(n_samples, 1.0)  # as in serving
         length_s = n_samples / SAMPLE_RATE + rng.uniform(*self.config.window_margin_s)
         steps = math.ceil(length_s / _JITTER_STEP_S)
         return min(MAX_WINDOW_S, max(MIN_WINDOW_S, round(steps * _JITTER_STEP_S, 1)))
@@ -197,12 +208,12 @@ class Collator:
         self, example: ExamplePlan, sentences: Sequence[Sentence], rng: np.random.Generator
     ) -> Target:
         first = self.clips[example.clips[0]] if example.clips else None
-        # A window holds one language: clips are joined as they come, and the first one's is written.
+        # A window has one language: only clips of one language are joined.
         language = (first.language if first else None) or self.config.language
         timestamps = self.augmented and bool(rng.random() < self.config.timestamp_probability)
         previous = ""
         if example.clips and self.augmented and rng.random() < self.config.prompt_probability:
-            previous = self.clips[example.clips[0] - 1].text  # the line above, as recordings are cut in order
+            previous = self.clips[example.clips[0] - 1].text  # clips of a recording are listed in order
         return build_target(
             self.vocabulary,
             sentences,
@@ -214,13 +225,13 @@ class Collator:
 
 
 def stack_targets(targets: Sequence[Target], pad_id: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return (decoder_input_ids, labels), each (batch, n_tokens), of sequences with prompt and end token.
+    """Return (decoder_input_ids, labels), each (batch, n_tokens), from sequences with prompt and end token.
 
-    Inputs are the sequences without their last token, labels without their first: one start token, no shift
-    by the model. The prompt carries no loss. The end token does, although it is also the padding.
+    Inputs are the sequences without their last token, labels those without their first: one start token, and
+    no shift by the model. The prompt carries no loss. The end token does, although it is also the padding.
     """
     n_tokens = max(len(target.tokens) for target in targets) - 1
-    n_tokens = _TOKENS_STEP * math.ceil(n_tokens / _TOKENS_STEP)  # at most 448, what the decoder holds
+    n_tokens = _TOKENS_STEP * math.ceil(n_tokens / _TOKENS_STEP)  # at most 448, the decoder's context
     inputs = torch.full((len(targets), n_tokens), pad_id)
     labels = torch.full((len(targets), n_tokens), IGNORED)
     for row, target in enumerate(targets):

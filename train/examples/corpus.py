@@ -1,7 +1,7 @@
-"""Gather the training, validation and test clips of a configuration, before anything is loaded or trained.
+"""Load the training, validation and test clips of a configuration, before anything is trained.
 
-Test data is read strictly, unless its source says otherwise: scores over fewer clips than the test set has
-are scores of another test set. Training data is filtered, and what was left out is counted.
+Test data is read strictly unless its source says otherwise, because scores over fewer clips belong to another
+test set. Training data is filtered, and dropped rows are counted.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ from train.examples.targets import MAX_TEXT_TOKENS, count_tokens, token_fault
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationSet:
-    """Clips to be scored together."""
+    """Clips to score together."""
 
     name: str
     clips: list[Clip]
     log: DropLog
-    """What was left out of it: nothing, unless its source was named with `strict=false`."""
+    """Dropped rows; always empty, unless the source was named with `strict=false`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,16 +51,16 @@ class Corpus:
     valid: list[Clip]
     tests: list[EvaluationSet]
     distill: list[Clip]
-    """Recordings whose transcripts are not read, and may be empty."""
+    """Recordings for distillation; their transcripts are not used, and may be empty."""
     log: DropLog
-    """What was left out of all but the tests."""
+    """Rows dropped from all but the tests."""
 
 
 def load_corpus(config: TrainConfig) -> Corpus:
-    """Return the clips that a configuration names; sources that must be decoded are prepared once.
+    """Load the clips that a configuration names, preparing sources that need it.
 
     Raises:
-        DataError: a source cannot be read, nothing of it can be used, or a row is bad where none may be.
+        DataError: A source cannot be read, none of its clips is usable, or a row is bad where none may be.
     """
     prepare_dir = config.output_dir / "data"
     tests = []
@@ -74,7 +74,7 @@ def load_corpus(config: TrainConfig) -> Corpus:
         clips: list[Clip] = []
         for source in getattr(config, key):
             spec = parse_spec(source)
-            # The copy of the log shares the list of what was dropped.
+            # The copy shares the original's list of dropped rows.
             own = log if spec.strict is None else replace(log, strict=spec.strict)
             with _naming(key, source):
                 found = load_clips(
@@ -107,11 +107,11 @@ def load_corpus(config: TrainConfig) -> Corpus:
 
 
 def sum_up_heard(clips: Sequence[Clip]) -> list[dict[str, Any]]:
-    """Return what clips hold, a plain row for each source, kind of voice and language, people first.
+    """Summarise clips in a plain row for each source, kind of voice and language, people first.
 
     Returns:
-        Rows of `source`, `kind`, `language`, `clips`, `hours` (each clip counted once) and `weight`, which
-        says how often each clip is heard in an epoch.
+        Rows of `source`, `kind`, `language`, `clips`, `hours` (counting each clip once) and `weight`, the
+        number of times that each clip is heard in an epoch.
     """
     groups: dict[tuple[str, str, str | None, float], list[float]] = {}
     for clip in clips:
@@ -131,7 +131,7 @@ def sum_up_heard(clips: Sequence[Clip]) -> list[dict[str, Any]]:
 
 
 def describe_heard(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return a line for each row of `sum_up_heard`: how much it holds, and its share of an epoch."""
+    """Return a line for each row of `sum_up_heard`, with its share of an epoch."""
     total = sum(row["hours"] * row["weight"] for row in rows) or 1.0
     return [
         f"{row['source']} ({row['kind']}, {row['language']}): {row['clips']:,} clips, {row['hours']:.2f} h,"
@@ -141,10 +141,10 @@ def describe_heard(rows: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def leave_out_long_texts(corpus: Corpus, vocabulary: Vocabulary) -> Corpus:
-    """Return the corpus without the training and validation clips whose texts the decoder cannot write whole.
+    """Drop training and validation clips whose texts exceed the decoder's context.
 
     Raises:
-        DataError: nothing to train on is left, or the log is strict and a text is too long.
+        DataError: No training clip is left, or the log is strict and a text is too long.
     """
 
     def kept(clips: list[Clip]) -> list[Clip]:
@@ -163,7 +163,7 @@ def leave_out_long_texts(corpus: Corpus, vocabulary: Vocabulary) -> Corpus:
 
 @contextmanager
 def _naming(key: str, source: str) -> Iterator[None]:
-    """Let errors say which key of the configuration names a source, and where it lies."""
+    """Add the configuration's key, and the source's location, to errors."""
     try:
         yield
     except DataError as error:
@@ -175,16 +175,16 @@ def _naming(key: str, source: str) -> Iterator[None]:
 def load_evaluation_set(
     source: str, language: str, prepare_dir: Path, *, strict: bool = True
 ) -> EvaluationSet:
-    """Return the clips of a source to be scored, those without speech among them.
+    """Return the clips of a source to be scored, those without speech included.
 
     Args:
-        source: as `train.data.specs` names them; its own `strict` goes before the argument.
-        language: Whisper's code, where the source names none.
-        prepare_dir: where sources that are neither manifest nor shards are prepared.
-        strict: whether the first bad row raises.
+        source: A source name; see `train.data.specs`. Its own `strict` overrides the argument.
+        language: Whisper's code, used where the source names none.
+        prepare_dir: Where sources that are neither manifests nor shards are prepared.
+        strict: Whether the first bad row raises an error.
 
     Raises:
-        DataError: the source cannot be read, or a row is bad where that is not allowed.
+        DataError: The source cannot be read, or a row is bad where that is not allowed.
     """
     spec = parse_spec(source)
     log = DropLog(strict=strict if spec.strict is None else spec.strict)
@@ -202,7 +202,7 @@ def load_evaluation_set(
 def _held_out(config: TrainConfig, valid: Sequence[Clip], tests: Sequence[EvaluationSet]) -> HeldOut:
     """Return what must not be trained on: sentences of validation and test data, and voices of the tests.
 
-    Voices of the validation data are no secret: it is for choosing, not for reporting.
+    Voices of the validation data may be trained on: it serves model selection, not reporting.
     """
     if config.held_out == "nothing":
         return HeldOut()

@@ -1,4 +1,4 @@
-"""Make audio in which nobody speaks: silence, noise, hums, chords, melodies. Its transcript is empty."""
+"""Generate audio without speech, whose transcript is empty: silence, noise, hums, chords, melodies."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _HUMS_HZ = (50.0, 60.0, 400.0, 440.0, 1000.0)
 
 
 def no_speech(n_samples: int, rng: np.random.Generator) -> Samples:
-    """Return (n_samples,) of silence, noise, a hum, a chord or a melody, at any level."""
+    """Return (n_samples,) of silence, noise, a hum, a chord or a melody, at a random level."""
     level = float(10 ** rng.uniform(-3.5, -0.7))
     kind = rng.choice(["silence", "noise", "hum", "chord", "melody"])
     if kind == "silence":
@@ -28,7 +28,7 @@ def no_speech(n_samples: int, rng: np.random.Generator) -> Samples:
 
 
 def melody(n_samples: int, rng: np.random.Generator) -> Samples:
-    """Return plucked notes of one to three voices over a drum, at a steady beat, with peaks at 1."""
+    """Return plucked notes of one to three voices over a drum, at a steady beat, with a peak of 1."""
     wave = np.zeros(n_samples)
     beat_samples = int(rng.uniform(0.15, 0.6) * SAMPLE_RATE)
     scale = 55 * 2 ** (np.add.outer(12 * np.arange(4), [0, 2, 4, 5, 7, 9, 11]).ravel() / 12)  # Hz, A major

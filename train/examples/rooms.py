@@ -1,4 +1,4 @@
-"""How rooms answer a click: impulse responses that training speaks into."""
+"""Impulse responses of rooms, for augmentation."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from serve.model.durable_write import write_whole
 N_ROOMS = 512
 
 _SIMULATION = 1
-"""To be counted up when rooms are simulated otherwise: those on disk would stay as they were."""
+"""Increased when the simulation changes, so that rooms stored on disk are simulated again."""
 
 
 def diffuse_room(reverberation_s: float, rng: np.random.Generator) -> Samples:
     """Return the impulse response of a synthetic room whose sound decays by 60 dB in `reverberation_s`.
 
-    The room answers with a diffuse tail and with up to eight distinct reflections, as bare walls do; these
-    blur a word with the one before it more than any tail.
+    It has a diffuse tail and up to eight distinct reflections, as from bare walls, which blur a word with the
+    one before it more than any tail.
     """
     n_response = int(reverberation_s * SAMPLE_RATE)
     decay = np.exp(-6.9 * np.arange(n_response) / n_response)  # ln(1000) = 6.9: -60 dB
@@ -38,18 +38,18 @@ def diffuse_room(reverberation_s: float, rng: np.random.Generator) -> Samples:
 
 @lru_cache(maxsize=N_ROOMS)
 def walled_room(number: int) -> Samples:
-    """Return the impulse response between two places of a room of its own size, walls and distance.
+    """Return the impulse response between two positions of a room; size, walls and distance are random.
 
-    By the image source method (Allen, Berkley 1979); 60 dB are lost in 0.2 to 0.6 s. The same number gives
-    the same room, so that a resumed run hears the same. What was simulated once is kept on disk: 512 rooms
-    take a minute of one core, and a batch with three new ones would wait longer for them than it trains.
+    It is computed by the image source method (Allen and Berkley, 1979), for a reverberation time of 0.2 to
+    0.6 s. `number` determines the room, so a resumed run hears the same. Responses are stored on disk: 512
+    rooms take a core a minute, and a batch with three new ones would wait for them longer than it trains.
     """
     kept = default_cache_dir() / f"rooms-{N_ROOMS}-{_SIMULATION}" / f"{number}.npy"
-    with suppress(OSError, ValueError, EOFError):  # there is none yet, or a broken one
+    with suppress(OSError, ValueError, EOFError):  # not stored yet, or damaged
         return np.asarray(np.load(kept, allow_pickle=False), dtype=np.float32)
     response, content = _simulated(number), io.BytesIO()
     np.save(content, response, allow_pickle=False)
-    with suppress(OSError):  # a disk that refuses costs only time
+    with suppress(OSError):  # if the disk is not writable, only time is lost
         write_whole(kept, content.getvalue())
     return response
 
@@ -68,5 +68,5 @@ def _simulated(number: int) -> Samples:
     room.add_microphone(microphone)
     room.compute_rir()
     response = room.rir[0][0]
-    loudest = int(np.argmax(np.abs(response)))  # the way of the direct sound is no part of the clip
+    loudest = int(np.argmax(np.abs(response)))  # cut off the delay of the direct sound
     return np.asarray(response[max(0, loudest - 16) :] / np.abs(response[loudest]), dtype=np.float32)

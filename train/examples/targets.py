@@ -1,9 +1,9 @@
-"""Turn what was said, and when, into the token sequence that the decoder learns to write.
+"""Turn sentences and their times into the token sequence that the decoder learns to emit.
 
     <|startofprev|> earlier text <|startoftranscript|><|mr|><|transcribe|><|0.40|>text<|2.10|>...<|endoftext|>
 
-The earlier text and the times are optional; without times `<|notimestamps|>` stands in their place. The
-prompt is the one that the service decodes with (`serve.engine.vocabulary`). Knows no audio and no tensors.
+Earlier text and times are optional; without times, `<|notimestamps|>` replaces them. The prompt is the one
+that the service decodes with (`serve.engine.vocabulary`). Knows no audio and no tensors.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from serve.engine.vocabulary import MAX_CONTEXT_TOKENS, TIMESTAMP_STEP_S, Vocabu
 from train.errors import DataError
 
 MAX_TEXT_TOKENS = MAX_CONTEXT_TOKENS - 5
-"""Positions that remain beside start, language, task, `<|notimestamps|>` and the end."""
+"""Context that remains beside start, language, task, `<|notimestamps|>` and end."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sentence:
-    """One transcript within a window."""
+    """One transcript, with its times within a window, in seconds."""
 
     text: str
     start_s: float
@@ -30,20 +30,20 @@ class Sentence:
 
 @dataclass(frozen=True, kw_only=True)
 class Target:
-    """A token sequence, and how much of its beginning is given rather than learnt."""
+    """A token sequence, and the length of its prompt."""
 
     tokens: list[int]
     n_prompt: int
-    """Tokens that carry no loss: earlier text, start, language, task, and `<|notimestamps|>`."""
+    """Tokens without loss: earlier text, start, language, task, and `<|notimestamps|>`."""
 
 
 def token_fault(n_tokens: int) -> str:
-    """Return why a text of so many tokens cannot be trained on."""
+    """Return the message for a text with too many tokens."""
     return f"the text has {n_tokens} tokens; the decoder writes {MAX_TEXT_TOKENS}: cut the clip at a pause"
 
 
 def count_tokens(vocabulary: Vocabulary, texts: Sequence[str]) -> list[int]:
-    """Return the most tokens that each text may have: at the beginning of a window, or after another text."""
+    """Return the most tokens that each text may take, whether it starts a window or follows another text."""
     return [max(len(vocabulary.encode(text)), len(vocabulary.encode(f" {text}"))) for text in texts]
 
 
@@ -58,19 +58,16 @@ def build_target(
 ) -> Target:
     """Return the target of one window.
 
-    The sentences are written whole. Where the decoder's 448 positions cannot hold the rest, times are left
-    out, and the beginning of the earlier text.
+    Sentences are never cut. Where the decoder's 448 positions do not suffice, times are omitted first, and
+    then the start of the earlier text.
 
     Args:
-        vocabulary: Base model's tokens.
-        sentences: Transcripts in the order in which they are spoken; none for a window without speech.
-        language: Whisper's language code.
-        task: What the decoder is asked to write.
-        timestamps: Whether the times of each sentence are written, rounded to 20 ms.
-        previous_text: Transcript of what came before the window.
+        sentences: Transcripts in spoken order; none for a window without speech.
+        timestamps: Whether to write the times of each sentence, rounded to 20 ms.
+        previous_text: Transcript of what precedes the window.
 
     Raises:
-        DataError: The sentences alone have too many tokens; `count_tokens` tells before.
+        DataError: The sentences alone have too many tokens; see `count_tokens`.
     """
     written = _written(vocabulary, sentences, timestamps)
     prompt = vocabulary.prompt(language, task, timestamps=timestamps)
@@ -88,7 +85,7 @@ def build_target(
 
 
 def _written(vocabulary: Vocabulary, sentences: Sequence[Sentence], timestamps: bool) -> list[int]:
-    """Return the tokens of sentences, with their times or without."""
+    """Return the tokens of sentences, with or without times."""
 
     def timestamp(time_s: float) -> int:
         return vocabulary.no_timestamps + 1 + round(time_s / TIMESTAMP_STEP_S)

@@ -1,6 +1,6 @@
-"""Change whose voice a clip is, and how it was made: pitch, formants, vocoders. The words and tempo stay.
+"""Change a clip's voice and how it was produced: pitch, formants, vocoder. Words and tempo stay.
 
-Machines that speak are few, and each sounds always the same. These changes make many of one.
+Synthetic voices are few, and each always sounds the same. These changes make many voices of one.
 """
 
 from __future__ import annotations
@@ -17,25 +17,25 @@ from serve.audio.samples import SAMPLE_RATE, Samples
 
 Excitation = Literal["noise", "buzz", "own"]
 EXCITATIONS: tuple[Excitation, ...] = ("noise", "buzz", "own")
-"""What a vocoder's bands are filled with: hiss as in a whisper, pulses of one pitch, the voice's phases."""
+"""What fills a vocoder's bands: noise as in whispering, pulses of one pitch, or the voice's own phases."""
 
 _N_FFT = 512
 _HOP = 128
-_N_CEPSTRUM = 32  # samples, 2 ms: the wide hills of a log spectrum are the throat, the rest the pitch
+_N_CEPSTRUM = 32  # samples, 2 ms: below lies the spectral envelope, above the pitch
 _FLOOR = 1e-5
 
 
 def change_speed(samples: Samples, factor: float) -> Samples:
-    """Return the samples played `factor` times as fast; pitch and formants move with the tempo."""
+    """Play samples `factor` times as fast; pitch and formants move with the tempo."""
     faster, _ = F.speed(torch.from_numpy(samples), SAMPLE_RATE, factor)
     return np.asarray(faster.numpy(), dtype=np.float32)
 
 
 def change_voice(samples: Samples, pitch: float, formants: float) -> Samples:
-    """Return samples (n_samples,) with the pitch and the formants multiplied, each by a factor of its own.
+    """Multiply pitch and formants of samples (n_samples,), each by its own factor.
 
-    The pitch moves by resampling and a phase vocoder (Laroche, Dolson 1999), which takes the formants along;
-    these are then moved to where they belong by the ratio of two smoothed spectra.
+    Resampling and a phase vocoder (Laroche and Dolson, 1999) move the pitch, and the formants with it. The
+    formants are then corrected by the ratio of two smoothed spectra.
     """
     changed = samples
     if pitch != 1:
@@ -50,14 +50,14 @@ def change_voice(samples: Samples, pitch: float, formants: float) -> Samples:
 def vocode(
     samples: Samples, n_bands: int, excitation: Excitation, mix: float, rng: np.random.Generator
 ) -> Samples:
-    """Return the samples as a channel vocoder of `n_bands` mel bands speaks them, as loud as before.
+    """Pass samples through a channel vocoder of `n_bands` mel bands, at unchanged loudness.
 
     Args:
         samples: (n_samples,).
-        n_bands: few make a robot, many a telephone.
-        excitation: what fills the bands.
-        mix: share of the vocoder in what is returned, the rest are the samples.
-        rng: draws noise and pitch.
+        n_bands: Few bands sound like a robot, many like a telephone.
+        excitation: What fills the bands.
+        mix: Share of the vocoder in the result; the rest is the original.
+        rng: Draws noise and pitch.
     """
     spectrum = _spectrum(samples)
     bands = _mel_bands(n_bands)  # (n_frequencies, n_bands)
@@ -70,7 +70,7 @@ def vocode(
 
 
 def _move_envelope(samples: Samples, factor: float) -> Samples:
-    """Return the samples with the smoothed spectrum stretched along the frequencies by a factor."""
+    """Stretch the spectral envelope along the frequency axis by a factor."""
     spectrum = _spectrum(samples)
     log_magnitude = spectrum.abs().clamp(min=_FLOOR).log()
     cepstrum = torch.fft.irfft(log_magnitude, n=_N_FFT, dim=0)
@@ -80,7 +80,7 @@ def _move_envelope(samples: Samples, factor: float) -> Samples:
     low = places.floor().long()
     high = (low + 1).clamp(max=len(envelope) - 1)
     moved = torch.lerp(envelope[low], envelope[high], (places - low)[:, None])
-    change = (moved - envelope).clamp(-3, 3)  # 26 dB: beyond it stand only the depths between harmonics
+    change = (moved - envelope).clamp(-3, 3)  # 26 dB: larger changes only affect gaps between harmonics
     return _sound(spectrum * change.exp(), len(samples))
 
 
@@ -104,7 +104,7 @@ def _window() -> torch.Tensor:
 
 
 def _spectrum(samples: Samples) -> torch.Tensor:
-    """Return the short-time spectrum (n_frequencies, n_frames) of samples (n_samples,)."""
+    """Return the short-time spectrum, (n_frequencies, n_frames)."""
     filled = torch.from_numpy(np.pad(samples, (0, max(0, _N_FFT - len(samples)))))
     return torch.stft(filled, _N_FFT, _HOP, window=_window(), return_complex=True)
 

@@ -1,1 +1,1 @@
-"""A trained adapter -> an artifact, merged models for other engines, a hub repository. Trains nothing."""
+"""Export a trained adapter: as an artifact, merged for other engines, to the hub. Trains nothing."""

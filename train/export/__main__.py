@@ -1,6 +1,6 @@
 """Merge an adapter into its base model, or push either to the hub: `shrota export`.
 
-A merged model needs no merging when a service starts, and serves engines that know no adapters.
+A merged model lets a service start without merging, and serves engines without support for adapters.
 """
 
 from __future__ import annotations
@@ -19,21 +19,21 @@ from train.config import ExportFormat
 
 @dataclass(frozen=True, kw_only=True)
 class Export:
-    """What is merged or pushed, and where to."""
+    """What to merge or push, and where to."""
 
     artifact_dir: Path
-    """Artifact whose adapter is merged or pushed."""
+    """Artifact with the adapter."""
     format: ExportFormat | None = None
-    """Merged model to write; without it none is."""
+    """Merged model to write; none by default."""
     output_dir: Path | None = None
-    """Where to; merged-FORMAT within the artifact by default, for the service."""
+    """Directory to write to; by default merged-FORMAT within the artifact, for the service."""
     push: str | None = None
-    """Repository on the Hugging Face hub for what was written."""
+    """Repository on the Hugging Face hub to push to."""
     public: bool = False
-    """Let everybody see a repository that is made now."""
+    """Make a new repository public."""
 
     def __post_init__(self) -> None:
-        """Refuse what comes to nothing.
+        """Refuse contradictions.
 
         Raises:
             ConfigError: Lists every fault.
@@ -48,7 +48,7 @@ class Export:
 
 
 def read_export(flags: Mapping[str, Any]) -> Export:
-    """Return what flags ask for.
+    """Read flags.
 
     Raises:
         ConfigError: Lists every fault.
@@ -57,7 +57,7 @@ def read_export(flags: Mapping[str, Any]) -> Export:
 
 
 def export(wanted: Export) -> int:
-    """Merge, push, print where the result lies, and return the exit status."""
+    """Merge, push, print the location of the result, and return the exit status."""
     from serve.model.artifact import load_artifact
     from train.export.hub import push_directory
     from train.export.merged import export_merged

@@ -43,18 +43,14 @@ def export_artifact(
     texts: Iterable[str],
     heard: Sequence[Mapping[str, Any]] = (),
 ) -> Path:
-    """Write `output_dir/artifact` and return it; an older one is replaced only once the new one is whole.
+    """Write `output_dir/artifact` and return its path; an older one is replaced only by a complete one.
 
     Args:
-        model: Model that holds the adapter.
-        base_dir: Checkpoint of its base model.
-        config: Configuration of the run.
-        outcome: How the run ended.
         texts: All training transcripts; the server keeps the tokens of their scripts.
-        heard: What the training clips hold, by source, kind of voice and language, for people.
+        heard: Summary of the training clips, by source, kind of voice and language, for people.
 
     Raises:
-        ExportError: The disk refuses, or the written artifact cannot be read back.
+        ExportError: The artifact cannot be written, or read back.
     """
     target = config.output_dir / "artifact"
     building = config.output_dir / ".artifact.part"
@@ -71,7 +67,7 @@ def export_artifact(
 
 
 def record_evaluation(artifact_dir: Path, scores: dict[str, Any]) -> None:
-    """Put the scores, without their utterances, into the artifact's manifest."""
+    """Store the scores, without their utterances, in the artifact's manifest."""
     manifest = load_artifact(artifact_dir).manifest
     summary = {
         test_set: {
@@ -84,7 +80,7 @@ def record_evaluation(artifact_dir: Path, scores: dict[str, Any]) -> None:
 
 
 def publish_artifact(artifact_dir: Path, target: Path) -> Path:
-    """Copy a finished artifact to where it is served from, and return that place."""
+    """Copy a finished artifact to the place it is served from, and return that."""
     copy = target.with_name(f".{target.name}.part")
     shutil.rmtree(copy, ignore_errors=True)
     shutil.copytree(artifact_dir, copy)
@@ -96,7 +92,7 @@ def _write_adapter(model: PeftModel, config: TrainConfig, into: Path) -> None:
     trained = model.peft_config["default"]
     assert isinstance(trained, LoraConfig)
     lora = dataclasses.replace(trained, base_model_name_or_path=config.base_model, inference_mode=True)
-    if not isinstance(lora.target_modules, str):  # a set would be written in another order each time
+    if not isinstance(lora.target_modules, str):  # the order of a set would vary
         lora.target_modules = sorted(lora.target_modules or ())
     lora.save_pretrained(str(into))
     weights = {
@@ -108,7 +104,7 @@ def _write_adapter(model: PeftModel, config: TrainConfig, into: Path) -> None:
 
 
 def _scripts(config: TrainConfig, texts: Iterable[str]) -> tuple[str, ...] | None:
-    """Return the scripts of all training texts, including those of the adapter that training started from."""
+    """Return the scripts of all training texts, those of an adapter that was continued included."""
     found = scripts_of(texts)
     before: tuple[str, ...] | None = ()
     if config.continue_from is not None:
@@ -158,7 +154,7 @@ def _manifest(
 
 
 def _lineage(continued_from: Path | None) -> dict[str, Any] | None:
-    """Return the training record of the adapter that training started from, and the hash of its weights."""
+    """Return the training record and weights hash of the adapter that was continued; None without one."""
     if continued_from is None:
         return None
     artifact = load_artifact(continued_from)

@@ -1,4 +1,4 @@
-"""Put an exported directory in place, readable by whoever may enter it."""
+"""Move an exported directory into place, readable by all users who may enter it."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from serve.model.durable_write import put_in_place
 
 
 def replace_directory(source: Path, target: Path) -> None:
-    """Move `source` to `target`, which may exist, and let everybody read its files.
+    """Move `source` to `target`, replacing it if it exists, and make its files readable by all.
 
-    safetensors writes files for their owner alone; what one user exports, another serves in a container.
+    safetensors writes files readable by their owner only, but a container may serve them as another user.
     """
     for file in source.rglob("*"):
         if file.is_file():

@@ -10,12 +10,12 @@ from train.errors import ExportError
 def push_directory(
     directory: Path, repository: str, *, private: bool = True, endpoint: str | None = None
 ) -> str:
-    """Upload a directory to a model repository, made if it does not exist; return its address.
+    """Upload a directory to a model repository, creating it if needed; return its address.
 
     Args:
         directory: Directory whose files are uploaded, except hidden ones.
         repository: Name such as `you/whisper-base-mr`.
-        private: Whether only its owner sees a repository that is made now.
+        private: Whether a new repository is private.
         endpoint: Address of the hub; None for huggingface_hub's own (HF_ENDPOINT).
 
     Raises:

@@ -1,10 +1,10 @@
-"""Merge an artifact into its base model, for engines that know no adapters.
+"""Merge an artifact into its base model, for engines without support for adapters.
 
     artifact ─► base in fp32 + adapter ─► transformers checkpoint (fp16)
                                       └─► CTranslate2 directory, weights quantised after the merge
                                       └─► the same with few tokens, for the service
 
-Merging and conversion are those of the service: see `serve.engine.ctranslate2.merging`.
+The service's own code merges and converts: see `serve.engine.ctranslate2.merging`.
 """
 
 from __future__ import annotations
@@ -40,19 +40,18 @@ _CHECKPOINT_FILES = (
 
 
 def export_merged(artifact_dir: Path, kind: ExportFormat, output_dir: Path | None = None) -> Path:
-    """Write a merged model and return its directory; an older one is replaced once the new one is whole.
+    """Write a merged model and return its directory; an older one is replaced only by a complete one.
 
-    Where the manifest names scripts, a second CTranslate2 model is written into the artifact: it has only the
-    tokens of these scripts, and the service loads it when it starts.
+    If the manifest names scripts, a second CTranslate2 model with only the tokens of these scripts is written
+    into the artifact; the service loads it at its start.
 
     Args:
-        artifact_dir: Artifact whose adapter is merged; its base model is resolved as the server does.
         kind: See `ExportFormat`.
         output_dir: Directory for other programs; None writes `merged-KIND` into the artifact.
 
     Raises:
         ArtifactError, BaseModelError: The artifact or its base model cannot be read.
-        ExportError: The merged weights do not fit fp16, or the disk refuses.
+        ExportError: The merged weights do not fit fp16, or cannot be written.
     """
     artifact = load_artifact(artifact_dir)
     base_dir = find_base(artifact)
@@ -76,7 +75,7 @@ def _write(
         and any(not is_junk(each) for each in target.iterdir())
         and not (target / RECORD).is_file()
     ):
-        raise ExportError(f"{target} holds something else than a merged model: name another --output-dir")
+        raise ExportError(f"{target} holds something other than a merged model: name another --output-dir")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with TemporaryDirectory(dir=target.parent, prefix=".merging-") as scratch:
@@ -101,8 +100,8 @@ def find_base(artifact: Artifact) -> Path:
     """Return the directory of an artifact's base model.
 
     Raises:
-        BaseModelError: It is neither here nor to be downloaded.
-        ArtifactError: The model found under its name is another one.
+        BaseModelError: The base model is neither here nor available for download.
+        ArtifactError: The model with its name is a different one.
     """
     base_dir = resolve_base_model(artifact.manifest.base_model.name)
     artifact.require_base(base_fingerprint(base_dir))
@@ -114,12 +113,6 @@ def write_checkpoint(
 ) -> None:
     """Write the merged model as a transformers checkpoint.
 
-    Args:
-        artifact: Artifact whose adapter is merged.
-        base_dir: Checkpoint of the base model.
-        into: Directory, made here.
-        dtype: Type of the written weights.
-
     Raises:
         ExportError: The merged weights do not fit fp16.
     """
@@ -130,14 +123,14 @@ def write_checkpoint(
         merged = merged.half()
         if not all(torch.isfinite(tensor).all() for tensor in merged.parameters()):
             raise ExportError("the merged weights hold values that fp16 cannot: export ct2-int8 instead")
-    merged.save_pretrained(into)  # makes the directory
+    merged.save_pretrained(into)  # creates the directory
     for name in _CHECKPOINT_FILES:
         if (base_dir / name).is_file():
             shutil.copy(base_dir / name, into / name)
 
 
 def _description(artifact: Artifact) -> dict[str, Any]:
-    """Return what an engine must know of the adapter: a merged model has no manifest beside it."""
+    """Return what an engine must know of the adapter, since a merged model has no manifest."""
     manifest = artifact.manifest
     return {
         "name": manifest.name,

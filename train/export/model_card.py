@@ -1,4 +1,4 @@
-"""Write the model card of an artifact: what it is, how it was made, how well it hears. Opens no model."""
+"""Write an artifact's model card: what it is, how it was made, its error rates. Opens no model."""
 
 from __future__ import annotations
 
@@ -30,11 +30,9 @@ def write_model_card(
 def model_card(
     config: TrainConfig, outcome: Outcome, training: dict[str, Any], scores: dict[str, Any]
 ) -> str:
-    """Return the artifact's README: what it is, how it was made, how well it hears, where it fails.
+    """Return the artifact's README: what it is, how it was made, its error rates, its limits.
 
     Args:
-        config: Configuration of the run that made it.
-        outcome: How that run ended.
         training: The manifest's record of that run.
         scores: Results as {test set: {model: result}}.
     """
@@ -74,7 +72,7 @@ sets; for others, score it on your own: `shrota evaluate --model-dir DIR --manif
 
 
 def _blocks(config: TrainConfig) -> str:
-    """Say which layers the adapter changes, and how strongly."""
+    """Describe which layers the adapter changes, and by which rank."""
     trained = [block for block in config.blocks if block.is_trained]
     told = {
         block.name: f"rank {block.rank}, alpha {block.alpha}, on {', '.join(block.targets)}"
@@ -90,7 +88,7 @@ def _blocks(config: TrainConfig) -> str:
 
 
 def _held_out(config: TrainConfig) -> str:
-    """Say what of the test sets the adapter cannot have met."""
+    """Describe what of the test sets was kept out of training."""
     kept = {
         "sentences and voices": "No sentence and no voice of a test set was used in training.",
         "sentences": "No sentence of a test set was used in training; voices may have been.",
@@ -100,7 +98,7 @@ def _held_out(config: TrainConfig) -> str:
 
 
 def _heard(training: dict[str, Any]) -> str:
-    """Return a table of what this adapter and those it goes back to were trained on, people first."""
+    """Return a table of the training data of this adapter and its predecessors, people first."""
     rows: list[dict[str, Any]] = []
     unknown: list[str] = []
     name, record = "this adapter", training
@@ -115,18 +113,17 @@ def _heard(training: dict[str, Any]) -> str:
         rows.sort(key=lambda row: VOICE_KINDS.index(row["kind"]))
         parts += [markdown_table(_HEARD_COLUMNS, [_heard_cells(row) for row in rows]), _heard_note(rows)]
     if unknown:
-        parts.append(f"What {' and '.join(dict.fromkeys(unknown))} heard is not recorded.")
+        parts.append(f"The training data of {' and '.join(dict.fromkeys(unknown))} is not recorded.")
     return "\n\n".join(parts)
 
 
 def _heard_cells(row: dict[str, Any]) -> tuple[str, ...]:
-    """Return the cells of `_HEARD_COLUMNS`."""
     counted = (f"{row['clips']:,}", f"{row['hours']:.2f}", f"{row.get('weight', 1.0):g}")
     return (row["kind"], str(row["language"]), row["source"], *counted, row["by"].replace("`", ""))
 
 
 def _heard_note(rows: list[dict[str, Any]]) -> str:
-    """Say how much of what was heard people said."""
+    """Describe how much of the training data was spoken by people."""
     hours = sum(row["hours"] for row in rows if row["kind"] == "people")
     if not hours:
         return "No recording of people is known to be among it."
@@ -135,8 +132,8 @@ def _heard_note(rows: list[dict[str, Any]]) -> str:
 
 
 def _before(training: dict[str, Any]) -> str:
-    """Return which adapter training started from, and its own predecessors."""
+    """Describe the adapter that training continued, and its predecessors."""
     if not (earlier := training.get("continued_from")):
         return ""
     steps = f"{earlier['training']['steps']} steps, sha256 {earlier['sha256'][:12]}"
-    return f",\ngoing on from `{earlier['name']}` ({steps}){_before(earlier['training'])}"
+    return f",\ncontinuing `{earlier['name']}` ({steps}){_before(earlier['training'])}"

@@ -1,1 +1,1 @@
-"""A model and batches -> a trained adapter, checkpoints and metrics. Knows no corpus and no artifact."""
+"""Train an adapter on batches, with checkpoints and metrics. Knows no corpus and no artifact."""

@@ -1,4 +1,4 @@
-"""Hold the encoder near the base model's while it is trained: a second gradient, every few steps."""
+"""Keep the encoder close to the base model's during training, by a second gradient every few steps."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from train.loop.distributed import ALONE, Processes
 from train.model.build import multiplies_in_bfloat16
 from train.model.distillation import encoder_drift
 
-_KEY = 1_000_003  # tells the random choices of these batches from those of training
+_KEY = 1_000_003  # separates the random choices of these batches from training's
 
 
 class EncoderAnchor:
-    """The recordings of `distill_data`, and the pull that they exert.
+    """The recordings of `distill_data`, and the gradient that keeps the encoder close to the base on them.
 
-    Which of them a step hears follows from its number alone, so that resuming stays exact. They are heard
-    as training hears its clips, with the changes of `augment`.
+    The step number alone decides which recordings are used, so that resuming is exact. They are augmented
+    like training clips.
     """
 
     def __init__(
@@ -33,7 +33,7 @@ class EncoderAnchor:
         device: torch.device,
         processes: Processes = ALONE,
     ) -> None:
-        """Take the model and its recordings; what they say is not read."""
+        """Plan batches of the recordings; their transcripts are not used."""
         self._model = model
         self._data = data
         self._device = device
@@ -50,7 +50,7 @@ class EncoderAnchor:
     def add_gradient(self, step: int, parameters: Sequence[torch.nn.Parameter], scale: float) -> float:
         """Add the gradient of the weighted distance, times `scale`, and return the distance.
 
-        Each process measures recordings of its own, and adds its share of their mean.
+        Each process measures its own recordings, and adds its share of their mean.
         """
         number = (step // self._every_steps) * self._processes.count + self._processes.rank
         batch = self._data.collate(self._plan[number % len(self._plan)], (_KEY, number))

@@ -1,8 +1,7 @@
 """Write and read resumable checkpoints: adapter weights, optimiser moments, position.
 
-Safetensors and JSON only. A checkpoint is written under a temporary name and renamed when it is whole, so
-that a killed run leaves only whole ones. The newest few are kept, and with them the adapter that was best on
-the validation clips.
+Files are safetensors and JSON. A checkpoint is written under a temporary name and renamed once complete, so a
+killed run leaves only complete ones. The newest few are kept, and the adapter with the best validation.
 """
 
 from __future__ import annotations
@@ -30,26 +29,24 @@ _RANKS = "ranks."
 
 @dataclass(kw_only=True)
 class Position:
-    """Where a run stands; saved with every checkpoint."""
+    """Where a run stands; stored in every checkpoint."""
 
     step: int = 0
     epoch: int = 0
     batch: int = 0
     """Number of the next batch within the epoch."""
     trained_s: float = 0.0
-    """Wall-clock seconds spent in training, over all starts of the run."""
+    """Wall-clock seconds of training, over all starts of the run."""
     samples: int = 0
     skipped_batches: int = 0
     best: float | None = None
-    """WER or loss of the best look at the validation clips."""
+    """WER or loss of the best validation."""
     best_step: int = 0
     looks_since_best: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Checkpoint:
-    """Content of a checkpoint."""
-
     path: Path
     adapter: dict[str, torch.Tensor]
     optimiser: dict[str, torch.Tensor]
@@ -91,7 +88,6 @@ def newest_checkpoint(directory: Path) -> Path | None:
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
-    """Return the content of a whole checkpoint."""
     return Checkpoint(
         path=path,
         adapter=load_file(path / _ADAPTER),
@@ -114,7 +110,7 @@ def restore_checkpoint(saved: Checkpoint, model: PeftModel, optimiser: torch.opt
             ranks[key.removeprefix(_RANKS)] = value
             continue
         index, _, name = key.partition(".")
-        counts = value.dtype == torch.int64  # bitsandbytes counts its steps in a plain number
+        counts = value.dtype == torch.int64  # bitsandbytes counts its steps in a plain int
         moments.setdefault(int(index), {})[name] = int(value) if counts else value
     optimiser.load_state_dict({**optimiser.state_dict(), "state": moments})
     restore_ranks(model, ranks)
@@ -122,7 +118,6 @@ def restore_checkpoint(saved: Checkpoint, model: PeftModel, optimiser: torch.opt
 
 
 def save_best(directory: Path, model: PeftModel) -> None:
-    """Store the adapter as the best so far."""
     directory.mkdir(parents=True, exist_ok=True)
     building = directory / f".{_BEST}.part"
     save_file(_adapter(model), building)
@@ -171,7 +166,7 @@ def _whole_checkpoints(directory: Path) -> list[Path]:
 
 
 def _is_whole(checkpoint: Path) -> bool:
-    """Tell whether all files are complete: a checkpoint copied from elsewhere may be cut off."""
+    """Tell whether all files are complete; a checkpoint copied from elsewhere may not be."""
     try:
         for name in (_ADAPTER, _OPTIMISER):
             with safe_open(checkpoint / name, framework="pt"):

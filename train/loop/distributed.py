@@ -25,7 +25,7 @@ class Processes:
     rank: int = 0
     count: int = 1
     local_rank: int = 0
-    """Number among the processes of this machine: its GPU."""
+    """Number among the machine's processes, which is also its GPU."""
     local_count: int = 1
 
     @property

@@ -21,7 +21,7 @@ _OUT_OF_MEMORY = ("out of memory", "not enough memory", "can't allocate memory",
 class GradientSum:
     """Adds gradients of batches to the adapter's `grad`, each batch wholly or not at all.
 
-    A batch that does not fit into memory is halved until it does. Losses are sums over tokens, so that the
+    A batch that does not fit into memory is halved until it does. Losses are sums over tokens, so the
     gradients of pieces add up to that of the whole. Later batches are split to the size that fitted.
     """
 
@@ -34,26 +34,21 @@ class GradientSum:
         *,
         mixed: bool = False,
     ) -> None:
-        """Differentiate the model's loss by `parameters`.
+        """Prepare to differentiate the model's loss by `parameters`.
 
-        Args:
-            model: Model whose loss is differentiated.
-            parameters: Parameters to differentiate by.
-            device: Device that the model is on.
-            loss_scale: Number that losses are divided by.
-            mixed: See `batch_loss`.
+        `loss_scale` divides the losses; for `mixed` see `batch_loss`.
         """
         self._model = model
         self._parameters = parameters
         self._device = device
         self._loss_scale = loss_scale
         self._mixed = mixed
-        self._max_frames: int | None = None  # of a piece, padding included
+        self._max_frames: int | None = None  # limit of a piece, padding included
 
     def add(self, batch: Batch) -> tuple[float, int]:
         """Add the gradient of a batch; return its summed loss and the number of tokens it covers.
 
-        For a loss that is not finite no gradient is added.
+        If the loss is not finite, no gradient is added.
 
         Raises:
             TrainError: A single clip does not fit into memory.

@@ -1,8 +1,8 @@
 """The training loop: batches -> loss -> optimiser steps, with checkpoints, metrics and a progress bar.
 
-By hand, so that resuming is exact: a checkpoint holds the position in the batch plan, and every random choice
-about a batch follows from the seed, the epoch and the batch's number. Several processes share one plan: two
-processes with one batch each make the step of one process with two.
+Written by hand, so that resuming is exact: a checkpoint holds the position in the batch plan, and every
+random choice about a batch follows from the seed, the epoch and the batch's number. Several processes share
+one plan: two processes with one batch each take the same step as one process with two.
 """
 
 from __future__ import annotations
@@ -52,9 +52,9 @@ class Outcome:
     samples: int
     skipped_batches: int
     finished: bool
-    """False where a signal stopped the run; a later start goes on."""
+    """False if a signal stopped the run; a later start resumes it."""
     best_step: int | None = None
-    """Step whose adapter the model holds, where that is not the last."""
+    """Step of the adapter that the model holds, if that is not the last one."""
 
 
 def train_adapter(
@@ -69,13 +69,7 @@ def train_adapter(
     """Train the adapter of `model` in place and return how it ended.
 
     Args:
-        model: Model with the adapter.
-        config: Configuration of the run.
-        train_data: Training clips.
-        valid_data: Validation clips, if any.
-        device: Device of the model.
-        processes: Processes that train together.
-        distill_data: Recordings on which the encoder is held near the base's, if any.
+        distill_data: Recordings on which the encoder is kept close to the base's, if any.
 
     Raises:
         DataError: A clip cannot be read, or the checkpoint to resume from belongs to another adapter.
@@ -116,7 +110,7 @@ def train_adapter(
 
 @dataclass(kw_only=True)
 class _Run:
-    """What a training loop works with, and where it stands."""
+    """The state of a training loop."""
 
     model: PeftModel
     config: TrainConfig
@@ -126,11 +120,11 @@ class _Run:
     position: Position
     total_steps: int
     saved_at: float = field(default_factory=time.monotonic)
-    """Time of the last checkpoint, or of the start, on the monotonic clock."""
+    """Monotonic time of the last checkpoint, or of the start."""
 
     @property
     def is_over(self) -> bool:
-        """Whether all steps are done, or too many looks in a row were no better than the best."""
+        """Whether all steps are done, or training stops early for lack of progress."""
         in_vain = 0 < self.config.early_stopping_evals <= self.position.looks_since_best
         return in_vain or self.position.step >= self.total_steps
 
@@ -141,7 +135,7 @@ class _Run:
         advance: Callable[..., None],
         stop: StopRequest,
     ) -> None:
-        """Take steps until all are done or a signal asks to stop; `metrics` is the leader's alone."""
+        """Take steps until all are done or a signal requests a stop; only the leader has `metrics`."""
         config, position = self.config, self.position
         self.model.train()
         window = Window()
@@ -161,7 +155,7 @@ class _Run:
                 self._save(now=stopped or self.is_over)
 
     def finish(self) -> Outcome:
-        """Put the best adapter into the model where that is wanted, and return how training ended."""
+        """Load the best adapter into the model if configured, and return how training ended."""
         with_best = self.is_over and self.config.export_best
         if with_best and self.processes.leads:
             restore_best(self.config.checkpoints, self.model)
@@ -187,7 +181,7 @@ class _Run:
         return rate
 
     def _validate(self, validation: Validation, metrics: MetricsLog | None) -> None:
-        """Look at the validation clips; keep the adapter if it is the best so far."""
+        """Validate, and keep the adapter if it is the best so far."""
         look = validation.look(self.model)
         better = is_better(look, self.position, self.config)
         if metrics:
@@ -225,14 +219,14 @@ def _total_steps(plan: EpochPlanner, config: TrainConfig, n_processes: int) -> i
 def _resume(
     config: TrainConfig, model: PeftModel, adamw: torch.optim.Optimizer, processes: Processes
 ) -> Position:
-    """Restore the newest whole checkpoint; with `resume: never`, remove all that an earlier run left.
+    """Restore the newest complete checkpoint; with `resume: never`, delete what an earlier run left.
 
-    The leader's disk decides, because the disks of other machines may hold an older state. In a new run
-    directory, as on the next machine of a spot job, the checkpoint also restores the metrics so far.
+    The leader's disk decides, because other machines' disks may hold an older state. In a new run directory,
+    as on the next machine of a spot job, the checkpoint also restores the metrics so far.
     """
     checkpoints = config.checkpoints
     if config.resume == "never" and processes.leads:
-        shutil.rmtree(checkpoints, ignore_errors=True)  # or a later start would go on from the older run
+        shutil.rmtree(checkpoints, ignore_errors=True)  # else a later start would resume the older run
     newest = newest_checkpoint(checkpoints) if processes.leads else None
     log = config.output_dir / METRICS_FILE
     if newest and not log.exists() and (newest / METRICS_FILE).is_file():
@@ -246,7 +240,7 @@ EpochPlanner = Callable[..., list[list[ExamplePlan]]]
 
 
 def _planned_batches(plan: EpochPlanner, epoch: int, first: int) -> Iterator[PlannedBatch]:
-    """Yield (epoch, number, examples) without end, from a position on."""
+    """Yield (epoch, number, examples) endlessly, starting from a position."""
     while True:
         batches = plan(epoch=epoch)
         for number in range(first, len(batches)):
@@ -257,7 +251,7 @@ def _planned_batches(plan: EpochPlanner, epoch: int, first: int) -> Iterator[Pla
 def _prefetched(
     data: Collator, planned: Iterator[PlannedBatch], processes: Processes
 ) -> Generator[NumberedBatch, None, None]:
-    """Deal batches to the processes in turn; collate those of this process ahead, in one thread."""
+    """Deal batches to the processes in turn; collate this process's batches ahead, in one thread."""
     with ThreadPoolExecutor(1, thread_name_prefix="collate") as pool:
         waiting: list[tuple[PlannedBatch, PlannedBatch, Future[Batch]]] = []
         while dealt := list(itertools.islice(planned, processes.count)):

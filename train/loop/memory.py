@@ -1,7 +1,7 @@
 """Estimate the memory of a training run from the model and its largest batch, before the first step.
 
-Activations are counted layer by layer, as what Whisper's backward pass needs. The estimate is right within a
-factor of 1.5 for memory in use at the peak; freed memory that an allocator keeps is not in it.
+Activations are counted layer by layer, as Whisper's backward pass needs them. The estimate is within a factor
+of 1.5 of the peak memory in use; freed memory that an allocator keeps is not counted.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ _MOMENT_BYTES = {"adamw": 8.0, "adamw_8bit": 2.1}  # per parameter: two moments;
 
 @dataclass(frozen=True, kw_only=True)
 class MemoryEstimate:
-    """Bytes by use."""
+    """Memory by use, in bytes."""
 
     base_bytes: int
     adapter_bytes: int
-    """Weights and gradients."""
+    """Weights and gradients of the adapter."""
     optimiser_bytes: int
     activation_bytes: int
 
@@ -63,7 +63,7 @@ def largest_batch(durations_s: Sequence[float], config: TrainConfig) -> list[Exa
 def estimate_memory(
     model: PeftModel, config: TrainConfig, batch: Batch, device: torch.device
 ) -> MemoryEstimate:
-    """Return what the model and one step over `batch` occupy on the device."""
+    """Return the memory of the model and of one step over `batch`, in bytes."""
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     frozen = [p for p in (*model.parameters(), *model.buffers()) if not p.requires_grad]
     n_trained = sum(parameter.numel() for parameter in trained)
@@ -86,30 +86,31 @@ def _activation_bytes(model: PeftModel, config: TrainConfig, batch: Batch, devic
     n_positions, n_tokens = n_clips * n_frames // 2, batch.labels.numel()
     wide = (
         3 if multiplies_in_bfloat16(config, device) else 4
-    )  # bytes a value: the stream between layers stays in float32
-    # A layer keeps its two normalised inputs, queries, keys, values, their mix and the stream before and
-    # after: 8 times d_model; the feed-forward part its product before and after the activation.
+    )  # bytes per value; the residual stream stays in float32
+    # A layer keeps its two normalised inputs, queries, keys, values, their mix, and the residual stream
+    # before and after: 8 times d_model. Its feed-forward part keeps its product before and after the
+    # activation.
     encoder_layer = n_positions * (8 * d_model + 2 * whisper.encoder_ffn_dim) * wide
     # A decoder layer has a second attention, whose keys and values have the encoder's positions.
     decoder_layer = (
         n_tokens * (12 * d_model + 2 * whisper.decoder_ffn_dim) + n_positions * 2 * d_model
     ) * wide
     n_encoder = _differentiated_layers(config, whisper)
-    if config.gradient_checkpointing:  # the inputs of all layers, and the inside of one at a time
+    if config.gradient_checkpointing:  # all layers' inputs, and the inside of one layer at a time
         kept = (n_encoder * n_positions + whisper.decoder_layers * n_tokens) * d_model * wide
         layers = kept + max(encoder_layer, decoder_layer)
     else:
         layers = n_encoder * encoder_layer + whisper.decoder_layers * decoder_layer
     if not n_encoder:
-        layers = max(layers, encoder_layer)  # whose activations are gone when the decoder begins
+        layers = max(layers, encoder_layer)  # freed before the decoder starts
     convolutions = n_clips * n_frames * (n_mels + 3 * d_model) * 4
     n_rows = min(int((batch.labels != IGNORED).sum()), rows_at_once(device))
-    logits = 3 * n_rows * whisper.vocab_size * 4  # themselves, their logarithms, their gradient
+    logits = 3 * n_rows * whisper.vocab_size * 4  # logits, their logarithms, their gradient
     return layers + convolutions + logits
 
 
 def _differentiated_layers(config: TrainConfig, whisper: WhisperConfig) -> int:
-    """Return how many layers of the encoder a gradient runs through: those from the first adapted one on."""
+    """Return how many encoder layers a gradient passes through: those from the first adapted one on."""
     (encoder,) = (block for block in config.blocks if block.name == "encoder")
     if not encoder.is_trained:
         return 0

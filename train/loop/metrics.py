@@ -6,8 +6,7 @@
     metric valid_wer=61.3 valid_cer=17.9 set=kind-people step=500;
     metric eval_wer=21.3 eval_cer=3.3 set=test-everyday step=1517;
 
-These lines are stable: `metric_definitions` gives SageMaker the regular expressions that read them. Knows no
-model.
+These lines are stable: `metric_definitions` returns SageMaker's regular expressions for them. Knows no model.
 """
 
 from __future__ import annotations
@@ -33,24 +32,24 @@ if TYPE_CHECKING:
 
 STEP_METRICS = ("loss", "learning_rate", "samples_per_s", "distill_loss")
 """Logged every few steps: loss in nats per token, AdamW's rate, examples per second; with `distill_data`, the
-distance of the encoder from the base's."""
+encoder's distance from the base's."""
 VALID_METRICS = ("valid_loss", "valid_wer", "valid_cer")
-"""Logged after each validation, for all sources together and for each: loss in nats per token, and WER in per
-cent where it is measured. Logged for each kind of voice: WER and CER in per cent."""
+"""Logged after each validation. For all sources together and for each: loss in nats per token, and WER in per
+cent if measured. For each kind of voice: WER and CER in per cent."""
 KIND_SET = "kind-"
-"""Prefix of a kind of voice in the name of a set: sources may be called `people` too."""
+"""Prefix of a kind of voice in the name of a set, since a source may also be called `people`."""
 EVAL_METRICS = ("eval_wer", "eval_cer")
-"""Logged for the tuned model on each test set, in per cent, under the headline profile."""
+"""Logged for the tuned model on each test set, in per cent, by the headline profile."""
 METRICS = (*STEP_METRICS, *VALID_METRICS, *EVAL_METRICS)
 
 METRICS_FILE = "metrics.jsonl"
-"""Name in a run directory; each line is a JSON object."""
-MAX_DEFINITIONS = 40  # SageMaker takes no more for one job
+"""File in a run directory; each line is a JSON object."""
+MAX_DEFINITIONS = 40  # SageMaker's limit for one job
 _NUMBER = r"([-+.0-9e]+)"
 
 
 def metric_line(values: Mapping[str, float | None], step: int, test_set: str | None = None) -> str:
-    """Return the line for standard output; values that are no finite number are left out."""
+    """Return the line for standard output, without values that are not finite."""
     known = [(name, values.get(name)) for name in METRICS]
     fields = [f"{name}={v:.4g}" for name, v in known if v is not None and math.isfinite(v)]
     fields += [f"set={_word(test_set)}"] if test_set else []
@@ -58,11 +57,7 @@ def metric_line(values: Mapping[str, float | None], step: int, test_set: str | N
 
 
 def metric_definitions(test_sets: Sequence[str] = ()) -> list[dict[str, str]]:
-    """Return SageMaker's metric definitions for the lines above: a name and a regex with one group.
-
-    Args:
-        test_sets: Names of test sets whose scores become metrics of their own.
-    """
+    """Return SageMaker's metric definitions for these lines: a name and a regex with one group."""
     found = [{"Name": name, "Regex": rf"metric (?:\S+ )*?{name}={_NUMBER} "} for name in METRICS]
     for test_set in test_sets:
         found += [
@@ -79,12 +74,12 @@ def metric_definitions(test_sets: Sequence[str] = ()) -> list[dict[str, str]]:
 
 @dataclass(kw_only=True)
 class Window:
-    """Figures since the last logged step."""
+    """Metrics since the last logged step."""
 
     trained_s: float = 0.0
-    """Wall-clock seconds of training; looks at the validation loss are left out."""
+    """Wall-clock seconds of training, without validation."""
     losses: list[float] = field(default_factory=list)
-    """Mean loss of each step, in nats a token; steps without a usable batch have none."""
+    """Mean loss of each step, in nats per token; steps without a usable batch have none."""
     distances: list[float] = field(default_factory=list)
     """Distance of the encoder from the base model's, for each step that measured it."""
     samples: int = 0
@@ -97,7 +92,7 @@ class Window:
 
     @property
     def loss(self) -> float:
-        """Mean over the steps; not a number where there was none."""
+        """Mean over the steps; NaN if there are none."""
         return sum(self.losses) / len(self.losses) if self.losses else math.nan
 
 
@@ -110,7 +105,7 @@ class MetricsLog:
         self._keep(lambda row: 0 < row["step"] <= step)
 
     def log(self, position: Position, window: Window, learning_rate: float) -> None:
-        """Write the figures of the steps since the last call."""
+        """Write the metrics of the steps since the last call."""
         distilled: dict[str, Any] = (
             {"distill_loss": round(fmean(window.distances), 6)} if window.distances else {}
         )
@@ -128,10 +123,10 @@ class MetricsLog:
         )
 
     def log_valid(self, position: Position, look: Look) -> None:
-        """Write the loss on the validation clips and their WER in per cent, if measured.
+        """Write a validation's loss, and its WER in per cent if measured.
 
-        These are the means over their sources; those of each source follow, where there are several, and WER
-        and CER of each kind of voice, where they are measured.
+        These are means over the sources. If there are several, each source follows, and then each kind of
+        voice with WER and CER, if measured.
         """
         named: list[tuple[str | None, float, float | None]] = [(None, look.loss, look.wer)]
         if len(look.losses) > 1:
@@ -163,7 +158,7 @@ class MetricsLog:
             watcher.log({k: values[k] for k in METRICS if values.get(k) is not None}, step, set)
 
     def _keep(self, wanted: Callable[[dict[str, Any]], bool]) -> None:
-        """Drop unwanted lines, and half a line that a killed run may have left."""
+        """Drop unwanted lines, and a partial line that a killed run may have left."""
         kept = [line for line in _whole_lines(self._path) if wanted(json.loads(line))]
         write_whole(self._path, "".join(f"{line}\n" for line in kept).encode())
 
@@ -186,11 +181,11 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 
 
 def _word(text: str) -> str:
-    """Return the text without blanks, which separate the fields of a metric line."""
+    """Replace spaces, which separate the fields of a metric line."""
     return "-".join(text.split())
 
 
 def _whole_lines(path: Path) -> list[str]:
-    """Return the complete lines; a killed run may leave half a line."""
+    """Return the complete lines; a killed run may leave a partial one."""
     text = path.read_text(encoding="utf-8") if path.is_file() else ""
     return [line.rstrip("\n") for line in text.splitlines(keepends=True) if line.endswith("}\n")]

@@ -22,13 +22,13 @@ from train.model.adalora import RankAllocation
 from train.model.adapter import block_of
 from train.model.build import multiplies_in_bfloat16
 
-_LOSS_SCALE = 1_000.0  # losses are sums over tokens: divided, their gradients stay in the range of fp16
+_LOSS_SCALE = 1_000.0  # divides losses, which are sums over tokens, so that gradients stay in fp16's range
 _MAX_BAD_BATCHES = 20
 
 
 @dataclass(frozen=True, kw_only=True)
 class NumberedBatch:
-    """A batch of this process, and the position of the run once all processes have finished theirs."""
+    """A batch of this process, and the run's position once all processes have finished theirs."""
 
     epoch: int
     number: int
@@ -40,7 +40,7 @@ class NumberedBatch:
 
 
 class AdapterOptimiser:
-    """AdamW over the parameters of a model that require gradients, in step with the other processes."""
+    """AdamW over a model's trainable parameters, in step with the other processes."""
 
     def __init__(
         self,
@@ -53,14 +53,14 @@ class AdapterOptimiser:
     ) -> None:
         """Optimise the trainable parameters of `model`; AdaLoRA plans its ranks for `total_steps`.
 
-        `anchor` holds the encoder near the base model's.
+        `anchor` keeps the encoder close to the base model's.
         """
         self._config = config
         self._anchor = anchor
         self._processes = processes
         groups = _parameter_groups(model, config)
         self._parameters = [parameter for parameters, _ in groups for parameter in parameters]
-        self._rates = [rate / config.learning_rate for _, rate in groups]  # of each group, of the run's
+        self._rates = [rate / config.learning_rate for _, rate in groups]  # relative to the run's rate
         mixed = multiplies_in_bfloat16(config, device)
         self._gradients = GradientSum(model, self._parameters, device, _LOSS_SCALE, mixed=mixed)
         self._ranks = RankAllocation(model, total_steps) if config.lora_method == "adalora" else None
@@ -72,8 +72,8 @@ class AdapterOptimiser:
     ) -> None:
         """Take the batches of one step, update the weights, and count in `position` and `window`.
 
-        A batch whose loss is not finite is skipped and counted; a step whose gradient is not finite changes
-        no weight. Counts and gradients are summed over all processes, so that all stay in step.
+        A batch whose loss is not finite is skipped and counted. A step whose gradient is not finite changes
+        no weight. Counts and gradients are summed over all processes, so that they stay in step.
 
         Raises:
             TrainError: The loss was not finite for twenty batches in a row, or a clip does not fit in memory.
@@ -99,7 +99,7 @@ class AdapterOptimiser:
             self._bad_in_a_row = 0
             window.losses.append(loss_sum / all_tokens)
             if self._anchor and self._anchor.is_due(position.step):
-                scale = all_tokens / _LOSS_SCALE  # which `_apply` takes out again
+                scale = all_tokens / _LOSS_SCALE  # `_apply` divides by it
                 window.distances.append(self._anchor.add_gradient(position.step, self._parameters, scale))
             if not self._apply(all_tokens, learning_rate, position.step + 1):
                 all_bad += 1
@@ -108,7 +108,7 @@ class AdapterOptimiser:
         self._skip(int(all_bad), position)
 
     def _apply(self, n_tokens: float, learning_rate: float, step: int) -> bool:
-        """Apply the gradients of summed losses as those of the mean over tokens, if they are finite."""
+        """Scale summed gradients to the mean over tokens, and apply them if they are finite."""
         self._processes.sum_gradients(self._parameters)
         for parameter in self._parameters:
             if parameter.grad is not None:
@@ -149,7 +149,7 @@ def learning_rate_factor(step: int, total_steps: int, warmup_fraction: float) ->
 
 
 def _parameter_groups(model: PeftModel, config: TrainConfig) -> list[tuple[list[torch.nn.Parameter], float]]:
-    """Return the trained parameters of each block that has any, with its highest learning rate."""
+    """Return the trained parameters of each block that has any, with its peak learning rate."""
     trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
     groups = [
         ([p for name, p in trained.items() if block_of(name) == block.name], block.learning_rate)

@@ -12,14 +12,14 @@ _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 @dataclass(kw_only=True)
 class StopRequest:
-    """Whether the run shall stop; it finishes its step and saves first."""
+    """Whether the run should stop; it first finishes its step and saves."""
 
     requested: bool = False
 
 
 @contextmanager
 def stop_on_signals() -> Iterator[StopRequest]:
-    """Note SIGTERM and SIGINT while the block runs, in place of their handlers. Main thread only."""
+    """Record SIGTERM and SIGINT while the block runs, replacing their handlers. Main thread only."""
     stop = StopRequest()
 
     def note(signal_number: int, frame: object) -> None:

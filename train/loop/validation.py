@@ -1,10 +1,8 @@
 """Score the validation clips during a run: loss per token, and WER through the serving engine's decoding.
 
-Both are measured for each source of clips, and their means over the sources count: where ten minutes of
-people stand beside ten hours of machines, the best adapter is one that hears both.
-
-The model in training is what the engine runs, quantised base and all; only speech detection is left out,
-since a clip is one window.
+Both are measured for each source of clips, and their means over the sources count: if ten minutes of people
+stand beside ten hours of synthetic voices, the best adapter must do well on both. The engine runs the model
+in training itself, quantised base included. Only speech detection is left out, since a clip is one window.
 """
 
 from __future__ import annotations
@@ -36,15 +34,15 @@ _CLIPS_AT_ONCE = 16
 
 @dataclass(frozen=True, kw_only=True)
 class Look:
-    """Scores of one look at the validation clips."""
+    """Scores of one validation."""
 
     losses: Mapping[str, float]
-    """Mean loss of each source over the tokens of its clips, in nats."""
+    """Mean loss of each source per token, in nats."""
     wers: Mapping[str, float]
-    """WER of each source in greedy transcripts of `valid_clips` of its clips, as a fraction; empty where
-    `valid_clips` is 0."""
+    """WER of each source, as a fraction, in greedy transcripts of `valid_clips` of its clips; empty if that
+    is 0."""
     kinds: Mapping[str, tuple[float, float]] = field(default_factory=dict)
-    """WER and CER of each kind of voice in these transcripts, of all sources together, people first."""
+    """WER and CER of each kind of voice over all sources, as fractions, people first."""
 
     @property
     def loss(self) -> float:
@@ -63,7 +61,7 @@ class Validation:
     def __init__(
         self, data: Collator, config: TrainConfig, device: torch.device, processes: Processes = ALONE
     ) -> None:
-        """Score the clips of `data`, a collator that does not augment."""
+        """`data` must be a collator that does not augment."""
         self._data = data
         self._config = config
         self._device = device
@@ -74,11 +72,11 @@ class Validation:
             self._sources.setdefault(clip.source, []).append(index)
 
     def look(self, model: PeftModel) -> Look:
-        """Return loss and WER of a model in training mode, which it is in afterwards too."""
+        """Return loss and WER of a model in training mode, and leave it in that mode."""
         model.eval()
         for module in model.modules():
             if isinstance(module, Linear4bit):
-                module.training = True  # out of training it repacks its weight for some CPUs, for good
+                module.training = True  # in eval mode it repacks its weight for some CPUs, irreversibly
         with torch.inference_mode():
             losses = self._losses(model)
             wers, kinds = self._errors(model) if self._config.valid_clips else ({}, {})
@@ -101,9 +99,9 @@ class Validation:
         }
 
     def _errors(self, model: PeftModel) -> tuple[dict[str, float], dict[str, tuple[float, float]]]:
-        """Return the corpus WER of each source, and WER and CER of each kind of voice.
+        """Return the corpus WER of each source, and (WER, CER) of each kind of voice.
 
-        Clips spread evenly over each source are transcribed.
+        The transcribed clips are spread evenly over each source.
         """
         clips = self._data.clips
         vocabulary = Vocabulary.read(Path(str(model.get_base_model().name_or_path)))
@@ -114,7 +112,7 @@ class Validation:
             for source, indices in self._sources.items()
         }
         for indices, batch in self._batches([index for each in chosen.values() for index in each]):
-            # Of one kind: one adapter, one length, prompts of one length.
+            # All of one kind: same adapter, length, and prompt length.
             windows = [
                 EngineInput(log_mel=log_mel, options=self._options(clips[index].language))
                 for index, log_mel in zip(indices, batch.log_mel.numpy(), strict=True)
@@ -138,7 +136,7 @@ class Validation:
         return {source: scored(indices).wer for source, indices in chosen.items()}, kinds
 
     def _options(self, language: str | None) -> DecodingOptions:
-        """Return how a clip in this language is decoded; in that of the run where it names none."""
+        """Return the decoding options for a clip in this language; None takes the run's."""
         config = self._config
         return DecodingOptions(language=language or config.language, task=config.task, adapter=SERVED_ADAPTER)
 
@@ -154,13 +152,13 @@ class Validation:
 
 
 def spread_evenly(indices: Sequence[int], count: int) -> list[int]:
-    """Return at most `count` of some numbers, evenly spaced."""
+    """Return at most `count` of the indices, evenly spaced."""
     n_chosen = min(count, len(indices))
     return [indices[number * len(indices) // n_chosen] for number in range(n_chosen)]
 
 
 def is_better(look: Look, position: Position, config: TrainConfig) -> bool:
-    """Record a look in `position`; tell whether it is the best so far."""
+    """Record a validation in `position`, and tell whether it is the best so far."""
     value = look.wer if config.best_by == "wer" else look.loss
     assert value is not None
     if not math.isfinite(value) or (position.best is not None and value >= position.best):

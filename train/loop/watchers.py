@@ -1,7 +1,7 @@
-"""Send a run's metrics to TensorBoard and, on request, MLflow while it trains. Knows no model.
+"""Send a run's metrics to TensorBoard and optionally MLflow while it trains. Knows no model.
 
-A watcher that cannot be opened ends the run at its start. A watcher that fails later is reported once and
-ignored: hours of training must not depend on a tracking server.
+A watcher that cannot be opened ends the run at its start. One that fails later is reported once and ignored,
+because hours of training must not depend on a tracking server.
 """
 
 from __future__ import annotations
@@ -49,19 +49,17 @@ class TensorBoardWatcher:
         from torch.utils.tensorboard import SummaryWriter
 
         if step == 0:
-            shutil.rmtree(directory, ignore_errors=True)  # of an older run
-        # Points after the step that a resumed run starts from are hidden.
+            shutil.rmtree(directory, ignore_errors=True)  # left by an older run
+        # TensorBoard hides points after the step that a resumed run starts from.
         self._writer = SummaryWriter(str(directory), purge_step=step + 1 if step else None)
 
     def log(self, values: Mapping[str, float], step: int, test_set: str | None) -> None:
-        """See `Watcher.log`."""
         for name, value in values.items():
             tag = f"{name}/{test_set}" if test_set else name
             self._writer.add_scalar(tag, value, step)
         self._writer.flush()
 
     def close(self) -> None:
-        """See `Watcher.close`."""
         self._writer.close()
 
 
@@ -88,12 +86,11 @@ class MlflowWatcher:
             if run_id is None:
                 mlflow.log_params(_flat(dataclasses.asdict(config)))
         except (MlflowException, OSError) as error:
-            told = str(error).replace(uri, MASK)  # it may hold a password
+            told = str(error).replace(uri, MASK)  # the URI may hold a password
             raise TrainError(f"the server of mlflow_uri cannot be used: {told}") from error
         known.write_text(run.info.run_id)
 
     def log(self, values: Mapping[str, float], step: int, test_set: str | None) -> None:
-        """See `Watcher.log`."""
         named = {f"{name}/{test_set}" if test_set else name: value for name, value in values.items()}
         try:
             self._mlflow.log_metrics(named, step=step)
@@ -103,12 +100,11 @@ class MlflowWatcher:
             self._failed = True
 
     def close(self) -> None:
-        """See `Watcher.close`."""
         self._mlflow.end_run()
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return nested keys written with a dot."""
+    """Flatten nested keys, joined by dots."""
     flat: dict[str, Any] = {}
     for key, value in values.items():
         flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": str(value)}

@@ -1,1 +1,1 @@
-"""A base checkpoint -> a frozen Whisper with LoRA adapters, fast to train. Knows no data and no loop."""
+"""Build a frozen Whisper with LoRA adapters from a base checkpoint. Knows no data and no loop."""

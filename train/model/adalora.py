@@ -1,8 +1,8 @@
-"""AdaLoRA (Zhang et al., arXiv 2303.10512): move rank to the layers that need it, then end as plain LoRA.
+"""AdaLoRA (Zhang et al., arXiv 2303.10512): move rank to the layers that need it, and end as plain LoRA.
 
-peft holds the method; here is what a loop of one's own must do around it: the schedule, the call after each
-step, the pull towards orthogonal factors, the state of a checkpoint, and the way out to an adapter that any
-engine loads and merges.
+peft implements the method. This module adds what a custom loop needs: the schedule, the call after each step,
+the orthogonality regulariser, the state for checkpoints, and the conversion to an adapter that any engine
+loads.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ _ADAPTER = "default"
 
 
 class RankAllocation:
-    """The schedule of a run: full rank for a tenth of it, falling to half, fixed for the last third."""
+    """The rank schedule: full rank for a tenth of the run, falling to half, fixed for the last third."""
 
     def __init__(self, model: PeftModel, total_steps: int) -> None:
         """Plan for `total_steps` optimiser steps.
 
         Raises:
-            TrainError: the run is too short to have phases.
+            TrainError: The run is too short for the schedule.
         """
         if total_steps < _MIN_STEPS:
             raise TrainError(
@@ -45,7 +45,7 @@ class RankAllocation:
         ]
 
     def regularise(self) -> None:
-        """Add the gradient of |A A^T - 1| + |B^T B - 1|, averaged over the layers, to that of the loss."""
+        """Add the gradient of |A A^T - 1| + |B^T B - 1|, averaged over the layers, to the loss's gradient."""
         distance = torch.stack([_distance_from_orthogonal(factor) for factor in self._factors]).mean()
         gradients = torch.autograd.grad(self._config.orth_reg_weight * distance, self._factors)
         for factor, gradient in zip(self._factors, gradients, strict=True):
@@ -53,15 +53,15 @@ class RankAllocation:
             factor.grad.add_(gradient)
 
     def reallocate(self, step: int) -> None:
-        """Update what each rank is worth, and drop the worst; call between a step and `zero_grad`."""
+        """Update the importance of each rank, and drop the least; call between a step and `zero_grad`."""
         fixed = step > (self._config.total_step or 0) - self._config.tfinal
         if fixed and not self._config.rank_pattern:
-            return  # the step that was to fix the ranks was skipped: all stay
+            return  # the step that fixes the ranks was skipped: keep all
         self._tuner.update_and_allocate(step)  # type: ignore[no-untyped-call]
 
 
 def rank_tensors(model: PeftModel) -> dict[str, torch.Tensor]:
-    """Return what a resumed run must know of the allocation, by name; nothing for other methods."""
+    """Return the allocation's state for a checkpoint, by name; empty for other methods."""
     if not isinstance(model.base_model, AdaLoraModel):
         return {}
     allocator = model.base_model.rankallocator
@@ -73,7 +73,7 @@ def rank_tensors(model: PeftModel) -> dict[str, torch.Tensor]:
 
 
 def restore_ranks(model: PeftModel, tensors: dict[str, torch.Tensor]) -> None:
-    """Put back what `rank_tensors` gave."""
+    """Restore the state that `rank_tensors` returned."""
     if not isinstance(model.base_model, AdaLoraModel):
         return
     allocator, device = model.base_model.rankallocator, next(model.parameters()).device
@@ -89,14 +89,14 @@ def restore_ranks(model: PeftModel, tensors: dict[str, torch.Tensor]) -> None:
 
 
 def as_lora(model: PeftModel) -> PeftModel:
-    """Turn a trained AdaLoRA model into one with plain LoRA layers of the ranks that are left, in place.
+    """Convert a trained AdaLoRA model to plain LoRA layers with the remaining ranks, in place.
 
     `s B diag(E) A` becomes `B A'` with `A' = s diag(E) A`, without the rows where E is zero.
     """
     factors: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
     for name, module in model.get_base_model().named_modules():
         if isinstance(module, SVDLinear):
-            layer: Any = module  # its dictionaries are typed as tensors
+            layer: Any = module  # peft types its dictionaries as tensors
             singular_values = layer.lora_E[_ADAPTER].detach()  # (rank, 1)
             kept = singular_values[:, 0] != 0
             scale = layer.scaling[_ADAPTER] / (layer.ranknum[_ADAPTER] + 1e-5)
@@ -132,7 +132,7 @@ def _config(model: PeftModel) -> AdaLoraConfig:
 
 
 def _distance_from_orthogonal(factor: torch.Tensor) -> torch.Tensor:
-    """Return the Frobenius distance of A (rank, n_in) or B (n_out, rank) from orthonormal ranks."""
+    """Return the Frobenius distance of A (rank, n_in) or B (n_out, rank) from orthonormality."""
     ranks = factor if factor.shape[0] <= factor.shape[1] else factor.T
     distance: torch.Tensor = torch.linalg.matrix_norm(
         ranks @ ranks.T - torch.eye(len(ranks), device=factor.device)

@@ -1,7 +1,7 @@
-"""Say what an adapter is made of: which layers of encoder and decoder, at which rank and strength.
+"""Describe an adapter (layers, rank and alpha of encoder and decoder), and continue an earlier one.
 
 config.blocks ─► peft's LoraConfig ─► adapter_config.json, which any program with peft reads
-an artifact   ─► the weights that a run goes on from, or what speaks against it
+an artifact   ─► the weights to continue from, or the reasons why they do not fit
 """
 
 from __future__ import annotations
@@ -26,15 +26,14 @@ from train.config import BLOCKS, Block, TrainConfig
 from train.errors import TrainConfigError
 
 LINEAR_LAYERS = ("q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2")
-"""Names of all linear layers of Whisper but the output layer, which is tied to the embeddings."""
+"""All linear layers of Whisper, except the output layer, which is tied to the embeddings."""
 
 
 def adapter_config(config: TrainConfig) -> LoraConfig:
     """Return peft's description of the adapter.
 
-    Where both blocks are adapted alike it names linear layers; otherwise a pattern says which of them in
-    which layers, and a second block of another rank or alpha stands in peft's `rank_pattern` and
-    `alpha_pattern`.
+    If both blocks are adapted alike, it lists linear layers by name. Otherwise a pattern selects layers in
+    each block, and peft's `rank_pattern` and `alpha_pattern` hold another rank or alpha of the second block.
     """
     trained = [block for block in config.blocks if block.is_trained]
     last = trained[-1]
@@ -44,7 +43,7 @@ def adapter_config(config: TrainConfig) -> LoraConfig:
         "target_modules": _target_modules(trained),
     }
     if config.lora_method == "adalora":
-        # The loop sets the schedule once it knows the number of steps; peft refuses to be without one.
+        # The loop sets the schedule once it knows the number of steps; peft requires one now.
         return AdaLoraConfig(init_r=last.rank, target_r=max(1, last.rank // 2), total_step=1, **common)
     others = [block for block in trained if (block.rank, block.alpha) != (last.rank, last.alpha)]
     return LoraConfig(
@@ -61,7 +60,7 @@ def check_layers(config: TrainConfig, whisper: WhisperConfig) -> None:
     """Refuse layers that the base model does not have.
 
     Raises:
-        TrainConfigError: with the layers that it has.
+        TrainConfigError: Lists the layers that the base model has.
     """
     n_layers = {"encoder": whisper.encoder_layers, "decoder": whisper.decoder_layers}
     faults = [
@@ -75,23 +74,23 @@ def check_layers(config: TrainConfig, whisper: WhisperConfig) -> None:
 
 
 def lora_method(adapter: LoraConfig) -> str:
-    """Return how the configuration calls the method of an adapter that peft describes."""
+    """Return the configuration's name for an adapter's method."""
     return "dora" if adapter.use_dora else "rslora" if adapter.use_rslora else "lora"
 
 
 def block_of(name: str) -> str:
-    """Return the block that a module or parameter of Whisper belongs to, by its full name."""
+    """Return the block of a module or parameter of Whisper, from its full name."""
     return "encoder" if "model.encoder." in name else "decoder"
 
 
 def continue_adapter(model: PeftModel, artifact: Artifact, base_dir: Path, config: TrainConfig) -> None:
-    """Load the artifact's adapter into a model that `build_model` made of `base_dir`, to train it further.
+    """Load an artifact's adapter into a model that `build_model` made of `base_dir`, to train it further.
 
-    Blocks that `continue_blocks` leaves out keep the adapter with which they begin, if any.
+    Blocks that `continue_blocks` leaves out keep their fresh adapter, if any.
 
     Raises:
-        TrainConfigError: base model, layers, ranks or scales of the adapter are not those of the model.
-        ArtifactError: its tensors are not those that its own configuration names.
+        TrainConfigError: Base model, layers, ranks or scales of the adapter differ from the model's.
+        ArtifactError: The adapter's tensors are not those that its own configuration names.
     """
     fingerprint = base_fingerprint(base_dir)
     if artifact.manifest.base_model.fingerprint == fingerprint:
@@ -128,7 +127,7 @@ def _differences(
     found: LoraConfig,
     artifact: Artifact,
 ) -> list[str]:
-    """Return why the adapter's weights of a block cannot be trained further as the configuration says."""
+    """Return the reasons why the adapter's weights of a block cannot be trained further in this run."""
     (other,) = set(BLOCKS) - {block.name}
     where = artifact.adapter_dir / ADAPTER_CONFIG
     if not theirs and ours:
@@ -160,7 +159,7 @@ def _of_block(weights: Mapping[str, torch.Tensor], block: Block) -> dict[str, to
 
 
 def _modules(weights: Mapping[str, torch.Tensor]) -> set[str]:
-    """Return the names of the adapted modules, as peft's patterns see them."""
+    """Return the names of the adapted modules, in the form that peft's patterns match."""
     return {name.removeprefix("base_model.model.").partition(".lora_")[0] for name in weights}
 
 
@@ -172,7 +171,7 @@ def _target_modules(trained: list[Block]) -> list[str] | str:
 
 
 def _modules_of(block: Block) -> str:
-    """Return a regular expression for the names of the block's adapted modules, from `model.` on."""
+    """Return a regular expression for the names of a block's adapted modules, starting at `model.`."""
     layers = r"\d+" if block.layers is None else f"({'|'.join(map(str, block.layers))})"
     names = "|".join(re.escape(name) for name in _linear_layers(block))
     return rf"model\.{block.name}\.layers\.{layers}\.(.*\.)?({names})"

@@ -1,4 +1,4 @@
-"""Build the model to train: a frozen base in 8, 4 or all bits, with LoRA adapters on named linear layers."""
+"""Build the model to train: a frozen base, quantised or not, with LoRA adapters on its linear layers."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ from train.model.output_loss import output_loss
 def build_model(base_dir: Path, config: TrainConfig, device: torch.device) -> PeftModel:
     """Return the base with fresh adapters; only the adapters require gradients.
 
-    `task_type` stays unset: with a sequence-to-sequence task peft would pass `input_ids`, which Whisper
+    `task_type` stays unset: for a sequence-to-sequence task, peft would pass `input_ids`, which Whisper
     lacks.
 
     Raises:
-        TrainConfigError: layers are to be compiled, and there is no compiler; or the base lacks a layer that
-            is to be adapted.
+        TrainConfigError: There is no compiler although layers should be compiled, or the base lacks a layer
+            that should be adapted.
     """
     if config.compile and not _has_compiler():
         raise TrainConfigError(
@@ -57,7 +57,7 @@ def build_model(base_dir: Path, config: TrainConfig, device: torch.device) -> Pe
     fuse_lora(adapted)
     if config.compile:
         for layer in (*model.model.encoder.layers, *model.model.decoder.layers):
-            layer.compile(dynamic=True)  # one program for all layers of a kind and all lengths of window
+            layer.compile(dynamic=True)  # one program for all layers of a kind and all window lengths
     return adapted
 
 
@@ -66,9 +66,9 @@ def _has_compiler() -> bool:
 
 
 def multiplies_in_bfloat16(config: TrainConfig, device: torch.device) -> bool:
-    """Tell whether the products of a step are in bfloat16: on a GPU always, on a CPU as configured."""
+    """Tell whether a step multiplies in bfloat16: always on a GPU, and as configured on a CPU."""
     if config.precision == "mixed" and device.type == "cpu":
-        able = torch.cpu.get_capabilities()  # without such instructions bfloat16 is slower than float32
+        able = torch.cpu.get_capabilities()  # without these instructions bfloat16 is slower than float32
         return bool(able.get("avx512_bf16") or able.get("bf16"))
     return device.type == "cuda" or config.precision == "bfloat16"
 
@@ -76,11 +76,11 @@ def multiplies_in_bfloat16(config: TrainConfig, device: torch.device) -> bool:
 def batch_loss(
     model: PeftModel, batch: Batch, device: torch.device, *, mixed: bool = False
 ) -> tuple[torch.Tensor, int]:
-    """Return the summed cross-entropy of a batch and the number of tokens it covers.
+    """Return the summed cross-entropy of a batch, and the number of tokens it covers.
 
-    `mixed` multiplies weights in float32 as bfloat16; those in bfloat16 always are, and all on a GPU.
-
-    Logits are computed only where a label stands, and a few rows at a time.
+    `mixed` multiplies float32 weights in bfloat16, as always happens on a GPU and with bfloat16 weights.
+    Logits are computed only at labelled positions, a few rows at a time, and only for the batch's candidates
+    where it names any.
     """
     whisper = typing.cast(WhisperForConditionalGeneration, model.get_base_model())
     mixed = mixed or device.type == "cuda" or whisper.dtype == torch.bfloat16
@@ -92,13 +92,16 @@ def batch_loss(
         ).last_hidden_state  # (batch, n_tokens, d_model)
     labels = batch.labels.to(device)
     counted = labels != IGNORED
-    output = whisper.proj_out.weight
-    loss = output_loss(hidden[counted], output, labels[counted], torch.bfloat16 if mixed else output.dtype)
-    return loss, int(counted.sum())
+    output, wanted, log_counts = whisper.proj_out.weight, labels[counted], None
+    if batch.candidates is not None:
+        tokens, log_counts = batch.candidates.tokens.to(device), batch.candidates.log_counts.to(device)
+        output, wanted = output[tokens], torch.searchsorted(tokens, wanted)
+    dtype = torch.bfloat16 if mixed else output.dtype
+    return output_loss(hidden[counted], output, wanted, dtype, log_counts), int(counted.sum())
 
 
 def _base_dtype(config: TrainConfig, device: torch.device) -> torch.dtype:
-    """Return the dtype of what is not quantised; bitsandbytes' GPU kernels want fp16 beside their 8 bits."""
+    """Return the dtype of unquantised weights; bitsandbytes' GPU kernels need fp16 beside 8 bits."""
     if config.quantization != "none" and device.type == "cuda":
         return torch.float16
     return torch.bfloat16 if config.precision == "bfloat16" else torch.float32

@@ -1,8 +1,8 @@
 """Measure how far training has moved the encoder from the base model's, on recordings without transcripts.
 
-An encoder that learns from machines alone forgets how people sound. Held near its base on recordings of
-people, it can learn only what leaves these as they were (learning without forgetting, Li, Hoiem 2016, with
-features in place of outputs).
+An encoder trained on synthetic voices alone forgets how people sound. Kept close to the base on recordings of
+people, it learns only what leaves these unchanged (learning without forgetting, Li and Hoiem 2016, on
+features instead of outputs).
 """
 
 from __future__ import annotations
@@ -17,13 +17,12 @@ from transformers import WhisperForConditionalGeneration
 def encoder_drift(
     model: PeftModel, log_mel: torch.Tensor, device: torch.device, *, mixed: bool = False
 ) -> torch.Tensor:
-    """Return the squared change of the encoder's output as a share of its square: 0 for a fresh adapter.
+    """Return the squared change of the encoder output relative to its square; 0 for a fresh adapter.
 
     Args:
-        model: whose adapter is switched off for the base's output.
+        model: Its adapter is disabled to compute the base's output.
         log_mel: (batch, n_mels, n_frames).
-        device: of the model.
-        mixed: multiply in bfloat16, as `batch_loss` does.
+        mixed: Multiply in bfloat16; see `batch_loss`.
     """
     whisper = typing.cast(WhisperForConditionalGeneration, model.get_base_model())
     log_mel = log_mel.to(device)

@@ -1,12 +1,12 @@
 """Compute a LoRA layer as one matrix product instead of three, for unquantised bases.
 
-`W x + s B A x` costs, on a CPU, a third more than `W x`: two narrow products, a scaling and an addition pass
-over all activations. Here `W + s B A` is formed once a step (it is small against a batch) and multiplied
-once; the backward pass forms the gradients of A and B from narrow products alone. The result is the same to
-rounding. By hand, because peft computes the three products.
+On a CPU, `W x + s B A x` costs a third more than `W x`: two narrow products, a scaling and an addition each
+pass over all activations. Here `W + s B A`, which is small against a batch, is formed once per step and
+multiplied once. The backward pass computes the gradients of A and B from narrow products alone. The result is
+equal up to rounding. Written by hand, because peft computes the three products.
 
-Under autocast a CPU multiplies with oneDNN, which compiles a program for every number of rows: on a processor
-with AMX that takes as long as running it. So rows are filled up to a few numbers, and programs kept.
+Under autocast a CPU multiplies with oneDNN, which compiles a program for every number of rows; on a processor
+with AMX that takes as long as running it. So rows are padded to a few numbers, and programs are reused.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ from peft import PeftModel
 from peft.tuners.lora.layer import Linear as LoraLinear
 from torch import nn
 
-_FUSED = (torch.float32, torch.float64)  # a base in bfloat16 has lost what the sum with B A would keep
+_FUSED = (torch.float32, torch.float64)  # a bfloat16 base is too coarse to add B A to
 
 _ROWS_STEP = 256
-"""Rows of a product of oneDNN are a multiple of this."""
+"""The number of rows in a oneDNN product is a multiple of this."""
 
 
 class _FusedProduct(torch.autograd.Function):
     """y = x (W + s B A)^T + b, with gradients for x, A and B only.
 
-    Under autocast the sum is still formed in float32, and rounded once; all products are in autocast's dtype.
+    Under autocast the sum is formed in float32 and rounded once; all products are in autocast's dtype.
     """
 
     @staticmethod
@@ -55,7 +55,6 @@ class _FusedProduct(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        """Return the gradients in the order of `forward`'s arguments."""
         rows, merged, lora_a, lora_b = ctx.saved_tensors
         shape, n_rows = grads[0].shape, grads[0].numel() // grads[0].shape[-1]
         grad = _filled_rows(grads[0], merged.dtype)
@@ -66,7 +65,7 @@ class _FusedProduct(torch.autograd.Function):
 
 
 def _filled_rows(x: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """Return x (..., n) as rows (n_rows, n) of a type; rows of zeros follow where oneDNN multiplies."""
+    """Return x (..., n) as rows (n_rows, n) of a dtype, padded with zero rows where oneDNN multiplies."""
     rows = x.reshape(-1, x.shape[-1])
     n_rows = len(rows)
     n_added = -n_rows % _ROWS_STEP if x.device.type == "cpu" and dtype == torch.bfloat16 else 0
@@ -79,7 +78,7 @@ def _filled_rows(x: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
 
 
 class FusedLoraLinear(LoraLinear):
-    """peft's LoRA layer with the fused product; the same parameters, names and saved files."""
+    """peft's LoRA layer with a fused product; parameters, names and saved files stay the same."""
 
     def forward(self, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
         """Return the layer's output for x (..., n_in)."""
@@ -94,10 +93,9 @@ class FusedLoraLinear(LoraLinear):
 
 
 class RoundedOnceNorm(nn.LayerNorm):
-    """A layer norm that gives what autocast multiplies: the layers behind it would each round it anew."""
+    """A layer norm that returns autocast's dtype, so that the next layers need not each convert it."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Return the normalised x, in autocast's type where there is one."""
         normalised, device = super().forward(x), x.device.type
         if not torch.is_autocast_enabled(device):
             return normalised
@@ -105,9 +103,9 @@ class RoundedOnceNorm(nn.LayerNorm):
 
 
 def fuse_lora(model: PeftModel) -> int:
-    """Fuse every LoRA layer of `model` that can be, in place, and return their number.
+    """Fuse LoRA layers of a model where possible, in place, and return their number.
 
-    Layers with dropout, DoRA or a base that is quantised or in bfloat16 keep peft's own forward.
+    Layers with dropout, DoRA, or a base that is quantised or in bfloat16 keep peft's own forward.
     """
     fused = 0
     for module in model.modules():

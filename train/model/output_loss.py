@@ -1,8 +1,8 @@
-"""Cross-entropy over the vocabulary without ever holding all logits: a few rows at a time, gradient included.
+"""Cross-entropy over the vocabulary, a few rows at a time, so that all logits are never held at once.
 
-Over 51,865 tokens the logits of a batch, their softmax and their gradient are the largest arrays of a
-training step. Here each stretch of rows goes from hidden states to its share of the gradient while it lies in
-cache, as in Liger Kernel (arXiv 2410.10989). The output layer is tied to the embeddings and never trained.
+Over 51,865 tokens, a batch's logits, their softmax and their gradient are the largest arrays of a training
+step. Here each group of rows goes from hidden states to its gradient while it is in the cache, as in Liger
+Kernel (arXiv 2410.10989). The output layer is tied to the embeddings and never trained.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 
 def rows_at_once(device: torch.device) -> int:
-    """Return for how many positions logits exist at a time; 64 rows take 13 MB, and stay in a CPU's cache."""
+    """Return the number of positions whose logits exist at a time; 64 rows take 13 MB, a CPU's cache."""
     return 64 if device.type == "cpu" else 1024
 
 
@@ -23,16 +23,21 @@ class _OutputLoss(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, hidden: torch.Tensor, weight: torch.Tensor, labels: torch.Tensor, dtype: torch.dtype
+        ctx: Any,
+        hidden: torch.Tensor,
+        weight: torch.Tensor,
+        labels: torch.Tensor,
+        dtype: torch.dtype,
+        bias: torch.Tensor | None,
     ) -> torch.Tensor:
         """Take hidden (n, d_model), W (n_vocabulary, d_model), labels (n,); return a float32 scalar."""
         weight, n_rows, n_labels = weight.to(dtype), rows_at_once(hidden.device), len(labels)
-        n_added = -n_labels % n_rows  # all products of one shape: oneDNN compiles a program for each
+        n_added = -n_labels % n_rows  # equal shapes, because oneDNN compiles a program for each
         hidden, labels = F.pad(hidden, (0, 0, 0, n_added)), F.pad(labels, (0, n_added))
         found, gradients = [], []
         with torch.autocast(hidden.device.type, enabled=False):
             for rows, wanted in zip(torch.split(hidden, n_rows), torch.split(labels, n_rows), strict=True):
-                logprobs = F.linear(rows.to(dtype), weight).float().log_softmax(dim=-1)
+                logprobs = _logits(rows.to(dtype), weight, bias).log_softmax(dim=-1)
                 found.append(logprobs.gather(1, wanted[:, None]).squeeze(1))
                 if ctx.needs_input_grad[0]:
                     slope = logprobs.exp_()
@@ -44,21 +49,30 @@ class _OutputLoss(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        """Return the gradients in the order of `forward`'s arguments."""
         (gradient,) = ctx.saved_tensors
-        return gradient * grads[0], None, None, None
+        return gradient * grads[0], None, None, None, None
+
+
+def _logits(hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+    logits = F.linear(hidden, weight).float()
+    return logits if bias is None else logits.add_(bias)
 
 
 def output_loss(
-    hidden: torch.Tensor, weight: torch.Tensor, labels: torch.Tensor, dtype: torch.dtype
+    hidden: torch.Tensor,
+    weight: torch.Tensor,
+    labels: torch.Tensor,
+    dtype: torch.dtype,
+    bias: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """Return the summed cross-entropy of an output layer without bias.
+    """Return the summed cross-entropy of an output layer.
 
     Args:
-        hidden: (n, d_model), of the positions that carry loss.
+        hidden: (n, d_model), the positions that carry loss.
         weight: (n_vocabulary, d_model), frozen.
         labels: (n,) int64.
-        dtype: of the products; losses are float32 whatever it is.
+        dtype: Type of the products; losses are always float32.
+        bias: (n_vocabulary,) float32, added to the logits.
     """
-    loss: torch.Tensor = _OutputLoss.apply(hidden, weight, labels, dtype)
+    loss: torch.Tensor = _OutputLoss.apply(hidden, weight, labels, dtype, bias)
     return loss

@@ -1,1 +1,1 @@
-"""A run directory -> one HTML page for people. Opens no model."""
+"""Render a run directory as one HTML page. Opens no model."""

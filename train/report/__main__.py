@@ -1,4 +1,4 @@
-"""Write the page of a run again, also while the run goes on: `shrota report`."""
+"""Write the page of a run again, also while it goes on: `shrota report`."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from serve.config.sources import flag_layer
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """The run whose page is written."""
+    """The run to write the page of."""
 
     run_dir: Path
     """Directory of a run, finished or not."""
 
 
 def read_report(flags: Mapping[str, Any]) -> Report:
-    """Return what is asked for.
+    """Read flags.
 
     Raises:
         ConfigError: No directory is named.
@@ -30,7 +30,7 @@ def read_report(flags: Mapping[str, Any]) -> Report:
 
 
 def report(wanted: Report) -> int:
-    """Write the page, print where it lies, and return the exit status."""
+    """Write the page, print its path, and return the exit status."""
     from train.report.results import write_report
 
     print(write_report(wanted.run_dir))
@@ -41,7 +41,7 @@ command = Command(
     "report",
     read=read_report,
     run=report,
-    about="Write the page of a run to RUN_DIR/report/index.html, also while the run goes on.",
+    about="Write the page of a run to RUN_DIR/report/index.html, also during the run.",
     examples="shrota report runs/whisper-base-mr",
     flags=[],
     words="run_dir",

@@ -1,6 +1,6 @@
-"""Render `page.html.jinja`, one self-contained HTML page: style and pictures are in it, nothing is fetched.
+"""Render `page.html.jinja`, one self-contained HTML page with its style and pictures.
 
-Jinja escapes every text that goes in. Knows no run and no score.
+Jinja escapes all text. Knows no run and no score.
 """
 
 from __future__ import annotations
@@ -27,20 +27,20 @@ _TEMPLATES.globals["zip"] = zip
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
-    """A table that scrolls sideways where the screen is narrow."""
+    """A table that scrolls sideways on narrow screens."""
 
     columns: Sequence[str]
     rows: Sequence[Sequence[str]]
     """Plain text, a cell for each column."""
     numbers: Collection[str] = ()
-    """Columns that are set flush right."""
+    """Right-aligned columns."""
     texts: Collection[str] = ()
-    """Columns that hold sentences and keep room for them."""
+    """Wide columns, for sentences."""
     bar: str | None = None
-    """Column of counts, behind which bars show their size."""
+    """Column of counts with bars that show their size."""
 
     def share(self, cell: str) -> int:
-        """Return how large a count is, in per cent of the largest in the `bar` column."""
+        """Return a count in per cent of the largest one in the `bar` column."""
         assert self.bar is not None
         place = self.columns.index(self.bar)
         return round(100 * float(cell) / max(float(row[place]) for row in self.rows))
@@ -48,7 +48,7 @@ class Table:
 
 @dataclass(frozen=True, kw_only=True)
 class Picture:
-    """A picture for light and for dark pages, PNG in base64."""
+    """A picture in a light and a dark theme, PNG in base64."""
 
     light: str
     dark: str
@@ -56,11 +56,10 @@ class Picture:
 
 
 def draw_picture(draw: Callable[[Theme], bytes], description: str) -> Picture:
-    """Return what a function draws for both themes."""
+    """Draw a picture in both themes."""
     light, dark = (base64.b64encode(draw(theme)).decode() for theme in ("light", "dark"))
     return Picture(light=light, dark=dark, description=description)
 
 
 def render(**values: Any) -> str:
-    """Return the whole page."""
     return _TEMPLATES.get_template("page.html.jinja").render(values)

@@ -1,7 +1,7 @@
 """Write the page of a run: RUN_DIR -> RUN_DIR/report/index.html. Opens no model.
 
-The page shows what the run has written so far and leaves out the rest. It holds its own style and pictures,
-so that it can be mailed, archived or served as it is.
+The page shows what the run has written so far. It holds its own style and pictures, so it can be mailed,
+archived or served as it is.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ _NUMBERS = {
 
 @dataclass(frozen=True, kw_only=True)
 class RunRecord:
-    """What a run directory holds."""
+    """The contents of a run directory."""
 
     name: str
     config_text: str
@@ -58,14 +58,14 @@ class RunRecord:
     results: dict[str, Any]
     """{test set: {"base" | "tuned": result}}; empty before the evaluation."""
     left_out: list[Drop]
-    """Rows of the data that were not used."""
+    """Rows of the data that were dropped."""
 
 
 def read_run(run_dir: Path) -> RunRecord:
-    """Return what a run directory holds so far.
+    """Read what a run directory holds so far.
 
     Raises:
-        TrainError: It is no run directory, or a file in it cannot be read.
+        TrainError: It is not a run directory, or a file in it cannot be read.
     """
     config_file = run_dir / "config.yaml"
     try:
@@ -94,7 +94,7 @@ def read_run(run_dir: Path) -> RunRecord:
 
 
 def save_results(run_dir: Path, results: dict[str, Any]) -> None:
-    """Keep the results of an evaluation, with a row for each utterance, where the report looks for them."""
+    """Store the results of an evaluation, with a row for each utterance, where the report finds them."""
     path = run_dir / EVALUATION
     path.parent.mkdir(parents=True, exist_ok=True)
     text = json.dumps({"results": results}, ensure_ascii=False, indent=1)
@@ -102,7 +102,7 @@ def save_results(run_dir: Path, results: dict[str, Any]) -> None:
 
 
 def write_report(run_dir: Path) -> Path:
-    """Write the page of a run and return its path.
+    """Write the page of a run, and return its path.
 
     Raises:
         TrainError, ArtifactError: The run directory cannot be read.
@@ -131,7 +131,7 @@ def _table(columns: tuple[str, ...], rows: Sequence[Sequence[str]], **kinds: Any
 
 
 def _tiles(run: RunRecord, last: dict[str, Any]) -> dict[str, str]:
-    """Return the figures of a run that stands at the last row of its log."""
+    """Return the headline numbers of a run, from the last row of its log."""
     valid = [row["valid_loss"] for row in run.metrics if "valid_loss" in row and "set" not in row]
     trained_s = last["trained_s"]
     tiles = {
@@ -143,7 +143,7 @@ def _tiles(run: RunRecord, last: dict[str, Any]) -> dict[str, str]:
         "validation loss": f"{valid[-1]:.3f}" if valid else "-",
         "batches skipped": str(last["skipped_batches"]),
     }
-    for row in run.metrics:  # the last look wins
+    for row in run.metrics:  # later rows override earlier ones
         if "valid_cer" in row:
             kind = row["set"].removeprefix(KIND_SET)
             tiles[f"validation WER / CER, {kind}"] = f"{row['valid_wer']:.1f} / {row['valid_cer']:.1f} %"
@@ -151,7 +151,7 @@ def _tiles(run: RunRecord, last: dict[str, Any]) -> dict[str, str]:
 
 
 def _course(run: RunRecord, trained: list[dict[str, Any]]) -> list[Picture]:
-    """Return the learning curve, once there is a loss, and the throughput."""
+    """Return the pictures of loss and throughput, as far as there are values."""
     pictures = []
     if any(row["loss"] is not None for row in trained):
         pictures += [
@@ -167,7 +167,7 @@ def _course(run: RunRecord, trained: list[dict[str, Any]]) -> list[Picture]:
 
 
 def _scores(run: RunRecord) -> dict[str, Any]:
-    """Return picture and tables of all test sets; nothing before the evaluation."""
+    """Return picture and tables of all test sets; empty before the evaluation."""
     if not run.results:
         return {}
     return {
@@ -181,7 +181,7 @@ def _scores(run: RunRecord) -> dict[str, Any]:
 
 
 def _test_set(name: str, models: dict[str, Any]) -> dict[str, Any]:
-    """Return error rates by length, confusions and worst clips of a test set."""
+    """Return WER by duration, confusions and worst clips of a test set."""
     found = find_findings(models)
     return {
         "name": name,
@@ -194,7 +194,7 @@ def _test_set(name: str, models: dict[str, Any]) -> dict[str, Any]:
 
 
 def _lineage(manifest: Manifest) -> list[tuple[str, ...]]:
-    """Return a row for this adapter and for each that it was trained further from, newest first."""
+    """Return a row for this adapter and for each predecessor it was continued from, newest first."""
     rows = [_generation(manifest.name, manifest.created, manifest.training, "")]
     earlier = manifest.training.get("continued_from")
     while earlier:
@@ -221,12 +221,12 @@ def _minute(created: str) -> str:
 
 
 def _manifest_text(manifest: Manifest) -> str:
-    brief = msgspec.structs.replace(manifest, evaluation={})  # its figures stand above
+    brief = msgspec.structs.replace(manifest, evaluation={})  # shown above
     return msgspec.json.format(msgspec.json.encode(brief), indent=2).decode()
 
 
 def _left_out(run: RunRecord) -> list[tuple[str, ...]]:
-    """Return a row for each reason why rows were left out: how many, and the first few."""
+    """Return a row for each reason for which rows were dropped: the count, and three examples."""
     rows: list[tuple[str, ...]] = []
     for reason, count in Counter(str(drop.reason) for drop in run.left_out).most_common():
         details = [f"{drop.origin}: {drop.detail}" for drop in run.left_out if drop.reason == reason]

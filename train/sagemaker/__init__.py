@@ -1,1 +1,1 @@
-"""SageMaker's files and flags -> a training run in a container, or a request that starts one."""
+"""Run a training job in a SageMaker container, or request one."""

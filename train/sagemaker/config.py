@@ -1,10 +1,10 @@
-"""A SageMaker job's hyperparameters and channels -> `TrainConfig`. All faults come together.
+"""Build a `TrainConfig` from a SageMaker job's hyperparameters and channels. All faults come together.
 
-A hyperparameter is a key of the configuration (`epochs`, `augment.noise`), JSON or plain text; two more
+A hyperparameter is a key of the configuration (`epochs`, `augment.noise`), in JSON or plain text. Two more
 belong to the container: `config` names the committed configuration to start from, and `include_base` says
-whether the base model goes into the artifact. Flags of the `train` verb win over hyperparameters. Channels
-named `train`, `validation` and `test` replace the data that the configuration names, `adapter` what it
-continues from.
+whether the base model is stored in the artifact. Flags of the `train` verb override hyperparameters. The
+channels `train`, `validation` and `test` replace the configuration's data, and `adapter` replaces
+`continue_from`.
 """
 
 from __future__ import annotations
@@ -23,10 +23,9 @@ from train.sagemaker.job import TrainingJob, decode_hyperparameter
 CONFIGS = Path(__file__).parents[1] / "configs"
 DEFAULT_CONFIG = "whisper-base-mr"
 CONFIG_VARIABLE = "TRAIN_CONFIG"
-"""Environment variable that names the configuration where neither flag nor hyperparameter does."""
+"""Environment variable that names the configuration if neither flag nor hyperparameter does."""
 PLATFORM_PREFIXES = ("sagemaker_", "_tuning_")
-"""Hyperparameters that are none of ours: of the platform's SDK, and `_tuning_objective_metric` of tuning
-jobs."""
+"""Hyperparameters to ignore: those of the platform's SDK, and `_tuning_objective_metric` of tuning jobs."""
 
 _OURS_TO_SET = ("output_dir", "checkpoint_dir", "publish_to")
 _DATA_CHANNELS = {
@@ -39,19 +38,18 @@ _ADAPTER_CHANNEL = "adapter"
 
 @dataclass(frozen=True, kw_only=True)
 class ContainerConfig:
-    """What a job asks for."""
+    """The configuration of a job in a container."""
 
     train: TrainConfig
     include_base: bool | None
-    """Whether the base model goes into the artifact; None: where the image does not hold it."""
+    """Store the base model in the artifact; null does so if the image does not hold it."""
 
 
 def resolve_config(job: TrainingJob, flags: Mapping[str, Any], environ: Mapping[str, str]) -> ContainerConfig:
-    """Return the configuration of a job.
+    """Build the configuration of a job.
 
     Args:
-        job: The job.
-        flags: Flags behind the `train` verb by name, `config` and `include_base` among them.
+        flags: Flags of the `train` verb by name, `config` and `include_base` included.
         environ: May name a configuration as `TRAIN_CONFIG`, and hold values as `SHROTA_TRAIN_<KEY>`.
 
     Raises:
@@ -86,7 +84,7 @@ def resolve_config(job: TrainingJob, flags: Mapping[str, Any], environ: Mapping[
 
 
 def _hyperparameters(job: TrainingJob) -> dict[str, Given]:
-    """Return what hyperparameters say. Text that is JSON of a text or list is read; the rest stays text."""
+    """Read hyperparameters: JSON strings and lists are decoded, everything else stays text."""
     found: dict[str, Given] = {}
     for name, text in job.hyperparameters.items():
         if not name.startswith(PLATFORM_PREFIXES):
@@ -97,7 +95,7 @@ def _hyperparameters(job: TrainingJob) -> dict[str, Given]:
 
 
 def _from_channels(job: TrainingJob) -> Layer:
-    """Return the data keys that the job's channels stand for; without such channels, the file's own hold."""
+    """Return the data keys that the job's channels replace; none without a training channel."""
     given = {
         key: [f"channel:{name}" for name in names if name in job.channels]
         for key, names in _DATA_CHANNELS.items()
@@ -109,10 +107,10 @@ def _from_channels(job: TrainingJob) -> Layer:
 
 
 def _find_config(name: str) -> Path:
-    """Return the file of a configuration that is named by its path, or as a committed one.
+    """Return the file of a configuration, given by its path or as the name of a committed one.
 
     Raises:
-        TrainConfigError: there is none.
+        TrainConfigError: There is no such configuration.
     """
     committed = CONFIGS / f"{name.removesuffix('.yaml')}.yaml"
     if "/" not in name and committed.is_file():

@@ -1,11 +1,11 @@
-"""The `train` verb of the image: a SageMaker training job from /opt/ml, start to end.
+"""The `train` verb of the image: run a SageMaker training job from the files in /opt/ml.
 
-    docker run IMAGE train                          # what hyperparameters and channels say
-    docker run IMAGE train --max-steps 10           # flags win over hyperparameters
+    docker run IMAGE train                          # by hyperparameters and channels
+    docker run IMAGE train --max-steps 10           # flags override hyperparameters
     docker run IMAGE train -- python my_script.py   # a script of your own, with SM_* set for it
 
-Exit status: 0 when training finished, or stopped on SIGTERM with its checkpoint whole; 1 with the reason, one
-sentence, in `output/failure`.
+Exit status: 0 when training finished, or stopped on SIGTERM with a complete checkpoint; 1 with the reason,
+one sentence, in `output/failure`.
 """
 
 from __future__ import annotations
@@ -37,10 +37,10 @@ _PROGRAM = Path(__file__).parents[1] / "run.py"
 
 
 def train(job: TrainingJob, config: ContainerConfig, environ: Mapping[str, str], n_gpus: int) -> None:
-    """Train as the configuration says, on this machine's GPUs, and on the first machine lay the model out.
+    """Train on this machine's GPUs, and prepare the model for SageMaker on the first machine.
 
     Raises:
-        TrainError: with the reason why there is no model.
+        TrainError: There is no model; the message says why.
     """
     held_by_image = image_holds(config.train.base_model, job)
     job.run_dir.mkdir(parents=True, exist_ok=True)
@@ -69,36 +69,34 @@ def train(job: TrainingJob, config: ContainerConfig, environ: Mapping[str, str],
 
 
 def _secrets(config: ContainerConfig) -> dict[str, str]:
-    """Return the variables of what the file of the configuration does not hold."""
+    """Return variables for the secrets, which the configuration's file does not hold."""
     given = {name: getattr(config.train, name) for name, key in keys_of(TrainConfig).items() if key.is_secret}
     return {variable_of(name, TRAINING_PREFIX): value.reveal() for name, value in given.items() if value}
 
 
 def _check(ending: Ending, job: TrainingJob) -> None:
-    """Raise unless the processes ended well, or because they were asked to."""
+    """Raise unless the processes ended well, or because they were stopped."""
     if job.failure_file.exists():
         raise TrainError(job.failure_file.read_text(encoding="utf-8"))
     killed = ending.status == -signal.SIGKILL
     if ending.status == 0 or (ending.stopped and not killed):
-        return  # stopped before or after the loop, where there is nothing to save
+        return  # stopped before or after the loop, with nothing to save
     if ending.status < 0:
         name = signal.Signals(-ending.status).name
         why = "it may have run out of memory" if killed else "the log says more"
-        why = f"it was still at work {GRACE_S:.0f} s after it was told to stop" if ending.stopped else why
+        why = f"it was still running {GRACE_S:.0f} s after it was told to stop" if ending.stopped else why
         raise TrainError(f"the training process was ended by {name}; {why}")
     raise TrainError(f"training ended with exit status {ending.status}; the log says more")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Work:
-    """A job and what it is to train."""
-
     job: TrainingJob
     config: ContainerConfig
 
 
 def read_work(flags: Mapping[str, Any]) -> Work:
-    """Return what the files below /opt/ml, flags and the environment ask for.
+    """Read the files below /opt/ml, flags and environment.
 
     Raises:
         TrainConfigError: Lists every fault.
@@ -108,7 +106,7 @@ def read_work(flags: Mapping[str, Any]) -> Work:
 
 
 def run_job(work: Work) -> int:
-    """Train, and return the exit status; the reason why there is no model is left for the platform."""
+    """Train, and return the exit status; a failure is recorded for the platform."""
     try:
         n_gpus = count_gpus()
         train(work.job, work.config, _job_environment(work.job, n_gpus), n_gpus)
@@ -118,7 +116,7 @@ def run_job(work: Work) -> int:
 
 
 def run_script(words: Sequence[str]) -> int:
-    """Run a script of the user's own with the variables that it expects, and return the exit status."""
+    """Run a user's script with the variables that it expects, and return the exit status."""
     try:
         job = read_job(_base_dir())
         _check(supervise(words, _job_environment(job, count_gpus())), job)
@@ -128,7 +126,6 @@ def run_script(words: Sequence[str]) -> int:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run the job and return the exit status."""
     _failure_file().unlink(missing_ok=True)
     return run_script(arguments[1:]) if arguments[:1] == ["--"] else run_command(command, arguments)
 
@@ -142,7 +139,7 @@ def _failure_file() -> Path:
 
 
 def _job_environment(job: TrainingJob, n_gpus: int) -> dict[str, str]:
-    """Return the environment of what the job starts; what is resolved already is not to be read again."""
+    """Return the environment of the job's processes, without variables that are already resolved."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(TRAINING_PREFIX)}
     return {**kept, **sagemaker_variables(job, n_gpus, os.cpu_count() or 1)}
 

@@ -1,4 +1,4 @@
-"""The `SM_*` variables that user scripts of SageMaker expect; the platform leaves them to the container."""
+"""The `SM_*` variables that users' SageMaker scripts expect, which the container must set."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from train.sagemaker.job import TrainingJob, decode_hyperparameter
 
 
 def sagemaker_variables(job: TrainingJob, n_gpus: int, n_cpus: int) -> dict[str, str]:
-    """Return the variables of a job on a machine with `n_gpus` GPUs and `n_cpus` cores."""
+    """Return the variables for a machine with `n_gpus` GPUs and `n_cpus` cores."""
     values = {
         name: decode_hyperparameter(text)
         for name, text in job.hyperparameters.items()
@@ -48,7 +48,7 @@ def sagemaker_variables(job: TrainingJob, n_gpus: int, n_cpus: int) -> dict[str,
 
 
 def count_gpus() -> int:
-    """Return how many GPUs the NVIDIA driver lists. Importing torch for it would cost seconds and memory."""
+    """Return the number of GPUs that nvidia-smi lists; importing torch would cost seconds and memory."""
     if not shutil.which("nvidia-smi"):
         return 0
     answer = subprocess.run(["nvidia-smi", "--list-gpus"], capture_output=True, text=True, check=False)

@@ -1,4 +1,4 @@
-"""Write why training failed into the file from which SageMaker takes a job's FailureReason."""
+"""Write a job's failure to the file that SageMaker reads its FailureReason from."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from pathlib import Path
 
 FAILURE_VARIABLE = "SHROTA_TRAIN_FAILURE"
 """Environment variable that names the file; without it, the reason is only printed."""
-MAX_CHARACTERS = 1_024  # what becomes the job's FailureReason
+MAX_CHARACTERS = 1_024  # longest FailureReason
 
 
 def write_failure(path: Path, reason: str) -> None:
-    """Write a sentence, unless there is one already: of several failing processes, the first knows why."""
+    """Write a sentence, unless there is one: the first of several failing processes knows the cause."""
     with suppress(FileExistsError):
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("x", encoding="utf-8") as file:

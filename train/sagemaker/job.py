@@ -1,13 +1,13 @@
-"""Read what SageMaker gives a training container: JSON files and channels below /opt/ml -> `TrainingJob`.
+"""Read the files and channels that SageMaker provides below /opt/ml, as a `TrainingJob`.
 
     input/config/hyperparameters.json    a flat map of strings, often JSON in a string
     input/config/resourceconfig.json     the hosts, and which of them this is
     input/config/inputdataconfig.json    the channels
-    input/config/checkpointconfig.json   where checkpoints are mirrored to S3
+    input/config/checkpointconfig.json   the directory that is mirrored to S3
     input/data/NAME/                     a channel
-    model/, output/data/, output/failure what comes back
+    model/, output/data/, output/failure the results
 
-All files but the directory itself may be missing: `docker run IMAGE train` on a laptop has none of them.
+All files may be missing, as for `docker run IMAGE train` on a laptop.
 """
 
 from __future__ import annotations
@@ -28,18 +28,18 @@ class TrainingJob:
     """A training job as one of its hosts sees it."""
 
     base_dir: Path
-    """`/opt/ml`, or what stands in for it."""
+    """`/opt/ml`, or a directory in its place."""
     hyperparameters: dict[str, str] = field(default_factory=dict)
     """Names and values, all strings."""
     channels: dict[str, Path] = field(default_factory=dict)
     """Directory of each input channel."""
     hosts: tuple[str, ...] = (_LAPTOP,)
-    """Names of all machines, the same order on each."""
+    """Names of all machines, in the same order on each."""
     current_host: str = _LAPTOP
     network_interface: str | None = None
     """Interface through which the machines reach each other, such as `eth0`."""
     checkpoint_dir: Path | None = None
-    """Directory that SageMaker mirrors to S3, deletions included; None where the job keeps no checkpoints."""
+    """Directory that SageMaker mirrors to S3, deletions included; None if the job keeps no checkpoints."""
     resources: dict[str, Any] = field(default_factory=dict)
     """Content of `resourceconfig.json`."""
     inputs: dict[str, Any] = field(default_factory=dict)
@@ -47,12 +47,12 @@ class TrainingJob:
 
     @property
     def node_rank(self) -> int:
-        """Number of this machine; the first leads."""
+        """Number of this machine; the first one leads."""
         return self.hosts.index(self.current_host)
 
     @property
     def config_dir(self) -> Path:
-        """Where the JSON files lie."""
+        """Directory of the JSON files."""
         return self.base_dir / "input" / "config"
 
     @property
@@ -72,7 +72,7 @@ class TrainingJob:
 
 
 def read_job(base_dir: Path) -> TrainingJob:
-    """Return the job whose files lie below `base_dir`.
+    """Read the job whose files lie below `base_dir`.
 
     Raises:
         TrainConfigError: Lists every fault of the files.
@@ -113,7 +113,7 @@ def read_job(base_dir: Path) -> TrainingJob:
 
 
 def decode_hyperparameter(text: str) -> Any:
-    """Return the value of a hyperparameter: JSON where it is JSON, otherwise the string itself."""
+    """Decode a hyperparameter: JSON if it is valid JSON, otherwise the string itself."""
     try:
         return json.loads(text)
     except ValueError:
@@ -121,7 +121,7 @@ def decode_hyperparameter(text: str) -> Any:
 
 
 def _channels(data_dir: Path, inputs: dict[str, Any]) -> dict[str, Path]:
-    """Return the named channels; without names, every directory of `data_dir`."""
+    """Return the configured channels, or without configuration every directory in `data_dir`."""
     there = [path.name for path in sorted(data_dir.glob("*")) if path.is_dir() and not is_junk(path)]
     return {name: data_dir / name for name in sorted(inputs) or there}
 

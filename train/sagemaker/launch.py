@@ -8,7 +8,6 @@ from train.sagemaker.launch_request import Launch, training_request
 
 
 def launch_requests(launch: Launch) -> list[Request]:
-    """Return the one request of a launch."""
     return [training_request(launch)]
 
 

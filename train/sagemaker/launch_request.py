@@ -1,4 +1,4 @@
-"""The flags of `shrota launch`, checked, and the CreateTrainingJob request they make."""
+"""The flags of `shrota launch`, their checks, and the CreateTrainingJob request."""
 
 from __future__ import annotations
 
@@ -31,18 +31,18 @@ _MAX_HYPERPARAMETER_CHARACTERS = 2_500
 
 @dataclass(frozen=True, kw_only=True)
 class Launch:
-    """A training job to be started."""
+    """The training job to start."""
 
     name: str
-    """Name of the job; no two of an account are the same."""
+    """Name of the job, unique within the account."""
     image: str
-    """Container image in ECR, as `make image` builds it."""
+    """Container image in ECR, built by `make image`."""
     role: str
-    """ARN of the role that the job takes: docs/iam-training.json says what it must be allowed."""
+    """ARN of the job's role, with the permissions in docs/iam-training.json."""
     output: str
     """S3 prefix for the model, the report and, under the job's name, the checkpoints."""
     channel: tuple[str, ...] = ()
-    """Input channel, NAME=s3://BUCKET/PREFIX; train, validation, test and adapter have a meaning."""
+    """Input channel, NAME=s3://BUCKET/PREFIX; train, validation, test and adapter have special meanings."""
     config: str = "whisper-large-v2-mr"
     """Committed configuration to start from."""
     hyperparameter: tuple[str, ...] = ()
@@ -52,46 +52,46 @@ class Launch:
     tag: tuple[str, ...] = ()
     """Tag of the job, KEY=VALUE."""
     instance_type: str = "ml.g5.xlarge"
-    """Machine to train on."""
+    """Instance type."""
     instances: int = 1
-    """Number of machines; they train one adapter together."""
+    """Number of instances, which train one adapter together."""
     volume_gb: int = 100
-    """Disk of each machine, in GB."""
+    """Disk of each instance, in GB."""
     input_mode: Literal["FastFile", "File"] = "FastFile"
-    """FastFile reads S3 as it goes along; File copies everything first."""
+    """FastFile streams from S3 on demand; File copies everything first."""
     max_runtime_s: int = 6 * 3600
-    """The job is stopped after this time, with a checkpoint."""
+    """Time after which the job is stopped, with a checkpoint."""
     spot: bool = False
-    """Take spare capacity, which is cheaper and may go at any time; the job goes on from its checkpoints."""
+    """Use cheaper spot capacity, which may be withdrawn at any time; the job resumes from its checkpoints."""
     max_wait_s: int | None = None
-    """Longest time for running and waiting together; twice the runtime by default (spot)."""
+    """Limit on running and waiting time together; by default twice the runtime (spot)."""
     checkpoints: str | None = None
     """S3 prefix of the checkpoints; OUTPUT/NAME/checkpoints by default."""
     tensorboard: str | None = None
-    """S3 prefix to which TensorBoard's files are copied while the job runs."""
+    """S3 prefix to copy TensorBoard files to while the job runs."""
     test_set: tuple[str, ...] = ()
-    """Name of a test set whose scores become metrics of their own, such as channel-test."""
+    """Name of a test set whose scores become separate metrics, such as channel-test."""
     retries: int = 0
-    """Times to start again after a failure of SageMaker itself."""
+    """Restarts after a failure of SageMaker itself."""
     warm_pool_s: int = 0
-    """Keep the machines so long for the next job."""
+    """Time to keep the instances for the next job."""
     subnet: tuple[str, ...] = ()
     """Subnet of a VPC to run in."""
     security_group: tuple[str, ...] = ()
-    """Security group in it."""
+    """Security group in that VPC."""
     isolated: bool = False
-    """Cut the container off from every network; its base model must then be a channel or in the image."""
+    """Isolate the container from all networks; its base model must then be in a channel or the image."""
     encrypt_traffic: bool = False
-    """Encrypt what several machines say to each other, which is slower."""
+    """Encrypt traffic between instances, which is slower."""
     kms_key: str | None = None
     """Key that encrypts disks and results."""
     region: str | None = None
-    """AWS region; that of the environment by default."""
+    """AWS region; the environment's by default."""
     dry_run: bool = False
-    """Print the request as JSON and send nothing."""
+    """Print the request as JSON, and send nothing."""
 
     def __post_init__(self) -> None:
-        """Refuse what SageMaker or the container would refuse later, all at once.
+        """Refuse, all at once, what SageMaker or the container would refuse later.
 
         Raises:
             ConfigError: Lists every fault.
@@ -125,7 +125,7 @@ class Launch:
             raise ConfigError(faults)
 
     def _rules(self, hyperparameters: dict[str, str]) -> tuple[tuple[bool, str], ...]:
-        """Return (whether it holds, the fault if not) of each rule about several or single values."""
+        """Return (whether it holds, the fault if not) for each rule."""
         at_least = {
             "instances": (self.instances, 1),
             "volume-gb": (self.volume_gb, 1),
@@ -134,7 +134,10 @@ class Launch:
             "warm-pool-s": (self.warm_pool_s, 0),
         }
         return (
-            *((value >= least, f"--{name} is at least {least}") for name, (value, least) in at_least.items()),
+            *(
+                (value >= least, f"--{name} must be at least {least}")
+                for name, (value, least) in at_least.items()
+            ),
             (bool(self.image.strip()), "--image is empty"),
             (self.spot or self.max_wait_s is None, "--max-wait-s is for --spot"),
             (
@@ -160,14 +163,14 @@ class Launch:
 
     @cached_property
     def train_config(self) -> TrainConfig:
-        """The configuration that the container will resolve from this job's hyperparameters and channels."""
+        """The configuration that the container will build from this job's hyperparameters and channels."""
         channels = {text.partition("=")[0]: _OPT_ML / "input" / "data" for text in self.channel}
         job = TrainingJob(base_dir=_OPT_ML, hyperparameters=self.hyperparameters, channels=channels)
         return resolve_config(job, {}, {}).train
 
     @property
     def hyperparameters(self) -> dict[str, str]:
-        """All of them, as SageMaker hands them to the container."""
+        """All hyperparameters, as SageMaker passes them to the container."""
         return {"config": self.config, **read_pairs(self.hyperparameter, "--hyperparameter", [])}
 
 

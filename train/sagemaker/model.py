@@ -21,7 +21,7 @@ BASE = "base"
 
 
 def image_holds(base_model: str, job: TrainingJob) -> bool:
-    """Tell whether the image itself holds the base model, so that an endpoint needs no network for it."""
+    """Tell whether the image holds the base model, so that an endpoint needs no network for it."""
     try:
         return not resolve_base_model(base_model, offline=True).is_relative_to(job.base_dir)
     except BaseModelError:
@@ -29,16 +29,16 @@ def image_holds(base_model: str, job: TrainingJob) -> bool:
 
 
 def lay_out_model(job: TrainingJob, config: ContainerConfig, *, held_by_image: bool) -> None:
-    """Copy the run's artifact, and where needed the base model, into the job's model directory.
+    """Copy the run's artifact, and the base model if needed, into the job's model directory.
 
     Raises:
-        ExportError: The artifact is not whole, or the disk refuses.
+        ExportError: The artifact is incomplete, or cannot be copied.
     """
     artifact = job.run_dir / ARTIFACT
     include_base = config.include_base if config.include_base is not None else not held_by_image
     try:
         load_artifact(artifact)
-        shutil.copytree(artifact, job.model_dir, dirs_exist_ok=True)  # a mount: it cannot be replaced whole
+        shutil.copytree(artifact, job.model_dir, dirs_exist_ok=True)  # a mount, which cannot be replaced
         if include_base:
             base_dir = resolve_base_model(config.train.base_model)
             shutil.copytree(base_dir, job.model_dir / BASE, dirs_exist_ok=True)
@@ -48,6 +48,6 @@ def lay_out_model(job: TrainingJob, config: ContainerConfig, *, held_by_image: b
 
 
 def tidy_outputs(run_dir: Path) -> None:
-    """Remove what need not be uploaded: prepared recordings, and the second copy of the artifact."""
+    """Delete what need not be uploaded: prepared recordings, and the second copy of the artifact."""
     for directory in (*(path for path in (run_dir / "data").glob("*") if path.is_dir()), run_dir / ARTIFACT):
         shutil.rmtree(directory, ignore_errors=True)

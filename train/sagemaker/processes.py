@@ -1,7 +1,7 @@
 """Start the training processes of one machine, forward signals to them, and report how they ended.
 
 A single process is started directly, several (GPUs or machines) through torchrun. The parent stays small, so
-that it can report a trainer that the kernel killed for its memory.
+that it can report a trainer that the kernel killed for lack of memory.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Ending:
     status: int
     """Exit status, or minus the number of the signal that ended it."""
     stopped: bool
-    """Whether a signal had asked for it."""
+    """Whether a signal had requested the end."""
 
 
 def training_command(
@@ -45,10 +45,8 @@ def training_command(
     """Return the command that trains on this machine.
 
     Args:
-        job: Job whose hosts take part.
-        program: Python file and its arguments.
         n_processes: Processes on this machine: one for each GPU, or one.
-        environ: Environment; may name the port as `MASTER_PORT`.
+        environ: May hold the port as `MASTER_PORT`.
     """
     if len(job.hosts) == 1 and n_processes == 1:
         return [sys.executable, *program]
@@ -64,7 +62,7 @@ def training_command(
 
 
 def network_variables(job: TrainingJob) -> dict[str, str]:
-    """Return the variables that tell NCCL and gloo which network interface reaches the other machines."""
+    """Return the variables that tell NCCL and gloo which network interface to use."""
     if len(job.hosts) == 1 or not job.network_interface:
         return {}
     return {f"{library}_SOCKET_IFNAME": job.network_interface for library in ("NCCL", "GLOO")}
@@ -98,8 +96,6 @@ def supervise(command: Sequence[str], environ: Mapping[str, str], *, wait_for: S
     checkpoint. Its processes save and end, and torchrun ends with them.
 
     Args:
-        command: Program and arguments.
-        environ: Whole environment of the command.
         wait_for: Hosts whose names must have an address first.
 
     Raises:
@@ -114,7 +110,7 @@ def supervise(command: Sequence[str], environ: Mapping[str, str], *, wait_for: S
         try:
             return Ending(status=_wait(child, stop), stopped=stop.requested)
         finally:
-            with suppress(ProcessLookupError):  # helpers that a killed trainer leaves behind
+            with suppress(ProcessLookupError):  # end helpers that a killed trainer leaves behind
                 os.killpg(child.pid, signal.SIGKILL)
 
 

@@ -1,1 +1,1 @@
-"""The fast engine: adapter merged into the base, int8 weights, CTranslate2. Knows no audio, no request."""
+"""The fast engine: adapter merged into the base, int8 weights, CTranslate2. Knows no audio, no requests."""

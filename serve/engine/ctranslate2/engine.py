@@ -1,10 +1,10 @@
-"""The fast engine: Whisper in CTranslate2, the adapter merged into its weights before they are quantised.
+"""The fast engine: Whisper in CTranslate2, the adapter merged into its weights before quantisation.
 
     engine = CTranslate2Engine.load(base_dir, artifact, quantization="int8", n_threads=2)
     (hypothesis,) = engine.decode([EngineInput(log_mel=log_mel, options=DecodingOptions(language="mr"))])
 
-Each adapter has converted models of its own (`serve.engine.ctranslate2.variants`), loaded and freed while
-others decode. torch, transformers and peft are not imported unless a model has to be converted.
+Each adapter has its own converted models (`serve.engine.ctranslate2.variants`), which are loaded and freed
+while others decode. torch, transformers and peft are imported only to convert a model.
 """
 
 from __future__ import annotations
@@ -53,10 +53,10 @@ from serve.errors import EngineError, StartupError
 from serve.model.artifact import Artifact
 
 MEDIAN_FILTER_POSITIONS = 7
-"""Width of the filter that smooths cross-attention before words are timed (openai/whisper)."""
+"""Width of the median filter that smooths cross-attention before word alignment (openai/whisper)."""
 
 MULTILINGUAL_TOKENS = 51_865
-"""CTranslate2 detects languages with vocabularies of this size and larger."""
+"""CTranslate2 detects languages only with vocabularies of at least this size."""
 
 _LAYOUT: dict[tuple[Quantization, str], tuple[Storage, Compute]] = {
     ("int8", "cpu"): ("int8", "int8"),
@@ -64,11 +64,11 @@ _LAYOUT: dict[tuple[Quantization, str], tuple[Storage, Compute]] = {
     ("none", "cpu"): ("float32", "float32"),
     ("none", "cuda"): ("float16", "float16"),
 }
-"""Quantization and device -> how weights are kept on disk, and what is computed with."""
+"""(quantization, device) -> (how weights are stored on disk, the compute type)."""
 
 
 class CTranslate2Engine:
-    """See `serve.engine.Engine`."""
+    """Implements `serve.engine.Engine`."""
 
     def __init__(
         self,
@@ -82,17 +82,13 @@ class CTranslate2Engine:
         compute: Compute = "int8",
         workers: Workers | None = None,
     ) -> None:
-        """Take what finds each converted model that there can be, and load the one that is asked for most.
+        """Build the engine, and preload the model that most windows need.
 
         Args:
-            directories: See `Variants`.
-            vocabulary: The base model's.
-            language: The adapter's own, in which it writes with few tokens.
-            convert: How to find the models of further adapters; None takes none.
-            preload: False loads nothing yet.
-            device: `cpu` or `cuda`.
-            compute: What is computed with.
-            workers: How many batches are decoded side by side.
+            directories: How to find each converted model; see `Variants`.
+            language: The served adapter's language; its windows may use the model with few tokens.
+            convert: How to find the models of further adapters; None if there will be none.
+            preload: False loads no model yet.
 
         Raises:
             StartupError: The model cannot be found or loaded.
@@ -118,15 +114,12 @@ class CTranslate2Engine:
         cache_dir: Path | None = None,
         preload: bool = True,
     ) -> CTranslate2Engine:
-        """Load what the cache holds of a base model and an artifact's adapter, first making what it lacks.
+        """Load the converted models of a base model and an adapter from the cache; convert what is missing.
 
         Args:
-            base_dir: The base model's transformers checkpoint.
             artifact: Holds the adapter; None serves the base model alone.
-            quantization: `int8`, or `none`: fp32 on a CPU, fp16 on a GPU. It keeps no `int4`.
+            quantization: `int8`, or `none`: fp32 on a CPU, fp16 on a GPU. CTranslate2 has no `int4`.
             n_threads: CPU threads of all batches together.
-            cache_dir: Where converted models are kept.
-            preload: False loads nothing yet.
 
         Raises:
             ConversionError: A converted model can neither be found nor made.
@@ -153,58 +146,47 @@ class CTranslate2Engine:
 
     @property
     def languages(self) -> frozenset[str]:
-        """Language codes the base model knows."""
         return frozenset(self._vocabulary.languages or {"en": 0})
 
     @property
     def has_adapter(self) -> bool:
-        """Whether an adapter is merged into the served model."""
         return ADAPTED in self.variants.directories
 
     @property
     def n_workers(self) -> int:
-        """Batches that are decoded side by side."""
         return self.variants.workers.count
 
     @property
     def usual_batch(self) -> BatchSize:
-        """The largest batch that is worth its wait; see `serve.engine.Engine`."""
         return GPU_BATCH if self.variants.device == "cuda" else CPU_BATCH
 
     def unsupported(self, options: DecodingOptions) -> tuple[str, str] | None:
-        """Name the option that cannot be served, and why; see `serve.engine.Engine`."""
         detects = self._vocabulary.size >= MULTILINGUAL_TOKENS or not self._vocabulary.languages
         if options.language is None and not detects:
             return "language", "this model's vocabulary is too small for detection: name a language"
         return self._vocabulary.unsupported(options)
 
     def adapter_bytes(self, artifact: Artifact) -> int:
-        """Return the size of its usual model's weights; see `serve.engine.Engine`."""
         assert self._convert is not None
         return weights_bytes(self._convert(artifact, writes_few_tokens(artifact)))
 
     def base_bytes(self) -> int:
-        """Return what it takes once it is loaded; see `serve.engine.Engine`."""
         return weights_bytes(self.variants.directories[BASE]) if BASE in self.variants.loaded else 0
 
     def load_adapter(self, key: str, artifact: Artifact) -> None:
-        """Load the model of a further adapter; see `serve.engine.Engine`."""
         assert self._convert is not None
         self._languages[key] = artifact.manifest.language
         self.variants.directories |= variants_of(key, artifact, self._convert)
         self.variants.model(self.variants.usual(key))
 
     def unload_adapter(self, key: str) -> None:
-        """Free the models of an adapter; see `serve.engine.Engine`."""
         self.variants.drop(key)
         self._languages.pop(key, None)
 
     def bytes_to_load(self, options: DecodingOptions) -> int:
-        """Return the size of the weights of models that are not loaded; see `serve.engine.Engine`."""
         return self.variants.bytes_to_load(self._needed(options))
 
     def make_ready(self, options: DecodingOptions) -> None:
-        """Load every model that the options may need; see `serve.engine.Engine`."""
         for variant in self._needed(options):
             self.variants.model(variant)
 
@@ -216,20 +198,19 @@ class CTranslate2Engine:
         return needed
 
     def _variant(self, options: DecodingOptions) -> Variant:
-        """Choose the model for a window: that with few tokens where it can read and write all it needs."""
+        """Choose the model for a window: the one with few tokens where it suffices."""
         adapter = options.adapter
         usual = self.variants.usual(adapter)
         if adapter is None or not usual.few_tokens:
             return usual
         if options.language != self._languages[adapter] or options.task != "transcribe":
             return Variant(adapter)
-        if not (options.prompt or options.hotwords):  # special tokens alone, which all have
+        if not (options.prompt or options.hotwords):  # only special tokens, which every variant has
             return usual
         readable = self.variants.model(usual).can_read(self._vocabulary.prompt_of(options))
         return usual if readable else Variant(adapter)
 
     def kind(self, window: EngineInput) -> Hashable:
-        """Return what one call of CTranslate2 takes together; see `serve.engine.Engine`."""
         options = window.options
         with _errors():
             return (
@@ -237,21 +218,19 @@ class CTranslate2Engine:
                 window.n_frames,
                 len(self._vocabulary.prompt_of(options)),
                 (options.timestamps, options.beam_size, options.suppress),
-                # Words are timed behind one start sequence.
+                # Word alignment takes one start sequence for the whole batch.
                 (options.language, options.task) if options.word_timestamps else None,
-                # What a window draws must not depend on its neighbours.
+                # What a window draws at random must not depend on its neighbours.
                 object() if options.temperature > 0 else None,
             )
 
     def detect_language(self, windows: Sequence[EngineInput]) -> list[tuple[str, float]]:
-        """Ask the base model alone; see `serve.engine.Engine`."""
         with _errors():
             base = self.variants.model(BASE)
             _encode(base, windows)
             return base.detect_languages(gathered([window.encoded for window in windows]))
 
     def decode(self, windows: Sequence[EngineInput]) -> list[Hypothesis]:
-        """Decode windows of one kind together; see `serve.engine.Engine`."""
         options = windows[0].options
         with _errors(), self.variants.in_use(options.adapter):
             variant = self._variant(options)
@@ -269,7 +248,6 @@ class CTranslate2Engine:
             return hypotheses
 
     def close(self) -> None:
-        """Free the models."""
         self.variants.loaded.clear()
 
     def _generate(
@@ -280,7 +258,7 @@ class CTranslate2Engine:
         options: DecodingOptions,
         limit: int,
     ) -> list[Generated]:
-        """Write texts for rows with prompts of one length."""
+        """Generate texts for rows whose prompts have equal lengths."""
         never = self._never_in_times if options.timestamps else self._never
 
         def generate(model: CT2Model) -> list[Generated]:
@@ -295,8 +273,8 @@ class CTranslate2Engine:
 
         if options.temperature == 0:
             return generate(self.variants.model(variant))
-        # CTranslate2 seeds the generator of a worker thread once, when it first draws; a loaded model cannot
-        # go back to a seed. So each draw has a model of its own, and the seed is held until it is used.
+        # CTranslate2 seeds a worker thread's generator once, at its first draw; a loaded model cannot be
+        # seeded again. So each draw loads its own model, and the lock is held until the seed is used.
         with self._drawing:
             ctranslate2.set_random_seed(options.seed)
             return generate(self.variants.fresh(variant))
@@ -304,13 +282,11 @@ class CTranslate2Engine:
     def _hypothesis(
         self, window: EngineInput, written: Generated, limit: int, batch_limit: int
     ) -> Hypothesis:
-        """Cut tokens to their limit and before a loop, and write them as text.
+        """Cut tokens at their limit and before a loop, and decode them to text.
 
         Args:
-            window: The window that was heard.
-            written: Timestamp tokens are among the text's where they were asked for.
-            limit: Most tokens of this window.
-            batch_limit: Most tokens of any window of its batch: so many the model could write.
+            written: Includes timestamp tokens where they were requested.
+            batch_limit: Token limit that the batch was generated with, the largest of its windows'.
         """
         vocabulary, options = self._vocabulary, window.options
         n_written = len(written.tokens)
@@ -331,7 +307,7 @@ class CTranslate2Engine:
     def _with_words(
         self, model: CT2Model, windows: Sequence[EngineInput], hypotheses: Sequence[Hypothesis]
     ) -> list[Hypothesis]:
-        """Add the times of words to hypotheses in one language."""
+        """Add word times to hypotheses in one language."""
         vocabulary, timed = self._vocabulary, list(hypotheses)
         options = windows[0].options
         rows = [row for row, hypothesis in enumerate(hypotheses) if hypothesis.tokens]
@@ -361,17 +337,17 @@ class CTranslate2Engine:
 
 @contextmanager
 def _errors() -> Iterator[None]:
-    """Turn what CTranslate2 raises, and what converting a model raises late, into errors of the engine."""
+    """Turn exceptions of CTranslate2, and of a late conversion, into `EngineError`."""
     try:
         yield
     except (RuntimeError, ValueError) as error:
         raise EngineError(f"CTranslate2 failed: {error}") from error
-    except StartupError as error:  # a model is converted when it is first asked for
+    except StartupError as error:  # a model is converted when it is first needed
         raise EngineError(str(error)) from error
 
 
 def _encode(model: CT2Model, windows: Sequence[EngineInput]) -> None:
-    """Let the windows keep what the encoder makes of them, unless they have it already."""
+    """Store encoder output on each window that has none yet."""
     fresh = [window for window in windows if window.encoded is None]
     if fresh:
         encoded = model.encode(np.stack([window.log_mel for window in fresh]))
@@ -380,6 +356,6 @@ def _encode(model: CT2Model, windows: Sequence[EngineInput]) -> None:
 
 
 def _limit(options: DecodingOptions, n_prompt: int) -> int:
-    """Return the most tokens of a window; one place of the context is kept for timing its words."""
+    """Return the token limit of a window; word alignment needs one place of the context."""
     room = MAX_CONTEXT_TOKENS - n_prompt - options.word_timestamps
     return max(1, min(options.max_new_tokens, room))

@@ -1,8 +1,8 @@
-"""Let CTranslate2 use what the processor can do.
+"""Let CTranslate2 use AVX-512 where that is faster.
 
-It chooses between instruction sets once, when it is imported, and takes AVX-512 only where it is told to, for
-the sake of processors that slowed down under it. Those that bring VNNI as well hardly do: there the encoder
-gains a tenth.
+CTranslate2 picks its instruction set once, at import, and takes AVX-512 only on request, because some
+processors lower their clock under it. Processors that also have VNNI hardly do; there the encoder gains a
+tenth.
 """
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ import os
 from pathlib import Path
 
 _NEEDED = {"avx512f", "avx512cd", "avx512vl", "avx512bw", "avx512dq"}
-"""What CTranslate2 asks of a processor for AVX-512."""
+"""AVX-512 extensions that CTranslate2 requires."""
 
 _WITHOUT_SLOWING_DOWN = "avx512_vnni"
 
 
 def choose_instruction_set(cpuinfo: Path = Path("/proc/cpuinfo")) -> None:
-    """Ask for AVX-512 where it is worth it and nobody has set `CT2_FORCE_CPU_ISA`; before it is imported."""
+    """Request AVX-512 where it pays and `CT2_FORCE_CPU_ISA` is unset. Call before CTranslate2 is imported."""
     if "CT2_FORCE_CPU_ISA" in os.environ:
         return
     try:

@@ -1,11 +1,11 @@
-"""Merge an adapter into its base model for a runtime that knows no adapters, and keep what was made.
+"""Merge an adapter into its base model, convert the result for CTranslate2, and cache it.
 
     base in fp32 + adapter ─► merged weights ─► CTranslate2 directory, quantised last
 
-Merging into 8-bit weights would round twice and change what is heard, so it never happens. A model that
-writes in few scripts can be kept with the tokens of these alone: `serve.engine.ctranslate2.kept_tokens`. A
-converted model lies in the cache under a name that is a hash of all it was made of, so an older one is never
-taken for it. torch, transformers and peft are imported only where something must be built.
+Merging into 8-bit weights would round twice and change the text, so quantisation always comes last. A model
+that writes few scripts can be kept with their tokens alone (`serve.engine.ctranslate2.kept_tokens`). The
+cache name of a converted model is a hash of all its ingredients, so a stale one is never used. torch,
+transformers and peft are imported only to convert.
 """
 
 from __future__ import annotations
@@ -33,22 +33,22 @@ if TYPE_CHECKING:
     from transformers import WhisperForConditionalGeneration
 
 Storage = Literal["int8", "int8_float16", "float16", "float32"]
-"""How a converted model keeps its linear layers, and after the underscore everything else."""
+"""How a converted model stores its linear layers and, after the underscore, all other weights."""
 
 RECORD = "merged.json"
-"""What a converted model was made of; beside it there is no adapter to ask."""
+"""File that records a converted model's ingredients, for use where the adapter is not at hand."""
 
 KEPT_TOKENS = "kept_tokens.json"
-"""Numbers, in the full vocabulary, of the tokens that a converted model has; no file where it has all."""
+"""File that lists a reduced model's tokens by their full-vocabulary numbers; absent where all are kept."""
 
 REVISION = 2
-"""Counts up when a converted model of the same ingredients changes, so that older ones are made anew."""
+"""Increased when conversion itself changes, so that older cached models are converted again."""
 
 COPIED_FILES = ("tokenizer.json", "preprocessor_config.json")
-"""Read by faster-whisper; `preprocessor_config.json` says how many mel bands the model takes."""
+"""Files that faster-whisper reads; `preprocessor_config.json` gives the number of mel bands."""
 
 WEIGHTS = "model.bin"
-"""File of a converted model that is read into memory whole."""
+"""File of a converted model that is read into memory whole: its weights."""
 
 _log = structlog.get_logger(__name__)
 
@@ -61,20 +61,17 @@ def converted_model(
     scripts: Sequence[str] | None = None,
     cache_dir: Path | None = None,
 ) -> Path:
-    """Return a CTranslate2 directory of a base model with an artifact's adapter, made now if there is none.
+    """Return the CTranslate2 directory of a base model with an artifact's adapter, converting it if needed.
 
-    What an artifact carries itself (see `carried_model`) is taken first, where it was made of the same files;
-    then what came with the machine (`built_in_dirs`). Safe when several processes start at once.
+    It is looked up in the artifact (`carried_model`), then in `built_in_dirs`, then in the cache. Safe when
+    several processes start at once.
 
     Args:
-        base_dir: The base model's checkpoint.
         artifact: Holds the adapter; None converts the base model alone.
-        storage: How weights are kept.
-        scripts: Keep the tokens of these scripts alone; None keeps all.
-        cache_dir: Where converted models are kept; `default_cache_dir()` if None.
+        scripts: Keep only the tokens of these scripts; None keeps all.
 
     Raises:
-        ConversionError: It cannot be made or kept; one sentence says why.
+        ConversionError: The model cannot be converted or stored.
     """
     if artifact is None and is_converted(base_dir):
         return base_dir
@@ -108,10 +105,8 @@ def carried_model(artifact_dir: Path, storage: Storage, scripts: Sequence[str] |
     """Return where an artifact carries a converted model: `merged-ct2-int8/`, `...-few-tokens/` and the like.
 
     Args:
-        artifact_dir: Of the adapter.
-        storage: How weights are kept.
-        scripts: Of the model with the tokens of these alone; None of that with all tokens, which is the one
-            that other programs can load.
+        scripts: Not None for the model with few tokens; None for the one with all tokens, which other
+            programs can load.
     """
     return artifact_dir / f"merged-ct2-{storage}{'' if scripts is None else '-few-tokens'}"
 
@@ -123,21 +118,18 @@ def convert(
     into: Path,
     scripts: Sequence[str] | None = None,
 ) -> None:
-    """Write a CTranslate2 model with the files that faster-whisper reads beside it.
+    """Write a CTranslate2 model together with the files that faster-whisper reads.
 
     Args:
-        base_dir: The base model's checkpoint.
         artifact: Holds the adapter; None converts the base model alone.
-        storage: How weights are kept.
-        into: A directory, made here.
-        scripts: Keep the tokens of these scripts alone; None keeps all.
+        scripts: Keep only the tokens of these scripts; None keeps all.
 
     Raises:
-        ConversionError: Base and adapter do not fit each other, or CTranslate2 does not know such a model.
-        OSError: The disk refuses.
+        ConversionError: Base and adapter do not fit each other, or CTranslate2 does not support the model.
+        OSError: The files cannot be written.
     """
     model = merge(base_dir, artifact)
-    # Imported here: with it come torch and transformers.
+    # Imported here because it imports torch and transformers.
     from ctranslate2.converters.converter import Converter
     from ctranslate2.converters.transformers import WhisperLoader
     from transformers import AutoTokenizer
@@ -175,7 +167,7 @@ def convert(
 
 
 def kept_tokens(directory: Path) -> KeptTokens | None:
-    """Return the tokens that a converted model has; None where it has them all.
+    """Return the tokens of a reduced model; None where a model has the full vocabulary.
 
     Raises:
         ConversionError: The file that lists them is damaged.
@@ -188,7 +180,7 @@ def kept_tokens(directory: Path) -> KeptTokens | None:
 
 
 def merge(base_dir: Path, artifact: Artifact | None) -> WhisperForConditionalGeneration:
-    """Return the base model in fp32, with the adapter in its weights where there is one.
+    """Return the base model in fp32, merged with the adapter where there is one.
 
     Raises:
         ConversionError: Base and adapter do not fit each other.
@@ -197,7 +189,7 @@ def merge(base_dir: Path, artifact: Artifact | None) -> WhisperForConditionalGen
 
     from serve.engine.transformers.quiet import quiet_libraries
 
-    quiet_libraries()  # before peft and its libraries, some of which speak on being imported
+    quiet_libraries()  # before peft and its libraries, some of which print on import
     from serve.engine.transformers.adapter import attach_adapter, load_base
 
     try:
@@ -214,7 +206,7 @@ def merge(base_dir: Path, artifact: Artifact | None) -> WhisperForConditionalGen
 def record(
     base_dir: Path, artifact: Artifact | None, storage: Storage, scripts: Sequence[str] | None = None
 ) -> dict[str, Any]:
-    """Return what a converted model is made of, as its record says it."""
+    """Return the ingredients of a converted model, as `merged.json` records them."""
     adapter: dict[str, Any] = {} if artifact is None else adapter_hashes(artifact)
     if scripts is not None:
         adapter["scripts"] = sorted(scripts)
@@ -231,7 +223,7 @@ def record(
 
 
 def adapter_hashes(artifact: Artifact) -> dict[str, str]:
-    """Return hashes of an adapter's weights, and of the configuration that says how strongly they count."""
+    """Return hashes of an adapter's weights and of its configuration, which holds their scale."""
     return {
         "adapter_sha256": _sha256([artifact.adapter_dir / ADAPTER_WEIGHTS]),
         "adapter_config_sha256": _sha256([artifact.adapter_dir / ADAPTER_CONFIG]),
@@ -239,14 +231,14 @@ def adapter_hashes(artifact: Artifact) -> dict[str, str]:
 
 
 def write_record(directory: Path, ingredients: dict[str, Any]) -> None:
-    """Write the record of a finished model: what it is made of, and how long its weights are."""
+    """Write `merged.json` into a finished model: its ingredients, and the sizes of its files in bytes."""
     sizes = {file.name: file.stat().st_size for file in directory.iterdir()}
     text = json.dumps({**ingredients, "sizes_bytes": sizes}, ensure_ascii=False, indent=2)
     (directory / RECORD).write_text(text + "\n", encoding="utf-8")
 
 
 def _is_whole(directory: Path, wanted: dict[str, Any]) -> bool:
-    """Tell whether a directory holds the whole model that is wanted."""
+    """Tell whether a directory holds the wanted model, complete."""
     try:
         found = json.loads((directory / RECORD).read_bytes())
         sizes: dict[str, int] = found["sizes_bytes"]
@@ -255,7 +247,7 @@ def _is_whole(directory: Path, wanted: dict[str, Any]) -> bool:
             and WEIGHTS in sizes
             and all((directory / name).stat().st_size == n_bytes for name, n_bytes in sizes.items())
         )
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):  # no record, or none of ours
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):  # no record, or a foreign one
         return False
 
 
@@ -266,7 +258,7 @@ def _directory_name(ingredients: dict[str, Any]) -> str:
 
 
 def _keep_tokens(model: WhisperForConditionalGeneration, kept: KeptTokens) -> None:
-    """Leave out of a model, in place, the embeddings and the rows of the output layer of all other tokens."""
+    """Reduce a model's embeddings and output layer to the kept tokens, in place."""
     import torch
 
     decoder, output, is_tied = model.model.decoder, model.proj_out.weight, _is_tied(model)
@@ -284,15 +276,15 @@ def _keep_tokens(model: WhisperForConditionalGeneration, kept: KeptTokens) -> No
 
 
 def _is_tied(model: WhisperForConditionalGeneration) -> bool:
-    """Tell whether the output layer is the embedding: not where an adapter saved one of the two."""
+    """Tell whether output layer and embedding share weights; not so where an adapter saved one of the two."""
     same: bool = model.proj_out.weight.data_ptr() == model.model.decoder.embed_tokens.weight.data_ptr()
     return same
 
 
 def _allow_empty_text(directory: Path, end: int) -> None:
-    """Let the model end before the first token: adapters are trained to answer noise with an empty text.
+    """Allow the end token first, since adapters are trained to answer noise with an empty text.
 
-    The base model is not, and would stop at random; it keeps what its checkpoint forbids.
+    The base model is not trained to, and would stop at random; its `suppress_ids_begin` stays.
     """
     path = directory / "config.json"
     config = json.loads(path.read_bytes())

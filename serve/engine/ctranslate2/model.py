@@ -1,6 +1,6 @@
-"""A loaded CTranslate2 Whisper that speaks of tokens by their numbers in the base model's vocabulary.
+"""A loaded CTranslate2 Whisper whose interface uses the base model's token numbers.
 
-Its own may be smaller (`serve.engine.ctranslate2.kept_tokens`). Knows no windows and no options.
+Its own vocabulary may be smaller (`serve.engine.ctranslate2.kept_tokens`). Knows no windows and no options.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from serve.errors import ConversionError
 
 @dataclass(frozen=True)
 class Generated:
-    """What was written for one row."""
+    """The text generated for one row."""
 
     tokens: list[int]
     sum_logprob: float
@@ -30,15 +30,15 @@ class Generated:
 
 
 class CT2Model:
-    """A converted model on a device. As many threads as it has workers may call it at a time."""
+    """A converted model on a device. At most as many threads as it has workers may call it at a time."""
 
     def __init__(
         self, directory: Path, *, device: str, compute: str, n_workers: int, threads_per_worker: int
     ) -> None:
-        """Load what `serve.engine.ctranslate2.merging` made.
+        """Load a model that `serve.engine.ctranslate2.merging` converted.
 
         Raises:
-            ConversionError: The directory holds no model that can be loaded.
+            ConversionError: The directory holds no model that CTranslate2 can load.
         """
         self._kept = kept_tokens(directory)
         self._device = device
@@ -60,8 +60,8 @@ class CT2Model:
     def encode(self, log_mels: npt.NDArray[np.float32]) -> EncoderOutput:
         """Encode a batch, (n_rows, n_mels, n_frames).
 
-        A CPU encodes row by row: what lies between two layers then stays in its cache, which makes eight
-        windows of 14 s twice as fast as side by side. What comes out is the same to the last bit.
+        On a CPU, rows are encoded one by one: activations then stay in the cache, which makes eight windows
+        of 14 s twice as fast. The output is bit-identical.
         """
         n_rows = len(log_mels)
         if self._device != "cpu" or n_rows == 1:
@@ -73,7 +73,7 @@ class CT2Model:
         return self._whisper.encode(ctranslate2.StorageView.from_array(log_mels))
 
     def detect_languages(self, encoded: ctranslate2.StorageView) -> list[tuple[str, float]]:
-        """Return the likeliest language of each row and its probability; for full vocabularies."""
+        """Return (language code, probability) of each row's likeliest language; for full vocabularies."""
         ranked = self._whisper.detect_language(encoded)
         return [(ranking[0][0][2:-2], ranking[0][1]) for ranking in ranked]
 
@@ -87,27 +87,25 @@ class CT2Model:
         beam_size: int,
         temperature: float,
     ) -> list[Generated]:
-        """Write a text for each row, after prompts that are all of one length.
+        """Generate a text for each row.
 
         Args:
-            encoded: Encoder output of the rows.
-            prompts: One a row.
-            suppress: Tokens that are never written.
-            limit: Most tokens written.
-            beam_size: Texts kept side by side.
-            temperature: 0 takes the likeliest token; above it tokens are drawn.
+            prompts: One for each row, all of equal length.
+            suppress: Tokens that must not be emitted.
+            limit: Most tokens emitted per row.
+            temperature: 0 takes the likeliest token; above 0 tokens are drawn at random.
         """
         results = self._whisper.generate(
             encoded,
             [self._own(prompt) for prompt in prompts],
             beam_size=beam_size,
-            # CTranslate2 divides a score by the number of tokens, of which an empty text has none: so sums
-            # are asked for, of all texts kept, and the best mean is found here.
+            # CTranslate2 divides a score by the number of tokens, which is 0 for an empty text. So request
+            # the sums of all beams, and find the best mean here.
             num_hypotheses=beam_size,
             length_penalty=0,
             return_scores=True,
             return_no_speech_prob=True,
-            # It allows min(max_length / 2, max_length - prompt) tokens, which is to be `limit`.
+            # CTranslate2 allows min(max_length / 2, max_length - prompt) tokens, which must equal `limit`.
             max_length=max(2 * limit, limit + len(prompts[0])),
             suppress_tokens=self._own(suppress),
             sampling_topk=0 if temperature > 0 else 1,
@@ -130,7 +128,7 @@ class CT2Model:
         *,
         median_filter_width: int,
     ) -> list[Any]:
-        """Return the path of each text's tokens through its window; see `Whisper.align` of CTranslate2."""
+        """Align each text's tokens with its window; see `Whisper.align` of CTranslate2."""
         alignments: list[Any] = self._whisper.align(
             encoded,
             self._own(start_sequence),
@@ -145,7 +143,7 @@ class CT2Model:
 
 
 class EncoderOutput:
-    """What the encoder made of a batch, (n_rows, n_frames / 2, d_model)."""
+    """Encoder output of a batch, (n_rows, n_frames / 2, d_model)."""
 
     def __init__(self, whole: ctranslate2.StorageView, n_rows: int) -> None:
         self.whole = whole
@@ -153,12 +151,12 @@ class EncoderOutput:
 
     @cached_property
     def on_cpu(self) -> npt.NDArray[np.floating]:
-        """The same where numpy can read it."""
+        """The output in CPU memory."""
         return np.asarray(self.whole.to_device(ctranslate2.Device.cpu))
 
 
 def gathered(rows: Sequence[tuple[EncoderOutput, int]]) -> ctranslate2.StorageView:
-    """Return rows of one or more outputs as one; those of a whole batch, in order, are not copied."""
+    """Return rows of several outputs as one array; a whole output in order is returned without a copy."""
     first = rows[0][0]
     if rows == [(first, row) for row in range(first.n_rows)]:
         return first.whole

@@ -1,7 +1,7 @@
-"""The converted models of an engine: found or made, loaded when they are first asked for, freed.
+"""The converted models of an engine: found or converted, loaded on first use, freed.
 
-Up to three serve an adapter: one with the tokens of its scripts alone, for windows in its own language; one
-with all tokens, for what the first cannot read or write; and the base model alone, which all adapters share.
+An adapter has up to three: one with the tokens of its scripts alone, for windows in its own language; one
+with all tokens, for what the first cannot read or write; and the base model, shared by all adapters.
 Knows no windows and no options.
 """
 
@@ -22,7 +22,7 @@ from serve.model.artifact import Artifact
 from serve.model.completed import completed_checkpoint
 
 SMALL_MODEL_WIDTH = 768
-"""Up to whisper-small a second thread gains nothing: the step of decoding is too short to be shared out."""
+"""Up to whisper-small a second thread gains nothing: a decoding step is too short to split."""
 
 LARGE_MODEL_THREADS = 4
 MAX_WORKERS = 8
@@ -32,10 +32,10 @@ Compute = Literal["int8", "int8_float16", "float16", "float32"]
 
 @dataclass(frozen=True)
 class Variant:
-    """One of the converted models."""
+    """Names one converted model."""
 
     adapter: str | None
-    """Key; None for the base model alone."""
+    """Key of the adapter; None for the base model alone."""
     few_tokens: bool = False
 
 
@@ -43,15 +43,15 @@ BASE = Variant(None)
 ADAPTED, FEW_TOKENS = Variant(SERVED_ADAPTER), Variant(SERVED_ADAPTER, few_tokens=True)
 
 Find = Callable[[], Path]
-"""Returns the directory of a converted model, first making it where there is none."""
+"""Returns the directory of a converted model, converting it first if needed."""
 
 Convert = Callable[[Artifact | None, bool], Find]
-"""Says how to find the model of an adapter, or of the base model alone; with few tokens, or with all."""
+"""(artifact or None for the base model alone, few tokens) -> how to find that model."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Workers:
-    """How a model's threads are used: each worker decodes batches of its own."""
+    """How a model's threads are divided among workers, which each decode their own batches."""
 
     count: int = 1
     threads: int = 1
@@ -59,7 +59,7 @@ class Workers:
 
     @classmethod
     def of(cls, d_model: int, n_threads: int, device: str) -> Workers:
-        """Share threads out: a GPU takes one batch at a time, a CPU as many as do not hold each other up."""
+        """Divide threads: a GPU takes one batch at a time, a CPU as many as its threads serve well."""
         if device == "cuda":
             return cls(threads=n_threads)
         threads = 1 if d_model <= SMALL_MODEL_WIDTH else min(n_threads, LARGE_MODEL_THREADS)
@@ -67,19 +67,16 @@ class Workers:
 
 
 class Variants:
-    """The models of one engine, by what they are for. Any thread may call it."""
+    """The models of one engine by `Variant`. Thread-safe."""
 
     def __init__(
         self, directories: dict[Variant, Find], *, device: str, compute: Compute, workers: Workers
     ) -> None:
-        """Take what finds each model that there can be; load none yet.
+        """Store how to find each model; load none yet.
 
         Args:
-            directories: `BASE` always; `ADAPTED` where there is an adapter, and `FEW_TOKENS` where scripts
-                are known.
-            device: `cpu` or `cuda`.
-            compute: What is computed with.
-            workers: How many batches are decoded side by side.
+            directories: Always holds `BASE`; `ADAPTED` where there is an adapter, and `FEW_TOKENS` where its
+                scripts are known.
         """
         self.directories = directories
         self.loaded: dict[Variant, CT2Model] = {}
@@ -91,37 +88,37 @@ class Variants:
         self._changed = threading.Condition()
 
     def usual(self, adapter: str | None) -> Variant:
-        """Return the variant that is asked for most."""
+        """Return the variant that most of an adapter's windows need."""
         few_tokens = Variant(adapter, few_tokens=True)
         return few_tokens if few_tokens in self.directories else Variant(adapter)
 
     def model(self, variant: Variant) -> CT2Model:
-        """Return a model, loading it when it is first asked for.
+        """Return a model; load it on first use.
 
         Raises:
-            StartupError: It cannot be converted or loaded.
+            StartupError: The model cannot be converted or loaded.
         """
         if (model := self.loaded.get(variant)) is not None:
             return model
         with self._changed:
-            loading = self._loading[variant]  # one that takes long holds up nobody who wants another
+            loading = self._loading[variant]  # a lock each: a slow load does not block other models
         with loading:
             if variant not in self.loaded:
                 self.loaded[variant] = self._load(variant, self.workers.count)
             return self.loaded[variant]
 
     def fresh(self, variant: Variant) -> CT2Model:
-        """Load a model once more, with one worker, for whoever asks alone."""
+        """Load a separate copy of a model with one worker, for the caller alone."""
         return self._load(variant, 1)
 
     def bytes_to_load(self, variants: Iterable[Variant]) -> int:
-        """Return the bytes that loading these will add. Converts what is not converted yet."""
+        """Return the bytes that loading these variants will add. Converts what is not converted yet."""
         missing = [variant for variant in variants if variant not in self.loaded]
         return sum(weights_bytes(self.directories[variant]) for variant in missing)
 
     @contextmanager
     def in_use(self, adapter: str | None) -> Iterator[None]:
-        """Keep the models of an adapter until a batch is done."""
+        """Keep the models of an adapter from being freed while a batch runs."""
         with self._changed:
             self._n_uses[adapter] += 1
         try:
@@ -132,7 +129,7 @@ class Variants:
                 self._changed.notify_all()
 
     def drop(self, adapter: str) -> None:
-        """Free the models of an adapter once no batch uses it; nobody may ask for it any more."""
+        """Free the models of an adapter once no batch uses them. The key is invalid afterwards."""
         with self._changed:
             self._changed.wait_for(lambda: not self._n_uses[adapter])
         self._n_uses.pop(adapter, None)
@@ -152,7 +149,7 @@ class Variants:
 
 
 def converter(base_dir: Path, storage: Storage, cache_dir: Path | None) -> Convert:
-    """Return what finds the models of a base, kept in the cache as `storage` says."""
+    """Return a function that finds or converts the models of a base, cached in `cache_dir`."""
 
     def convert(artifact: Artifact | None, few_tokens: bool) -> Find:
         if artifact is not None and artifact.kind in ("checkpoint", "ctranslate2"):
@@ -170,7 +167,6 @@ def converter(base_dir: Path, storage: Storage, cache_dir: Path | None) -> Conve
 
 
 def variants_of(adapter: str, artifact: Artifact, convert: Convert) -> dict[Variant, Find]:
-    """Return how to find the models of an adapter."""
     found = {Variant(adapter): convert(artifact, False)}
     if writes_few_tokens(artifact):
         found[Variant(adapter, few_tokens=True)] = convert(artifact, True)
@@ -178,10 +174,10 @@ def variants_of(adapter: str, artifact: Artifact, convert: Convert) -> dict[Vari
 
 
 def writes_few_tokens(artifact: Artifact) -> bool:
-    """Tell whether an adapter's language needs few of the base model's tokens."""
+    """Tell whether an adapter's model can be reduced to few tokens."""
     return artifact.manifest.few_token_scripts is not None
 
 
 def weights_bytes(find: Find) -> int:
-    """Return the size of a converted model's weights."""
+    """Return the size of a converted model's weights, in bytes."""
     return (find() / WEIGHTS).stat().st_size

@@ -1,1 +1,1 @@
-"""The reference engine: any quantization of the base, adapter beside it. Knows no audio, no request."""
+"""The reference engine: any quantization of the base, adapter beside it. Knows no audio, no requests."""

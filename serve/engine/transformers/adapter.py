@@ -1,4 +1,4 @@
-"""Put an adapter on a base model, and see that every tensor of its file has come to its place."""
+"""Attach an adapter to a base model, and check that each of its tensors finds its place."""
 
 from __future__ import annotations
 
@@ -17,14 +17,13 @@ from serve.model.artifact import ADAPTER_WEIGHTS
 
 
 def load_base(base_dir: Path, **arguments: Any) -> WhisperForConditionalGeneration:
-    """Return a checkpoint's model, all of whose tensors are the checkpoint's.
+    """Load a checkpoint's model; every tensor must come from the checkpoint.
 
     Args:
-        base_dir: A transformers Whisper checkpoint.
-        arguments: Of `from_pretrained`.
+        arguments: Further arguments for `from_pretrained`.
 
     Raises:
-        BaseModelError: It cannot be loaded, or lacks tensors, or holds some that the model has no place for.
+        BaseModelError: The checkpoint cannot be loaded, or its tensors are not those of the model.
     """
     try:
         loaded: Any = WhisperForConditionalGeneration.from_pretrained(
@@ -47,15 +46,14 @@ def load_base(base_dir: Path, **arguments: Any) -> WhisperForConditionalGenerati
 def attach_adapter(
     model: WhisperForConditionalGeneration | PeftModel, adapter_dir: Path, name: str = "default"
 ) -> PeftModel:
-    """Return the model with an adapter on it, in place.
+    """Attach an adapter to a model, in place.
 
     Args:
-        model: The base, or the base with other adapters.
-        adapter_dir: Of a peft adapter, which `serve.model.adapter_tensors.check_adapter` has found good.
-        name: Under which peft knows it.
+        adapter_dir: A peft adapter that `serve.model.adapter_tensors.check_adapter` has accepted.
+        name: The adapter's name in peft.
 
     Raises:
-        ArtifactError: It does not fit; nothing of it stays on the model.
+        ArtifactError: The adapter does not fit; the model is left unchanged.
     """
     weights = adapter_dir / ADAPTER_WEIGHTS
     if not weights.is_file():
@@ -85,18 +83,18 @@ def attach_adapter(
 
 
 def detach_adapters(adapted: PeftModel) -> None:
-    """Take all adapters off a model, in place; the base model is what it was."""
+    """Remove all adapters from a model, in place; the base model is restored."""
     for module in list(adapted.modules()):
         if isinstance(module, ModulesToSaveWrapper):
-            module.set_adapter([])  # peft would leave the active adapter's layer in the base model
+            module.set_adapter([])  # else peft leaves the active adapter's layer in the base model
     adapted.unload()
 
 
 def read_tensors(weights: Path) -> dict[str, torch.Tensor]:
-    """Return the tensors of an adapter's file by the names that peft gives them.
+    """Return the tensors of an adapter's file by their names in peft.
 
     Raises:
-        ArtifactError: It is no whole safetensors file, or calls two tensors alike.
+        ArtifactError: The file is no complete safetensors file, or two tensors share a name.
     """
     stored = stored_names(weights)
     with safe_open(weights, framework="pt") as tensors:

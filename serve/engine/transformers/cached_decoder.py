@@ -1,8 +1,8 @@
-"""Whisper's decoder as a step function over preallocated keys and values. Knows no search.
+"""Whisper's decoder as a step function over a preallocated KV cache. Knows no search.
 
-It calls the very modules of the transformers model (so quantised and adapted linear layers do their own work)
-but skips that library's generic cache, mask and output handling, which cost as much as the arithmetic when a
-step is one token wide.
+It calls the modules of the transformers model, so quantised and adapted linear layers work unchanged. It
+skips the library's generic cache, mask and output handling, which cost as much as the arithmetic in steps of
+one token.
 """
 
 from __future__ import annotations
@@ -18,12 +18,13 @@ from transformers.models.whisper.modeling_whisper import WhisperAttention
 
 @dataclass
 class DecoderState:
-    """Keys and values of every layer, for the rows still being decoded."""
+    """The KV cache of every layer, for the rows still being decoded."""
 
     cross: list[tuple[Tensor, Tensor]]
-    """Per layer, of the encoder output: (n_rows, n_heads, n_positions, head_dim) each."""
+    """Cross-attention keys and values per layer: (n_rows, n_heads, n_positions, head_dim) each."""
     own: list[tuple[Tensor, Tensor]]
-    """Per layer, of the tokens so far: (n_rows, n_heads, max_tokens, head_dim) each, `n_tokens` filled."""
+    """Self-attention keys and values per layer: (n_rows, n_heads, max_tokens, head_dim) each, `n_tokens`
+    filled."""
     n_tokens: int = 0
 
     def keep_rows(self, rows: Tensor) -> None:
@@ -41,7 +42,7 @@ class CachedDecoder:
         self._n_heads = int(model.config.decoder_attention_heads)
 
     def begin(self, encoder_output: Tensor, max_tokens: int) -> DecoderState:
-        """Project the encoder output, (n_rows, n_positions, d_model), once, and make room for the tokens."""
+        """Project the encoder output, (n_rows, n_positions, d_model), once, and allocate the cache."""
         n_rows, _, d_model = encoder_output.shape
         cross, own = [], []
         for layer in self._decoder.layers:
@@ -57,10 +58,9 @@ class CachedDecoder:
         """Append tokens to every row.
 
         Args:
-            tokens: (n_rows, n_new) int64. Several tokens at once only into an empty state.
-            state: Changed in place.
-            n_logits: For how many of the last tokens logits are wanted; the output layer is a fifth of the
-                model.
+            tokens: (n_rows, n_new) int64. More than one token at once only into an empty state.
+            state: Updated in place.
+            n_logits: Number of last tokens whose logits are needed; the output layer is a fifth of the model.
 
         Returns:
             Logits after each of the last `n_logits` tokens, (n_rows, n_logits, n_vocabulary).
@@ -102,7 +102,7 @@ class CachedDecoder:
 
 
 def detection_logits(decoder: CachedDecoder, state: DecoderState, start_token: int) -> Tensor:
-    """Return the logits after the start token alone, (n_rows, n_vocabulary); `state` stays empty."""
+    """Return the logits after the start token alone, (n_rows, n_vocabulary); `state` is left empty."""
     n_rows = state.own[0][0].shape[0]
     tokens = torch.full((n_rows, 1), start_token, device=state.own[0][0].device)
     logits = decoder.step(tokens, state)[:, -1]

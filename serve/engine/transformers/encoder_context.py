@@ -1,8 +1,8 @@
 """Let Whisper's encoder read windows shorter than 30 s, in training and in serving.
 
-transformers refuses any window but 30 s, although the network itself does not need it: the positions are a
-table of which a shorter window reads the first rows. An adapter trained on windows of the clip's own length
-keeps its accuracy on them (audio-context fine-tuning), and the encoder's work shrinks with the window.
+transformers accepts windows of 30 s only. The network itself does not need that: a shorter window uses the
+first rows of the position table. An adapter trained on windows of the clip's own length keeps its accuracy on
+them (audio-context fine-tuning), and the encoder's work shrinks with the window.
 """
 
 from __future__ import annotations

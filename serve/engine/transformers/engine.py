@@ -3,9 +3,9 @@
     engine = TransformersEngine.load(base_dir, adapter_dir, quantization="int8", n_threads=2, dynamic=True)
     (hypothesis,) = engine.decode([EngineInput(log_mel=log_mel, options=DecodingOptions(language="mr"))])
 
-Adapters stay beside a quantised base (merging into int8 weights changes the output). Beside an unquantised
-base the one in use is merged into fp32 weights, where that saves two small products a layer and step, and
-taken out again for requests to another or to the base alone. All share the base.
+Adapters stay beside a quantised base, because merging into int8 weights changes the output. With an
+unquantised base, the adapter in use is merged into the fp32 weights, which saves two small products per layer
+and step; it is unmerged for requests to another adapter or to the base. All adapters share the base.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ from serve.model.artifact import ADAPTER_WEIGHTS, Artifact
 
 
 class TransformersEngine:
-    """See `serve.engine.Engine`."""
+    """Implements `serve.engine.Engine`."""
 
     def __init__(
         self,
@@ -55,12 +55,10 @@ class TransformersEngine:
         *,
         merge: bool,
     ) -> None:
-        """Take a loaded model.
+        """Wrap a loaded model.
 
         Args:
-            model: The base, or the base with an adapter.
-            vocabulary: Of the base.
-            merge: Allows to merge the adapter into the weights.
+            merge: Whether the adapter may be merged into the weights.
         """
         self._adapted = model if isinstance(model, PeftModel) else None
         whisper = model.get_base_model() if isinstance(model, PeftModel) else model
@@ -72,8 +70,8 @@ class TransformersEngine:
         self._merged: str | None = None
         self._names = {SERVED_ADAPTER: model.active_adapter} if isinstance(model, PeftModel) else {}
         self._n_named = 0
-        self._never_silent: set[str] = set()  # keys of adapters that may not answer with an empty text
-        self._turn = threading.RLock()  # adapters come and go between batches: they are parts of the model
+        self._never_silent: set[str] = set()  # keys of adapters that may not return an empty text
+        self._turn = threading.RLock()  # adapters share modules: change them between batches
         self._rules = {tuned: self._search_rules(tuned) for tuned in (True, False)}
 
     @classmethod
@@ -87,12 +85,11 @@ class TransformersEngine:
         dynamic: bool = False,
         may_be_silent: bool = True,
     ) -> TransformersEngine:
-        """Load a checkpoint directory, and an adapter on top of it.
+        """Load a checkpoint and an adapter.
 
         Args:
-            base_dir: A transformers Whisper checkpoint.
             adapter_dir: A peft adapter in safetensors; None serves the base model alone.
-            quantization: How linear layers of the base are kept: bitsandbytes int8 or nf4, or unquantised
+            quantization: Storage of the base's linear layers: bitsandbytes int8 or nf4, or unquantised
                 (fp32 on a CPU, fp16 on a GPU).
             n_threads: CPU threads of one matrix product; set for the whole process.
             dynamic: Whether windows may be shorter than 30 s.
@@ -116,7 +113,7 @@ class TransformersEngine:
         keep_scales(model)
         vocabulary = Vocabulary.read(base_dir)
         if dynamic:
-            # Imported here so that a fixed-window model does not depend on it.
+            # Imported here so that a model with fixed windows does not depend on it.
             from serve.engine.transformers.encoder_context import enable_dynamic_context
 
             enable_dynamic_context(model)
@@ -132,16 +129,13 @@ class TransformersEngine:
 
     @property
     def languages(self) -> frozenset[str]:
-        """Language codes the base model knows."""
         return frozenset(self._vocabulary.languages or {"en": 0})
 
     @property
     def has_adapter(self) -> bool:
-        """Whether it was loaded with an adapter on top of the base model."""
         return SERVED_ADAPTER in self._names
 
     def unsupported(self, options: DecodingOptions) -> tuple[str, str] | None:
-        """Name the option that cannot be served, and why; see `serve.engine.Engine`."""
         if options.beam_size > 1:
             return "beam_size", "only 1, greedy search, is supported by the transformers engine"
         for name in ("timestamps", "word_timestamps"):
@@ -150,7 +144,7 @@ class TransformersEngine:
         return self._vocabulary.unsupported(options)
 
     def adapter_bytes(self, artifact: Artifact) -> int:
-        """Return the size of its parameters as they are computed with; see `serve.engine.Engine`."""
+        """Return the size of the adapter's parameters in fp32."""
         if artifact.kind in ("checkpoint", "ctranslate2"):
             raise ArtifactError(artifact.path, "is a whole model, which needs the engine ctranslate2")
         with safe_open(artifact.adapter_dir / ADAPTER_WEIGHTS, framework="np") as weights:
@@ -159,12 +153,10 @@ class TransformersEngine:
         return n_parameters * torch.float32.itemsize
 
     def base_bytes(self) -> int:
-        """Return the size of all parameters but those of adapters; see `serve.engine.Engine`."""
         parameters = [each for name, each in self._model.named_parameters() if not is_of_adapter(name)]
         return sum(each.numel() * each.element_size() for each in parameters)
 
     def load_adapter(self, key: str, artifact: Artifact) -> None:
-        """Attach a further adapter; see `serve.engine.Engine`."""
         with self._turn:
             self._n_named += 1
             name = f"adapter{self._n_named}"
@@ -183,35 +175,32 @@ class TransformersEngine:
             self._decoder = CachedDecoder(self._model)  # layers may have been replaced
 
     def unload_adapter(self, key: str) -> None:
-        """Detach an adapter; see `serve.engine.Engine`."""
         with self._turn:
             if (name := self._names.pop(key, None)) is not None:
                 self._unmerge()
                 assert self._adapted is not None
-                if not self._names:  # peft cannot be without an adapter
+                if not self._names:  # a PeftModel needs at least one adapter
                     detach_adapters(self._adapted)
                     self._adapted = None
                     self._decoder = CachedDecoder(self._model)
                     return
-                if self._adapted.active_adapter == name:  # peft would choose, and warn
+                if self._adapted.active_adapter == name:  # else peft chooses one, and warns
                     self._adapted.set_adapter(next(iter(self._names.values())), inference_mode=True)
                 self._adapted.delete_adapter(name)
 
     def bytes_to_load(self, options: DecodingOptions) -> int:
-        """Return 0: base and adapters are all there is; see `serve.engine.Engine`."""
+        """Return 0: base and adapters are already loaded."""
         return 0
 
     def make_ready(self, options: DecodingOptions) -> None:
-        """Do nothing: base and adapters are all there is; see `serve.engine.Engine`."""
+        """Do nothing: base and adapters are already loaded."""
 
     def kind(self, window: EngineInput) -> Hashable:
-        """Return what one search takes together; see `serve.engine.Engine`."""
         options = window.options
         n_prompt = len(self._vocabulary.prompt_of(options))
         return options.adapter, window.n_frames, n_prompt, options.suppress
 
     def detect_language(self, windows: Sequence[EngineInput]) -> list[tuple[str, float]]:
-        """Ask the base model alone; see `serve.engine.Engine`."""
         vocabulary = self._vocabulary
         codes = list(vocabulary.languages)
         with self._turn, self._adapter(None), torch.inference_mode():
@@ -223,7 +212,6 @@ class TransformersEngine:
         return [(codes[index], probability) for index, probability in found]
 
     def decode(self, windows: Sequence[EngineInput]) -> list[Hypothesis]:
-        """Decode windows of one kind together; see `serve.engine.Engine`."""
         vocabulary = self._vocabulary
         options = windows[0].options
         prompts = [vocabulary.prompt_of(window.options) for window in windows]
@@ -250,23 +238,21 @@ class TransformersEngine:
         ]
 
     def close(self) -> None:
-        """Free the model."""
         del self._model, self._adapted, self._decoder
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
 
     @property
     def n_workers(self) -> int:
-        """One: torch shares every product out among its threads."""
+        """One: torch splits every matrix product among its threads."""
         return 1
 
     @property
     def usual_batch(self) -> BatchSize:
-        """The largest batch that is worth its wait; see `serve.engine.Engine`."""
         return GPU_BATCH if self._model.device.type == "cuda" else CPU_BATCH
 
     def _encode(self, windows: Sequence[EngineInput]) -> Tensor:
-        """Return (n_windows, n_frames / 2, d_model); windows keep what the encoder makes of them."""
+        """Return encoder output, (n_windows, n_frames / 2, d_model), and cache it on the windows."""
         fresh = [window for window in windows if window.encoded is None]
         if fresh:
             batch = np.stack([window.log_mel for window in fresh])
@@ -279,7 +265,7 @@ class TransformersEngine:
 
     @contextlib.contextmanager
     def _adapter(self, key: str | None) -> Iterator[None]:
-        """Run with an adapter, or with the base model alone."""
+        """Activate an adapter, or with None the base model alone, for the duration of the context."""
         if self._adapted is None:
             yield
             return
@@ -300,9 +286,9 @@ class TransformersEngine:
         yield
 
     def _unmerge(self) -> None:
-        """Take the adapter out of the weights that is in them."""
+        """Take the merged adapter, if any, out of the weights."""
         if self._merged is not None:
-            # In fp32 a round trip moves a weight by one rounding (1e-7 of it), so switching stays harmless.
+            # In fp32 merging and unmerging moves a weight by one rounding (1e-7 of it), which is harmless.
             assert self._adapted is not None
             with torch.no_grad():
                 self._adapted.unmerge_adapter()
@@ -315,8 +301,7 @@ class TransformersEngine:
         mask[torch.from_numpy(vocabulary.suppressed[vocabulary.suppressed < n_vocabulary])] = -torch.inf
         first_mask[torch.from_numpy(vocabulary.suppressed_first)] = -torch.inf
         if tuned:
-            # An adapter is trained to answer noise with an empty text; the base is not, and would stop at
-            # random.
+            # Adapters are trained to answer noise with an empty text; the base would stop at random.
             first_mask[vocabulary.end] = 0.0
         return SearchRules(
             end=vocabulary.end,

@@ -1,4 +1,4 @@
-"""Turn an encoder output into tokens, one at a time, for many windows at once. Knows no audio and no text."""
+"""Decode encoder output to tokens, one token at a time, for a batch. Knows no audio and no text."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from serve.engine.repetition import RepetitionWatch
 from serve.engine.transformers.cached_decoder import CachedDecoder, DecoderState
 
 COMPACT_BELOW = 0.75
-"""Finished rows leave the batch once at most this share is still going: leaving copies every cached key."""
+"""Finished rows are removed once at most this share is unfinished: removal copies every cached key."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SearchRules:
-    """What may be emitted, as additive masks over the vocabulary, (n_vocabulary,) of 0 and -inf."""
+    """The allowed tokens, as additive masks over the vocabulary, (n_vocabulary,) of 0 and -inf."""
 
     end: int
     no_speech: int
@@ -37,7 +37,7 @@ class SearchRules:
 
 @dataclass(kw_only=True)
 class Row:
-    """One window being decoded; what `search` fills in."""
+    """One window being decoded; `search` fills in the results."""
 
     max_new_tokens: int
     temperature: float
@@ -51,7 +51,7 @@ class Row:
 
     @property
     def avg_logprob(self) -> float:
-        """Mean log-probability a token, the end token included."""
+        """Mean log-probability per token, the end token included."""
         return self.sum_logprob / max(1, self.n_scored)
 
 
@@ -63,15 +63,13 @@ def search(
     rows: Sequence[Row],
     rules: SearchRules,
 ) -> None:
-    """Decode every row to its end token, its limit or its first loop.
+    """Decode every row to its end token, its token limit or its first loop.
 
     Args:
-        decoder: Called once a token, with the rows that are still going.
-        state: Empty, of the same rows.
+        state: Empty, with the same rows.
         prompts: (n_rows, n_prompt) int64, all of one length.
         n_prefix: Tokens of previous text in the prompts; the start token follows them.
         rows: Filled in place.
-        rules: What may be emitted.
     """
     logits = decoder.step(
         prompts, state, n_logits=prompts.shape[1] - n_prefix

@@ -31,19 +31,19 @@ MAX_QUERY_FIELDS = 64
 
 @post(TRANSCRIPTIONS, summary="Transcribe a recording", status_code=200, request_max_body_size=None)
 async def transcriptions(request: AnyRequest, state: State) -> Response[bytes] | Stream:
-    """Write down what is said in the recording, in the language in which it is said."""
+    """Transcribe the recording of a form in its own language."""
     return await transcribe_body(request, state, partial(_asked, task="transcribe"))
 
 
 @post(TRANSLATIONS, summary="Translate a recording", status_code=200, request_max_body_size=None)
 async def translations(request: AnyRequest, state: State) -> Response[bytes] | Stream:
-    """Write down in English what is said in the recording."""
+    """Translate the speech of a recording to English text."""
     return await transcribe_body(request, state, partial(_asked, task="translate"))
 
 
 @dataclass(frozen=True, kw_only=True)
 class AudioForm:
-    """A form with a recording; see `serve.http.transcription.Asked`."""
+    """A request of OpenAI's audio API, before its body is read."""
 
     request: AnyRequest
     query: Mapping[str, Any]
@@ -51,16 +51,16 @@ class AudioForm:
     session: None = None
 
     async def answer_otherwise(self, service: Service, place: Place, body: bytes) -> Response[bytes] | None:
-        """Answer nothing: every body is a recording's."""
+        """Return None: every body holds a recording."""
         return None
 
     async def read_recording(self, service: Service, body: bytes) -> Wanted:
-        """Take the recording out of the form, and what its fields ask for.
+        """Return the recording of the form, and the options and format that its fields ask for.
 
         Raises:
             RequestError: The form is malformed.
-            UnsupportedOption: A field is unknown or wrong.
-            UnknownModel: None of that name is served.
+            UnsupportedOption: A field is unknown or invalid.
+            UnknownModel: The named model does not exist.
         """
         parsed = await service.in_worker(parse_body, body, "form", self.request.headers.get("content-type"))
         fields = {**self.query, **parsed.options}
@@ -70,10 +70,10 @@ class AudioForm:
 
 
 def _asked(request: AnyRequest, service: Service, task: Task) -> AudioForm:
-    """Read the query, whose fields count like those of the form.
+    """Read the query, whose fields are treated like those of the form.
 
     Raises:
-        UnsupportedMediaType: The body is no form.
+        UnsupportedMediaType: The body is not a form.
     """
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if media_type != FORM:

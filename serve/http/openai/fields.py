@@ -1,7 +1,7 @@
-"""The fields of OpenAI's audio forms -> options of a transcription, and the answer's format.
+"""The fields of OpenAI's audio forms -> options of a transcription, and the response format.
 
-Every field is honoured, or refused by its name. Options of ours that OpenAI has no word for, such as
-`beam_size`, are taken under their own names.
+Every field is honoured, or refused by name. Options that OpenAI does not have, such as `beam_size`, keep
+their own names.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from serve.transcript.openai import FormatName, openai_format, openai_stream
 MODEL = "model"
 CHUNKING = "chunking_strategy"
 STREAMED_FORMATS = ("json", "text")
-"""What `response_format` may say of a stream, whose events hold plain text."""
+"""Values of `response_format` that a stream accepts; its events hold plain text."""
 
 _NO_SPEAKERS = "speakers are not told apart here"
 
@@ -33,15 +33,15 @@ REFUSED: Mapping[str, str] = {
     "word_timestamps": "words are timed by 'timestamp_granularities[]' here",
     "format": "the answer's format is named by 'response_format' here",
 }
-"""Field -> why it cannot be honoured."""
+"""Field -> the reason why it is refused."""
 
 
 LISTS = ("timestamp_granularities", "include", "keywords", "languages")
-"""Fields that may come several times."""
+"""Fields that may be repeated."""
 
 
 class OwnFields(msgspec.Struct, kw_only=True):
-    """Fields whose values are OpenAI's."""
+    """Fields that only OpenAI's API has."""
 
     response_format: FormatName = "json"
     stream: bool = False
@@ -52,14 +52,14 @@ class OwnFields(msgspec.Struct, kw_only=True):
 
 
 def read_fields(fields: Mapping[str, Any], base: TranscriptionOptions) -> tuple[TranscriptionOptions, Format]:
-    """Read the fields of a form, but the recording and the model.
+    """Read the fields of a form, except the recording and the model.
 
     Args:
         fields: Name -> text, or a list of texts where the name ends in `[]`.
-        base: What the route and the model ask for.
+        base: Options that the route and the model imply.
 
     Raises:
-        UnsupportedOption: One is unknown, wrong, or cannot be honoured.
+        UnsupportedOption: A field is unknown, invalid, or cannot be honoured.
     """
     named = {name.removesuffix(LIST_MARK): value for name, value in fields.items()}
     for name, reason in REFUSED.items():
@@ -75,7 +75,7 @@ def read_fields(fields: Mapping[str, Any], base: TranscriptionOptions) -> tuple[
         if options.language is not None:
             raise UnsupportedOption("languages", "contradicts option 'language'")
         options = parse_options({"language": own.languages[0]}, base=options)
-    # One pass over the written text gives both.
+    # The alignment that times words also scores tokens.
     options = replace(options, word_timestamps=words or logprobs)
     if own.stream:
         return options, openai_stream(logprobs=logprobs)
@@ -84,10 +84,10 @@ def read_fields(fields: Mapping[str, Any], base: TranscriptionOptions) -> tuple[
 
 
 def _own_fields(values: dict[str, Any]) -> OwnFields:
-    """Check fields whose values are OpenAI's, one by one and together.
+    """Check the fields that only OpenAI's API has, singly and in combination.
 
     Raises:
-        UnsupportedOption: One is wrong, or asks for what the answer's format has no place for.
+        UnsupportedOption: A field is invalid, or does not fit the response format.
     """
     values = {name: value for name, value in values.items() if value not in ("", [], [""])}
     for name in LISTS:
@@ -116,10 +116,10 @@ def _own_fields(values: dict[str, Any]) -> OwnFields:
 
 
 def _check_chunking(values: Mapping[str, Any]) -> None:
-    """Take `auto` and `server_vad`, which is how recordings are cut here anyway.
+    """Accept `auto` and `server_vad`: recordings are always cut at pauses.
 
     Raises:
-        UnsupportedOption: It asks for another way, or to set the detector.
+        UnsupportedOption: Another strategy, or parameters of the detector, are given.
     """
     for name, value in values.items():
         inner = name.removeprefix(CHUNKING).strip("[]")
@@ -133,7 +133,7 @@ def _check_chunking(values: Mapping[str, Any]) -> None:
 
 
 def _chunking_object(value: Any) -> dict[str, Any]:
-    """Return what stands in one field: a word, or an object in JSON."""
+    """Parse a field that holds either a word or a JSON object."""
     text = str(value).strip()
     if not text.startswith("{"):
         return {"type": text or "auto"}

@@ -1,6 +1,6 @@
-"""GET /v1/models: what a request may name as its model, and what each is here.
+"""GET /v1/models: the names that a request may give as its model.
 
-`whisper-1` is whatever is served. Every adapter is a model by its name, and so is the base model alone.
+`whisper-1` is the served model. Every adapter is a model of its own, and so is the base model alone.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from serve.options import NO_ADAPTER
 from serve.service.service import Service
 
 SERVED = "whisper-1"
-"""OpenAI's name of its Whisper, which stands for what is served here; an adapter of that name goes first."""
+"""OpenAI's name of Whisper, here the served model, unless an adapter has that name."""
 
 OWNER = "shrota"
 
@@ -30,7 +30,7 @@ class ModelBody(msgspec.Struct, kw_only=True, frozen=True):
     id: str
     object: Literal["model"] = "model"
     created: int
-    """Unix time at which this service was started."""
+    """Unix time of the start of this service."""
     owned_by: str = OWNER
 
 
@@ -43,14 +43,14 @@ class ModelsBody(msgspec.Struct, kw_only=True, frozen=True):
 
 @get("/v1/models", summary="The models", sync_to_thread=False)
 def list_openai_models(state: State) -> Response[bytes]:
-    """Answer what may be named as `model`."""
+    """Return all models."""
     service: Service = state.service
     return json_response(ModelsBody(data=[_body(service, name) for name in adapters_of_models(service)]))
 
 
 @get("/v1/models/{model:path}", summary="A model", sync_to_thread=False)
 def get_openai_model(model: FromPath[str], state: State) -> Response[bytes]:
-    """Answer what is known of one; its name may have slashes, as in `openai/whisper-base`."""
+    """Return one model; its name may have slashes, as in `openai/whisper-base`."""
     service: Service = state.service
     name = model.strip("/")
     adapter_of(service, name)
@@ -58,11 +58,10 @@ def get_openai_model(model: FromPath[str], state: State) -> Response[bytes]:
 
 
 def adapter_of(service: Service, model: str) -> str | None:
-    """Return the adapter that a model's name stands for; None for what is served.
+    """Return the adapter that a model's name stands for; None for the served model.
 
     Args:
-        service: Holds the adapters.
-        model: As a request has it; empty for what is served.
+        model: Name in the request; empty for the served model.
 
     Raises:
         UnknownModel: None of that name is served.
@@ -74,7 +73,7 @@ def adapter_of(service: Service, model: str) -> str | None:
 
 
 def adapters_of_models(service: Service) -> dict[str, str | None]:
-    """Return every model's name, and the adapter that it stands for."""
+    """Return the names of all models, each with the adapter that it stands for."""
     service.check_ready()
     if service.adapters is None:
         raise NotReady("the model is loading")

@@ -1,4 +1,4 @@
-"""Routes and wire types -> the API's description (OpenAPI 3.1), and a page of it for people.
+"""Routes and wire types -> the OpenAPI 3.1 document of the API, and a page that shows it.
 
-Knows what every route takes and answers; decides nothing of it.
+Knows the request and the responses of every route; handles none of them.
 """

@@ -1,8 +1,8 @@
-"""Put the description together: routes as they are registered, wire types as they are encoded.
+"""Build the OpenAPI document from the registered routes and the wire types.
 
     document = describe(app_routes, service)
 
-What is served decides what values are possible: languages are the model's own, adapters those that are there.
+Possible values depend on what is served: languages are the model's, adapters those that are registered.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ OPENAPI = "3.1.0"
 REFERENCE = "#/components/schemas/{name}"
 
 RETRIED = (429, 503)
-"""Statuses with which `Retry-After` comes."""
+"""Statuses whose responses have a `Retry-After` header."""
 
 _NAME: Schema = {"type": "string", "pattern": f"^{NAME.pattern}$"}
 
@@ -54,7 +54,7 @@ PATTERNS: Mapping[str, Mapping[str, Schema]] = {
     "NewAdapter": {"name": {**_NAME, "not": {"const": NO_ADAPTER}}},
     "NewModel": {"model_name": _NAME},
 }
-"""Body -> fields whose values are looked at more closely than their types say."""
+"""Body -> fields with stricter schemas than their types."""
 
 TRACK_PATTERN = r"^(0*[1-9][0-9]?|.*[^0-9\s].*)$"
 """A number from 1 to 99, or a language."""
@@ -67,7 +67,7 @@ Document = dict[str, Any]
 
 
 def describe(routes: Iterable[BaseRoute], service: Service) -> Document:
-    """Return the description of an application's routes, in the words of OpenAPI 3.1."""
+    """Return the OpenAPI document of an application's routes."""
     options = _option_schemas(service)
     paths: dict[str, dict[str, Any]] = {}
     for method, path, handler in _handlers(routes):
@@ -90,12 +90,12 @@ def describe(routes: Iterable[BaseRoute], service: Service) -> Document:
 
 
 def undescribed(routes: Iterable[BaseRoute]) -> list[str]:
-    """Return the routes that no operation describes."""
+    """Return routes that have no operation."""
     return [f"{method} {path}" for method, path, _ in _handlers(routes) if (method, path) not in OPERATIONS]
 
 
 def _handlers(routes: Iterable[BaseRoute]) -> Iterator[tuple[str, str, HTTPRouteHandler]]:
-    """Yield method, path and handler of each route that is one of this API."""
+    """Yield method, path and handler of each documented route."""
     for route in routes:
         if not isinstance(route, HTTPRoute):
             continue
@@ -144,7 +144,7 @@ def _operation(
 
 
 def _in_header(name: str, operation: Operation, options: Mapping[str, Schema]) -> Schema:
-    """Return the schema of a header: those that name an adapter, or give it a name, are looked at closely."""
+    """Return the schema of a request header."""
     if name not in (ADAPTER_ID, ADAPTER_ALIAS):
         return TEXT
     return options["adapter"] if operation.takes_options else _NAME
@@ -168,7 +168,7 @@ def _schema(body: Schema | type[msgspec.Struct]) -> Schema:
 
 
 def _problems(errors: Sequence[Error], *, is_openai: bool) -> dict[str, Document]:
-    """Return the answers with error statuses: one for each status, which names its codes."""
+    """Return the error responses: one for each status, described by its error codes."""
     answer = OpenAIErrorAnswer if is_openai else ErrorAnswer
     content = _content({"application/json": answer})
     codes: dict[int, list[str]] = {}
@@ -220,7 +220,7 @@ def _object(properties: Mapping[str, Schema], required: Sequence[str]) -> Docume
 
 
 def _option_schemas(service: Service) -> dict[str, Schema]:
-    """Return the schema of each option of a transcription, with the values that are possible here."""
+    """Return the schemas of a transcription's options."""
     _, components = msgspec.json.schema_components((WireOptions,), ref_template=REFERENCE)
     found = {name: _plain(schema) for name, schema in components["WireOptions"]["properties"].items()}
     found["language"] = {"enum": [*_languages(service), DETECT]}
@@ -234,7 +234,7 @@ def _option_schemas(service: Service) -> dict[str, Schema]:
 
 
 def _in_text(options: Mapping[str, Schema]) -> dict[str, Schema]:
-    """Return the schemas of options where all values are text: lists are written with commas there."""
+    """Return the schemas of options in a query or form, where lists are comma-separated text."""
     found = dict(options)
     for name, schema in options.items():
         if "anyOf" in schema:
@@ -250,7 +250,7 @@ def _languages(service: Service) -> list[str]:
 
 
 def _plain(schema: Schema) -> Schema:
-    """Return the schema of an option without null, which stands for an option that is left out."""
+    """Return the schema of an option without null, which means that the option is absent."""
     if "anyOf" not in schema:
         return schema
     kinds = [each for each in schema["anyOf"] if each != {"type": "null"}]
@@ -259,7 +259,7 @@ def _plain(schema: Schema) -> Schema:
 
 
 def _openai_fields(options: Mapping[str, Schema], service: Service) -> dict[str, Schema]:
-    """Return the fields of OpenAI's forms; those that are always refused are left out."""
+    """Return the fields of OpenAI's forms, except those that are always refused."""
     _, components = msgspec.json.schema_components((OwnFields,), ref_template=REFERENCE)
     own: Mapping[str, Schema] = components["OwnFields"]["properties"]
     ours = [name for name in options if name not in (*REFUSED, *FORMAT_OPTIONS)]

@@ -1,4 +1,4 @@
-"""What each route takes and answers besides what its handler says: bodies, parameters, answers, errors."""
+"""Request bodies, parameters, responses and errors of each route."""
 
 from __future__ import annotations
 
@@ -32,32 +32,32 @@ JSON = "application/json"
 NOTHING: Mapping[str, Schema | type[msgspec.Struct]] = {}
 
 READING: Sequence[Error] = (errors.RequestError, errors.PayloadTooLarge, BodyTimeout, errors.NotReady)
-"""How a small JSON body may be refused."""
+"""Errors of routes that read a small JSON body."""
 
 TRANSCRIBING: Sequence[Error] = (
     *(errors.RequestError, errors.UnsupportedOption, errors.UnsupportedMediaType, errors.PayloadTooLarge),
     *(BodyTimeout, errors.AudioError, errors.UndecodableAudio, errors.EmptyAudio, errors.AudioTooLong),
     *(errors.Overloaded, errors.NotReady, errors.NoMemory, errors.RequestTimeout, errors.EngineError),
 )
-"""How a request with a recording may fail."""
+"""Errors of routes that transcribe a recording."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Operation:
-    """What a route takes and answers."""
+    """Request and responses of a route."""
 
     answers: Mapping[str, Schema | type[msgspec.Struct]]
-    """Media type -> what an answer with status 200 holds."""
+    """Media type -> schema of a response with status 200."""
     errors: Sequence[Error] = ()
     bodies: Mapping[str, Schema | type[msgspec.Struct]] = field(default_factory=dict)
-    """Media type -> what the body holds; empty where none is read."""
+    """Media type -> schema of the request body; empty if none is read."""
     headers: Mapping[str, str] = field(default_factory=dict)
-    """Header of the request -> what it means."""
+    """Request header -> its meaning."""
     takes_options: bool = False
-    """Whether the options of a transcription stand in its query."""
+    """Whether the query takes the options of a transcription."""
     query: Mapping[str, Schema] = field(default_factory=dict)
     example: Any = None
-    """Body that can be sent as it stands."""
+    """Valid request body."""
 
 
 def one_of(*schemas: type[msgspec.Struct]) -> Schema:
@@ -168,7 +168,7 @@ OPERATIONS: Mapping[tuple[str, str], Operation] = {
         takes_options=True,
     ),
 }
-"""Method and path -> what cannot be read off the handler."""
+"""Method and path -> operation."""
 
 ANSWER_HEADERS = {
     REQUEST_ID: "number of the request in the service's log; the client's own, where it sent one"

@@ -1,4 +1,4 @@
-"""The description as a page: one HTML document without scripts, styles of its own, and no address outside."""
+"""The OpenAPI document as a page: one HTML file without scripts and without external resources."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ td { overflow-wrap: anywhere } @media (max-width: 40rem) { nav ul { columns: 1 }
 """
 
 SECURITY = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
-"""Content security policy of the page: nothing may be fetched and nothing may run."""
+"""Content security policy of the page: no requests, no scripts."""
 
 Node = Mapping[str, Any]
 
@@ -29,8 +29,8 @@ def reference_page(document: Node, document_address: str) -> str:
     """Return the page.
 
     Args:
-        document: The description in the words of OpenAPI.
-        document_address: Where the description itself is.
+        document: The OpenAPI document.
+        document_address: Path of that document.
     """
     info = document["info"]
     operations = list(_operations(document))
@@ -108,7 +108,7 @@ def _fields(schema: Node) -> str:
 
 
 def _told(schema: Node, around: Node | None = None) -> str:
-    """Say in a few words what a value is; `around` may hold a description of it."""
+    """Describe a value; `around` is the parameter that has the schema, if any."""
     about = escape((around or {}).get("description", "") or schema.get("description", ""))
     return " — ".join(filter(None, (_kind(schema), about)))
 

@@ -1,4 +1,4 @@
-"""The description's own routes, at the place that the settings name: for machines, and for people."""
+"""The routes of the OpenAPI document and its page, at the path that the settings name."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ DOCUMENT = "openapi.json"
 
 
 def description_routes(place: str) -> list[ControllerRouterHandler]:
-    """Return the routes of the page and of the document below it; none where no place is named."""
+    """Return the routes of the page and of the document below it; none if `place` is empty."""
     if not place:
         return []
     document_path = f"{place.rstrip('/')}/{DOCUMENT}"
 
     @get(document_path, summary="The description", include_in_schema=False, sync_to_thread=False)
     def document(request: Request[Any, Any, State], state: State) -> Response[bytes]:
-        """Answer what every route takes and answers, in the words of OpenAPI 3.1."""
+        """Return the OpenAPI document."""
         described = describe(request.app.routes, state.service)
         body = json.dumps(described, ensure_ascii=False, indent=1).encode()
         return Response(body, headers={"Content-Type": "application/json"})
 
     @get(place, summary="The description as a page", include_in_schema=False, sync_to_thread=False)
     def page(request: Request[Any, Any, State], state: State) -> Response[bytes]:
-        """Answer the same for people."""
+        """Return the document as a page."""
         described = describe(request.app.routes, state.service)
         return Response(
             reference_page(described, document_path).encode(),

@@ -1,4 +1,4 @@
-"""SageMaker's contracts -> calls of the service: routes, headers and frames as its platform words them.
+"""SageMaker's contracts -> calls of the service: routes, headers and frames of its platform.
 
-Knows what a container must answer; knows nothing of how a recording becomes text.
+Knows how a container must respond, and nothing of how a recording is transcribed.
 """

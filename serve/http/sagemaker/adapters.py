@@ -1,4 +1,4 @@
-"""The adapters beside the served one: POST, GET and DELETE /adapters, as SageMaker's platform calls them."""
+"""Routes to manage adapters, as SageMaker's platform calls them: POST, GET and DELETE /adapters."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from serve.model.artifact import Told
 from serve.service.registered import Adapter
 from serve.service.service import Service
 
-if TYPE_CHECKING:  # its imports take seconds, which the loading thread spends
+if TYPE_CHECKING:  # these imports take seconds, so the loading thread does them
     from serve.service.adapters import Adapters
 
 ADAPTER_ID = "X-Amzn-SageMaker-Adapter-Identifier"
@@ -31,7 +31,7 @@ class NewAdapter(msgspec.Struct, kw_only=True):
     preload: bool = True
     pin: bool = False
     language: str | None = None
-    """Of a model without a manifest, as `encoder_context`."""
+    """Language of a model without a manifest."""
     encoder_context: Literal["fixed", "dynamic"] = "fixed"
 
 
@@ -44,13 +44,13 @@ class RemovedAdapter(msgspec.Struct, kw_only=True, frozen=True):
 
 
 def named_adapter(request: ASGIConnection[Any, Any, Any, State]) -> str | None:
-    """Return the adapter that the headers of a request name: by its identifier, or else by its alias."""
+    """Return the adapter that a request's headers name, by identifier or by alias."""
     return request.headers.get(ADAPTER_ID) or request.headers.get(ADAPTER_ALIAS) or None
 
 
 @post("/adapters", summary="Load an adapter", status_code=200, request_max_body_size=None)
 async def add_adapter(request: AnyRequest, state: State) -> Response[bytes]:
-    """Register the adapter of a directory under a name, and load it unless `preload` is false."""
+    """Register an adapter under a name, and load it unless `preload` is false."""
     service: Service = state.service
     adapters = _adapters(service)
     new = await read_json(request, service, NewAdapter)
@@ -71,19 +71,17 @@ async def add_adapter(request: AnyRequest, state: State) -> Response[bytes]:
 
 @get("/adapters", summary="The adapters", sync_to_thread=False)
 def list_adapters(state: State) -> Response[bytes]:
-    """Answer what is known of every adapter."""
     return json_response(AllAdapters(adapters=_adapters(state.service).all()))
 
 
 @get("/adapters/{name:str}", summary="An adapter", sync_to_thread=False)
 def get_adapter(name: FromPath[str], state: State) -> Response[bytes]:
-    """Answer what is known of one."""
     return json_response(_adapters(state.service).get(name))
 
 
 @delete("/adapters/{name:str}", summary="Remove an adapter", status_code=200)
 async def remove_adapter(name: FromPath[str], state: State) -> Response[bytes]:
-    """Take an adapter away from requests to come; those that hold it are served to their end."""
+    """Unregister an adapter; requests that hold it are served to their end."""
     service: Service = state.service
     await service.in_loader(_adapters(service).remove, name)
     return json_response(RemovedAdapter(name=name))

@@ -1,9 +1,9 @@
-"""The WebSocket of a SageMaker container: sound in, text out, at the same time.
+"""The WebSocket of a SageMaker container: sound in and text out at the same time.
 
-A text frame of settings, binary frames of sound, and `{"type": "end"}` or an empty binary frame come in; text
-frames go out, and a close with 1000. What goes wrong is a text frame `{"ModelStreamError"}` and a close with
-a code that says whose fault it is. A frame is not read before there is room for it, so a client that is
-faster than the engine is slowed down by its own connection.
+The client sends a text frame of settings, binary frames of sound, and at the end `{"type": "end"}` or an
+empty binary frame. The service sends text frames, and closes with 1000. An error is sent as a text frame
+`{"ModelStreamError"}`, followed by a close code that tells whose fault it is. A frame is read only once the
+session has room for it, so a client that sends too fast gets backpressure from its own connection.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from serve.service.service import Service
 from serve.transcript.events import LiveText
 from serve.transcript.live_text import encode_live, encode_stream_error
 
-if TYPE_CHECKING:  # its imports take seconds, which the loading thread spends
+if TYPE_CHECKING:  # these imports take seconds, so the loading thread does them
     from serve.service.live import LiveSession
 
 PATH = "/invocations-bidirectional-stream"
@@ -53,7 +53,7 @@ async def live_stream(socket: AnySocket, state: State) -> None:
     started, outcome, closing = time.monotonic(), "done", DONE
     await socket.accept()
     try:
-        with suppress(OSError, WebSocketException):  # whoever has left need not be told anything
+        with suppress(OSError, WebSocketException):  # a client that has left needs no answer
             try:
                 await _serve(socket, service, metrics)
                 await socket.close(DONE)
@@ -77,7 +77,7 @@ async def live_stream(socket: AnySocket, state: State) -> None:
 
 
 def close_code(error: errors.ServiceError) -> int:
-    """Say with which code a stream closes after an error (RFC 6455, section 7.4.1)."""
+    """Return the WebSocket close code for an error (RFC 6455, section 7.4.1)."""
     match error:
         case errors.PayloadTooLarge() | errors.AudioTooLong():
             return TOO_BIG
@@ -94,13 +94,13 @@ async def _break_off(socket: AnySocket, code: str, message: str, closing: int) -
 
 
 async def _serve(socket: AnySocket, service: Service, metrics: Metrics) -> None:
-    """Take the settings and hold the conversation; however this ends, the stream's place is free again.
+    """Read the settings and transcribe the stream; its place is freed in any case.
 
     Raises:
-        ServiceError: The stream broke off, or was refused.
+        ServiceError: The stream was refused or broken off.
         ClientGone: The client left.
     """
-    with service.admit() as place:  # before the settings: whoever will not be served need not send them
+    with service.admit() as place:  # before the settings, so that a refused client need not send them
         settings = await _read_settings(socket, service)
         with service.live_session(settings, place) as session:
             listening = asyncio.ensure_future(_listen(socket, service, session))
@@ -122,8 +122,8 @@ async def _read_settings(socket: AnySocket, service: Service) -> LiveSettings:
     """Read the first frame.
 
     Raises:
-        RequestError: It is no text frame of settings.
-        BodyTimeout: It does not come.
+        RequestError: It is not a text frame of valid settings.
+        BodyTimeout: It did not arrive in time.
     """
     idle_s = service.settings.live_idle_timeout_s
     _, options = options_outside_body(socket)
@@ -131,17 +131,17 @@ async def _read_settings(socket: AnySocket, service: Service) -> LiveSettings:
         async with asyncio.timeout(idle_s):
             frame = await _receive(socket)
     except TimeoutError as error:
-        raise BodyTimeout(f"no settings came for {idle_s:g} s") from error
+        raise BodyTimeout(f"no settings came within {idle_s:g} s") from error
     if not isinstance(frame, str):
         raise errors.RequestError("the first frame must be text: the settings, a JSON object")
     return parse_live_settings(_json_object(frame), options)
 
 
 async def _listen(socket: AnySocket, service: Service, session: LiveSession) -> None:
-    """Hand sound over until its end, then wait for the client to leave.
+    """Pass sound to the session until its end, then wait for the client to leave.
 
     Raises:
-        ClientGone: It has left.
+        ClientGone: The client left.
     """
     has_room = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -172,13 +172,13 @@ async def _next_sound(socket: AnySocket, idle_s: float) -> bytes | None:
 
     Raises:
         RequestError: The frame is neither sound nor the end.
-        BodyTimeout: Nothing comes.
+        BodyTimeout: No frame arrived in time.
     """
     try:
         async with asyncio.timeout(idle_s):
             frame = await _receive(socket)
     except TimeoutError as error:
-        raise BodyTimeout(f"no sound came for {idle_s:g} s; send silence where nobody speaks") from error
+        raise BodyTimeout(f"no sound came within {idle_s:g} s; send silence where nobody speaks") from error
     if isinstance(frame, bytes):
         return frame or None
     if _json_object(frame) == {"type": "end"}:
@@ -190,7 +190,7 @@ async def _receive(socket: AnySocket) -> str | bytes:
     """Return the next frame.
 
     Raises:
-        ClientGone: There is none.
+        ClientGone: The client left.
     """
     message = await socket.receive()
     if message["type"] != "websocket.receive":

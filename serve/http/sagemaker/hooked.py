@@ -1,4 +1,4 @@
-"""Requests that a user's hooks answer, in a thread from the body to the answer."""
+"""Answer requests by a user's hooks, in a thread."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ FALLBACK_CONTENT_TYPE = "application/octet-stream"
 
 
 def headers_of(request: AnyRequest) -> dict[str, str]:
-    """Return the headers of a request, their names in small letters."""
+    """Return a request's headers by lower-case name."""
     return {name.lower(): value for name, value in request.headers.items()}
 
 
@@ -39,10 +39,10 @@ async def answer_with_hooks(
     accept: str,
     options: TranscriptionOptions,
 ) -> Response[bytes]:
-    """Let hooks answer a request.
+    """Answer a request by hooks.
 
     Raises:
-        ServiceError: They failed or refused.
+        ServiceError: A hook failed or refused the request.
     """
     content_type = request.headers.get("content-type") or FALLBACK_CONTENT_TYPE
 

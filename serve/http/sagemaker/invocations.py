@@ -32,12 +32,12 @@ MAX_TRANSFORM_PRODUCT = 100
 """Concurrent transforms times megabytes of payload (CreateTransformJob)."""
 
 MAX_TRANSFORM_PAYLOAD_MIB = 25
-"""Leaves room for four recordings at a time; a job that needs longer ones says so itself."""
+"""Leaves room for four recordings at a time; a job with longer ones must set its own limit."""
 
 
 @get("/ping", summary="Whether the model answers", sync_to_thread=False)
 def ping(state: State) -> Response[bytes]:
-    """Answer 200 and nothing else once a window has been decoded; 503 before, and when draining or dead."""
+    """Return 200 once a window has been decoded; 503 before, while draining, and when dead."""
     service: Service = state.service
     service.check_ready()
     return Response(b"")
@@ -45,9 +45,9 @@ def ping(state: State) -> Response[bytes]:
 
 @get("/execution-parameters", summary="How a batch transform should send records", sync_to_thread=False)
 def execution_parameters(state: State) -> dict[str, object]:
-    """Answer how many recordings may be sent at a time and how long they may be, one to a request.
+    """Return how many recordings Batch Transform may send at a time, and their largest size.
 
-    The product of the two is at most 100, as Batch Transform demands; long recordings come first.
+    Batch Transform limits the product of the two to 100; large recordings take precedence.
     """
     settings = state.service.settings
     payload_mib = max(1, min(settings.max_body_bytes >> 20, MAX_TRANSFORM_PAYLOAD_MIB))
@@ -61,13 +61,13 @@ def execution_parameters(state: State) -> dict[str, object]:
 
 @post("/invocations", summary="Transcribe a recording", status_code=200, request_max_body_size=None)
 async def invocations(request: AnyRequest, state: State) -> Response[bytes] | Stream:
-    """Transcribe the recording in the body; an option or Accept chooses the answer's format."""
+    """Transcribe the recording in the body; an option or `Accept` chooses the response format."""
     return await transcribe_body(request, state, asked_outside_body)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Invocation:
-    """What a request asks for before its body is read; see `serve.http.transcription.Asked`."""
+    """What a request's headers and query ask for, known before its body is read."""
 
     request: AnyRequest
     session: Session | None
@@ -78,7 +78,7 @@ class Invocation:
     body_kind: BodyKind
 
     async def answer_otherwise(self, service: Service, place: Place, body: bytes) -> Response[bytes] | None:
-        """Answer a session that starts or ends, and what hooks answer."""
+        """Answer what the pipeline need not: a session that starts or ends, and what hooks answer."""
         hooks, request = service.hooks, self.request
         answer = answer_session_request(
             request,
@@ -94,10 +94,10 @@ class Invocation:
         return answer
 
     async def read_recording(self, service: Service, body: bytes) -> Wanted:
-        """Take the recording out of the body, and add what the body asks for.
+        """Return the recording, the options and the format of a request, those in its body included.
 
         Raises:
-            ServiceError: The body is malformed, or a hook failed or refused.
+            ServiceError: The body is malformed, or a hook failed or refused it.
         """
         hooks, content_type = service.hooks, self.request.headers.get("content-type")
         if hooks is not None and hooks.reads_body:
@@ -115,13 +115,13 @@ class Invocation:
 
 
 def asked_outside_body(request: AnyRequest, service: Service) -> Invocation:
-    """Read what headers and query ask for, on top of what the request's session does.
+    """Read options from headers and query, with the session's options as defaults.
 
     Raises:
-        UnknownSession: It names a session that is not open.
-        UnsupportedOption: An option is unknown or wrong.
-        UnsupportedMediaType: No body of this content type is read.
-        NotAcceptable: The answer cannot be written as the client wants it.
+        UnknownSession: The named session is not open.
+        UnsupportedOption: An option is unknown or invalid.
+        UnsupportedMediaType: The content type is not supported.
+        NotAcceptable: The response format is not supported.
     """
     hooks = service.hooks
     session = session_of(request, service)
@@ -129,7 +129,7 @@ def asked_outside_body(request: AnyRequest, service: Service) -> Invocation:
     any_body = hooks is not None and hooks.takes_any_body
     kind: BodyKind = "raw" if any_body else body_kind(request.headers.get("content-type"))
     accept = request.headers.get("accept") or service.settings.default_accept
-    if answer_format is None and kind == "raw" and hooks is None:  # the other kinds of body may name one
+    if answer_format is None and kind == "raw" and hooks is None:  # other kinds of body may name a format
         answer_format = negotiate_format(accept)
     return Invocation(
         request=request,
@@ -144,17 +144,17 @@ def asked_outside_body(request: AnyRequest, service: Service) -> Invocation:
 def options_outside_body(
     request: ASGIConnection[Any, Any, Any, State], base: TranscriptionOptions | None = None
 ) -> tuple[Format | None, TranscriptionOptions]:
-    """Read options, and a format where one is named, from headers, the query and the custom attributes.
+    """Read options, and the format if named, from headers, query and custom attributes.
 
-    The headers name an adapter; the query wins over them, and the custom attributes over the query. What the
-    custom attributes hold besides is the caller's own.
+    The custom attributes override the query, which overrides the adapter headers. Custom attributes that are
+    no options are ignored.
 
     Args:
-        request: Of HTTP, or the first one of a WebSocket.
-        base: Options that hold where neither says anything.
+        request: An HTTP request, or the handshake of a WebSocket.
+        base: Default options.
 
     Raises:
-        UnsupportedOption: One is wrong, or one of the query is unknown.
+        UnsupportedOption: An option is invalid, or one of the query is unknown.
     """
     try:
         query = parse_qsl(request.scope["query_string"].decode(), keep_blank_values=True, max_num_fields=64)
@@ -167,6 +167,6 @@ def options_outside_body(
     attributes = request.headers.get(CUSTOM_ATTRIBUTES, "")
     pairs = (part.partition("=") for part in attributes.split(";") if "=" in part)
     values = {name.strip(): value.strip() for name, _, value in pairs}
-    # Others use the header too, for trace numbers or for what their own containers understand.
+    # Clients also use this header for trace IDs, or for options of other containers.
     named, rest = take_format({name: values[name] for name in values if name in KNOWN_OPTIONS})
     return named or query_format, parse_options(rest, base=options)

@@ -1,4 +1,4 @@
-"""The models of a multi-model service, as SageMaker's platform calls for them: /models and below."""
+"""Routes of a multi-model service, as SageMaker's platform calls them: /models and below."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from serve.http.sagemaker.invocations import asked_outside_body
 from serve.http.transcription import transcribe_body
 from serve.service.service import Service
 
-if TYPE_CHECKING:  # its imports take seconds, which the loading thread spends
+if TYPE_CHECKING:  # these imports take seconds, so the loading thread does them
     from serve.service.models import Model, Models
 
 PAGE_MODELS = 100
@@ -41,7 +41,6 @@ class ModelPage(msgspec.Struct, kw_only=True, frozen=True, rename="camel", omit_
 
 @post("/models", summary="Load a model", status_code=200, request_max_body_size=None)
 async def add_model(request: AnyRequest, state: State) -> Response[bytes]:
-    """Load the model of a directory under a name."""
     service: Service = state.service
     models = _models(service)
     new = await read_json(request, service, NewModel)
@@ -50,7 +49,7 @@ async def add_model(request: AnyRequest, state: State) -> Response[bytes]:
 
 @get("/models", summary="The models", sync_to_thread=False)
 def list_models(state: State, next_page_token: FromQuery[str | None] = None) -> Response[bytes]:
-    """Answer a page of models; its token asks for the next one."""
+    """Return a page of models; its token requests the next one."""
     models = _models(state.service).all()
     start = bisect.bisect_right([model.name for model in models], next_page_token or "")
     page = models[start : start + PAGE_MODELS]
@@ -60,13 +59,13 @@ def list_models(state: State, next_page_token: FromQuery[str | None] = None) -> 
 
 @get("/models/{name:str}", summary="A model", sync_to_thread=False)
 def get_model(name: FromPath[str], state: State) -> Response[bytes]:
-    """Answer where a model came from."""
+    """Return the address that a model was loaded from."""
     return json_response(_wire(_models(state.service).get(name)))
 
 
 @delete("/models/{name:str}", summary="Unload a model", status_code=200)
 async def remove_model(name: FromPath[str], state: State) -> Response[bytes]:
-    """Take a model away from requests to come; those that hold it are served to their end."""
+    """Unregister a model; requests that hold it are served to their end."""
     service: Service = state.service
     models = _models(service)
     model = models.get(name)
@@ -81,7 +80,7 @@ async def remove_model(name: FromPath[str], state: State) -> Response[bytes]:
     request_max_body_size=None,
 )
 async def invoke_model(request: AnyRequest, name: FromPath[str], state: State) -> Response[bytes] | Stream:
-    """Transcribe the recording in the body, as POST /invocations does."""
+    """Transcribe the recording in the body, like POST /invocations."""
     return await transcribe_body(request, state, asked_outside_body, model=name)
 
 

@@ -1,6 +1,6 @@
-"""Sessions as SageMaker words them: requests that start and end one, and the header that names it.
+"""Sessions in SageMaker's protocol: requests that start and end one, and the header that names it.
 
-A JSON body `{"requestType": "NEW_SESSION"}` with the options of all its recordings starts a session, and
+A JSON body `{"requestType": "NEW_SESSION"}`, with options for all its recordings, starts a session, and
 `{"requestType": "CLOSE"}` ends it. Its recordings carry the header `X-Amzn-SageMaker-Session-Id`.
 """
 
@@ -32,7 +32,7 @@ NEW_SESSION = "NEW_SESSION"
 CLOSE = "CLOSE"
 
 MAX_SESSION_REQUEST_BYTES = 64 * 1024
-"""Longer bodies hold recordings."""
+"""Longer bodies are recordings."""
 
 
 class SessionAnswer(msgspec.Struct, kw_only=True, frozen=True):
@@ -41,14 +41,14 @@ class SessionAnswer(msgspec.Struct, kw_only=True, frozen=True):
 
 
 def session_of(request: AnyRequest, service: Service) -> Session | None:
-    """Return the session that a request belongs to; None where it names none.
+    """Return the session that a request names; None where it names none.
 
     Raises:
-        UnknownSession: It names one that is not open.
-        RequestError: There are no sessions here.
+        UnknownSession: The session is not open.
+        RequestError: Sessions are switched off.
     """
     session_id = request.headers.get(SESSION_ID)
-    if session_id in (None, NEW_SESSION):  # the client's word for the session that its request starts
+    if session_id in (None, NEW_SESSION):  # clients send NEW_SESSION with the request that starts one
         return None
     _check_enabled(service)
     return service.sessions.find(session_id)
@@ -63,20 +63,17 @@ def answer_session_request(
     *,
     streams: Callable[[], bool],
 ) -> Response[bytes] | None:
-    """Start or end a session; return None where the body asks for neither.
+    """Start or end a session; return None where the body requests neither.
 
     Args:
-        request: Names the session that is to end.
-        service: Holds the sessions.
-        body: The whole body.
-        base: Options that hold where the body says nothing.
-        place: The request's place.
-        streams: Tells whether a streamed answer is asked for, which cannot start a session.
+        request: Its header names the session to end.
+        base: Default options of a new session.
+        streams: Tells whether a streamed response is requested, which cannot start a session.
 
     Raises:
-        UnknownSession: It is not open.
-        TooManySessions: As many as may be are open.
-        RequestError: It cannot be done so, or there are no sessions here.
+        UnknownSession: The session is not open.
+        TooManySessions: The maximum number of sessions is open.
+        RequestError: The request is malformed, or sessions are switched off.
     """
     fields = _session_request(request, body)
     if fields is None:
@@ -90,7 +87,7 @@ def answer_session_request(
         service.sessions.close(session_id)
         return _answer(SessionAnswer(session_id=session_id), {CLOSED_SESSION_ID: session_id})
     if streams():
-        raise RequestError("a session is started by a plain call, not by a streamed one")
+        raise RequestError("a streamed request cannot start a session; send a plain one")
     options = parse_options(fields, strict=True, base=base)
     place.choose(options)
     return _started(service.sessions.start(options))
@@ -103,15 +100,15 @@ def _started(session: Session) -> Response[bytes]:
 
 
 def _session_request(request: AnyRequest, body: bytes) -> dict[str, Any] | None:
-    """Return the fields of a body that starts or ends a session; None where it is none.
+    """Return the fields of a body that starts or ends a session; None for any other body.
 
     Raises:
-        RequestError: The header announces a new session, but the body starts none.
+        RequestError: The header announces a new session, but the body does not start one.
     """
     fields = None
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if media_type == content_types.JSON and len(body) <= MAX_SESSION_REQUEST_BYTES:
-        with suppress(msgspec.DecodeError):  # whoever reads it for a recording says what is wrong
+        with suppress(msgspec.DecodeError):  # reported later, where the body is read as a recording
             fields = msgspec.json.decode(body, type=dict[str, Any])
     if fields is not None and fields.get(REQUEST_TYPE) in (NEW_SESSION, CLOSE):
         return fields

@@ -99,7 +99,7 @@ def test_what_was_done_to_the_sound_is_told_where_something_was(name: str) -> No
             "channels": {
                 "layout": "stereo",
                 "weights": [0.5, 0.5],
-                "note": "channel 2 cancelled the others, and was turned over where it did",
+                "note": "channel 2 cancelled the others, and was inverted where it did",
             },
             "clock": {
                 "starts_at": 5.0,

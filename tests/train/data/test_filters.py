@@ -50,7 +50,7 @@ def test_the_same_sentence_is_known_by_other_punctuation_case_and_spaces():
     [
         ("  ", None, Reason.EMPTY_TEXT, "the text is empty"),
         ("paus", None, Reason.WRONG_SCRIPT, "'paus' is not written in Devanagari"),
-        ("पाऊस आला.", None, Reason.HELD_OUT_TEXT, "also stands in test.jsonl:4"),
+        ("पाऊस आला.", None, Reason.HELD_OUT_TEXT, "also occurs in test.jsonl:4"),
         ("दार उघड", "asha", Reason.HELD_OUT_VOICE, "voice 'asha' also speaks in test.jsonl:9"),
     ],
 )

@@ -159,7 +159,7 @@ def test_a_source_of_which_nothing_can_be_used_is_an_error_that_says_why(wavs, t
     (wavs / "bad.jsonl").write_text('{"audio": "absent.wav", "text": "पाऊस"}\n{}\n')
     with pytest.raises(
         DataError,
-        match=r"nothing of .*bad\.jsonl can be used: malformed row, in 1 of 2 rows, such as .*bad\.jsonl:2: ",
+        match=r"no clip of .*bad\.jsonl can be used: malformed row, in 1 of 2 rows, such as .*bad\.jsonl:2: ",
     ):
         prepare(f"{wavs}/bad.jsonl", tmp_path / "shards")
 

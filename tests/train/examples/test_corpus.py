@@ -111,7 +111,7 @@ def test_the_first_bad_row_of_test_data_ends_the_run_unless_its_source_says_othe
 
 
 def test_strict_training_data_ends_at_the_first_bad_row(config):
-    with pytest.raises(DataError, match=r"train\.jsonl:2: .*also stands in"):
+    with pytest.raises(DataError, match=r"train\.jsonl:2: .*also occurs in"):
         load_corpus(config(strict=True))
 
 

@@ -23,7 +23,7 @@ def test_the_card_shows_every_score_and_how_the_adapter_was_made(tiny_config):
     scores = {"test": {"base": result(1.2), "tuned": result(0.2)}}
     earlier = {"name": "first", "sha256": "ab" * 32, "training": {"steps": 99}}
     card = model_card(tiny_config(), OUTCOME, {"continued_from": earlier}, scores)
-    assert "going on from `first` (99 steps, sha256 abababababab)." in card
+    assert "continuing `first` (99 steps, sha256 abababababab)." in card
     assert "going on" not in model_card(tiny_config(), OUTCOME, {}, {})
     assert (
         "| neural | mr | test | 3 | tuned | marathi | 20.0 (10.0 to 40.0) | 4.0 | 100 | 2 / 3 / 4 |" in card
@@ -74,7 +74,7 @@ def test_the_card_says_what_the_adapter_heard_and_what_those_before_it_did(tiny_
     assert first == "| people | hi | news | 481 | 0.92 | 3 | this adapter |"
     assert second == "| neural | mr | train | 9,000 | 8.50 | 1 | this adapter |"
     assert "0.92 hours of it were spoken by people; the rest was not" in card
-    assert "What `first` before it heard is not recorded." in card
+    assert "The training data of `first` before it is not recorded." in card
     only_machines = model_card(tiny_config(), OUTCOME, {"heard": [machine]}, {})
     assert "No recording of people is known to be among it." in only_machines
 

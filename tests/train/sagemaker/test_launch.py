@@ -83,11 +83,11 @@ def test_hyperparameters_are_strings_and_channels_read_s3_as_they_go():
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"name": "a--b_c"}, "--name 'a--b_c' is no name"),
+        ({"name": "a--b_c"}, "--name 'a--b_c' is not a valid name"),
         ({"role": "shrota"}, "--role 'shrota' is no ARN"),
-        ({"output": "bucket/x"}, "--output 'bucket/x' is no s3://"),
+        ({"output": "bucket/x"}, "--output 'bucket/x' is not of the form s3://"),
         ({"channel": ("train",)}, "--channel 'train' is not written NAME=VALUE"),
-        ({"channel": ("train=x",)}, "--channel train 'x' is no s3://"),
+        ({"channel": ("train=x",)}, "--channel train 'x' is not of the form s3://"),
         ({"channel": ("a=s3://abc/x", "a=s3://abc/y")}, "names 'a' twice"),
         ({"hyperparameter": ("epochs=many",)}, "hyperparameter epochs: 'many' is not a number"),
         ({"hyperparameter": ("colour=red",)}, "hyperparameter colour is unknown"),
@@ -96,7 +96,7 @@ def test_hyperparameters_are_strings_and_channels_read_s3_as_they_go():
         ({"max_wait_s": 90_000}, "--max-wait-s is for --spot"),
         ({"spot": True, "max_runtime_s": 100, "max_wait_s": 99}, "--max-wait-s is 99"),
         ({"spot": True, "warm_pool_s": 60}, "exclude each other"),
-        ({"instances": 0}, "--instances is at least 1"),
+        ({"instances": 0}, "--instances must be at least 1"),
         ({"instance_type": "g5.xlarge"}, "--instance-type 'g5.xlarge'"),
         ({"subnet": ("subnet-1",)}, "--subnet and --security-group go together"),
         ({"test_set": tuple(f"set-{n}" for n in range(20))}, f"more than {MAX_DEFINITIONS} metrics"),

@@ -1,1 +1,1 @@
-"""Marathi text -> synthetic voices -> clips and manifests. Knows no model."""
+"""Speak Marathi text with synthetic voices, into clips and manifests. Knows no model."""

@@ -1,16 +1,16 @@
 """Build a Marathi speech corpus without a data hub: text -> synthetic voices -> FLAC clips and manifests.
 
-No test sentence and no test voice is ever heard in training. The same seed, options and synthesiser versions
-give the same corpus; Piper alone never says a thing twice the same way. Manifests:
+No test sentence and no test voice occurs in training. The same seed, options and synthesiser versions give
+the same corpus, except that Piper draws random noise. Manifests:
 
-* formant and diphone voices: `train.jsonl`; `valid.jsonl`, held-out sentences in training voices, to choose
-  with; `test-catalogue.jsonl` and `test-everyday.jsonl`, held-out sentences in held-out voices, to report;
-  the latter also through a telephone line, in an echoing room, in another pitch and over noise;
+* formant and diphone voices: `train.jsonl`; `valid.jsonl`, held-out sentences in training voices, for model
+  selection; `test-catalogue.jsonl` and `test-everyday.jsonl`, held-out sentences in held-out voices, for
+  reporting; the latter also by telephone, in an echoing room, at another pitch and with noise;
 * neural voices: `train-neural.jsonl`, `valid-neural.jsonl`, `test-neural.jsonl`, each with its own voices;
-* nobody: `test-no-speech.jsonl`.
+* no speech: `test-no-speech.jsonl`.
 
-Manifests grow while clips are spoken, and their first rows are a fair sample: training may begin before the
-end. An interrupted build goes on where it stopped.
+Manifests grow during the build, and their first rows are a fair sample, so training may start early. An
+interrupted build resumes.
 """
 
 from __future__ import annotations
@@ -40,17 +40,17 @@ _CLIPS_BETWEEN_MANIFESTS = 50
 
 
 def build_corpus(output_dir: Path, sizes: Sizes, seed: int) -> dict[str, int]:
-    """Speak the planned corpus into `output_dir` and return the number of clips of each split.
+    """Speak the planned corpus into `output_dir`; return the number of clips of each split.
 
-    Clips that already exist are kept, so that an interrupted build goes on where it stopped.
+    Existing clips are kept, so an interrupted build resumes.
 
     Raises:
-        DataError: a text source or synthesiser is missing, or too few clips could be spoken.
+        DataError: A text source or synthesiser is missing, or too few clips could be spoken.
     """
     plan = plan_corpus(sizes, seed)
     clips = output_dir / "clips"
     clips.mkdir(parents=True, exist_ok=True)
-    torch.set_num_threads(1)  # one clip a worker: resampling must not spread over the same cores again
+    torch.set_num_threads(1)  # workers run in parallel, so each resamples on one thread
     rows: dict[str, list[str]] = {}
     n_failed, stretch = 0, _Stretch()
     with (
@@ -80,13 +80,13 @@ def build_corpus(output_dir: Path, sizes: Sizes, seed: int) -> dict[str, int]:
 
 
 class _Stretch:
-    """The last stretch of work, told in a line where no progress bar can be drawn, as in a log file."""
+    """Reports progress in lines where no progress bar can be drawn, as in a log file."""
 
     def __init__(self) -> None:
         self._began, self._from = time.monotonic(), 0
 
     def report(self, n_spoken: int, n_planned: int) -> None:
-        """Say how fast it went and how long the rest will take; begin another stretch."""
+        """Print the rate since the last report and the remaining time, unless in a terminal."""
         per_s = (n_spoken - self._from) / max(1e-3, time.monotonic() - self._began)
         self._began, self._from = time.monotonic(), n_spoken
         if not sys.stderr.isatty():
@@ -96,13 +96,13 @@ class _Stretch:
 
 
 def _write_manifests(output_dir: Path, rows: dict[str, list[str]]) -> None:
-    """Write each manifest whole or not at all: training may read it meanwhile."""
+    """Write each manifest atomically, since training may be reading it."""
     for split, lines in rows.items():
         write_whole(output_dir / f"{split}.jsonl", "".join(lines).encode())
 
 
 def _write_clip(utterance: Utterance, clips: Path) -> float | None:
-    """Speak one clip unless it exists; return its duration in seconds, or None if it cannot be spoken."""
+    """Speak one clip unless it exists; return its duration in seconds, or None if that failed."""
     path = clips / utterance.clip_name
     if path.is_file():
         return float(soundfile.info(path).duration)

@@ -1,7 +1,7 @@
-"""Change test clips as lines, rooms, throats and noise do, and make clips in which nobody speaks.
+"""Make harder variants of test clips (telephone, rooms, pitch, noise), and clips without speech.
 
-A test must not repeat the very distortions of training: the filters are ffmpeg's, the living room is none of
-those of `train.examples.augment`, and a hall like this one occurs nowhere in training.
+Tests must not repeat training's own distortions: the filters are ffmpeg's, and neither the living room nor
+the hall occurs in `train.examples.augment`.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ _ROOM_M = (5.2, 4.1, 2.7)
 _ROOM_DECAY_S = 0.45
 _ROOM_DISTANCE_M = 1.5
 _NOISE_SNR_DB = 15.0
-_PITCHES = (0.87, 1.15)  # about two and a half semitones down and up, at the same tempo
+_PITCHES = (0.87, 1.15)  # about two and a half semitones down and up, tempo unchanged
 
 
 def write_condition(manifest: Path, condition: str) -> Path:
-    """Write `STEM-CONDITION.jsonl` beside a manifest, and the changed clips beside the clips; return it.
+    """Write `STEM-CONDITION.jsonl` beside a manifest, and changed clips beside its clips; return its path.
 
     Args:
-        manifest: JSONL whose `audio` paths are relative to its directory.
-        condition: a key of `CONDITIONS`.
+        manifest: JSONL with `audio` paths relative to its directory.
+        condition: A key of `CONDITIONS`.
 
     Raises:
-        DataError: ffmpeg is missing, or refuses a clip.
+        DataError: ffmpeg is missing, or fails on a clip.
     """
     rows = [json.loads(line) for line in manifest.read_text(encoding="utf-8").splitlines()]
     changed = []
@@ -52,10 +52,10 @@ def write_condition(manifest: Path, condition: str) -> Path:
 
 
 def write_no_speech(output_dir: Path, count: int) -> Path:
-    """Write `test-no-speech.jsonl` with `count` clips of silence, noise, tones and music; return it.
+    """Write `test-no-speech.jsonl` with `count` clips of silence, noise, tones and music; return its path.
 
     Raises:
-        DataError: ffmpeg is missing, or refuses a clip.
+        DataError: ffmpeg is missing, or fails on a clip.
     """
     rng = random.Random("no speech")
     rows = []
@@ -73,7 +73,7 @@ def write_no_speech(output_dir: Path, count: int) -> Path:
 
 
 def _telephone(clip: Path, target: Path) -> None:
-    """Carry a clip as a digital telephone line does: 300 to 3,400 Hz, in 8 kHz mu-law."""
+    """Pass a clip through a digital telephone line: 300 to 3,400 Hz, in 8 kHz mu-law."""
     line = ffmpeg.input(str(clip)).filter("highpass", f=300).filter("lowpass", f=3400)
     coded = _run(line.output("pipe:", format="mulaw", acodec="pcm_mulaw", ar=8000, ac=1))
     heard = ffmpeg.input("pipe:", format="mulaw", ar=8000, ac=1)
@@ -81,9 +81,10 @@ def _telephone(clip: Path, target: Path) -> None:
 
 
 def _room(clip: Path, target: Path) -> None:
-    """Speak across a living room: walls, floor and ceiling by the image source method (Allen, Berkley 1979).
+    """Place a clip in a living room, by the image source method (Allen and Berkley, 1979).
 
-    Sound dies away by 60 dB in 0.45 s; speaker and microphone stand 1.5 m apart or more, by the clip's name.
+    The reverberation time is 0.45 s; source and microphone are at least 1.5 m apart, placed by the clip's
+    name.
     """
     import pyroomacoustics
 
@@ -104,20 +105,20 @@ def _room(clip: Path, target: Path) -> None:
 
 
 def _apart(rng: random.Random) -> list[float]:
-    """Return a place in the room, half a metre from the walls and at the height of a mouth or a table."""
+    """Draw a position half a metre from the walls, at the height of a mouth or a table."""
     width_m, length_m, _ = _ROOM_M
     return [rng.uniform(0.5, width_m - 0.5), rng.uniform(0.5, length_m - 0.5), rng.uniform(0.8, 1.7)]
 
 
 def _hall(clip: Path, target: Path) -> None:
-    """Add strong early reflections, as bare walls far apart give them, dying away in a third of a second."""
+    """Add strong early reflections, as in a large bare hall, that decay within a third of a second."""
     delays_ms, decays = "23|41|67|97|139|211", "0.5|0.42|0.35|0.28|0.2|0.12"
     room = ffmpeg.input(str(clip)).filter("apad", pad_dur=0.3).filter("aecho", 0.8, 0.7, delays_ms, decays)
     _run(room.output(str(target), ar=SAMPLE_RATE))
 
 
 def _pitch(clip: Path, target: Path) -> None:
-    """Move pitch and formants down or up, by the clip's name, and keep the tempo."""
+    """Shift pitch and formants down or up, by the clip's name; keep the tempo."""
     factor = random.Random(clip.stem).choice(_PITCHES)
     moved = ffmpeg.input(str(clip)).filter("asetrate", round(SAMPLE_RATE * factor))
     _run(moved.filter("atempo", 1 / factor).output(str(target), ar=SAMPLE_RATE))
@@ -158,7 +159,7 @@ def _hiss(rng: random.Random, duration_s: float) -> Any:
 
 
 def _tone(rng: random.Random, duration_s: float) -> Any:
-    """A tone on hold: 425 Hz, half a second on and half a second off, or without a break."""
+    """A dial or hold tone of 350, 425 or 1,000 Hz, steady or half a second on and off."""
     gate = rng.choice(["1", "lt(mod(t,1),0.5)"])
     return _generated(
         f"aevalsrc='{rng.uniform(0.05, 0.6):.3f}*{gate}*sin(2*PI*{rng.choice([350, 425, 1000])}*t)'"
@@ -166,7 +167,7 @@ def _tone(rng: random.Random, duration_s: float) -> Any:
 
 
 def _music(rng: random.Random, duration_s: float) -> Any:
-    """Broken chords in a minor key: each note struck and dying, with overtones, over a bass."""
+    """Arpeggios in a minor key: decaying notes with overtones, over a bass."""
     beat_s, key_hz = rng.uniform(0.18, 0.5), rng.uniform(110, 220)
     voices = []
     for voice in range(3):

@@ -1,4 +1,4 @@
-"""Keep test sentences, and all that nearly repeat them, out of training. Knows no voice."""
+"""Keep test sentences and near copies of them out of training. Knows no voice."""
 
 from __future__ import annotations
 
@@ -7,13 +7,11 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-_MOST_RESEMBLANCE = 0.75  # of a training sentence to a held-out one
+_MOST_RESEMBLANCE = 0.75  # Dice coefficient of words between a training sentence and a held-out one
 
 
 @dataclass(frozen=True)
 class Split:
-    """Sentences to train on, to choose with and to report on."""
-
     train: list[str]
     valid: list[str]
     test: list[str]
@@ -23,7 +21,7 @@ NOTHING = Split([], [], [])
 
 
 class Resemblance:
-    """Tells which sentences share nearly all words with one of a list: they would make a test of memory."""
+    """Tells whether a sentence shares nearly all words with any of a list."""
 
     def __init__(self, sentences: Iterable[str]) -> None:
         self._bags = [Counter(sentence.split()) for sentence in sentences]
@@ -39,11 +37,11 @@ class Resemblance:
             for number in self._holders.get(word, ()):
                 shared[number] += min(count, self._bags[number][word])
         sizes = ((2 * n, bag.total() + self._bags[number].total()) for number, n in shared.items())
-        return any(common > _MOST_RESEMBLANCE * total for common, total in sizes)  # Dice's coefficient
+        return any(common > _MOST_RESEMBLANCE * total for common, total in sizes)
 
 
 def split_sentences(sentences: list[str], n_test: int, rng: random.Random) -> Split:
-    """Shuffle and split by sentence; at most a fifth of the sentences is held out."""
+    """Shuffle and split sentences; validation and test get at most a tenth each."""
     shuffled = rng.sample(sentences, len(sentences))
     n_test = min(n_test, len(shuffled) // 10)
     return Split(shuffled[2 * n_test :], shuffled[n_test : 2 * n_test], shuffled[:n_test])

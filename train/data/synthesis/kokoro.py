@@ -1,8 +1,8 @@
-"""Kokoro-82M, a neural synthesiser of 54 speakers and any mixture of them.
+"""Kokoro-82M, a neural synthesiser with 54 speakers and any mixture of two.
 
-It knows no Marathi. espeak-ng says which sounds a sentence has, and Kokoro's speakers, four of them Hindi,
-say the sounds: an English speaker gives an English accent. Model and speakers are Apache-2.0 and come from
-two package registries; where the Hugging Face hub answers, `hexgrad/Kokoro-82M` is their home.
+It does not know Marathi. espeak-ng gives the phonemes of a sentence, and Kokoro's speakers, four of them
+Hindi, say them; an English speaker has an English accent. Model and speakers are Apache-2.0, and come from
+two package registries; their home on the Hugging Face hub is `hexgrad/Kokoro-82M`.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ TEST_SPEAKERS = (
     *("hf_beta", "hm_psi", "af_nova", "am_onyx", "ef_dora"),
     *("pm_alex", "bm_george", "jf_alpha", "if_sara", "zm_yunjian"),
 )
-"""Speakers of the test set: never trained on, nor any mixture that holds them."""
+"""Speakers of the test set, which occur neither in training nor in any mixture."""
 VALID_SPEAKERS = ("bf_lily", "im_nicola", "am_echo")
-"""Speakers of the validation set; likewise."""
+"""Speakers of the validation set, which occur neither in training nor in any mixture."""
 HINDI_SPEAKERS = ("hf_alpha", "hm_omega")
 TRAIN_SPEAKERS = (
     *("af_alloy", "af_aoede", "af_bella", "af_heart", "af_jessica", "af_kore", "af_nicole", "af_river"),
@@ -42,19 +42,19 @@ TRAIN_SPEAKERS = (
 )
 
 _SAMPLE_RATE = 24_000
-_MAX_SOUNDS = 509  # a speaker holds one style for each number of sounds
-_HINDI_WEIGHT = 6  # times as often as another speaker: their vowels and stops are nearest to Marathi
-_MIXED_SHARE = 0.5  # of training clips: the styles between two speakers are speakers too
+_MAX_SOUNDS = 509  # a speaker has one style vector for each number of phonemes
+_HINDI_WEIGHT = 6  # drawn more often than others: their vowels and stops are nearest to Marathi
+_MIXED_SHARE = 0.5  # of training clips that use a mixture, which sounds like a further speaker
 
 
 def parts_of(blend: str) -> list[tuple[str, float]]:
-    """Return the speakers of a blend and their weights: `af_heart`, `af_heart*0.35+hm_omega*0.65`."""
+    """Parse a blend into speakers and weights: `af_heart`, `af_heart*0.35+hm_omega*0.65`."""
     parts = (part.partition("*") for part in blend.split("+"))
     return [(speaker, float(weight or 1)) for speaker, _, weight in parts]
 
 
 def draw_blend(rng: random.Random) -> str:
-    """Draw who speaks a training clip: a speaker or a mixture of two, Hindi speakers more often."""
+    """Draw the voice of a training clip: a speaker, Hindi ones more often, or a mixture of two."""
     weights = [_HINDI_WEIGHT if speaker in HINDI_SPEAKERS else 1 for speaker in TRAIN_SPEAKERS]
     (first,) = rng.choices(TRAIN_SPEAKERS, weights)
     if rng.random() >= _MIXED_SHARE:
@@ -65,10 +65,10 @@ def draw_blend(rng: random.Random) -> str:
 
 
 def say(sentence: str, blend: str, speed: float) -> tuple[Samples, int] | None:
-    """Return samples (n_samples,) and their rate, or None where a sound is none that Kokoro knows.
+    """Return samples (n_samples,) and their rate in Hz, or None where Kokoro does not know a phoneme.
 
     Raises:
-        DataError: the model cannot be had.
+        DataError: The model cannot be fetched.
         FileNotFoundError: espeak-ng is not installed.
     """
     model = _load()
@@ -80,12 +80,12 @@ def say(sentence: str, blend: str, speed: float) -> tuple[Samples, int] | None:
 
 
 def unknown_sounds(sounds: str) -> set[str]:
-    """Return the signs that Kokoro has no token for."""
+    """Return the phonemes that Kokoro has no token for."""
     return {sign for sign, token in zip(sounds, _load().tokens(sounds), strict=True) if token is None}
 
 
 class _Kokoro:
-    """The loaded model. A call runs on one thread, and any number of threads may call."""
+    """The loaded model. Thread-safe; each call runs on one thread."""
 
     def __init__(self, directory: Path) -> None:
         import onnxruntime
@@ -100,7 +100,7 @@ class _Kokoro:
         self._speakers: dict[str, npt.NDArray[np.float32]] = {}
 
     def tokens(self, sounds: str) -> list[int | None]:
-        """Return a token for each sign; None stands for one that is unknown."""
+        """Return a token for each phoneme; None for an unknown one."""
         return [self._vocabulary.get(sign) for sign in sounds.replace("ɭ", "ɽ")]
 
     def speak(self, tokens: list[int], blend: str, speed: float) -> Samples:
@@ -117,7 +117,7 @@ class _Kokoro:
         return np.asarray(samples, dtype=np.float32).reshape(-1)
 
     def _speaker(self, name: str) -> npt.NDArray[np.float32]:
-        """Return a speaker's styles (510, 1, 256), one for each number of sounds."""
+        """Return a speaker's style vectors, (510, 1, 256), by number of phonemes."""
         if name not in self._speakers:
             raw = np.fromfile(self._directory / f"{name}.bin", np.float32)
             self._speakers[name] = raw.reshape(-1, 1, 256)
@@ -128,7 +128,7 @@ _loading = threading.Lock()
 
 
 def _load() -> _Kokoro:
-    """Load the model once, however many threads ask for it."""
+    """Load the model once, even if several threads need it."""
     with _loading:
         return _loaded()
 

@@ -1,7 +1,7 @@
-"""Choose what neural voices say: sentences and short phrases, each in a voice of its own, in a fair order.
+"""Choose what neural voices say: sentences and short phrases, in an order whose prefixes are fair samples.
 
-Any first part of a plan is a sample of the whole, so that training may begin before all is spoken; and a plan
-for more clips begins as a plan for fewer. Knows no voice.
+So training may start before all clips are spoken, and a larger plan starts like a smaller one. Knows no
+voice.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ from dataclasses import dataclass
 
 from train.data.synthesis import text
 
-_EVERY = 8  # one clip in so many is a phrase of a few words: single words are heard worst
-_COUNTED_SHARE = 0.45  # of the phrases: numbers and colours
-_DICTIONARY_SHARE = 0.35  # of the other phrases' words; the rest are words of the sentences
-_LEAST_USES = 2  # of a word in the sentences, to be said outside of one
+_EVERY = 8  # one clip in this many is a phrase of a few words: single words are the hardest to transcribe
+_COUNTED_SHARE = 0.45  # of phrases that are numbers and colours
+_DICTIONARY_SHARE = 0.35  # of other phrases' words from the dictionary; the rest come from the sentences
+_LEAST_USES = 2  # in the sentences, for a word to be used in phrases
 
 
 @dataclass(frozen=True)
 class Line:
-    """One thing to be said, and what to draw its voice and delivery from."""
+    """One text to speak, and the random generator for its voice and delivery."""
 
     text: str
     source: str
@@ -30,10 +30,9 @@ class Line:
 
 
 class Phrases:
-    """Draws phrases of one to four words: of the sentences, of the dictionary, and numbers and colours.
+    """Draws phrases of one to four words, from the sentences, the dictionary, and numbers and colours.
 
-    A number or a colour is never said alone: recordings of people who say just that are what the hearing of
-    single words is checked with.
+    A single number or colour is never drawn, because recordings of people who say just that are a test set.
     """
 
     def __init__(self, sentences: Sequence[str]) -> None:
@@ -44,7 +43,6 @@ class Phrases:
         self._rare = [word for word in text.word_list() if word not in uses and word not in known]
 
     def draw(self, rng: random.Random) -> str:
-        """Return one phrase."""
         if rng.random() < _COUNTED_SHARE:
             return " ".join(rng.choice(self._counted) for _ in range(rng.randint(2, 4)))
         n_words = rng.randint(1, 4)
@@ -55,7 +53,7 @@ class Phrases:
 
 
 def plan_lines(sentences: Sequence[str], phrases: Phrases, engine: str, count: int, seed: int) -> list[Line]:
-    """Return `count` lines for one engine: each sentence once before any comes again, and phrases between."""
+    """Return `count` lines for one engine: all sentences before any is repeated, and phrases between."""
     lines: list[Line] = []
     deck = _shuffled_again_and_again(sentences, f"{seed}/{engine}")
     times: Counter[str] = Counter()
@@ -72,7 +70,7 @@ def plan_lines(sentences: Sequence[str], phrases: Phrases, engine: str, count: i
 
 
 def _shuffled_again_and_again(sentences: Sequence[str], seed: str) -> Iterator[str]:
-    """Yield all sentences in an order that hardly changes when sentences are added, then in another."""
+    """Yield all sentences, round after round, in orders that hardly change when sentences are added."""
     turn = 0
     while sentences:
         turn += 1

@@ -1,4 +1,4 @@
-"""Marathi text -> the sounds it stands for, in IPA signs, by espeak-ng. Knows no voice."""
+"""Turn Marathi text into IPA phonemes, by espeak-ng. Knows no voice."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ import unicodedata
 
 _ONE_SIGN = {"tʃ": "ʧ", "dʒ": "ʤ", "c": "ʧ", "ɟ": "ʤ", "g": "ɡ", "ʱ": "ʰ"}
 _DENTAL = {"ʧ": "ʦ", "ʤ": "ʣ"}
-_FRONT = frozenset("iɪeɛj")  # before these, Marathi's affricates are palatal always
-_PASSED_OVER = frozenset("ʰːˈˌʧʤ")  # between an affricate and the vowel that it stands before
-_DENTAL_SHARE = 0.4  # of the words where either is said: the script does not tell them apart
+_FRONT = frozenset("iɪeɛj")  # before these, Marathi's affricates are always palatal
+_PASSED_OVER = frozenset("ʰːˈˌʧʤ")  # between an affricate and its vowel
+_DENTAL_SHARE = 0.4  # of words where both are possible: the script does not distinguish them
 _TIMEOUT_S = 20
 
 
 def pronounce(sentence: str) -> str:
-    """Return the sounds of a sentence; the same for the same sentence always.
+    """Return the phonemes of a sentence, deterministically.
 
-    Affricates are single signs (ʧ ʤ ʦ ʣ), aspiration is ʰ, accents stand behind their letters.
+    Affricates are single signs (ʧ ʤ ʦ ʣ), aspiration is ʰ, and accents follow their letters.
 
     Raises:
         FileNotFoundError: espeak-ng is not installed.
-        subprocess.TimeoutExpired: it hangs on the sentence.
+        subprocess.TimeoutExpired: espeak-ng hangs on the sentence.
     """
     command = ["espeak-ng", "-v", "mr", "--ipa", "-q", "--", sentence]
     run = subprocess.run(command, capture_output=True, text=True, timeout=_TIMEOUT_S, check=False)
@@ -35,7 +35,7 @@ def pronounce(sentence: str) -> str:
 
 
 def _with_dentals(word: str) -> str:
-    """Say च, ज, झ as in चांगला, not as in चित्र, wherever the next vowel allows it."""
+    """Make च, ज, झ dental as in चांगला, not palatal as in चित्र, where the next vowel allows it."""
     signs = list(word)
     for number, sign in enumerate(signs):
         following = next((after for after in signs[number + 1 :] if after not in _PASSED_OVER), "")

@@ -1,7 +1,7 @@
-"""Piper's voice `joe`, an American man who gave his recordings to the public (CC0), as a VITS network.
+"""Piper's voice `joe`, a VITS network of an American man whose recordings are in the public domain (CC0).
 
-It costs a tenth of Kokoro's time. It knows the sounds of English alone: retroflex consonants become its
-alveolar ones, and aspiration is a breath behind the consonant, as a foreigner says them.
+It takes a tenth of Kokoro's time. It knows only English phonemes: retroflex consonants become alveolar, and
+aspiration becomes an h after the consonant, as in a foreign accent.
 """
 
 from __future__ import annotations
@@ -27,19 +27,19 @@ _START, _BETWEEN, _END = "^", "_", "$"
 
 
 def say(sentence: str, speed: float, liveliness: float) -> tuple[Samples, int] | None:
-    """Return samples (n_samples,) and their rate, or None where a sound is none that the voice knows.
+    """Return samples (n_samples,) and their rate in Hz, or None where the voice does not know a phoneme.
 
-    The network draws noise of its own: the same sentence is said a little differently each time.
+    The network draws random noise, so the same sentence sounds a little different each time.
 
     Raises:
-        DataError: the model cannot be had.
+        DataError: The model cannot be fetched.
         FileNotFoundError: espeak-ng is not installed.
     """
     return _load().speak(_in_english(pronounce(sentence)), speed, liveliness)
 
 
 def unknown_sounds(sounds: str) -> set[str]:
-    """Return the signs that the voice has no number for."""
+    """Return the phonemes that the voice does not know."""
     return _load().unknown(_in_english(sounds))
 
 
@@ -50,7 +50,7 @@ def _in_english(sounds: str) -> str:
 
 
 class _Piper:
-    """The loaded voice. A call runs on one thread, and any number of threads may call."""
+    """The loaded voice. Thread-safe; each call runs on one thread."""
 
     def __init__(self, directory: Path) -> None:
         import onnxruntime
@@ -66,11 +66,10 @@ class _Piper:
         self._noise, self._jitter = config["inference"]["noise_scale"], config["inference"]["noise_w"]
 
     def unknown(self, sounds: str) -> set[str]:
-        """Return the signs that have no number."""
         return set(sounds) - self._ids.keys()
 
     def speak(self, sounds: str, speed: float, liveliness: float) -> tuple[Samples, int] | None:
-        """Return samples (n_samples,) and their rate, or None where a sign has no number."""
+        """Return samples (n_samples,) and their rate in Hz, or None where a phoneme is unknown."""
         if not sounds or self.unknown(sounds):
             return None
         tokens = [*self._ids[_START], *self._ids[_BETWEEN]]
@@ -93,7 +92,7 @@ _loading = threading.Lock()
 
 
 def _load() -> _Piper:
-    """Load the model once, however many threads ask for it."""
+    """Load the model once, even if several threads need it."""
     with _loading:
         return _loaded()
 

