@@ -95,13 +95,14 @@ class TimedText:
 
 @dataclass(frozen=True)
 class ScoredToken:
-    """A text token as it is written, and how likely it was."""
+    """A text token with its probability."""
 
     token: int
+    """Id in the base model's vocabulary."""
     text: bytes
-    """UTF-8; a letter may be spread over several tokens."""
+    """UTF-8 bytes; a character may be split between tokens."""
     logprob: float
-    """Natural logarithm of its probability behind the tokens before it."""
+    """Natural logarithm of the token's probability given the tokens before it."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -139,7 +139,7 @@ def _operation(
         },
     }
     if operation.bodies:
-        found["requestBody"] = {"required": True, **_content(operation.bodies, operation.example)}
+        found["requestBody"] = {"required": True, **_content(operation.bodies, operation.examples)}
     return found
 
 
@@ -155,12 +155,13 @@ def _names(path: str) -> list[str]:
 
 
 def _content(
-    bodies: Mapping[str, Schema | type[msgspec.Struct]], example: Any = None
+    bodies: Mapping[str, Schema | type[msgspec.Struct]], examples: Mapping[str, Any] | None = None
 ) -> dict[str, dict[str, Any]]:
     if not bodies:
         return {}
-    shown = {} if example is None else {"example": example}
-    return {"content": {name: {"schema": _schema(body), **shown} for name, body in bodies.items()}}
+    shown = {name: {"example": example} for name, example in (examples or {}).items()}
+    content = {name: {"schema": _schema(body), **shown.get(name, {})} for name, body in bodies.items()}
+    return {"content": content}
 
 
 def _schema(body: Schema | type[msgspec.Struct]) -> Schema:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import msgspec
 
 from serve import errors
+from serve.http.body import AUDIO_FIELD
 from serve.http.context import CUSTOM_ATTRIBUTES, REQUEST_ID
 from serve.http.errors import BodyTimeout
 from serve.http.openai.audio import TRANSCRIPTIONS, TRANSLATIONS
@@ -29,6 +31,14 @@ BYTES: Schema = {"type": "string", "format": "binary"}
 BASE64: Schema = {"type": "string", "format": "byte", "contentEncoding": "base64"}
 
 JSON = "application/json"
+
+HUNDREDTH_OF_SILENCE = base64.b64encode(
+    b"RIFF\x74\0\0\0WAVEfmt \x10\0\0\0\x01\0\x01\0\x40\x1f\0\0\x40\x1f\0\0\x01\0\x08\0data\x50\0\0\0"
+    + 80 * b"\x80"
+).decode()
+"""A WAV file of 80 samples at 8 kHz."""
+
+SHORT_RECORDING = {AUDIO_FIELD: HUNDREDTH_OF_SILENCE, "format": "verbose_json"}
 NOTHING: Mapping[str, Schema | type[msgspec.Struct]] = {}
 
 READING: Sequence[Error] = (errors.RequestError, errors.PayloadTooLarge, BodyTimeout, errors.NotReady)
@@ -56,8 +66,8 @@ class Operation:
     takes_options: bool = False
     """Whether the query takes the options of a transcription."""
     query: Mapping[str, Schema] = field(default_factory=dict)
-    example: Any = None
-    """Valid request body."""
+    examples: Mapping[str, Any] = field(default_factory=dict)
+    """Media type -> valid request body."""
 
 
 def one_of(*schemas: type[msgspec.Struct]) -> Schema:
@@ -109,6 +119,7 @@ OPERATIONS: Mapping[tuple[str, str], Operation] = {
         errors=(*TRANSCRIBING, errors.NotAcceptable, errors.UnknownSession, errors.TooManySessions),
         headers={**SAGEMAKER_HEADERS, SESSION_ID: "the session that the recording belongs to"},
         takes_options=True,
+        examples={JSON: SHORT_RECORDING},
     ),
     ("POST", TRANSCRIPTIONS): Operation(
         answers=OPENAI_ANSWERS,
@@ -132,7 +143,7 @@ OPERATIONS: Mapping[tuple[str, str], Operation] = {
             *(errors.NotRemovable, errors.NoMemory),
         ),
         headers={ADAPTER_ALIAS: "a further name of the adapter"},
-        example={"name": "hindi", "src": "/opt/ml/adapters/hindi", "language": "hi"},
+        examples={JSON: {"name": "hindi", "src": "/opt/ml/adapters/hindi", "language": "hi"}},
     ),
     ("GET", "/adapters"): Operation(answers={JSON: AllAdapters}, errors=(errors.NotReady,)),
     ("GET", "/adapters/{name}"): Operation(
@@ -149,7 +160,7 @@ OPERATIONS: Mapping[tuple[str, str], Operation] = {
             *(*READING, errors.ModelExists, errors.UnknownPath, errors.BadAdapter),
             errors.NoMemory,
         ),
-        example={"model_name": "marathi", "url": "/opt/ml/models/marathi"},
+        examples={JSON: {"model_name": "marathi", "url": "/opt/ml/models/marathi"}},
     ),
     ("GET", "/models"): Operation(
         answers={JSON: ModelPage}, errors=(errors.NotReady,), query={"next_page_token": TEXT}
@@ -166,6 +177,7 @@ OPERATIONS: Mapping[tuple[str, str], Operation] = {
         errors=(*TRANSCRIBING, errors.NotAcceptable, errors.UnknownModel),
         headers={CUSTOM_ATTRIBUTES: SAGEMAKER_HEADERS[CUSTOM_ATTRIBUTES]},
         takes_options=True,
+        examples={JSON: SHORT_RECORDING},
     ),
 }
 """Method and path -> operation."""

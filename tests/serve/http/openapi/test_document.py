@@ -91,3 +91,9 @@ def test_a_setting_moves_it_or_takes_it_away(serve):
         404,
     ]
     assert serve(docs_path="").client.get("/docs").status_code == 404
+
+
+def test_a_path_allows_the_methods_that_are_described(shared, document):
+    for path, methods in document["paths"].items():
+        allowed = shared.client.options(path.replace("{", "").replace("}", "")).headers["allow"]
+        assert set(allowed.split(", ")) == {"OPTIONS", *(method.upper() for method in methods)}, path
