@@ -11,7 +11,7 @@ import pytest
 
 HERE = Path(__file__).parent
 MAX_EXAMPLES = 10
-MAX_TIME_S = 240
+MAX_TIME_S = 120
 
 
 @pytest.fixture(scope="module")

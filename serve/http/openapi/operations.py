@@ -27,7 +27,7 @@ Schema = Mapping[str, Any]
 Error = type[errors.ServiceError]
 
 TEXT: Schema = {"type": "string"}
-BYTES: Schema = {"type": "string", "format": "binary"}
+BYTES: Schema = {"type": "string", "contentMediaType": "application/octet-stream"}
 BASE64: Schema = {"type": "string", "format": "byte", "contentEncoding": "base64"}
 
 JSON = "application/json"

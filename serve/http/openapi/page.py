@@ -22,6 +22,12 @@ td { overflow-wrap: anywhere } @media (max-width: 40rem) { nav ul { columns: 1 }
 SECURITY = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
 """Content security policy of the page: no requests, no scripts."""
 
+_BOUNDS = (
+    *(("minimum", "from"), ("maximum", "to"), ("maxLength", "up to")),
+    *(("contentMediaType", "of"), ("contentEncoding", "in")),
+)
+"""Key of a schema -> the word before its value."""
+
 Node = Mapping[str, Any]
 
 
@@ -126,11 +132,7 @@ def _kind(schema: Node) -> str:
     kind = str(schema.get("type", "anything"))
     if kind == "array":
         return f"list of {_kind(schema.get('items', {}))}"
-    bounds = [
-        f"{word} {schema[key]}"
-        for key, word in (("minimum", "from"), ("maximum", "to"), ("maxLength", "up to"), ("format", "as"))
-        if key in schema
-    ]
+    bounds = [f"{word} {schema[key]}" for key, word in _BOUNDS if key in schema]
     usual = f"usually <code>{escape(json.dumps(schema['default']))}</code>" if "default" in schema else ""
     return " ".join(filter(None, (kind, *map(escape, bounds), usual)))
 

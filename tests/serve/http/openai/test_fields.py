@@ -107,6 +107,7 @@ def test_recordings_are_cut_where_nobody_speaks_whatever_is_asked_for(fields):
         ({"include[]": ["usage"]}, "include"),
         ({"stream": "true", "response_format": "srt"}, "stream"),
         ({"stream": "perhaps"}, "stream"),
+        ({"keywords[]": ["पुणे"] * 400}, "hotwords"),
         ({"languages[]": ["mr", "hi"]}, "languages"),
         ({"languages[]": ["mr"], "language": "hi"}, "languages"),
         ({"chunking_strategy": "fixed"}, "chunking_strategy"),
