@@ -14,7 +14,7 @@ import structlog
 from litestar import Litestar
 from litestar.enums import ScopeType
 from litestar.routes import HTTPRoute
-from litestar.types import Message, Receive, Scope, Send
+from litestar.types import HTTPScope, Message, Receive, Scope, Send
 
 from serve.http.metrics import OTHER_ROUTE, Metrics
 
@@ -57,10 +57,9 @@ class RequestContext:
             nonlocal status, n_bytes
             if message["type"] == "http.response.start":
                 status = message["status"]
-                own = [
-                    each for each in message["headers"] if scope["method"] != "OPTIONS" or each[0] != b"allow"
-                ]
-                message["headers"] = [*own, *extra, *self._allow(scope)]
+                allow = self._allow(scope)
+                own = [each for each in message["headers"] if not allow or each[0] != b"allow"]
+                message["headers"] = [*own, *extra, *allow]
             elif message["type"] == "http.response.body":
                 n_bytes += len(message.get("body", b""))
             await send(message)
@@ -81,7 +80,7 @@ class RequestContext:
                     request_s=round(seconds, 3),
                 )
 
-    def _allow(self, scope: Scope) -> list[tuple[bytes, bytes]]:
+    def _allow(self, scope: HTTPScope) -> list[tuple[bytes, bytes]]:
         """Return the header that names the methods of a path; litestar names those of one handler alone."""
         allowed = self._allowed.get(scope.get("path_template", ""))
         return [(b"allow", allowed)] if scope["method"] == "OPTIONS" and allowed is not None else []

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 from typing import Any
 
@@ -81,19 +81,16 @@ def _section(method: str, path: str, operation: Node) -> str:
         ]
         parts.append(_table(("parameter", "in", "is"), rows))
     if body := operation.get("requestBody"):
-        rows = [
-            (f"<code>{escape(name)}</code>", _told(each["schema"])) for name, each in body["content"].items()
-        ]
-        parts.append(_table(("body", "is"), rows))
-        examples = {
-            json.dumps(each["example"], indent=2) for each in body["content"].values() if "example" in each
-        }
+        content = body["content"]
+        bodies = [(f"<code>{escape(name)}</code>", _told(each["schema"])) for name, each in content.items()]
+        parts.append(_table(("body", "is"), bodies))
+        examples = {json.dumps(each["example"], indent=2) for each in content.values() if "example" in each}
         parts += [f"<pre>{escape(example)}</pre>" for example in examples]
-    rows = [
+    answers = [
         (status, escape(each["description"]), _answers(each))
         for status, each in operation["responses"].items()
     ]
-    return "".join((*parts, _table(("status", "when", "answer"), rows), "</section>"))
+    return "".join((*parts, _table(("status", "when", "answer"), answers), "</section>"))
 
 
 def _answers(response: Node) -> str:
@@ -137,7 +134,7 @@ def _kind(schema: Node) -> str:
     return " ".join(filter(None, (kind, *map(escape, bounds), usual)))
 
 
-def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+def _table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
     if not rows:
         return ""
     heads = "".join(f'<th scope="col">{each}</th>' for each in head)
