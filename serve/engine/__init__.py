@@ -77,6 +77,18 @@ class EngineInput:
         return int(self.log_mel.shape[1])
 
 
+@dataclass(frozen=True)
+class ScoredToken:
+    """A text token with its probability."""
+
+    token: int
+    """Id in the base model's vocabulary."""
+    text: bytes
+    """UTF-8 bytes; a character may be split between tokens."""
+    logprob: float
+    """Natural logarithm of the token's probability given the tokens before it."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class TimedText:
     """A word or a sentence with its times."""
@@ -89,6 +101,8 @@ class TimedText:
     """Mean probability of its tokens; None where it was not requested."""
     tokens: tuple[int, ...] = ()
     """The model's text tokens."""
+    scored: tuple[ScoredToken, ...] = ()
+    """A word's tokens with their probabilities; empty for a sentence, and where the times are guessed."""
 
 
 @dataclass(frozen=True, kw_only=True)

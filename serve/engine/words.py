@@ -60,6 +60,7 @@ def word_times(
                     end_s=round(float(begins_s[n_after]), 2),
                     probability=float(np.mean(token_probs[n_before:n_after])),
                     tokens=tuple(word),
+                    scored=vocabulary.scored(word, token_probs[n_before:n_after]),
                 )
             )
         n_before = n_after

@@ -89,7 +89,7 @@ class Timeline:
     def _segments_of(self, heard: Heard) -> Iterator[Segment]:
         channel = heard.window.channel if self._split else None
         for segment in _segments_of(heard, channel):
-            yield segment if self._has_words else replace(segment, words=())
+            yield segment if self._has_words else replace(segment, words=(), scored_tokens=())
 
 
 def _segments_of(heard: Heard, channel: int | None) -> Iterator[Segment]:
@@ -119,6 +119,7 @@ def _segments_of(heard: Heard, channel: int | None) -> Iterator[Segment]:
             temperature=hypothesis.temperature,
             compression_ratio=hypothesis.compression_ratio,
             words=_placed_words(own, offset_s, first_s, last_s, math.exp(hypothesis.avg_logprob)),
+            scored_tokens=tuple(token for word in own for token in word.scored),
             channel=channel,
         )
         earliest_s = last_s

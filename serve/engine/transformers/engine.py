@@ -44,6 +44,7 @@ from serve.engine.transformers.quiet import quiet_libraries
 from serve.engine.transformers.search import Row, SearchRules, search
 from serve.engine.vocabulary import MAX_CONTEXT_TOKENS, Vocabulary
 from serve.engine.words import guessed_times, heard_frames
+from serve.errors import ArtifactError
 from serve.model.adapter_tensors import check_adapter
 from serve.model.artifact import ADAPTER_WEIGHTS, Artifact
 
@@ -73,6 +74,7 @@ class TransformersEngine:
         self._merged: str | None = None
         self._names = {SERVED_ADAPTER: model.active_adapter} if isinstance(model, PeftModel) else {}
         self._n_named = 0
+        self._never_silent: set[str] = set()  # keys of adapters that may not return an empty text
         self._turn = threading.RLock()  # adapters share modules: change them between batches
         self._rules = {tuned: self._search_rules(tuned) for tuned in (True, False)}
 
@@ -85,6 +87,7 @@ class TransformersEngine:
         quantization: Quantization = "int8",
         n_threads: int = 1,
         dynamic: bool = False,
+        may_be_silent: bool = True,
     ) -> TransformersEngine:
         """Load a checkpoint and an adapter.
 
@@ -94,6 +97,7 @@ class TransformersEngine:
                 (fp32 on a CPU, fp16 on a GPU).
             n_threads: CPU threads of one matrix product; set for the whole process.
             dynamic: Whether windows may be shorter than 30 s.
+            may_be_silent: Whether the adapter may answer with an empty text.
 
         Raises:
             BaseModelError: The checkpoint cannot be loaded.
@@ -122,7 +126,10 @@ class TransformersEngine:
         if adapter_dir is None:
             return cls(model, vocabulary, merge=merge)
         check_adapter(adapter_dir, base_dir)
-        return cls(attach_adapter(model, adapter_dir), vocabulary, merge=merge)
+        engine = cls(attach_adapter(model, adapter_dir), vocabulary, merge=merge)
+        if not may_be_silent:
+            engine._never_silent.add(SERVED_ADAPTER)
+        return engine
 
     @property
     def languages(self) -> frozenset[str]:
@@ -142,6 +149,8 @@ class TransformersEngine:
 
     def adapter_bytes(self, artifact: Artifact) -> int:
         """Return the size of the adapter's parameters in fp32."""
+        if artifact.kind in ("checkpoint", "ctranslate2"):
+            raise ArtifactError(artifact.path, "is a whole model, which needs the engine ctranslate2")
         with safe_open(artifact.adapter_dir / ADAPTER_WEIGHTS, framework="np") as weights:
             shapes = [weights.get_slice(name).get_shape() for name in weights.keys()]  # noqa: SIM118
         n_parameters: int = sum(math.prod(shape) for shape in shapes)
@@ -165,6 +174,8 @@ class TransformersEngine:
             else:
                 attach_adapter(self._adapted, artifact.adapter_dir, name)
             self._names[key] = name
+            if not artifact.may_be_silent:
+                self._never_silent.add(key)
             self._decoder = CachedDecoder(self._model)  # layers may have been replaced
 
     def unload_adapter(self, key: str) -> None:
@@ -208,7 +219,8 @@ class TransformersEngine:
         prompts = [vocabulary.prompt_of(window.options) for window in windows]
         n_prompt = len(prompts[0])
         rows = [_row(window, n_prompt) for window in windows]
-        rules = self._rules[options.adapter is not None].without(vocabulary.suppressed_by(options.suppress))
+        may_be_silent = options.adapter is not None and options.adapter not in self._never_silent
+        rules = self._rules[may_be_silent].without(vocabulary.suppressed_by(options.suppress))
         with self._turn, self._adapter(options.adapter), torch.inference_mode():
             encoder_output = self._encode(windows)
             state = self._decoder.begin(encoder_output, n_prompt + max(row.max_new_tokens for row in rows))
