@@ -18,20 +18,21 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-import typer  # noqa: E402
+import click  # noqa: E402
 from rich.console import Console  # noqa: E402
 from rich.table import Table  # noqa: E402
 
-from bench.serving.machine import machine_facts  # noqa: E402
+from bench.serving.machine import begin_record, write_record  # noqa: E402
 from train.config import BLOCKS  # noqa: E402
 from train.data.specs import parse_spec  # noqa: E402
 from train.report.results import EVALUATION  # noqa: E402
 
+FILE = click.Path(path_type=Path)
 KINDS = ("neural", "people", "synthesis")
 DECODER = ("--encoder.rank", "0")
 WHOLE = ("--encoder.rank", "null", "--decoder.rank", "null")
@@ -60,58 +61,53 @@ VARIANTS = {
 """Name -> what is run, in the order of what they tell."""
 
 
-def main(
-    steps: Annotated[int, typer.Option(help="Of each variant, from the bare base.")] = 300,
-    config: Annotated[Path, typer.Option(help="Everything that is the same in all of them.")] = Path(
-        "train/configs/whisper-base-mr.yaml"
-    ),
-    neural: Annotated[list[str] | None, typer.Option(help="Sources of neural voices.")] = None,
-    people: Annotated[list[str] | None, typer.Option(help="Sources of people.")] = None,
-    synthesis: Annotated[list[str] | None, typer.Option(help="Sources of espeak and festival.")] = None,
-    test: Annotated[list[str] | None, typer.Option(help="What each is scored on.")] = None,
-    max_eval_clips: Annotated[int, typer.Option(help="Of each test source; 0 scores all.")] = 0,
-    distill_weight: Annotated[float, typer.Option(help="Where the encoder is held.")] = 10.0,
-    variants: Annotated[str, typer.Option(help="Some of them, divided by ';'; all by default.")] = "",
-    runs_dir: Annotated[Path, typer.Option(help="Where run directories go.")] = Path("runs/ablation"),
-    output: Annotated[Path, typer.Option(help="Where the figures go.")] = ROOT / "bench" / "ablation.json",
-) -> None:
+@click.command(context_settings={"show_default": True})
+@click.option("--steps", default=300, help="Steps of each variant, from the bare base.")
+@click.option(
+    "--config",
+    default="train/configs/whisper-base-mr.yaml",
+    help="Configuration that all variants share.",
+)
+@click.option("--neural", multiple=True, help="Source of neural voices.")
+@click.option("--people", multiple=True, help="Source of people.")
+@click.option("--synthesis", multiple=True, help="Source of espeak and festival.")
+@click.option("--test", "tests", multiple=True, required=True, help="Source that each is scored on.")
+@click.option("--max-eval-clips", default=0, help="Clips of each test source; 0 scores all.")
+@click.option(
+    "--distill-weight", default=10.0, help="Weight of the loss that holds the encoder, where it is held."
+)
+@click.option("--variants", default="", help="Some of the variants, divided by ';'; all by default.")
+@click.option("--runs-dir", type=FILE, default=Path("runs/ablation"), help="Directory of run directories.")
+@click.option("--output", type=FILE, default=ROOT / "bench" / "ablation.json", help="File of the figures.")
+def main(variants: str, runs_dir: Path, output: Path, distill_weight: float, **compared: Any) -> None:
     """Train each variant for the same number of steps, and print what it hears."""
     console = Console(width=160)
-    sources = {"neural": neural or [], "people": people or [], "synthesis": synthesis or []}
     chosen = [name.strip() for name in variants.split(";") if name.strip()] or list(VARIANTS)
     if unknown := [name for name in chosen if name not in VARIANTS]:
-        raise typer.BadParameter(f"'{unknown[0]}' is no variant; they are {'; '.join(VARIANTS)}")
-    if not test:
-        raise typer.BadParameter("name what to score them on with --test SOURCE")
-    wanted = {
-        "config": str(config),
-        "steps": steps,
-        "sources": sources,
-        "tests": test,
-        "max_eval_clips": max_eval_clips,
-    }
-    record = _read(output)
-    if record.get("of") != wanted:  # figures of other runs are not for the same table
-        record = {"of": wanted, "runs": {}}
-    record["machine"] = machine_facts(os.cpu_count() or 1)
+        raise click.BadParameter(f"'{unknown[0]}' is no variant; they are {'; '.join(VARIANTS)}")
+    sources = {kind: list(compared.pop(kind)) for kind in KINDS}
+    wanted = {**compared, "tests": list(compared["tests"]), "sources": sources}
+    kept = _read(output)
+    # Figures of other runs are not for the same table.
+    runs = kept["runs"] if kept.get("of") == wanted else {}
+    record = {**begin_record(os.cpu_count() or 1), "of": wanted, "runs": runs}
     for name in chosen:
-        if name in record["runs"]:
+        if name in runs:
             continue
         variant = VARIANTS[name]
         if empty := [kind for kind in variant.kinds if not sources[kind]]:
             console.print(f"{name}: left out, for no --{empty[0]} was given")
             continue
         run_dir = runs_dir / name.replace(", ", "-").replace(" ", "-")
-        command = command_of(variant, sources, run_dir, record["of"], distill_weight)
-        if not record["runs"]:
+        command = command_of(variant, sources, run_dir, wanted, distill_weight)
+        if not runs:
             command += ["--evaluate_base", "true"]
         console.print(f"{name}: {' '.join(command[1:])}", highlight=False)
         if (status := subprocess.run(command, cwd=ROOT, check=False).returncode) != 0:
             raise SystemExit(f"{name}: training ended with status {status}; the same command goes on")
-        record["runs"][name] = {"command": " ".join(["python", *command[1:]]), **figures_of(ROOT / run_dir)}
-        record["command"] = " ".join(["python", "bench/ablation.py", *sys.argv[1:]])
-        output.write_text(json.dumps(record, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
-    console.print(table_of(record["runs"]))
+        runs[name] = {"command": " ".join(["python", *command[1:]]), **figures_of(ROOT / run_dir)}
+        write_record(record, output)
+    console.print(table_of(runs))
 
 
 def command_of(
@@ -191,4 +187,4 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    main()

@@ -22,7 +22,7 @@ from peft import PeftModel  # noqa: E402
 from safetensors.torch import load_file, save_file  # noqa: E402
 from transformers import WhisperConfig, WhisperForConditionalGeneration  # noqa: E402
 
-from bench.serving.machine import machine_facts  # noqa: E402
+from bench.serving.machine import begin_record, write_record  # noqa: E402
 from train.config import TrainConfig  # noqa: E402
 from train.examples.collate import IGNORED, Batch  # noqa: E402
 from train.export.artifact import export_artifact  # noqa: E402
@@ -163,7 +163,6 @@ def measure(directory: Path) -> dict[str, object]:
         "step_peak_memory_gib": round(peak, 2),
         "estimated_memory_gib": round(estimate.total_bytes / GIB, 2),
         "adapter_bytes": adapter.stat().st_size,
-        "machine": machine_facts(torch.get_num_threads()),
     }
 
 
@@ -185,10 +184,11 @@ def check_reload(model: PeftModel, artifact_dir: Path, base_dir: Path, config: T
 
 def main() -> None:
     """Measure, print, and write the figures."""
+    record = begin_record(torch.get_num_threads())
     with tempfile.TemporaryDirectory() as scratch:
-        figures = measure(Path(scratch))
-    print(json.dumps(figures, indent=1))
-    (ROOT / "bench" / "large-v2.json").write_text(json.dumps(figures, indent=1) + "\n")
+        record |= measure(Path(scratch))
+    print(json.dumps(record, indent=1))
+    write_record(record, ROOT / "bench" / "large-v2.json")
 
 
 if __name__ == "__main__":

@@ -12,13 +12,12 @@ import json
 import sys
 import time
 from pathlib import Path
-from typing import Annotated
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+import click  # noqa: E402
 import torch  # noqa: E402
-import typer  # noqa: E402
 from peft import LoraConfig, PeftModel, get_peft_model, prepare_model_for_kbit_training  # noqa: E402
 from transformers import (  # noqa: E402
     BitsAndBytesConfig,
@@ -31,6 +30,7 @@ from serve.config.progress import progress_bar  # noqa: E402
 from serve.model.base_model import resolve_base_model  # noqa: E402
 from train.data.manifest import Clip, load_samples, read_manifest  # noqa: E402
 
+FILE = click.Path(path_type=Path)
 BATCH_CLIPS = 4
 LEARNING_RATE = 1e-3
 IGNORED = -100
@@ -79,13 +79,13 @@ def transcribe(model: PeftModel, processor: WhisperProcessor, clips: list[Clip])
     return [text.strip() for text in texts]
 
 
-def main(
-    manifest: Annotated[Path, typer.Option(help="JSONL of training clips, taken in order.")],
-    json_path: Annotated[Path, typer.Option("--json", help="Where the figures go.")],
-    steps: Annotated[int, typer.Option(help="Steps of four clips; the first is not timed.")] = 3,
-    test_manifest: Annotated[Path | None, typer.Option(help="Transcribe this afterwards.")] = None,
-    base_model: Annotated[str, typer.Option(help="Base model.")] = "openai/whisper-base",
-) -> None:
+@click.command(context_settings={"show_default": True})
+@click.option("--manifest", type=FILE, required=True, help="JSONL of training clips, taken in order.")
+@click.option("--json", "json_path", type=FILE, required=True, help="File of the figures.")
+@click.option("--steps", default=3, help="Steps of four clips; the first is not timed.")
+@click.option("--test-manifest", type=FILE, help="Clips to transcribe afterwards.")
+@click.option("--base-model", default="openai/whisper-base", help="Base model.")
+def main(manifest: Path, json_path: Path, steps: int, test_manifest: Path | None, base_model: str) -> None:
     """Train by the usual recipe and write step times, and texts where asked."""
     torch.manual_seed(0)
     model, processor = load(resolve_base_model(base_model))
@@ -113,4 +113,4 @@ def main(
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    main()

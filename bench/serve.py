@@ -1,6 +1,6 @@
 """Measure the service and its peers: the same merged weights, the same recordings, the same threads.
 
-    make bench-serve                                        # everything, about 25 minutes on two quiet cores
+    make bench-serve                                        # everything, about 35 minutes on two quiet cores
     python bench/serve.py --quick                           # a test of the benchmark, in minutes
     python bench/serve.py --only short,concurrent,long      # some sections
     python bench/serve.py --manifest FILE.jsonl             # other recordings
@@ -12,26 +12,24 @@ Writes bench/serve.json and bench/serve.png.
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-import typer  # noqa: E402
+import click  # noqa: E402
 from rich.console import Console  # noqa: E402
 
 from bench.serving.cuts import measure_cuts  # noqa: E402
 from bench.serving.figures import Figures  # noqa: E402
 from bench.serving.latency import measure_beside, measure_start, measure_upload  # noqa: E402
-from bench.serving.machine import machine_facts  # noqa: E402
+from bench.serving.machine import begin_record, write_record  # noqa: E402
 from bench.serving.memory import measure_memory  # noqa: E402
 from bench.serving.no_speech import measure_no_speech  # noqa: E402
 from bench.serving.quality import measure_accuracy, measure_bad_input, measure_streaming  # noqa: E402
@@ -63,37 +61,43 @@ SECTIONS: dict[str, Callable[[Setup], Figures]] = {
 }
 
 
+FILE = click.Path(path_type=Path)
+
+
+@click.command(context_settings={"show_default": True})
+@click.option(
+    "--manifest", "manifests", type=FILE, multiple=True, default=TEST_SETS, help="Manifest to score."
+)
+@click.option(
+    "--model-dir",
+    type=FILE,
+    default=ROOT / "model_artifacts" / "whisper-base-mr",
+    help="Artifact to serve, and to merge for the peers.",
+)
+@click.option("--engine", default="auto", help="Engine of our service.")
+@click.option("--threads", default=0, help="CPU threads of everyone; 0: all cores.")
+@click.option("--only", default="", help=f"Sections, with commas, of {', '.join(SECTIONS)}; all by default.")
+@click.option("--quick", is_flag=True, help="Few clips: does it work?")
+@click.option(
+    "--output",
+    type=FILE,
+    default=ROOT / "bench" / "serve.json",
+    help="File of the figures; the picture lies beside.",
+)
 def main(
-    manifest: Annotated[
-        list[Path] | None, typer.Option(help="Manifests to score; the built test sets if none.")
-    ] = None,
-    model_dir: Annotated[Path, typer.Option(help="Artifact to serve, and to merge for the peers.")] = ROOT
-    / "model_artifacts"
-    / "whisper-base-mr",
-    engine: Annotated[str, typer.Option(help="Engine of our service.")] = "auto",
-    threads: Annotated[int, typer.Option(help="CPU threads of everyone; 0: all cores.")] = 0,
-    only: Annotated[str, typer.Option(help=f"Sections, with commas; of {','.join(SECTIONS)}.")] = "",
-    quick: Annotated[bool, typer.Option("--quick", help="Few clips: does it work?")] = False,
-    output: Annotated[Path, typer.Option(help="Where the figures go; the picture lies beside.")] = ROOT
-    / "bench"
-    / "serve.json",
+    manifests: tuple[Path, ...],
+    model_dir: Path,
+    engine: str,
+    threads: int,
+    only: str,
+    quick: bool,
+    output: Path,
 ) -> None:
     """Measure the service and its peers, and write the figures."""
-    chosen = [name.strip() for name in only.split(",") if name.strip()] or list(SECTIONS)
-    if unknown := set(chosen) - set(SECTIONS):
-        raise typer.BadParameter(f"--only knows no section '{min(unknown)}'")
-    manifests = tuple(manifest or TEST_SETS)
-    needed = [*manifests, *([NO_SPEECH] if "no_speech" in chosen else [])]
-    if missing := [path for path in needed if not path.is_file()]:
-        raise SystemExit(f"{missing[0]} does not exist: `make data` builds the test sets")
+    chosen = chosen_sections(only, manifests)
     console = Console(width=150)
     n_threads = threads or len(os.sched_getaffinity(0))
-    record: Figures = {
-        "command": " ".join(["python", "bench/serve.py", *sys.argv[1:]]),
-        "quick": quick,
-        "engine": engine,
-        "machine": machine_facts(n_threads),
-    }
+    record: Figures = {**begin_record(n_threads), "quick": quick, "engine": engine}
     with tempfile.TemporaryDirectory(prefix="shrota-bench-") as scratch:
         setup = Setup(
             plan=QUICK if quick else Plan(),
@@ -113,16 +117,24 @@ def main(
         "failed": {**{f"weights, {name}": fault for name, fault in faults.items()}, **failed},
         "took_s": took_s,
     }
-    output.write_text(json.dumps(record, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
-    for table in tables(sections):
-        console.print(table)
-    for what, reason in record["failed"].items():
-        console.print(f"[red]failed[/red] {what}: {reason}", highlight=False)
-    cpu, picture = record["machine"]["cpu"], output.with_suffix(".png")
-    drawn = draw_speeds(
-        sections, picture, f"whisper-base, the same merged weights, {n_threads} threads of {cpu}"
-    )
-    console.print(f"written to {output}" + (f" and {picture}" if drawn else ""))
+    write_record(record, output)
+    print_record(record, sections, output, console)
+
+
+def chosen_sections(only: str, manifests: Sequence[Path]) -> list[str]:
+    """Return the sections that --only names, where the recordings that they need exist.
+
+    Raises:
+        click.BadParameter: There is no such section.
+        SystemExit: Recordings are missing.
+    """
+    chosen = [name.strip() for name in only.split(",") if name.strip()] or list(SECTIONS)
+    if unknown := set(chosen) - set(SECTIONS):
+        raise click.BadParameter(f"--only knows no section '{min(unknown)}'")
+    needed = [*manifests, *([NO_SPEECH] if "no_speech" in chosen else [])]
+    if missing := [path for path in needed if not path.is_file()]:
+        raise SystemExit(f"{missing[0]} does not exist: `make data` builds the test sets")
+    return chosen
 
 
 def measure(setup: Setup, chosen: list[str], console: Console) -> tuple[Figures, Figures, Figures]:
@@ -144,5 +156,17 @@ def measure(setup: Setup, chosen: list[str], console: Console) -> tuple[Figures,
     return sections, failed, took_s
 
 
+def print_record(record: Figures, sections: Figures, output: Path, console: Console) -> None:
+    """Print tables and what failed, and draw the speeds beside `output`."""
+    for table in tables(sections):
+        console.print(table)
+    for what, reason in record["failed"].items():
+        console.print(f"[red]failed[/red] {what}: {reason}", highlight=False)
+    machine, picture = record["machine"], output.with_suffix(".png")
+    title = f"whisper-base, the same merged weights, {machine['threads']} threads of {machine['cpu']}"
+    drawn = draw_speeds(sections, picture, title)
+    console.print(f"written to {output}" + (f" and {picture}" if drawn else ""))
+
+
 if __name__ == "__main__":
-    typer.run(main)
+    main()

@@ -23,21 +23,22 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+import click  # noqa: E402
 import pyarrow  # noqa: E402
 import pyarrow.parquet  # noqa: E402
 import soundfile  # noqa: E402
-import typer  # noqa: E402
 from rich.console import Console  # noqa: E402
 
-from bench.serving.machine import machine_facts  # noqa: E402
+from bench.serving.machine import begin_record, write_record  # noqa: E402
 from serve.audio.samples import SAMPLE_RATE  # noqa: E402
 from train.data.manifest import Clip, load_samples, read_manifest  # noqa: E402
 
+FILE = click.Path(path_type=Path)
 CONFIG = "train/configs/smoke.yaml"
 STEPS_A_MINUTE = 6.0
 """Rough time of a step of the smoke configuration on two cores, for --max-minutes."""
@@ -136,20 +137,23 @@ FORMS: dict[str, Callable[[list[Clip], Path], str]] = {
 }
 
 
-def main(
-    manifest: Annotated[Path, typer.Option(help="Corpus to take clips from.")] = ROOT / "data/mr/train.jsonl",
-    clips: Annotated[int, typer.Option(help="Clips in each source.")] = 120,
-    steps: Annotated[int, typer.Option(help="Of each run.")] = 10,
-    max_minutes: Annotated[float, typer.Option(help="About how long each trains, in place of steps.")] = 0,
-    at_once: Annotated[int, typer.Option(help="Runs side by side.")] = 1,
-    output: Annotated[Path, typer.Option(help="Where the figures go.")] = ROOT / "bench" / "sources.json",
-) -> None:
+@click.command(context_settings={"show_default": True})
+@click.option(
+    "--manifest", type=FILE, default=ROOT / "data/mr/train.jsonl", help="Corpus to take clips from."
+)
+@click.option("--clips", default=120, help="Clips in each source.")
+@click.option("--steps", default=10, help="Steps of each run.")
+@click.option("--max-minutes", default=0.0, help="About how long each trains, in place of steps.")
+@click.option("--at-once", default=1, help="Runs side by side.")
+@click.option("--output", type=FILE, default=ROOT / "bench" / "sources.json", help="File of the figures.")
+def main(manifest: Path, clips: int, steps: int, max_minutes: float, at_once: int, output: Path) -> None:
     """Train a few steps from every kind of source, and print how they went."""
     console = Console(width=150)
     if not manifest.is_file():
         raise SystemExit(f"{manifest} does not exist: `make data` builds the corpus")
     chosen = read_manifest(manifest)[:clips]
     steps = round(max_minutes * STEPS_A_MINUTE) or steps
+    record = begin_record(1 if at_once > 1 else os.cpu_count() or 1)
 
     def run(name: str) -> dict[str, Any]:
         scratch = Path(directory) / name.replace(" ", "-").replace(",", "")
@@ -167,14 +171,7 @@ def main(
         ThreadPoolExecutor(at_once) as pool,
     ):
         runs = dict(zip(FORMS, pool.map(run, FORMS), strict=True))
-    record = {
-        "command": " ".join(["python", "bench/sources.py", *sys.argv[1:]]),
-        "machine": machine_facts(1 if at_once > 1 else os.cpu_count() or 1),
-        "steps": steps,
-        "at_once": at_once,
-        "runs": runs,
-    }
-    output.write_text(json.dumps(record, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+    write_record({**record, "steps": steps, "at_once": at_once, "runs": runs}, output)
     console.print(f"written to {output}")
 
 
@@ -234,4 +231,4 @@ def _parquet(clips: list[Clip], directory: Path, text: str, split: str) -> Path:
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    main()

@@ -19,19 +19,20 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+import click  # noqa: E402
 import torch  # noqa: E402
-import typer  # noqa: E402
 from rich.console import Console  # noqa: E402
 
-from bench.serving.machine import machine_facts  # noqa: E402
+from bench.serving.machine import begin_record, write_record  # noqa: E402
 from train.data.manifest import Clip, read_manifest  # noqa: E402
 from train.evaluate.scoring import score  # noqa: E402
 
+FILE = click.Path(path_type=Path)
 CLIP_S = (3.0, 6.0)
 REFERENCE_STEPS = 3
 OUR_STEPS = 12
@@ -92,17 +93,20 @@ def run_ours(clips: Path, options: list[str], scratch: Path, test: Path | None =
     return {"samples_per_s": statistics.median(rates), "peak_gib": peak_gib, "texts": texts}
 
 
-def main(
-    manifest: Annotated[Path, typer.Option(help="Corpus to take clips from.")] = ROOT / "data/mr/train.jsonl",
-    test_manifest: Annotated[Path, typer.Option(help="Clips to transcribe.")] = ROOT / "data/mr/valid.jsonl",
-    clips: Annotated[int, typer.Option(help="Clips to train on.")] = 240,
-    pairs: Annotated[int, typer.Option(help="How often each recipe is timed.")] = 3,
-    wer_clips: Annotated[int, typer.Option(help="Train on this many clips, then compare WER; 0: not.")] = 0,
-    output: Annotated[Path, typer.Option(help="Where the figures go.")] = ROOT / "bench" / "train.json",
-) -> None:
+@click.command(context_settings={"show_default": True})
+@click.option(
+    "--manifest", type=FILE, default=ROOT / "data/mr/train.jsonl", help="Corpus to take clips from."
+)
+@click.option("--test-manifest", type=FILE, default=ROOT / "data/mr/valid.jsonl", help="Clips to transcribe.")
+@click.option("--clips", default=240, help="Clips to train on.")
+@click.option("--pairs", default=3, help="How often each recipe is timed.")
+@click.option("--wer-clips", default=0, help="Train on this many clips, then compare WER; 0: not.")
+@click.option("--output", type=FILE, default=ROOT / "bench" / "train.json", help="File of the figures.")
+def main(manifest: Path, test_manifest: Path, clips: int, pairs: int, wer_clips: int, output: Path) -> None:
     """Measure our training against the usual recipe, on the same clips and machine."""
     if not manifest.is_file():
         raise SystemExit(f"{manifest} does not exist: `make data` builds the corpus")
+    record = begin_record(torch.get_num_threads())
     runs: list[dict[str, dict[str, Any]]] = []
     with tempfile.TemporaryDirectory() as directory:
         scratch = Path(directory)
@@ -116,26 +120,27 @@ def main(
                 }
             )
         wer = _compare_wer(manifest, test_manifest, wer_clips, scratch) if wer_clips else {}
+    record |= {"headline": _headline(runs, wer), "runs": _without_texts(runs), "wer": wer}
+    write_record(record, output)
+    Console().print(record["headline"])
+    Console().print(f"written to {output}")
+
+
+def _headline(runs: list[dict[str, dict[str, Any]]], wer: dict[str, Any]) -> dict[str, float]:
+    """Return the median over the pairs of how many times the reference's figures ours are, and both WERs."""
 
     def ratio(figure: str) -> float:
         return round(statistics.median(run["ours"][figure] / run["reference"][figure] for run in runs), 3)
 
-    record = {
-        "command": " ".join(["python", "bench/train.py", *sys.argv[1:]]),
-        "machine": machine_facts(torch.get_num_threads()),
-        "headline": {
-            "samples_per_s_ratio": ratio("samples_per_s"),
-            "peak_memory_ratio": ratio("peak_gib"),
-            **({"wer_reference": wer["reference"], "wer_ours": wer["ours"]} if wer else {}),
-        },
-        "runs": [
-            {name: {k: v for k, v in r.items() if k != "texts"} for name, r in run.items()} for run in runs
-        ],
-        "wer": wer,
+    return {
+        "samples_per_s_ratio": ratio("samples_per_s"),
+        "peak_memory_ratio": ratio("peak_gib"),
+        **({"wer_reference": wer["reference"], "wer_ours": wer["ours"]} if wer else {}),
     }
-    output.write_text(json.dumps(record, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
-    Console().print(record["headline"])
-    Console().print(f"written to {output}")
+
+
+def _without_texts(runs: list[dict[str, dict[str, Any]]]) -> list[dict[str, dict[str, Any]]]:
+    return [{name: {k: v for k, v in of.items() if k != "texts"} for name, of in run.items()} for run in runs]
 
 
 def _compare_wer(manifest: Path, test_manifest: Path, count: int, scratch: Path) -> dict[str, Any]:
@@ -155,4 +160,4 @@ def _compare_wer(manifest: Path, test_manifest: Path, count: int, scratch: Path)
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    main()

@@ -10,8 +10,6 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-import structlog
-
 from serve.config.command_line import Command, config_flag, exit_with, flags_of
 from serve.config.settings import Settings, unknown_settings
 from serve.config.sources import PREFIX
@@ -28,6 +26,8 @@ def read_settings(flags: Mapping[str, Any]) -> Settings:
 
 def serve(settings: Settings) -> int:
     """Serve until a signal stops it, and return the exit status."""
+    import structlog
+
     from serve.config.logs import configure_logs
     from serve.http.server import run
     from serve.model.allocator import share_arenas

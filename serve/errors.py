@@ -67,6 +67,7 @@ class UnsupportedOption(RequestError):
     def __init__(self, name: str, reason: str) -> None:
         super().__init__(f"option '{name}': {reason}")
         self.name = name
+        self.reason = reason
 
 
 class UnsupportedMediaType(RequestError):
@@ -293,6 +294,7 @@ class ArtifactError(StartupError):
     def __init__(self, path: Path, problem: str) -> None:
         super().__init__(f"{path}: {problem}")
         self.path = path
+        self.problem = problem
 
 
 class ConversionError(StartupError):

@@ -65,7 +65,7 @@ class TranscriptionOptions:
     """Audio track of a film, by number from 1 or by language; None takes the default one."""
 
 
-class _WireOptions(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+class WireOptions(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     """Every option, with the type of its value."""
 
     language: Annotated[str, msgspec.Meta(min_length=1, max_length=40)] | None = None
@@ -82,7 +82,7 @@ class _WireOptions(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     track: Annotated[int, msgspec.Meta(ge=1, le=MAX_TRACK)] | TrackName | None = None
 
 
-OPTION_NAMES = frozenset(_WireOptions.__struct_fields__)
+OPTION_NAMES = frozenset(WireOptions.__struct_fields__)
 
 KNOWN_OPTIONS = OPTION_NAMES.union(FORMAT_OPTIONS)
 """Options of the transcription and of the response format."""
@@ -106,7 +106,7 @@ def parse_options(
     """
     values = {name: value for name, value in values.items() if not _is_absent(name, value)}
     try:
-        wire = msgspec.convert(values, _WireOptions, strict=strict)
+        wire = msgspec.convert(values, WireOptions, strict=strict)
     except msgspec.ValidationError as error:
         raise option_refusal(str(error)) from error
     given = {name: getattr(wire, name) for name in values}

@@ -10,21 +10,21 @@ The service, the transcription of files, and the evaluation of a training run al
 reaches the engine through a scheduler. It knows no web, no environment and no runtime. A request passes
 through these calls, from its route to its text:
 
-     1  transcribe_body           serve/http/sagemaker.py      in the event loop
-     2  asked_outside_body        serve/http/sagemaker.py      session, options, format, by headers and query
+     1  transcribe_body           serve/http/transcription.py          in the event loop
+     2  asked_outside_body        serve/http/sagemaker/invocations.py  options by headers and query
      3  Service.admit             serve/service/service.py
      4  read_body                 serve/http/body.py
-     5  read_recording            serve/http/sagemaker.py      recording and options, from the body or a hook
-     6  whole_answer              serve/http/sagemaker.py
+     5  Invocation.read_recording serve/http/sagemaker/invocations.py  recording and options of the body
+     6  whole_answer              serve/http/transcription.py
      7  Service.transcribe        serve/service/service.py
-     8  Place.transcribe          serve/service/place.py       in the request's thread
+     8  Place.transcribe          serve/service/place.py               in the request's thread
      9  open_audio                serve/audio/decode.py
     10  Pipeline.transcribe       serve/pipeline.py
     11  Pipeline._decoded         serve/pipeline.py
     12  Ticket.decode             serve/engine/scheduler.py
-    13  Pipeline._inputs          serve/pipeline.py            features of windows, while there is room
-    14  Scheduler._run            serve/engine/scheduler.py    in an engine thread
-    15  Scheduler._call           serve/engine/scheduler.py    a batch of one kind
+    13  Pipeline._inputs          serve/pipeline.py                    features, while there is room
+    14  Scheduler._run            serve/engine/scheduler.py            in an engine thread
+    15  Scheduler._call           serve/engine/scheduler.py            a batch of one kind
     16  CTranslate2Engine.decode  serve/engine/ctranslate2/engine.py
 """
 
@@ -42,7 +42,7 @@ from typing import Protocol
 import numpy as np
 
 from serve.audio.features import MAX_WINDOW_S, FeatureExtractor, window_length_s
-from serve.audio.mixing import mix_channels
+from serve.audio.mixing import chosen_channels
 from serve.audio.recording import Recording
 from serve.audio.samples import SAMPLE_RATE, Samples
 from serve.audio.segmentation import Window, WindowLimits, find_speech, iter_windows
@@ -65,9 +65,6 @@ from serve.transcript.timeline import Timeline
 
 Cut = Callable[[Iterable[Samples], WindowLimits], Iterator[tuple[Window, Samples]]]
 """Finds windows in blocks of samples, each (n_channels, n_samples)."""
-
-MAX_CHANNELS = 4
-"""Most channels to split: those of telephone switches and conference recorders."""
 
 MAX_SIDE_BY_SIDE = 64
 """Recordings transcribed concurrently offline."""
@@ -159,6 +156,7 @@ class Pipeline:
         options: TranscriptionOptions | None = None,
         decoder: Decoder | None = None,
         cut: Cut = iter_windows,
+        timeline: Timeline | None = None,
         track: LanguageTrack | None = None,
     ) -> Iterator[Event]:
         """Transcribe one recording, yielding each segment once its window is decoded.
@@ -168,6 +166,7 @@ class Pipeline:
                 (n_channels, n_samples).
             decoder: How windows reach the engine; None makes a scheduler for this recording alone.
             cut: Cuts the recording into windows; live speech has its own.
+            timeline: Places the segments; for a caller that previews what waits there.
             track: Settles the languages to be detected; live speech has its own.
 
         Yields:
@@ -179,23 +178,27 @@ class Pipeline:
         """
         if decoder is None:
             with Scheduler(self.engine, frees_engine=False) as scheduler, scheduler.admit() as ticket:
-                yield from self.transcribe(recording, options, ticket, cut, track)
+                yield from self.transcribe(recording, options, ticket, cut, timeline, track)
             return
         started = time.perf_counter()
         options = options or TranscriptionOptions()
         decoding = self.resolve(options)
-        recording = _channels(recording, options)
+        if not isinstance(recording, Recording):
+            recording = Recording.of(recording)
+        is_split = options.channels == "split"
+        recording = chosen_channels(recording, split=is_split)
         self._prepare(decoding)
         yield Start(duration_s=recording.duration_s, language=decoding.language, sound=recording.report)
 
         windows = cut(recording.blocks(), self._limits(decoding))
-        timeline = Timeline(split=options.channels == "split")
+        timeline = timeline or Timeline(split=is_split, words=decoding.word_timestamps)
         said: list[Hypothesis] = []
         track = track or LanguageTrack(decoding.expected_language)
         for window, hypothesis in self._decoded(windows, decoding, decoder, track):
-            if is_said(window, hypothesis):
-                said.append(hypothesis)
-                yield from timeline.place(window, hypothesis)
+            heard = hypothesis if is_said(window, hypothesis) else None
+            if heard is not None:
+                said.append(heard)
+            yield from timeline.place(window, heard)
         yield from timeline.rest()
 
         transcript = _transcript(timeline.segments, decoding, said, recording)
@@ -328,7 +331,11 @@ class Pipeline:
         """Compute a window's features, and limit its tokens by the speech in it."""
         budget_tokens = math.ceil(window.speech_samples / SAMPLE_RATE * TOKENS_PER_S) + SPARE_TOKENS
         log_mel = self.features.log_mel(samples, self._window_s(window, decoding))
-        return EngineInput(log_mel=log_mel, options=replace(decoding, max_new_tokens=budget_tokens))
+        options = replace(decoding, max_new_tokens=budget_tokens)
+        if window.overlap or window.is_torn:  # by the times of its words it is joined to its neighbours
+            timed = replace(options, word_timestamps=True)
+            options = options if self.engine.unsupported(timed) else timed
+        return EngineInput(log_mel=log_mel, options=options)
 
     def warm_up(self, decoder: Decoder) -> None:
         """Decode a second of noise, so that everything is loaded before the first request."""
@@ -352,24 +359,6 @@ class Pipeline:
 
     def _reads_short_windows(self, decoding: DecodingOptions) -> bool:
         return self.facts.dynamic and decoding.adapter is not None  # the base model alone would loop on them
-
-
-def _channels(recording: Recording | Samples, options: TranscriptionOptions) -> Recording:
-    """Return a recording with the channels to transcribe.
-
-    Raises:
-        UnsupportedOption: There are too many channels to split.
-    """
-    if not isinstance(recording, Recording):
-        recording = Recording.of(recording)
-    if options.channels == "mix":
-        return mix_channels(recording)
-    if recording.n_channels > MAX_CHANNELS:
-        raise UnsupportedOption(
-            "channels",
-            f"the recording has {recording.n_channels} channels; at most {MAX_CHANNELS} can be split",
-        )
-    return recording
 
 
 def _transcript(

@@ -22,7 +22,7 @@ RUNTIMES = {
 }
 RUNTIMES_OUTSIDE_THE_ENGINE = {
     "serve.audio.samples": {"torch", "torchaudio"},
-    "serve.audio.segmentation": {"onnxruntime", "silero_vad"},  # the detector of speech
+    "serve.audio.segmentation.speech": {"onnxruntime", "silero_vad"},  # the detector of speech
 }
 TRAIN_EXTRAS = ("train", "hub", "s3", "aws")
 STEPS = {

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a file: packages lie beside `train/`
 
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from peft import PeftModel
     from rich.console import Console
 
-    from serve.engine.vocabulary import Vocabulary
     from train.data.manifest import Clip
     from train.examples.collate import Collator
     from train.examples.corpus import Corpus, EvaluationSet
@@ -34,81 +33,97 @@ if TYPE_CHECKING:
     from train.loop.loop import Outcome
 
 
+class _Data(NamedTuple):
+    """The clips that steps see, as collators of batches."""
+
+    train: Collator
+    valid: Collator | None
+    distill: Collator | None
+    """Recordings on which the encoder is held near the base's, if any."""
+
+
 def run(config: TrainConfig, processes: Processes) -> int:
     """Do the whole run and return the exit status; the leader alone writes and prints."""
     from serve.engine.transformers.quiet import quiet_libraries
 
     quiet_libraries()  # before the libraries, some of which speak on being imported
-    import torch
-    from rich.console import Console
-
-    from serve.engine.vocabulary import Vocabulary
     from serve.model.base_model import resolve_base_model
-    from train.examples.corpus import describe_heard, leave_out_long_texts, load_corpus, sum_up_heard
-    from train.export.artifact import export_artifact
+    from train.examples.corpus import sum_up_heard
     from train.loop.loop import train_adapter
-    from train.model.adalora import as_lora
 
-    console = Console(stderr=True, quiet=not processes.leads)
-    torch.set_num_threads(config.n_threads or processes.n_threads)
-    torch.manual_seed(config.seed)
-    left_out = config.output_dir / "data" / "left-out.jsonl"
-    if processes.leads:
-        config.output_dir.mkdir(parents=True, exist_ok=True)
-        (config.output_dir / "config.yaml").write_text(dump_config(config), encoding="utf-8")
-
+    console = _begin(config, processes)
     base_dir = resolve_base_model(config.base_model)
-    vocabulary = Vocabulary.read(base_dir)
-    with processes.first_alone():  # the first on each machine prepares what must be decoded
-        corpus = leave_out_long_texts(load_corpus(config), vocabulary)
-    console.print(f"{len(corpus.train)} training clips, {len(corpus.log)} left out")
+    corpus, data = _read_clips(config, base_dir, processes)
     heard = sum_up_heard(corpus.train)
-    console.print("\n".join(describe_heard(heard)))
     if processes.leads:
-        corpus.log.report(console, left_out)
-
-    train_data, valid_data, distill_data = _collators(config, corpus, base_dir, vocabulary)
-    model = _build_model(config, base_dir, train_data, processes.device, console)
-    n_before = len(corpus.log)
-    outcome = train_adapter(model, config, train_data, valid_data, processes.device, processes, distill_data)
+        _report_clips(corpus, heard, config, console)
+    n_left_out = len(corpus.log)
+    model = _build_model(config, base_dir, data.train, processes.device, console)
+    outcome = train_adapter(model, config, data.train, data.valid, processes.device, processes, data.distill)
     if not processes.leads:
         return 0
-    if len(corpus.log) > n_before:
-        corpus.log.report(console, left_out, "left out, those found while training among them")
+    if len(corpus.log) > n_left_out:
+        _report_left_out(corpus, config, console, "left out, those found while training among them")
     if not outcome.finished:
-        console.print(
-            f"stopped at step {outcome.step} of {outcome.total_steps}; the same command goes on from there"
-        )
+        at = f"stopped at step {outcome.step} of {outcome.total_steps}"
+        console.print(f"{at}; the same command goes on from there")
         return 0
-
-    if outcome.best_step:
-        console.print(f"the adapter of step {outcome.best_step} was the best; it is the one exported")
-    if config.lora_method == "adalora":
-        model = as_lora(model)
     texts = (clip.text for clip in corpus.train)
-    artifact_dir = export_artifact(model, base_dir, config, outcome, texts, heard)
+    artifact_dir = _export(model, base_dir, config, outcome, texts, heard, console)
     del model  # evaluation loads the artifact
     _evaluate(config, corpus.tests, artifact_dir, outcome, console)
     return 0
 
 
-def _collators(
-    config: TrainConfig, corpus: Corpus, base_dir: Path, vocabulary: Vocabulary
-) -> tuple[Collator, Collator | None, Collator | None]:
-    """Return the collators of the training clips and, where there are any, validation and distillation's."""
-    from serve.audio.features import FeatureExtractor
-    from train.examples.collate import Collator
+def _begin(config: TrainConfig, processes: Processes) -> Console:
+    """Set threads and seed, write the resolved configuration, and return the console of the run."""
+    import torch
+    from rich.console import Console
 
+    torch.set_num_threads(config.n_threads or processes.n_threads)
+    torch.manual_seed(config.seed)
+    if processes.leads:
+        config.output_dir.mkdir(parents=True, exist_ok=True)
+        (config.output_dir / "config.yaml").write_text(dump_config(config), encoding="utf-8")
+    return Console(stderr=True, quiet=not processes.leads)
+
+
+def _read_clips(config: TrainConfig, base_dir: Path, processes: Processes) -> tuple[Corpus, _Data]:
+    """Return all clips of the run, and those that steps see as collators; what must be decoded is, once."""
+    from serve.audio.features import FeatureExtractor
+    from serve.engine.vocabulary import Vocabulary
+    from train.examples.collate import Collator
+    from train.examples.corpus import leave_out_long_texts, load_corpus
+
+    vocabulary = Vocabulary.read(base_dir)
+    with processes.first_alone():  # the first on each machine prepares what must be decoded
+        corpus = leave_out_long_texts(load_corpus(config), vocabulary)
     features = FeatureExtractor(base_dir)
 
     def collator(clips: list[Clip], *, augmented: bool) -> Collator:
         return Collator(clips, config, features, vocabulary, augmented=augmented, log=corpus.log)
 
-    return (
-        collator(corpus.train, augmented=True),
-        collator(corpus.valid, augmented=False) if corpus.valid else None,
-        collator(corpus.distill, augmented=True) if corpus.distill else None,
+    return corpus, _Data(
+        train=collator(corpus.train, augmented=True),
+        valid=collator(corpus.valid, augmented=False) if corpus.valid else None,
+        distill=collator(corpus.distill, augmented=True) if corpus.distill else None,
     )
+
+
+def _report_clips(
+    corpus: Corpus, heard: Sequence[Mapping[str, Any]], config: TrainConfig, console: Console
+) -> None:
+    """Print what there is to train on and what was left out."""
+    from train.examples.corpus import describe_heard
+
+    console.print(f"{len(corpus.train)} training clips, {len(corpus.log)} left out")
+    console.print("\n".join(describe_heard(heard)))
+    _report_left_out(corpus, config, console)
+
+
+def _report_left_out(corpus: Corpus, config: TrainConfig, console: Console, title: str = "left out") -> None:
+    """Print how much was left out and why, and write every row of it beside the run's data."""
+    corpus.log.report(console, config.output_dir / "data" / "left-out.jsonl", title)
 
 
 def _build_model(
@@ -133,6 +148,26 @@ def _build_model(
     if device.type == "cpu":
         keep_freed_memory()
     return model
+
+
+def _export(
+    model: PeftModel,
+    base_dir: Path,
+    config: TrainConfig,
+    outcome: Outcome,
+    texts: Iterable[str],
+    heard: Sequence[Mapping[str, Any]],
+    console: Console,
+) -> Path:
+    """Write the artifact of the trained adapter and return its directory."""
+    from train.export.artifact import export_artifact
+    from train.model.adalora import as_lora
+
+    if outcome.best_step:
+        console.print(f"the adapter of step {outcome.best_step} was the best; it is the one exported")
+    if config.lora_method == "adalora":
+        model = as_lora(model)
+    return export_artifact(model, base_dir, config, outcome, texts, heard)
 
 
 def _evaluate(

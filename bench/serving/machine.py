@@ -1,9 +1,13 @@
-"""Facts about the machine and its packages, for people who compare figures."""
+"""What stands in every record of figures: the command that remakes it, the machine and its packages."""
 
 from __future__ import annotations
 
+import json
 import os
 import platform
+import shlex
+import sys
+from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -14,6 +18,17 @@ NOTED_PACKAGES = (
     *("torch", "ctranslate2", "onnxruntime", "numpy", "transformers"),
     *("faster-whisper", "openai-whisper", "pywhispercpp"),
 )
+
+
+def begin_record(n_threads: int) -> dict[str, Any]:
+    """Return what a record begins with: the command that was typed, and the machine before it has work."""
+    command = ["python", f"bench/{Path(sys.argv[0]).name}", *sys.argv[1:]]
+    return {"command": shlex.join(command), "machine": machine_facts(n_threads)}
+
+
+def write_record(record: Mapping[str, Any], path: Path) -> None:
+    """Write a record as JSON."""
+    path.write_text(json.dumps(record, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
 
 
 def machine_facts(n_threads: int) -> dict[str, Any]:

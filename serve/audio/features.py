@@ -18,6 +18,7 @@ from serve.audio.samples import FRAMES_PER_S, SAMPLE_RATE, Samples
 from serve.errors import BaseModelError
 
 LogMel = npt.NDArray[np.float32]
+"""Log-mel spectrogram of a window, (n_mels, n_frames); 100 frames a second, an even number, at most 3,000."""
 
 HOP_LENGTH = SAMPLE_RATE // FRAMES_PER_S  # samples between frames: 10 ms
 N_FFT = 400  # samples per frame: 25 ms

@@ -16,6 +16,10 @@ import numpy.typing as npt
 
 from serve.audio.recording import MixReport, Recording, SoundReport
 from serve.audio.samples import SAMPLE_RATE, Samples
+from serve.errors import UnsupportedOption
+
+MAX_CHANNELS = 4
+"""Channels that are told apart: those of telephone switches and conference recorders."""
 
 HOP_S = 0.1  # each hop of the mix is checked before it is returned
 FADE_S = 0.005  # cross-fade while a channel is inverted
@@ -177,6 +181,22 @@ def _agreeing_signs(products: Samples) -> Weights:
     for channel in order:
         signs[channel] = -1.0 if float(products[channel] @ signs) < 0 else 1.0
     return signs
+
+
+def chosen_channels(recording: Recording, *, split: bool) -> Recording:
+    """Return a recording with the channels that are to be heard: mixed into one, or each for itself.
+
+    Raises:
+        UnsupportedOption: There are too many to tell apart.
+    """
+    if not split:
+        return mix_channels(recording)
+    if recording.n_channels > MAX_CHANNELS:
+        raise UnsupportedOption(
+            "channels",
+            f"the recording has {recording.n_channels} channels; at most {MAX_CHANNELS} can be split",
+        )
+    return recording
 
 
 def mix_channels(recording: Recording) -> Recording:

@@ -246,9 +246,13 @@ class Command(click.Command, Generic[T]):
                 formatter.write_dl(records, col_max=34)
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        with formatter.section("Examples"):
-            for line in (self.epilog or "").strip().splitlines():
-                formatter.write(f"  {line}\n")
+        _write_examples(self.epilog, formatter)
+
+
+def _write_examples(examples: str | None, formatter: click.HelpFormatter) -> None:
+    with formatter.section("Examples"):
+        for line in (examples or "").strip().splitlines():
+            formatter.write(f"  {line}\n")
 
 
 class UsageFaults(ConfigError):
@@ -317,9 +321,7 @@ class Commands(click.Group):
             formatter.write_dl([(name, about) for name, (_, about, _) in self._table.items()])
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        with formatter.section("Examples"):
-            for line in (self.epilog or "").strip().splitlines():
-                formatter.write(f"  {line}\n")
+        _write_examples(self.epilog, formatter)
 
     def _print_completion(self, ctx: click.Context, param: click.Parameter, shell: str | None) -> None:
         kind = get_completion_class(shell) if shell else None

@@ -135,18 +135,20 @@ def _keys_of(cls: Hashable, prefix: str) -> dict[str, Key]:
 
 
 def field_docs(cls: type) -> dict[str, str]:
-    """Return the docstring below each field of a dataclass, on one line, for use as help."""
-    (body,) = (
-        node.body for node in ast.walk(ast.parse(inspect.getsource(cls))) if isinstance(node, ast.ClassDef)
-    )
-    return {
-        before.target.id: " ".join(str(after.value.value).split())
-        for before, after in itertools.pairwise(body)
-        if isinstance(before, ast.AnnAssign)
-        and isinstance(before.target, ast.Name)
-        and isinstance(after, ast.Expr)
-        and isinstance(after.value, ast.Constant)
-    }
+    """Return the docstring below each field of a dataclass, inherited ones too, on one line, as help."""
+    docs: dict[str, str] = {}
+    for each in reversed([each for each in cls.__mro__ if dataclasses.is_dataclass(each)]):
+        tree = ast.parse(inspect.getsource(each))
+        (body,) = (node.body for node in ast.walk(tree) if isinstance(node, ast.ClassDef))
+        docs |= {
+            before.target.id: " ".join(str(after.value.value).split())
+            for before, after in itertools.pairwise(body)
+            if isinstance(before, ast.AnnAssign)
+            and isinstance(before.target, ast.Name)
+            and isinstance(after, ast.Expr)
+            and isinstance(after.value, ast.Constant)
+        }
+    return docs
 
 
 def read_dataclass(

@@ -26,6 +26,7 @@ from serve.config.sources import (
     variable_of,
 )
 from serve.engine import EngineName, Quantization
+from serve.engine.languages import language_code
 from serve.errors import ConfigError
 
 CONFIG = "config"
@@ -58,10 +59,15 @@ class Settings:
     """All settings of the service."""
 
     model_dir: Path = Path(environment.SAGEMAKER_BASE_PATH) / "model"
-    """Directory of the artifact, or of a base model's checkpoint."""
+    """Directory of an artifact, a peft adapter, a checkpoint or a CTranslate2 model."""
     base_model: str | None = None
-    """Name or directory of the base model; overrides the one that the artifact names. Served alone where
-    model_dir holds no artifact."""
+    """Name or directory of the base model; overrides the one that the adapter names. Served alone where
+    model_dir holds nothing."""
+    language: str | None = None
+    """Language code of a model without a manifest, for requests that name none; None detects it."""
+    encoder_context: Literal["fixed", "dynamic"] = "fixed"
+    """Windows of an adapter without a manifest: fixed is 30 s; dynamic is the length of the speech, for
+    adapters trained on such windows."""
     cache_dir: Path | None = None
     """Where base models and converted models are cached; None is ~/.cache/shrota. Models in
     /usr/local/share/shrota, which come with an image, take precedence."""
@@ -99,6 +105,9 @@ class Settings:
     cors_origins: str = ""
     """Comma-separated origins whose pages may read responses in a browser, such as https://example.org; * is
     all. None by default."""
+    docs_path: str = "/docs"
+    """Path of a page that describes all routes; openapi.json below it is the same for programs. Empty turns
+    both off."""
     max_audio_s: float = 14_400.0
     """Longest recording accepted."""
     adapter_roots: str = ""
@@ -163,6 +172,10 @@ class Settings:
         if self.drain_s > 23:
             # SageMaker kills the process 30 s after SIGTERM; connections and engine need time to close.
             faults.append("drain_s must be at most 23: the platform kills the process soon after")
+        if self.docs_path and not self.docs_path.startswith("/"):
+            faults.append("docs_path must begin with a slash, or be empty")
+        if self.language is not None and language_code(self.language) != self.language:
+            faults.append(f"language must be a code of Whisper's, such as mr, and not '{self.language[:40]}'")
         if self.engine == "ctranslate2" and self.quantization == "int4":
             faults.append("quantization int4 needs the engine transformers")
         if faults:

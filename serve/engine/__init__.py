@@ -11,10 +11,8 @@ from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-import numpy as np
-import numpy.typing as npt
-
 if TYPE_CHECKING:
+    from serve.audio.features import LogMel
     from serve.model.artifact import Artifact
 
 Task = Literal["transcribe", "translate"]
@@ -29,9 +27,6 @@ SERVED_ADAPTER = "served"
 
 LanguageProbs = Mapping[str, float]
 """Language code -> its probability, for every language of the base model; they sum to 1."""
-
-LogMel = npt.NDArray[np.float32]
-"""Log-mel spectrogram of a window, (n_mels, n_frames); 100 frames a second, an even number, at most 3,000."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,6 +77,18 @@ class EngineInput:
         return int(self.log_mel.shape[1])
 
 
+@dataclass(frozen=True)
+class ScoredToken:
+    """A text token with its probability."""
+
+    token: int
+    """Id in the base model's vocabulary."""
+    text: bytes
+    """UTF-8 bytes; a character may be split between tokens."""
+    logprob: float
+    """Natural logarithm of the token's probability given the tokens before it."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class TimedText:
     """A word or a sentence with its times."""
@@ -93,7 +100,9 @@ class TimedText:
     probability: float | None = None
     """Mean probability of its tokens; None where it was not requested."""
     tokens: tuple[int, ...] = ()
-    """Text tokens of a sentence; empty for a word."""
+    """The model's text tokens."""
+    scored: tuple[ScoredToken, ...] = ()
+    """A word's tokens with their probabilities; empty for a sentence, and where the times are guessed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,6 +123,8 @@ class Hypothesis:
     """Decoding stopped at the token limit, not at the model's end token."""
     looped: bool = False
     """The model repeated itself; one round of the repetition is kept."""
+    is_echo: bool = False
+    """The text repeats itself because the sound does."""
     temperature: float = 0.0
     """Temperature of the attempt that was accepted."""
     compression_ratio: float = 1.0
@@ -121,7 +132,7 @@ class Hypothesis:
     sentences: tuple[TimedText, ...] = ()
     """Text between timestamp tokens; empty where none were emitted."""
     words: tuple[TimedText, ...] = ()
-    """In order; empty where word times were not requested."""
+    """In order; empty where word times were not requested, unless `is_echo`."""
 
 
 @dataclass(frozen=True)

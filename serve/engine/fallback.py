@@ -1,8 +1,9 @@
 """Decide whether a hypothesis is believable, and which options to try when it is not. Knows no engine.
 
-The rules are those of openai/whisper, with four differences: the compression ratio is fair to every script, a
-beam search precedes the first random draw, a text that loops or reaches its token limit is never accepted,
-and an empty one always is. A window whose first attempt is believable costs one attempt.
+The rules are those of openai/whisper, with five differences: the compression ratio is fair to every script, a
+text may repeat what the sound repeats, a beam search precedes the first random draw, a text that loops or
+reaches its token limit is never accepted, and an empty one always is. A window whose first attempt is
+believable costs one attempt.
 """
 
 from __future__ import annotations
@@ -82,6 +83,9 @@ def is_believable(hypothesis: Hypothesis) -> bool:
 
 
 def repeats(hypothesis: Hypothesis) -> bool:
+    """Tell whether a text repeats itself and the sound does not."""
+    if hypothesis.is_echo:
+        return False
     return hypothesis.looped or hypothesis.compression_ratio > MAX_COMPRESSION_RATIO
 
 

@@ -8,6 +8,7 @@ are requested, and English-only checkpoints have neither language nor task.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 from tokenizers import Tokenizer
 
-from serve.engine import DecodingOptions, Task, TimedText
+from serve.engine import DecodingOptions, ScoredToken, Task, TimedText
 from serve.errors import BaseModelError
 
 MAX_CONTEXT_TOKENS = 448
@@ -32,8 +33,27 @@ MAX_HOTWORD_TOKENS = MAX_PREVIOUS_TOKENS // 2
 TIMESTAMP_STEP_S = 0.02
 """Step between timestamp tokens; also the duration of one encoder position."""
 
+LEAST_PROBABILITY = 1e-30
+"""Probabilities are raised to it before their logarithms are taken: rounding may have made them 0, or just
+above 1."""
+
 SPACELESS_LANGUAGES = frozenset({"zh", "ja", "th", "lo", "my", "yue"})
 """Languages written without spaces (openai/whisper, tokenizer.py): each letter counts as a word."""
+
+
+def _bytes_of_letters() -> dict[str, int]:
+    """Return the byte that each letter of a byte-level vocabulary stands for (openai/gpt-2, encoder.py).
+
+    Bytes that print stand for themselves in Latin-1; the others are written as letters from U+0100 on.
+    """
+    printed = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
+    hidden = [byte for byte in range(0x100) if byte not in printed]
+    return {chr(byte): byte for byte in printed} | {
+        chr(0x100 + place): byte for place, byte in enumerate(hidden)
+    }
+
+
+_BYTE_OF = _bytes_of_letters()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -210,6 +230,21 @@ class Vocabulary:
             words[-1].append(token)
             whole = "�" not in self.tokenizer.decode(words[-1])
         return words
+
+    def scored(self, tokens: Sequence[int], probabilities: Sequence[float]) -> tuple[ScoredToken, ...]:
+        """Return text tokens as they are written, with the logarithms of their probabilities."""
+        return tuple(
+            ScoredToken(token, self._written(token), math.log(min(1.0, max(probability, LEAST_PROBABILITY))))
+            for token, probability in zip(tokens, probabilities, strict=True)
+        )
+
+    def _written(self, token: int) -> bytes:
+        """Return the bytes of a text token, which need not be whole letters."""
+        piece: str = self.tokenizer.id_to_token(token) or ""
+        try:
+            return bytes(_BYTE_OF[letter] for letter in piece)
+        except KeyError:  # a vocabulary of words or letters
+            return piece.encode()
 
     def encode(self, text: str) -> list[int]:
         """Return the tokens of a text, unchanged."""

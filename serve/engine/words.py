@@ -10,9 +10,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from serve.audio.features import silence_level
+from serve.audio.features import LogMel, silence_level
 from serve.audio.samples import FRAMES_PER_S
-from serve.engine import LogMel, TimedText
+from serve.engine import TimedText
 from serve.engine.vocabulary import TIMESTAMP_STEP_S, Vocabulary
 
 _SILENCE_TOLERANCE = 1e-3
@@ -59,7 +59,28 @@ def word_times(
                     start_s=round(float(begins_s[n_before]), 2),
                     end_s=round(float(begins_s[n_after]), 2),
                     probability=float(np.mean(token_probs[n_before:n_after])),
+                    tokens=tuple(word),
+                    scored=vocabulary.scored(word, token_probs[n_before:n_after]),
                 )
+            )
+        n_before = n_after
+    return tuple(found)
+
+
+def guessed_times(
+    tokens: Sequence[int], language: str, vocabulary: Vocabulary, *, n_frames: int
+) -> tuple[TimedText, ...]:
+    """Return the words of a text, their times guessed from the letters before them; see `word_times`."""
+    words = [(vocabulary.text(word), tuple(word)) for word in vocabulary.words(tokens, language)]
+    n_letters = sum(len(text) for text, _ in words)
+    letter_s = n_frames / FRAMES_PER_S / max(1, n_letters)
+    found: list[TimedText] = []
+    n_before = 0
+    for text, own in words:
+        n_after = n_before + len(text)
+        if text:
+            found.append(
+                TimedText(text=text, start_s=n_before * letter_s, end_s=n_after * letter_s, tokens=own)
             )
         n_before = n_after
     return tuple(found)

@@ -10,14 +10,17 @@ from litestar.config.cors import CORSConfig
 from litestar.datastructures import State
 from litestar.types import ASGIApp, ControllerRouterHandler
 
-from serve.http.adapters import add_adapter, get_adapter, list_adapters, remove_adapter
-from serve.http.bidirectional import PATH as LIVE_PATH
-from serve.http.bidirectional import live_stream
 from serve.http.context import CUSTOM_ATTRIBUTES, REQUEST_ID, RequestContext
 from serve.http.errors import EXCEPTION_HANDLERS
 from serve.http.metrics import Metrics, metrics
-from serve.http.models import add_model, get_model, invoke_model, list_models, remove_model
-from serve.http.sagemaker import execution_parameters, invocations, ping
+from serve.http.openai.audio import transcriptions, translations
+from serve.http.openai.models import get_openai_model, list_openai_models
+from serve.http.openapi.routes import description_routes
+from serve.http.sagemaker.adapters import add_adapter, get_adapter, list_adapters, remove_adapter
+from serve.http.sagemaker.bidirectional import PATH as LIVE_PATH
+from serve.http.sagemaker.bidirectional import live_stream
+from serve.http.sagemaker.invocations import execution_parameters, invocations, ping
+from serve.http.sagemaker.models import add_model, get_model, invoke_model, list_models, remove_model
 from serve.options import KNOWN_OPTIONS
 from serve.service.service import Service
 from serve.transcript.formats import FORMATS
@@ -25,6 +28,8 @@ from serve.transcript.formats import FORMATS
 SINGLE_ROUTES = {
     "POST /invocations": "a recording in, its transcript out",
     f"WebSocket {LIVE_PATH}": "speech in and text out, while it is being spoken",
+    "POST /v1/audio/transcriptions": "the same as OpenAI's API words it; likewise /v1/audio/translations",
+    "GET /v1/models": "what OpenAI's clients may name as model",
     "POST, GET, DELETE /adapters": "adapters beside the served one",
 }
 MODEL_ROUTES = {
@@ -47,9 +52,14 @@ def create_app(service: Service, on_failure: Callable[[], None]) -> ASGIApp:
         finally:
             service.close()
 
+    place = service.settings.docs_path
     counted = Metrics(lambda: service.queue, lambda: service.totals)
     app = Litestar(
-        route_handlers=[index, ping, execution_parameters, metrics, *_routes(service)],
+        route_handlers=[
+            *(index, ping, execution_parameters, metrics),
+            *_routes(service),
+            *description_routes(place),
+        ],
         exception_handlers=EXCEPTION_HANDLERS,
         lifespan=[lifespan],
         state=State({"service": service, "metrics": counted}),
@@ -72,13 +82,14 @@ def _routes(service: Service) -> list[ControllerRouterHandler]:
     """Return the routes of a service with one model and its adapters, or of a multi-model service."""
     if service.settings.multi_model:
         return [add_model, list_models, get_model, remove_model, invoke_model]
-    return [invocations, live_stream, add_adapter, list_adapters, get_adapter, remove_adapter]
+    openai = [transcriptions, translations, list_openai_models, get_openai_model]
+    return [invocations, live_stream, add_adapter, list_adapters, get_adapter, remove_adapter, *openai]
 
 
 @get("/", summary="What is served here", sync_to_thread=False)
 def index(state: State) -> dict[str, object]:
     """Describe the service to whoever opens its address."""
-    many = state.service.settings.multi_model
+    many, place = state.service.settings.multi_model, state.service.settings.docs_path
     return {
         "service": "shrota",
         "endpoints": {
@@ -86,6 +97,7 @@ def index(state: State) -> dict[str, object]:
             **(MODEL_ROUTES if many else SINGLE_ROUTES),
             "GET /execution-parameters": "how a batch transform should send records",
             "GET /metrics": "figures for Prometheus",
+            **({f"GET {place}": "what every route takes and answers"} if place else {}),
         },
         "options": sorted(KNOWN_OPTIONS),
         "formats": {answer_format.name: answer_format.media_type for answer_format in FORMATS},

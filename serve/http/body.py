@@ -26,7 +26,12 @@ AUDIO_FIELD = "audio"
 FILE_FIELD = "file"
 """Field of a form that holds the recording; any other field may hold it if that is the form's only file."""
 
-MAX_FORM_PARTS = 32
+FORM = "multipart/form-data"
+
+LIST_MARK = "[]"
+"""Ends the name of a field of a form that may come several times, as in `timestamp_granularities[]`."""
+
+MAX_FORM_PARTS = 256
 MAX_FORM_FIELD_BYTES = 16 * 1024
 
 BodyKind = Literal["raw", "form", "json"]
@@ -70,7 +75,7 @@ def body_kind(content_type: str | None) -> BodyKind:
     media_type = (content_type or content_types.OCTET_STREAM).partition(";")[0].strip().lower()
     if media_type == content_types.JSON:
         return "json"
-    if media_type == "multipart/form-data":
+    if media_type == FORM:
         return "form"
     main_type, _, subtype = media_type.partition("/")
     if main_type in ("", "audio", "video") or subtype in _BYTES_OF_ANY_KIND or media_type in _CONTAINERS:
@@ -170,7 +175,10 @@ def _parse_form(body: bytes, content_type: str) -> ParsedBody:
                 raise UnsupportedOption(
                     part.name[:60], f"is a file beside the recording in the field '{recording.name[:60]}'"
                 )
-            options[part.name] = part.value
+            if part.name.endswith(LIST_MARK):
+                options.setdefault(part.name, []).append(part.value)
+            else:
+                options[part.name] = part.value
     except (MultipartError, UnicodeDecodeError) as error:
         raise RequestError(f"the body is not a form: {error}") from error
     return ParsedBody(audio=recording.raw, options=options, typed=False)

@@ -13,7 +13,8 @@ import uuid
 import structlog
 from litestar import Litestar
 from litestar.enums import ScopeType
-from litestar.types import Message, Receive, Scope, Send
+from litestar.routes import HTTPRoute
+from litestar.types import HTTPScope, Message, Receive, Scope, Send
 
 from serve.http.metrics import OTHER_ROUTE, Metrics
 
@@ -28,10 +29,16 @@ _log = structlog.get_logger(__name__)
 
 class RequestContext:
     def __init__(self, app: Litestar, metrics: Metrics) -> None:
-        """Wrap `app`; `metrics` counts its responses by the first part of their paths."""
+        """Wrap `app`; `metrics` counts its responses by route."""
         self._app = app
         self._metrics = metrics
-        self._routes = {_first_part(route.path) for route in app.routes}
+        self._paths = {route.path for route in app.routes}
+        self._first_parts = {_first_part(path) for path in self._paths}
+        self._allowed = {
+            route.path_format: ", ".join(sorted(route.methods)).encode()
+            for route in app.routes
+            if isinstance(route, HTTPRoute)
+        }
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass everything through; add headers and a log line to HTTP responses."""
@@ -43,14 +50,16 @@ class RequestContext:
         extra = [(REQUEST_ID.lower().encode(), request_id.encode())]
         if attributes := _visible_ascii(headers.get(CUSTOM_ATTRIBUTES.lower().encode(), b"")):
             extra.append((CUSTOM_ATTRIBUTES.lower().encode(), attributes))
-        route = _first_part(scope["path"])
+        route = self._route(scope["path"])
         status, n_bytes, started = 0, 0, time.monotonic()
 
         async def send_with_headers(message: Message) -> None:
             nonlocal status, n_bytes
             if message["type"] == "http.response.start":
                 status = message["status"]
-                message["headers"] = [*message["headers"], *extra]
+                allow = self._allow(scope)
+                own = [each for each in message["headers"] if not allow or each[0] != b"allow"]
+                message["headers"] = [*own, *extra, *allow]
             elif message["type"] == "http.response.body":
                 n_bytes += len(message.get("body", b""))
             await send(message)
@@ -60,7 +69,7 @@ class RequestContext:
                 await self._app(scope, receive, send_with_headers)
             finally:
                 seconds = time.monotonic() - started
-                self._metrics.answered(route if route in self._routes else OTHER_ROUTE, status, seconds)
+                self._metrics.answered(route, status, seconds)
                 log = _log.debug if scope["path"] in QUIET_ROUTES else _log.info
                 log(
                     "request",
@@ -70,6 +79,18 @@ class RequestContext:
                     response_bytes=n_bytes,
                     request_s=round(seconds, 3),
                 )
+
+    def _allow(self, scope: HTTPScope) -> list[tuple[bytes, bytes]]:
+        """Return the header that names the methods of a path; litestar names those of one handler alone."""
+        allowed = self._allowed.get(scope.get("path_template", ""))
+        return [(b"allow", allowed)] if scope["method"] == "OPTIONS" and allowed is not None else []
+
+    def _route(self, path: str) -> str:
+        """Return the label of a path among the figures."""
+        if path in self._paths:
+            return path
+        first = _first_part(path)
+        return first if first in self._first_parts else OTHER_ROUTE
 
 
 def _first_part(path: str) -> str:

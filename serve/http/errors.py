@@ -12,7 +12,8 @@ from litestar.exceptions import HTTPException
 from litestar.types import ExceptionHandlersMap
 
 from serve import errors
-from serve.transcript.wire import encode_error
+from serve.transcript.openai import ErrorKind, openai_error
+from serve.transcript.wire import encode_error, encode_json
 
 AnyRequest = Request[Any, Any, State]
 
@@ -62,6 +63,13 @@ STATUSES: dict[type[errors.ServiceError], int] = {
     errors.EngineError: 500,
 }
 
+OPENAI_PREFIX = "/v1/"
+"""Routes below it answer errors as OpenAI does."""
+
+OPENAI_CODES = {errors.UnknownModel.code: "model_not_found"}
+OPENAI_OPTIONS = {"adapter": "model", "word_timestamps": "timestamp_granularities"}
+"""Our words for what a client of OpenAI's API knows by others."""
+
 UNKNOWN_ERROR_MESSAGE = "the service failed on this request; the log has the reason"
 
 
@@ -72,7 +80,10 @@ def answer_service_error(request: AnyRequest, error: errors.ServiceError) -> Res
     if isinstance(error, errors.Overloaded | errors.NotReady):
         headers["Retry-After"] = str(error.retry_after_s)
     _count(request, error.code)
-    return _answer(status, error.code, str(error), headers)
+    if isinstance(error, errors.UnsupportedOption) and _speaks_openai(request):
+        error = errors.UnsupportedOption(OPENAI_OPTIONS.get(error.name, error.name), error.reason)
+    param = error.name if isinstance(error, errors.UnsupportedOption) else None
+    return _answer(request, status, error.code, str(error), headers, param)
 
 
 def answer_http_error(request: AnyRequest, error: HTTPException) -> Response[bytes]:
@@ -82,20 +93,22 @@ def answer_http_error(request: AnyRequest, error: HTTPException) -> Response[byt
     except ValueError:
         phrase = "http error"
     message = error.detail if error.status_code < 500 else UNKNOWN_ERROR_MESSAGE
-    return _answer(error.status_code, phrase.lower().replace(" ", "_"), message, dict(error.headers or {}))
+    return _answer(
+        request, error.status_code, phrase.lower().replace(" ", "_"), message, dict(error.headers or {})
+    )
 
 
 def answer_unknown_error(request: AnyRequest, error: Exception) -> Response[bytes]:
     """Respond to an internal error, without details."""
     _log.error("request.failed", error=type(error).__name__, exc_info=error)
     _count(request, "internal_error")
-    return _answer(500, "internal_error", UNKNOWN_ERROR_MESSAGE, {})
+    return _answer(request, 500, "internal_error", UNKNOWN_ERROR_MESSAGE, {})
 
 
 def answer_client_gone(request: AnyRequest, error: ClientGone) -> Response[bytes]:
     """Record that the client left."""
     _count(request, "client_gone")
-    return _answer(CLIENT_GONE_STATUS, "client_gone", "the client closed the connection", {})
+    return _answer(request, CLIENT_GONE_STATUS, "client_gone", "the client closed the connection", {})
 
 
 EXCEPTION_HANDLERS: ExceptionHandlersMap = {
@@ -110,7 +123,26 @@ def _count(request: AnyRequest, code: str) -> None:
     request.app.state.metrics.failed(code)
 
 
-def _answer(status: int, code: str, message: str, headers: dict[str, str]) -> Response[bytes]:
-    return Response(
-        encode_error(code, message), status_code=status, media_type=MediaType.JSON, headers=headers
-    )
+def _answer(
+    request: AnyRequest,
+    status: int,
+    code: str,
+    message: str,
+    headers: dict[str, str],
+    param: str | None = None,
+) -> Response[bytes]:
+    body = encode_error(code, message)
+    if _speaks_openai(request):
+        code = OPENAI_CODES.get(code, code)
+        body = encode_json(openai_error(code, message, _openai_kind(status), param)) + b"\n"
+    return Response(body, status_code=status, media_type=MediaType.JSON, headers=headers)
+
+
+def _openai_kind(status: int) -> ErrorKind:
+    if status == STATUSES[errors.Overloaded]:
+        return "rate_limit_error"
+    return "invalid_request_error" if status < 500 else "server_error"
+
+
+def _speaks_openai(request: AnyRequest) -> bool:
+    return request.scope["path"].startswith(OPENAI_PREFIX)

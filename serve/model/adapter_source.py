@@ -9,8 +9,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from serve.errors import ArtifactError, BadAdapter, UnknownPath
-from serve.model.adapter_tensors import check_adapter
-from serve.model.artifact import Artifact, load_artifact
+from serve.model.artifact import Artifact, Told, find_root
+from serve.model.foreign import read_artifact
 
 
 def find_source(source: str, roots: Iterable[Path]) -> Path:
@@ -31,28 +31,26 @@ def find_source(source: str, roots: Iterable[Path]) -> Path:
     return path
 
 
-def read_adapter(path: Path, roots: Iterable[Path], base_dir: Path, fingerprint: str) -> Artifact:
-    """Return the checked artifact in a directory.
+def read_adapter(
+    path: Path, roots: Iterable[Path], base_dir: Path, fingerprint: str, told: Told | None = None
+) -> Artifact:
+    """Return the checked artifact in a directory; see `serve.model.foreign` for what others made.
 
     Args:
         path: Directory that `find_source` returned.
         roots: Directories that its files must lie in.
         base_dir: Checkpoint of the base model.
+        fingerprint: `base_fingerprint` of the base model.
+        told: Facts about a model without a manifest.
 
     Raises:
         BadAdapter: A file is missing, damaged, outside the roots, or does not fit the base model.
     """
     check_links(path, roots)
     try:
-        artifact = load_artifact(path)
-        artifact.require_base(fingerprint)
+        return read_artifact(find_root(path), base_dir, fingerprint, told or Told())
     except ArtifactError as error:
         raise BadAdapter(_relative(error, path)) from error
-    try:
-        check_adapter(artifact.adapter_dir, base_dir)
-    except ArtifactError as error:
-        raise BadAdapter(_relative(error, path)) from error
-    return artifact
 
 
 def check_links(path: Path, roots: Iterable[Path]) -> None:

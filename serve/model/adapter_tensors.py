@@ -18,11 +18,11 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 
 from serve.errors import ArtifactError
 from serve.model.adapter_config import read_adapter_config
-from serve.model.artifact import ADAPTER_CONFIG, ADAPTER_WEIGHTS
+from serve.model.artifact import ADAPTER_CONFIG, ADAPTER_WEIGHTS, tensor_names
 from serve.model.base_model import weight_files
 
 PEFT_PREFIX = "base_model.model."
@@ -81,15 +81,8 @@ def stored_names(weights: Path) -> dict[str, str]:
     Raises:
         ArtifactError: The file is missing or incomplete, or two tensors share a name.
     """
-    if not weights.is_file():
-        raise ArtifactError(weights, "is missing")
-    try:
-        with safe_open(weights, framework="np") as tensors:
-            names = list(tensors.keys())
-    except (SafetensorError, OSError) as error:
-        raise ArtifactError(weights, "not a whole safetensors file") from error
     stored: dict[str, str] = {}
-    for own in names:
+    for own in tensor_names(weights):
         name = PEFT_PREFIX + _bare(own)
         if name in stored:
             raise ArtifactError(weights, f"'{stored[name][:150]}' and '{own[:150]}' are the same tensor")

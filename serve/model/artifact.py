@@ -1,4 +1,7 @@
-"""Read and check an artifact directory: `manifest.json`, `adapter/`. Knows no model and no HTTP."""
+"""Read and check an artifact directory: `manifest.json`, `adapter/`. Knows no model and no HTTP.
+
+What others made, without a manifest, becomes an artifact in `serve.model.foreign`.
+"""
 
 from __future__ import annotations
 
@@ -20,6 +23,15 @@ ADAPTER_WEIGHTS = "adapter_model.safetensors"
 ADAPTER_CONFIG = "adapter_config.json"
 BASE_CONFIG = "config.json"
 """File that marks a base model's checkpoint."""
+
+CT2_WEIGHTS = "model.bin"
+"""File that marks a directory of CTranslate2, which has a `config.json` as well."""
+
+Kind = Literal["artifact", "peft", "checkpoint", "ctranslate2"]
+"""An adapter with our manifest, or one without; a whole model of transformers, or of CTranslate2."""
+
+_MARKS = (MANIFEST, BASE_CONFIG, ADAPTER_CONFIG)
+"""Any of these says that a directory holds what can be served."""
 
 _MAX_FOLDERS_ON_TOP = 3
 
@@ -65,16 +77,36 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         return None if self.language is None else self.scripts
 
 
+class Told(msgspec.Struct, frozen=True, kw_only=True):
+    """Facts about a model without a manifest, given by whoever serves it."""
+
+    language: str | None = None
+    """Language code; None detects it."""
+    encoder_context: Literal["fixed", "dynamic"] = "fixed"
+    """`dynamic` for an adapter that was trained on windows of the clip's own length."""
+
+    @property
+    def is_nothing(self) -> bool:
+        """Whether nothing was said."""
+        return self == Told()
+
+
 class Artifact(msgspec.Struct, frozen=True, kw_only=True):
     """A checked artifact directory."""
 
     path: Path
     manifest: Manifest
+    kind: Kind = "artifact"
 
     @property
     def adapter_dir(self) -> Path:
         """Directory of the peft adapter."""
-        return self.path / ADAPTER_DIR
+        return self.path / ADAPTER_DIR if self.kind == "artifact" else self.path
+
+    @property
+    def may_be_silent(self) -> bool:
+        """Whether an empty text may be its answer: to noise, as ours are trained; others stop at random."""
+        return self.kind == "artifact"
 
     def require_base(self, fingerprint: str) -> None:
         """Refuse a base model whose `base_fingerprint` is not that of the one the adapter was trained on.
@@ -98,11 +130,11 @@ def find_root(directory: Path) -> Path:
     """
     root = directory
     for _ in range(_MAX_FOLDERS_ON_TOP + 1):
-        if (root / MANIFEST).is_file() or (root / BASE_CONFIG).is_file():
+        if any((root / name).is_file() for name in _MARKS):
             return root
         entries = [each for each in root.iterdir() if not is_junk(each)] if root.is_dir() else []
-        if len(entries) != 1 or not entries[0].is_dir():
-            break
+        if len(entries) != 1 or not entries[0].is_dir() or entries[0].name == ADAPTER_DIR:
+            break  # an artifact that has lost its manifest is none, nor is it somebody else's adapter
         root = entries[0]
     return directory
 
@@ -115,16 +147,26 @@ def load_artifact(model_dir: Path) -> Artifact:
     """
     model_dir = find_root(model_dir)
     manifest = load_manifest(model_dir)
-    for name in (ADAPTER_CONFIG, ADAPTER_WEIGHTS):
-        if not (model_dir / ADAPTER_DIR / name).is_file():
-            raise ArtifactError(model_dir / ADAPTER_DIR / name, "the file is missing")
-    weights = model_dir / ADAPTER_DIR / ADAPTER_WEIGHTS
+    config = model_dir / ADAPTER_DIR / ADAPTER_CONFIG
+    if not config.is_file():
+        raise ArtifactError(config, "the file is missing")
+    tensor_names(model_dir / ADAPTER_DIR / ADAPTER_WEIGHTS)
+    return Artifact(path=model_dir, manifest=manifest)
+
+
+def tensor_names(weights: Path) -> list[str]:
+    """Return the names of an adapter's tensors as its file has them.
+
+    Raises:
+        ArtifactError: The file is missing, or is no whole safetensors file.
+    """
+    if not weights.is_file():
+        raise ArtifactError(weights, "the file is missing")
     try:
-        with safe_open(weights, framework="np"):
-            pass
+        with safe_open(weights, framework="np") as tensors:
+            return list(tensors.keys())
     except (SafetensorError, OSError) as error:
         raise ArtifactError(weights, "not a whole safetensors file") from error
-    return Artifact(path=model_dir, manifest=manifest)
 
 
 def load_manifest(model_dir: Path) -> Manifest:
@@ -164,7 +206,7 @@ def what_is_there(directory: Path) -> str:
     entries = sorted(each for each in directory.iterdir() if not is_junk(each))
     if packed := [each.name for each in entries if each.name.endswith((".tar.gz", ".tgz", ".tar", ".zip"))]:
         return f"; {packed[0]} is an archive: unpack it, and name the directory that holds {MANIFEST}"
-    below = [each.name for each in entries if (each / MANIFEST).is_file() or (each / BASE_CONFIG).is_file()]
+    below = [each.name for each in entries if any((each / name).is_file() for name in _MARKS)]
     if below and not (directory / ADAPTER_DIR).is_dir():
         return f"; there are models in the folders below it ({', '.join(below[:5])}): name one of these"
     return "; is this an artifact directory?" if entries else "; the directory is empty"

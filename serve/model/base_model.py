@@ -27,6 +27,7 @@ import structlog
 from safetensors import SafetensorError, safe_open
 
 from serve.errors import BaseModelError
+from serve.model.artifact import CT2_WEIGHTS
 from serve.model.build_once import build_once
 from serve.model.ct2_weights import WeightsFormatError, build_checkpoint
 from serve.model.junk import is_junk
@@ -78,6 +79,13 @@ def place_of(name: str) -> Path:
     return Path("base") / name.replace("/", "--")
 
 
+def name_of_base(base_dir: Path) -> str:
+    """Return the name by which `resolve_base_model` found a directory, or else the directory's own."""
+    is_snapshot = base_dir.parent.name == "snapshots"  # models--openai--whisper-small/snapshots/HASH
+    folder = base_dir.parent.parent.name.removeprefix("models--") if is_snapshot else base_dir.name
+    return folder.replace("--", "/")
+
+
 def resolve_base_model(name_or_path: str, *, cache_dir: Path | None = None, offline: bool = False) -> Path:
     """Return a local directory that holds the base model as a transformers checkpoint.
 
@@ -124,9 +132,13 @@ def base_fingerprint(base_dir: Path) -> str:
     """Return a hash that identifies a base model, independent of the dtype and sharding of its files.
 
     It covers the names and shapes of all tensors, and the fp16 values of one-dimensional ones. Biases and
-    norms exist in all layers but are 1 % of the bytes, so large models need not be read completely.
+    norms exist in all layers but are 1 % of the bytes, so large models need not be read completely. For a
+    model of CTranslate2 it is the hash of its file.
     """
     digest = hashlib.sha256()
+    if not weight_files(base_dir) and (base_dir / CT2_WEIGHTS).is_file():
+        with (base_dir / CT2_WEIGHTS).open("rb") as content:
+            return hashlib.file_digest(content, "sha256").hexdigest()
     entries: dict[str, bytes] = {}
     for file in weight_files(base_dir):
         with safe_open(file, framework="np") as tensors:
@@ -145,6 +157,12 @@ def base_fingerprint(base_dir: Path) -> str:
 
 def weight_files(base_dir: Path) -> list[Path]:
     return sorted(file for file in base_dir.glob("*.safetensors") if not is_junk(file))
+
+
+def weight_bytes(base_dir: Path) -> int:
+    """Return the size of a base model's weights on disk; those of a model of CTranslate2, too."""
+    files = weight_files(base_dir) or [base_dir / CT2_WEIGHTS]
+    return sum(file.stat().st_size for file in files if file.is_file())
 
 
 def _as_float16(file: Path, name: str, dtype: str) -> npt.NDArray[np.float16]:

@@ -20,6 +20,13 @@ _FORMAT_VERSION = 6
 _DTYPES = {0: np.float32, 1: np.int8, 2: np.int16, 3: np.int32, 4: np.float16}
 _N_TIMESTAMPS = 1501  # <|0.00|> ... <|30.00|> in steps of 0.02 s
 
+_CONTROL_TOKENS = {
+    "bos_token_id": 50257,
+    "eos_token_id": 50257,
+    "pad_token_id": 50257,
+    "decoder_start_token_id": 50258,
+}
+
 _CONFIG = {
     "model_type": "whisper",
     "architectures": ["WhisperForConditionalGeneration"],
@@ -35,10 +42,7 @@ _CONFIG = {
     "max_source_positions": 1500,
     "max_target_positions": 448,
     "activation_function": "gelu",
-    "bos_token_id": 50257,
-    "eos_token_id": 50257,
-    "pad_token_id": 50257,
-    "decoder_start_token_id": 50258,
+    **_CONTROL_TOKENS,
     "dtype": "float16",
 }
 
@@ -187,10 +191,7 @@ _SUPPRESS_TOKENS = (
 
 def _generation_config(languages: dict[str, int]) -> dict[str, object]:
     return {
-        "bos_token_id": 50257,
-        "eos_token_id": 50257,
-        "pad_token_id": 50257,
-        "decoder_start_token_id": 50258,
+        **_CONTROL_TOKENS,
         "is_multilingual": True,
         "lang_to_id": languages,
         "task_to_id": {"translate": 50358, "transcribe": 50359},

@@ -12,14 +12,12 @@ freed once its last reference is released. `serve.service.residency` decides whi
 from __future__ import annotations
 
 import itertools
-import re
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
 
-import msgspec
 import structlog
 
 from serve.engine import DecodingOptions
@@ -34,39 +32,19 @@ from serve.errors import (
     UnsupportedOption,
 )
 from serve.model.adapter_source import find_source, read_adapter
-from serve.model.artifact import Artifact
+from serve.model.artifact import Artifact, Told
 from serve.model.base_model import base_fingerprint
 from serve.options import NO_ADAPTER
 from serve.pipeline import Pipeline, ServingFacts
 from serve.service.loading import serving_facts
 from serve.service.memory import MemoryBudget
+from serve.service.registered import NAME, Adapter
 from serve.service.residency import Entry, Residency
-
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,199}")
 
 MAX_NAMED = 10
 """Most adapters that an error message lists."""
 
 _log = structlog.get_logger(__name__)
-
-
-class Adapter(msgspec.Struct, frozen=True, kw_only=True, rename={"source": "src", "n_requests": "requests"}):
-    """A registered adapter's state; also the JSON body of `/adapters`."""
-
-    name: str
-    alias: str | None
-    source: str
-    """Directory that the adapter was loaded from."""
-    language: str | None
-    pinned: bool
-    """Whether the adapter is never evicted."""
-    loaded: bool
-    memory_bytes: int
-    """Memory that the adapter takes; 0 if it is not loaded, or part of the engine."""
-    served: bool
-    """Whether requests that name no adapter use this one."""
-    n_requests: int
-    """Requests that are using it."""
 
 
 class Held(ExitStack):
@@ -121,9 +99,19 @@ class Adapters:
         return base_fingerprint(self._served.base_dir)
 
     def add(
-        self, name: str, source: str, *, preload: bool = True, pin: bool = False, alias: str | None = None
+        self,
+        name: str,
+        source: str,
+        *,
+        preload: bool = True,
+        pin: bool = False,
+        alias: str | None = None,
+        told: Told | None = None,
     ) -> Adapter:
         """Register an adapter, and load it unless `preload` and `pin` are both false.
+
+        Args:
+            told: Facts about a model without a manifest.
 
         Raises:
             RequestError: The name or alias is malformed.
@@ -135,7 +123,7 @@ class Adapters:
         names = [each for each in dict.fromkeys((name, alias)) if each is not None]
         self._take_names(names)
         try:
-            artifact = self._read(source)
+            artifact = self._read(source, told)
             facts = serving_facts(artifact, name=name, key=f"{name}#{next(self._keys)}")
             entry = Entry(
                 name=name,
@@ -255,11 +243,11 @@ class Adapters:
             raise UnknownAdapter(name)
         return entry
 
-    def _read(self, source: str) -> Artifact:
+    def _read(self, source: str, told: Told | None) -> Artifact:
         path = find_source(source, self._roots)
         if self._served.base_dir is None:
             raise NotRemovable("adapters cannot be added here")
-        return read_adapter(path, self._roots, self._served.base_dir, self._fingerprint)
+        return read_adapter(path, self._roots, self._served.base_dir, self._fingerprint, told)
 
     def _prepare(
         self,

@@ -20,11 +20,12 @@ from dataclasses import replace
 
 import numpy as np
 
+from serve.audio.features import LogMel
 from serve.audio.pcm import PcmStream
 from serve.audio.recording import Recording
 from serve.audio.samples import SAMPLE_RATE, Samples
 from serve.audio.segmentation import FRAME_SAMPLES, PAD_SAMPLES, Listener, Window, WindowLimits, iter_windows
-from serve.engine import DecodingOptions, EngineInput, Hypothesis, LanguageProbs, LogMel
+from serve.engine import DecodingOptions, EngineInput, Hypothesis, LanguageProbs
 from serve.engine.scheduler import Ticket
 from serve.errors import AudioTooLong, ServiceError
 from serve.language import LanguageTrack, in_language, whole_window
@@ -71,6 +72,7 @@ class LiveSession:
         self._sound = _SoundQueue(round(WAITING_S * settings.pcm.bytes_per_s))
         self.heard_s = 0.0
         """Sound processed so far, in seconds."""
+        self._timeline = Timeline(words=settings.options.word_timestamps)
         self._n_finals = 0
         self._shown: Segment | None = None  # the partial text on display
         self._shown_until = 0  # samples of the recording
@@ -109,7 +111,9 @@ class LiveSession:
         """
         self._emit = emit
         recording = Recording(self._blocks())
-        events = self._pipeline.transcribe(recording, self._settings.options, self, self._cut, self._track)
+        events = self._pipeline.transcribe(
+            recording, self._settings.options, self, self._cut, self._timeline, self._track
+        )
         for event in events:
             if isinstance(event, Segment):
                 self._n_finals, self._shown = event.id + 1, None
@@ -184,10 +188,10 @@ class LiveSession:
         if may_be_over:
             self._tried, self._tried_until = (given.log_mel, given.options, hypothesis), window.end
         hypothesis = replace(hypothesis, language_prob=language_prob)
-        if not is_said(window, hypothesis):
+        segments = self._timeline.preview(window, hypothesis if is_said(window, hypothesis) else None)
+        if not segments:
             self._withdraw()
             return
-        segments = list(Timeline().place(window, hypothesis))
         segment = replace(
             segments[0],
             id=self._n_finals,

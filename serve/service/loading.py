@@ -8,8 +8,9 @@ Knows no environment variables and no HTTP.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from serve.audio.features import FeatureExtractor
 from serve.engine import SERVED_ADAPTER, Engine, EngineName, Quantization
@@ -17,14 +18,17 @@ from serve.engine.ctranslate2.instruction_set import choose_instruction_set
 from serve.errors import ArtifactError, ConfigError
 from serve.model.adapter_tensors import check_adapter
 from serve.model.artifact import (
-    BASE_CONFIG,
+    ADAPTER_CONFIG,
     MANIFEST,
     Artifact,
+    Told,
     find_root,
     load_artifact,
     what_is_there,
 )
 from serve.model.base_model import base_fingerprint, resolve_base_model
+from serve.model.completed import completed_checkpoint, is_converted, lacks_tokenizer
+from serve.model.foreign import base_of_peft, kind_of, peft_artifact
 from serve.pipeline import Pipeline, ServingFacts
 
 
@@ -35,49 +39,72 @@ class Served:
     base_dir: Path
     artifact: Artifact | None
     """None to serve the base model alone."""
+    told: Told = field(default_factory=Told)
+    """Facts about a model without a manifest."""
 
 
 def find_served(
-    model_dir: Path | None, base_model: str | None, *, cache_dir: Path | None = None, offline: bool = False
+    model_dir: Path | None,
+    base_model: str | None,
+    *,
+    cache_dir: Path | None = None,
+    offline: bool = False,
+    told: Told | None = None,
 ) -> Served:
     """Find the base model and the adapter that a model directory names, and check that they fit.
 
     Args:
-        model_dir: An artifact or a base model's checkpoint; None if `base_model` is named.
-        base_model: Name or directory of the base model; overrides the artifact's.
+        model_dir: An artifact, a peft adapter, a checkpoint, or a CTranslate2 directory; None if
+            `base_model` is named.
+        base_model: Name or directory of the base model; overrides the adapter's.
+        told: Facts about a model without a manifest.
 
     Raises:
         ArtifactError: There is nothing to serve, or the adapter does not fit the base model.
         BaseModelError: The base model cannot be found or fetched.
     """
-    artifact = None
+
+    def resolve(name: str) -> Path:
+        return resolve_base_model(name, cache_dir=cache_dir, offline=offline)
+
+    told = told or Told()
     if model_dir is not None:
         if model_dir.is_file():
             raise ArtifactError(model_dir, "is a file: unpack it, and name its directory with --model-dir")
         model_dir = find_root(model_dir)
-    if model_dir is not None and (model_dir / MANIFEST).is_file():
-        artifact = load_artifact(model_dir)
-    elif model_dir is not None and base_model is None:
-        if not (model_dir / BASE_CONFIG).is_file():
-            raise ArtifactError(
-                model_dir,
-                f"holds neither {MANIFEST} nor a base model; name one with --model-dir"
-                f"{what_is_there(model_dir)}",
-            )
-        base_model = str(model_dir)
-    if base_model is None:
-        assert artifact is not None and model_dir is not None
-        inside = model_dir / "base"  # an artifact may carry its base model, for use without a network
-        base_model = str(inside) if inside.is_dir() else artifact.manifest.base_model.name
-    base_dir = resolve_base_model(base_model, cache_dir=cache_dir, offline=offline)
-    if artifact is not None:
-        artifact.require_base(base_fingerprint(base_dir))
-        check_adapter(artifact.adapter_dir, base_dir)
-    return Served(base_dir=base_dir, artifact=artifact)
+    kind = None if model_dir is None else kind_of(model_dir)
+    if model_dir is None or kind is None:
+        if base_model is not None:
+            return Served(base_dir=resolve(base_model), artifact=None, told=told)
+        raise ArtifactError(
+            model_dir or Path(),
+            f"holds neither {MANIFEST} nor a base model; name one with --model-dir"
+            f"{what_is_there(model_dir or Path())}",
+        )
+    if kind in ("checkpoint", "ctranslate2"):
+        like = resolve(base_model) if base_model is not None and lacks_tokenizer(model_dir) else None
+        completed = completed_checkpoint(model_dir, like=like, cache_dir=cache_dir)
+        base_dir = completed if is_converted(completed) else resolve(str(completed))
+        return Served(base_dir=base_dir, artifact=None, told=told)
+    if kind == "peft":
+        if (named := base_model or base_of_peft(model_dir)) is None:
+            raise ArtifactError(model_dir / ADAPTER_CONFIG, "names no base model; name it with --base-model")
+        base_dir = resolve(named)
+        return Served(base_dir=base_dir, artifact=peft_artifact(model_dir, base_dir, told), told=told)
+    artifact = load_artifact(model_dir)
+    inside = model_dir / "base"  # an artifact may carry its base model, for use without a network
+    base_dir = resolve(base_model or (str(inside) if inside.is_dir() else artifact.manifest.base_model.name))
+    artifact.require_base(base_fingerprint(base_dir))
+    check_adapter(artifact.adapter_dir, base_dir)
+    return Served(base_dir=base_dir, artifact=artifact, told=told)
 
 
 def serving_facts(
-    artifact: Artifact | None, *, name: str | None = None, key: str = SERVED_ADAPTER
+    artifact: Artifact | None,
+    *,
+    name: str | None = None,
+    key: str = SERVED_ADAPTER,
+    told: Told | None = None,
 ) -> ServingFacts:
     """Return what the pipeline needs to know about an artifact, or about a base model alone.
 
@@ -85,9 +112,10 @@ def serving_facts(
         artifact: None for the base model alone.
         name: Name of the adapter in requests; the manifest's by default.
         key: Key of the adapter in the engine.
+        told: Facts about a base model alone.
     """
     if artifact is None:
-        return ServingFacts()
+        return ServingFacts(language=None if told is None else told.language)
     manifest = artifact.manifest
     return ServingFacts(
         adapter_name=name or manifest.name,
@@ -110,17 +138,22 @@ def load_pipeline(
     n_threads: int = 1,
     cache_dir: Path | None = None,
     offline: bool = False,
+    language: str | None = None,
+    encoder_context: Literal["fixed", "dynamic"] = "fixed",
 ) -> Pipeline:
     """Load an artifact, or a base model alone, ready to transcribe.
 
     Args:
         engine: Runtime; `auto` takes the faster one that supports the quantization.
+        language: Language of a model without a manifest; see `serve.model.artifact.Told`.
+        encoder_context: Windows of an adapter without a manifest.
 
     Raises:
         ArtifactError, BaseModelError, ConversionError: The model cannot be served.
         ConfigError: The engine does not support the quantization.
     """
-    served = find_served(model_dir, base_model, cache_dir=cache_dir, offline=offline)
+    told = Told(language=language, encoder_context=encoder_context)
+    served = find_served(model_dir, base_model, cache_dir=cache_dir, offline=offline, told=told)
     return load_served(
         served, engine=engine, quantization=quantization, n_threads=n_threads, cache_dir=cache_dir
     )
@@ -143,8 +176,10 @@ def load_served(
         engine = "transformers" if quantization == "int4" else "ctranslate2"
     if engine == "ctranslate2" and quantization == "int4":
         raise ConfigError(["quantization int4 needs the engine transformers"])
-    facts = serving_facts(served.artifact)
+    facts = serving_facts(served.artifact, told=served.told)
     loaded: Engine
+    if engine == "transformers" and is_converted(served.base_dir):
+        raise ConfigError(["a model of CTranslate2 needs the engine ctranslate2"])
 
     # Imported here: a runtime takes seconds to import, and finding artifacts does not need it.
     if engine == "ctranslate2":
@@ -168,5 +203,6 @@ def load_served(
             quantization=quantization,
             n_threads=n_threads,
             dynamic=facts.dynamic,
+            may_be_silent=served.artifact is None or served.artifact.may_be_silent,
         )
     return Pipeline(loaded, FeatureExtractor(served.base_dir), facts, base_dir=served.base_dir)

@@ -28,11 +28,13 @@ from serve.errors import (
 )
 from serve.model.adapter_source import check_links, find_source
 from serve.model.allocator import return_freed_memory
-from serve.model.base_model import base_fingerprint, weight_files
+from serve.model.artifact import Told
+from serve.model.base_model import base_fingerprint, weight_bytes
 from serve.pipeline import Pipeline
-from serve.service.adapters import NAME, Adapters, Held
+from serve.service.adapters import Adapters, Held
 from serve.service.loading import Served, find_served, load_served
 from serve.service.memory import MemoryBudget
+from serve.service.registered import NAME
 
 _log = structlog.get_logger(__name__)
 
@@ -122,7 +124,11 @@ class Models:
             check_links(path, settings.loading_roots)
             try:
                 served = find_served(
-                    path, settings.base_model, cache_dir=settings.cache_dir, offline=settings.offline
+                    path,
+                    settings.base_model,
+                    cache_dir=settings.cache_dir,
+                    offline=settings.offline,
+                    told=Told(language=settings.language, encoder_context=settings.encoder_context),
                 )
                 base = self._base_of(served)
                 try:
@@ -201,12 +207,12 @@ class Models:
         with self._lock:
             if (base := self._bases.get(fingerprint)) is not None:
                 return base
-        n_bytes = sum(file.stat().st_size for file in weight_files(served.base_dir))
+        n_bytes = weight_bytes(served.base_dir)
         if not self._budget.fits(n_bytes):
             raise NoMemory(n_bytes, self._budget.limit_bytes, self._budget.taken_bytes)
         settings = self._settings
         pipeline = load_served(
-            Served(base_dir=served.base_dir, artifact=None),
+            Served(base_dir=served.base_dir, artifact=None, told=served.told),
             engine=settings.engine,
             quantization=settings.quantization,
             n_threads=settings.n_threads,
@@ -225,7 +231,8 @@ class Models:
     def _load(self, base: _Base, name: str, path: Path, served: Served) -> None:
         engine = base.adapters.pipeline.engine
         if served.artifact is not None:
-            base.adapters.add(name, str(path), pin=True)
+            told = None if served.artifact.kind == "artifact" else served.told
+            base.adapters.add(name, str(path), pin=True, told=told)
         else:
             base.adapters.make_ready(DecodingOptions(adapter=None, language=min(engine.languages)))
 

@@ -66,6 +66,8 @@ def load_from_settings(settings: Settings) -> Pipeline:
         n_threads=settings.n_threads,
         cache_dir=settings.cache_dir,
         offline=settings.offline,
+        language=settings.language,
+        encoder_context=settings.encoder_context,
     )
 
 
@@ -75,6 +77,8 @@ class Service:
     def __init__(self, settings: Settings, load: Load = load_from_settings) -> None:
         """Create threads, but load nothing; see `start`."""
         self.settings = settings
+        self.started = time.time()
+        """Unix time."""
         self.state: State = "loading"
         self.failure: StartupError | None = None
         """Why the model could not be loaded."""

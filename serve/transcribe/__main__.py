@@ -31,7 +31,10 @@ if TYPE_CHECKING:
 SHIPPED_ARTIFACT = Path(__file__).parents[2] / "model_artifacts" / "whisper-base-mr"
 """Artifact that a checkout serves where no model is named."""
 
-MODEL_FLAGS = ("model_dir", "base_model", "engine", "quantization", "n_threads", "cache_dir", "offline")
+MODEL_FLAGS = (
+    *("model_dir", "base_model", "encoder_context", "engine", "quantization"),
+    *("n_threads", "cache_dir", "offline"),
+)
 """Parameters of `serve.service.loading.load_pipeline`; importing that module would be too slow for --help."""
 LIMIT_FLAGS = ("max_audio_s", "max_batch_windows", "max_batch_s")
 FORMAT_NAMES = tuple(each.name for each in FORMATS)

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from serve.audio.recording import SoundReport
+from serve.engine import ScoredToken
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +49,8 @@ class Segment:
     """Letters divided by zlib-compressed bytes; above 2.4 the text repeats itself."""
     words: tuple[Word, ...] = ()
     """In order, within the segment's times; empty where word times were not requested."""
+    scored_tokens: tuple[ScoredToken, ...] = ()
+    """Tokens of the text with their probabilities; empty where word times were not requested."""
     channel: int | None = None
     """Channel of the recording, from 0, where channels are split."""
 
@@ -98,6 +101,8 @@ class Failure:
     """Stable and machine-readable, such as `engine_error`."""
     message: str
     """One sentence for people."""
+    is_callers: bool = False
+    """Whether the caller can fix it; otherwise the fault is the service's."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,7 +1,8 @@
 """Hypotheses of windows -> segments and words on the recording's time axis.
 
 A model's times count from the start of its window and may be wrong: they are moved into the window, and never
-run backwards. Knows no engine and no samples.
+run backwards. What was heard before a forced cut waits for what is heard behind it, and both are joined
+(`serve.transcript.joining`). Knows no engine and no samples.
 """
 
 from __future__ import annotations
@@ -16,51 +17,93 @@ from serve.audio.samples import SAMPLE_RATE
 from serve.audio.segmentation import Window
 from serve.engine import Hypothesis, TimedText
 from serve.transcript.events import Segment, Word
+from serve.transcript.joining import Heard, join
 
 
 class Timeline:
     """Segments with recording times, numbered in order of their start."""
 
-    def __init__(self, *, split: bool = False) -> None:
+    def __init__(self, *, split: bool = False, words: bool = True) -> None:
         """Begin.
 
         Args:
             split: Whether segments name their channel, and windows of different channels overlap.
+            words: Whether segments have the words that the hypotheses have; some have them to be joined by.
         """
         self._split = split
+        self._has_words = words
+        self._torn: dict[int, Heard] = {}  # by channel: goes on in the next window
         self._later: list[tuple[float, int, Segment]] = []  # a heap
         self._n_found = 0
         self.segments: list[Segment] = []
         """Those that were given out."""
 
-    def place(self, window: Window, hypothesis: Hypothesis) -> Iterator[Segment]:
-        """Yield the segments that are settled by what was heard in the next window, in order of its start."""
-        for segment in _segments_of(window, hypothesis, channel=window.channel if self._split else None):
-            heapq.heappush(self._later, (segment.start_s, self._n_found, segment))
-            self._n_found += 1
+    def place(self, window: Window, hypothesis: Hypothesis | None) -> Iterator[Segment]:
+        """Yield the segments that are settled by what was heard in the next window, in order of its start.
+
+        Args:
+            window: The window.
+            hypothesis: What was heard in it; None where nothing was said.
+        """
+        found = self._joined(window, hypothesis)
+        self._torn.pop(window.channel, None)
+        if window.is_torn and hypothesis is not None:
+            self._torn[window.channel] = found.pop()
+        for heard in found:
+            self._push(heard)
         # A window of another channel may begin before this one ends, but not before this one begins.
-        yield from self._settled(window.start / SAMPLE_RATE if self._split else math.inf)
+        begins_s = [window.start / SAMPLE_RATE, *(heard.start_s for heard in self._torn.values())]
+        yield from self._settled(min(begins_s) if self._split else math.inf)
+
+    def preview(self, window: Window, hypothesis: Hypothesis | None) -> list[Segment]:
+        """Return what waits, and what is heard in a window that may still grow; nothing is placed."""
+        return [segment for heard in self._joined(window, hypothesis) for segment in self._segments_of(heard)]
 
     def rest(self) -> Iterator[Segment]:
         """Yield the segments behind the last window."""
+        for heard in self._torn.values():
+            self._push(heard)
+        self._torn.clear()
         yield from self._settled(math.inf)
+
+    def _joined(self, window: Window, hypothesis: Hypothesis | None) -> list[Heard]:
+        """Return what waits in the window's channel and what was heard in the window, joined."""
+        earlier = self._torn.get(window.channel)
+        if hypothesis is None:
+            return [] if earlier is None else [earlier]
+        later = Heard.whole(window, hypothesis)
+        if earlier is None:
+            return [later]
+        return list(join(earlier, later) if window.start < earlier.window.end else (earlier, later))
+
+    def _push(self, heard: Heard) -> None:
+        for segment in self._segments_of(heard):
+            heapq.heappush(self._later, (segment.start_s, self._n_found, segment))
+            self._n_found += 1
 
     def _settled(self, until_s: float) -> Iterator[Segment]:
         while self._later and self._later[0][0] <= until_s:
             self.segments.append(replace(heapq.heappop(self._later)[2], id=len(self.segments)))
             yield self.segments[-1]
 
+    def _segments_of(self, heard: Heard) -> Iterator[Segment]:
+        channel = heard.window.channel if self._split else None
+        for segment in _segments_of(heard, channel):
+            yield segment if self._has_words else replace(segment, words=(), scored_tokens=())
 
-def _segments_of(window: Window, hypothesis: Hypothesis, channel: int | None) -> Iterator[Segment]:
+
+def _segments_of(heard: Heard, channel: int | None) -> Iterator[Segment]:
     """Yield one segment for each timed sentence of a window, or one for all of its speech."""
-    start_s, end_s = window.start / SAMPLE_RATE, window.end / SAMPLE_RATE
-    whole = TimedText(text=hypothesis.text, start_s=0.0, end_s=end_s - start_s)
-    sentences = [sentence for sentence in hypothesis.sentences if sentence.text.strip()] or [whole]
+    hypothesis, offset_s = heard.hypothesis, heard.window.start / SAMPLE_RATE
+    whole = TimedText(text=hypothesis.text, start_s=heard.start_s - offset_s, end_s=heard.end_s - offset_s)
+    sentences = [sentence for sentence in hypothesis.sentences if sentence.text.strip()]
+    if not sentences and hypothesis.text:
+        sentences = [whole]
     words = deque(hypothesis.words)
-    earliest_s = start_s
+    earliest_s = heard.start_s
     for sentence in sentences:
         # The model may place times in the silence behind the window, or before those it wrote already.
-        first_s, last_s = _clamped(sentence, start_s, earliest_s, end_s)
+        first_s, last_s = _clamped(sentence, offset_s, earliest_s, heard.end_s)
         is_last = sentence is sentences[-1]
         own = list(words) if is_last else list(_take_words(words, sentence.text))
         yield Segment(
@@ -75,7 +118,8 @@ def _segments_of(window: Window, hypothesis: Hypothesis, channel: int | None) ->
             tokens=sentence.tokens or hypothesis.tokens,
             temperature=hypothesis.temperature,
             compression_ratio=hypothesis.compression_ratio,
-            words=_placed_words(own, start_s, first_s, last_s, math.exp(hypothesis.avg_logprob)),
+            words=_placed_words(own, offset_s, first_s, last_s, math.exp(hypothesis.avg_logprob)),
+            scored_tokens=tuple(token for word in own for token in word.scored),
             channel=channel,
         )
         earliest_s = last_s

@@ -147,16 +147,23 @@ class VerboseSegment(msgspec.Struct, frozen=True, kw_only=True):
     no_speech_prob: float
 
 
+class UsageBody(msgspec.Struct, tag_field="type", tag="duration", frozen=True, kw_only=True):
+    """What OpenAI would bill."""
+
+    seconds: float
+
+
 class VerboseBody(msgspec.Struct, frozen=True, kw_only=True):
     """The `verbose_json` response, which is OpenAI's."""
 
     task: str
     language: str
-    """English name; empty where there is no speech and no language was requested."""
+    """English name of the text's language; empty where there is no speech and no language was requested."""
     duration: float
     text: str
-    segments: list[VerboseSegment]
+    segments: list[VerboseSegment] | UnsetType = UNSET
     words: list[PlacedWord] | UnsetType = UNSET
+    usage: UsageBody
     sound: SoundBody | UnsetType = UNSET
     """An addition to OpenAI's fields, present only where something unusual was done."""
 
@@ -215,7 +222,7 @@ def verbose_body(transcript: Transcript) -> VerboseBody:
         for segment in transcript.segments
         for word in segment.words
     ]
-    language = transcript.language or ""
+    language = "en" if transcript.task == "translate" else transcript.language or ""
     return VerboseBody(
         task=transcript.task,
         language=LANGUAGE_NAMES.get(language, language),
@@ -223,8 +230,14 @@ def verbose_body(transcript: Transcript) -> VerboseBody:
         text=transcript.text,
         segments=[_verbose_segment(segment) for segment in transcript.segments],
         words=words or UNSET,
+        usage=usage_body(transcript),
         sound=sound_body(transcript.sound),
     )
+
+
+def usage_body(transcript: Transcript) -> UsageBody:
+    """Return the recording's length as OpenAI bills it."""
+    return UsageBody(seconds=_rounded(transcript.duration_s))
 
 
 def sound_body(sound: SoundReport | None) -> SoundBody | UnsetType:

@@ -7,12 +7,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from serve.audio.mixing import MAX_CHANNELS
 from serve.audio.recording import Recording
-from serve.engine import CPU_BATCH, Hypothesis
+from serve.engine import CPU_BATCH, Hypothesis, TimedText
 from serve.engine.scheduler import WINDOWS_AHEAD, BatchLimits
 from serve.errors import UndecodableAudio, UnsupportedOption
 from serve.options import TranscriptionOptions
-from serve.pipeline import MAX_CHANNELS, Pipeline, ServingFacts
+from serve.pipeline import Pipeline, ServingFacts
 from serve.transcript.events import End, Segment, Start
 
 RATE = 16_000
@@ -376,3 +377,31 @@ def test_two_texts_are_kept_side_by_side_where_nobody_says_otherwise_and_the_eng
     assert beams() == 1
     with pytest.raises(UnsupportedOption, match="beam_size"):
         beams(beam_size=2)
+
+
+@pytest.fixture
+def endless(speech):
+    """Half a minute of speech without a pause."""
+    return np.concatenate([speech[RATE // 2 : -RATE // 2]] * 8)
+
+
+def test_only_windows_that_overlap_are_asked_for_the_times_of_words_and_nobody_sees_them(endless, speech):
+    words = (TimedText(text="12", start_s=0.0, end_s=0.2),)
+    pipeline = pipeline_of()
+    pipeline.engine.heard = {"text": "12", "words": words}
+    _, *segments, _ = pipeline.transcribe(np.concatenate([endless, np.zeros(3 * RATE, np.float32), speech]))
+    timed = [option.word_timestamps for option in pipeline.engine.options]
+    assert timed == [True] * (len(timed) - 1) + [False]
+    assert not any(segment.words for segment in segments)
+    pipeline.engine.lacks = {"word_timestamps"}
+    pipeline.engine.batches.clear()
+    list(pipeline.transcribe(endless))
+    assert not any(option.word_timestamps for option in pipeline.engine.options)
+
+
+def test_segments_of_speech_without_a_pause_ascend_and_meet(endless):
+    _, *segments, end = pipeline_of().transcribe(endless)
+    assert len(segments) > 2
+    times = [time for segment in segments for time in (segment.start_s, segment.end_s)]
+    assert times == sorted(times) and times[-1] <= 32.0
+    assert end.transcript.segments == tuple(segments)

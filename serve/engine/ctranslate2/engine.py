@@ -31,8 +31,10 @@ from serve.engine import (
     LanguageProbs,
     Quantization,
 )
+from serve.engine.copies import is_repetitive, weighed
 from serve.engine.ctranslate2.merging import Storage
 from serve.engine.ctranslate2.model import CT2Model, Generated, gathered
+from serve.engine.ctranslate2.timing import timed_words, with_words
 from serve.engine.ctranslate2.variants import (
     ADAPTED,
     BASE,
@@ -49,12 +51,9 @@ from serve.engine.ctranslate2.variants import (
 )
 from serve.engine.repetition import before_loop
 from serve.engine.vocabulary import MAX_CONTEXT_TOKENS, Vocabulary
-from serve.engine.words import heard_frames, word_times
+from serve.engine.words import heard_frames
 from serve.errors import EngineError, StartupError
 from serve.model.artifact import Artifact
-
-MEDIAN_FILTER_POSITIONS = 7
-"""Width of the median filter that smooths cross-attention before word alignment (openai/whisper)."""
 
 MULTILINGUAL_TOKENS = 51_865
 """CTranslate2 detects languages only with vocabularies of at least this size."""
@@ -240,13 +239,16 @@ class CTranslate2Engine:
             prompts = [self._vocabulary.prompt_of(window.options) for window in windows]
             limits = [_limit(window.options, len(prompts[0])) for window in windows]
             written = self._generate(variant, encoded, prompts, options, max(limits))
+            model = self.variants.model(variant)
             hypotheses = [
-                self._hypothesis(window, each, limit, max(limits))
+                self._hypothesis(model, window, each, limit, max(limits))
                 for window, each, limit in zip(windows, written, limits, strict=True)
             ]
-            if options.word_timestamps:
-                return self._with_words(self.variants.model(variant), windows, hypotheses)
-            return hypotheses
+            return (
+                with_words(model, self._vocabulary, windows, hypotheses)
+                if options.word_timestamps
+                else hypotheses
+            )
 
     def close(self) -> None:
         self.variants.loaded.clear()
@@ -281,9 +283,9 @@ class CTranslate2Engine:
             return generate(self.variants.fresh(variant))
 
     def _hypothesis(
-        self, window: EngineInput, written: Generated, limit: int, batch_limit: int
+        self, model: CT2Model, window: EngineInput, written: Generated, limit: int, batch_limit: int
     ) -> Hypothesis:
-        """Cut tokens at their limit and before a loop, and decode them to text.
+        """Cut tokens at their limit, and before a loop that is not in the sound, and decode them to text.
 
         Args:
             written: Includes timestamp tokens where they were requested.
@@ -294,7 +296,7 @@ class CTranslate2Engine:
         kept, looped = before_loop(written.tokens[:limit], vocabulary.is_text)
         text_tokens = tuple(token for token in kept if vocabulary.is_text(token))
         heard_s = heard_frames(window.log_mel) / FRAMES_PER_S if options.timestamps else None
-        return Hypothesis(
+        hypothesis = Hypothesis(
             tokens=text_tokens,
             text=vocabulary.text(text_tokens),
             language=options.language or "",
@@ -304,35 +306,11 @@ class CTranslate2Engine:
             truncated=not looped and len(kept) >= limit,
             sentences=() if heard_s is None else vocabulary.sentences(kept, heard_s),
         )
-
-    def _with_words(
-        self, model: CT2Model, windows: Sequence[EngineInput], hypotheses: Sequence[Hypothesis]
-    ) -> list[Hypothesis]:
-        """Add word times to hypotheses in one language."""
-        vocabulary, timed = self._vocabulary, list(hypotheses)
-        options = windows[0].options
-        rows = [row for row, hypothesis in enumerate(hypotheses) if hypothesis.tokens]
-        if not rows:
-            return timed
-        n_frames = [heard_frames(windows[row].log_mel) for row in rows]
-        alignments = model.align(
-            gathered([windows[row].encoded for row in rows]),
-            vocabulary.prompt(options.language, options.task, timestamps=True),
-            [hypotheses[row].tokens for row in rows],
-            n_frames,
-            median_filter_width=MEDIAN_FILTER_POSITIONS,
-        )
-        for row, alignment, heard in zip(rows, alignments, n_frames, strict=True):
-            words = word_times(
-                hypotheses[row].tokens,
-                hypotheses[row].language,
-                vocabulary,
-                path=alignment.alignments,
-                token_probs=alignment.text_token_probs,
-                n_frames=heard,
-            )
-            timed[row] = replace(hypotheses[row], words=words)
-        return timed
+        tokens = [token for token in written.tokens[:limit] if vocabulary.is_text(token)]
+        if not is_repetitive(vocabulary.text(tokens)):
+            return hypothesis
+        (words,) = timed_words(model, vocabulary, [window], [tokens], hypothesis.language)
+        return weighed(hypothesis, words, window.log_mel, vocabulary, max_tokens=limit, is_timed=True)
 
 
 @contextmanager

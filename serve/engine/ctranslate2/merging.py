@@ -27,6 +27,7 @@ from serve.model.adapter_tensors import check_adapter
 from serve.model.artifact import ADAPTER_CONFIG, ADAPTER_WEIGHTS, Artifact
 from serve.model.base_model import base_fingerprint, built_in_dirs, default_cache_dir
 from serve.model.build_once import build_once
+from serve.model.completed import is_converted
 
 if TYPE_CHECKING:
     from transformers import WhisperForConditionalGeneration
@@ -72,6 +73,8 @@ def converted_model(
     Raises:
         ConversionError: The model cannot be converted or stored.
     """
+    if artifact is None and is_converted(base_dir):
+        return base_dir
     wanted = record(base_dir, artifact, storage, scripts)
     if artifact is not None and _is_whole(own := carried_model(artifact.path, storage, scripts), wanted):
         return own
@@ -159,7 +162,7 @@ def convert(
     shutil.copy(base_dir / "generation_config.json", into)
     if kept is not None:
         (into / KEPT_TOKENS).write_text(json.dumps(list(kept)), encoding="utf-8")
-    if artifact is not None:
+    if artifact is not None and artifact.may_be_silent:
         _allow_empty_text(into, vocabulary.end if kept is None else kept.to_kept([vocabulary.end])[0])
 
 
@@ -215,6 +218,7 @@ def record(
         else artifact.manifest.base_model.fingerprint,
         "prompt_sha256": _sha256([base_dir / name for name in (*COPIED_FILES, "generation_config.json")]),
         **adapter,
+        **({} if artifact is None or artifact.may_be_silent else {"never_silent": True}),
     }
 
 

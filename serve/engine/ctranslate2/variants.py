@@ -19,6 +19,7 @@ from serve.engine import SERVED_ADAPTER
 from serve.engine.ctranslate2.merging import WEIGHTS, Storage, converted_model
 from serve.engine.ctranslate2.model import CT2Model
 from serve.model.artifact import Artifact
+from serve.model.completed import completed_checkpoint
 
 SMALL_MODEL_WIDTH = 768
 """Up to whisper-small a second thread gains nothing: a decoding step is too short to split."""
@@ -151,6 +152,14 @@ def converter(base_dir: Path, storage: Storage, cache_dir: Path | None) -> Conve
     """Return a function that finds or converts the models of a base, cached in `cache_dir`."""
 
     def convert(artifact: Artifact | None, few_tokens: bool) -> Find:
+        if artifact is not None and artifact.kind in ("checkpoint", "ctranslate2"):
+            whole, like = artifact.path, base_dir
+            return lambda: converted_model(
+                completed_checkpoint(whole, like=like, cache_dir=cache_dir),
+                None,
+                storage,
+                cache_dir=cache_dir,
+            )
         scripts = artifact.manifest.scripts if artifact is not None and few_tokens else None
         return lambda: converted_model(base_dir, artifact, storage, scripts=scripts, cache_dir=cache_dir)
 

@@ -55,10 +55,7 @@ def attach_adapter(
     Raises:
         ArtifactError: The adapter does not fit; the model is left unchanged.
     """
-    weights = adapter_dir / ADAPTER_WEIGHTS
-    if not weights.is_file():
-        raise ArtifactError(weights, "is missing")
-    tensors = read_tensors(weights)
+    tensors = read_tensors(adapter_dir / ADAPTER_WEIGHTS)
     adapted = model if isinstance(model, PeftModel) else None
     try:
         config = LoraConfig.from_pretrained(str(adapter_dir))
@@ -94,7 +91,7 @@ def read_tensors(weights: Path) -> dict[str, torch.Tensor]:
     """Return the tensors of an adapter's file by their names in peft.
 
     Raises:
-        ArtifactError: The file is no complete safetensors file, or two tensors share a name.
+        ArtifactError: The file is missing or no complete safetensors file, or two tensors share a name.
     """
     stored = stored_names(weights)
     with safe_open(weights, framework="pt") as tensors:

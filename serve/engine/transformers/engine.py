@@ -35,12 +35,16 @@ from serve.engine import (
     LanguageProbs,
     Quantization,
 )
+from serve.engine.copies import is_repetitive, sound_repeats, weighed
+from serve.engine.repetition import before_loop
 from serve.engine.transformers.adapter import attach_adapter, detach_adapters, is_of_adapter, load_base
 from serve.engine.transformers.cached_decoder import CachedDecoder, detection_logits
 from serve.engine.transformers.int8_layers import keep_scales
 from serve.engine.transformers.quiet import quiet_libraries
 from serve.engine.transformers.search import Row, SearchRules, search
 from serve.engine.vocabulary import MAX_CONTEXT_TOKENS, Vocabulary
+from serve.engine.words import guessed_times, heard_frames
+from serve.errors import ArtifactError
 from serve.model.adapter_tensors import check_adapter
 from serve.model.artifact import ADAPTER_WEIGHTS, Artifact
 
@@ -70,6 +74,7 @@ class TransformersEngine:
         self._merged: str | None = None
         self._names = {SERVED_ADAPTER: model.active_adapter} if isinstance(model, PeftModel) else {}
         self._n_named = 0
+        self._never_silent: set[str] = set()  # keys of adapters that may not return an empty text
         self._turn = threading.RLock()  # adapters share modules: change them between batches
         self._rules = {tuned: self._search_rules(tuned) for tuned in (True, False)}
 
@@ -82,6 +87,7 @@ class TransformersEngine:
         quantization: Quantization = "int8",
         n_threads: int = 1,
         dynamic: bool = False,
+        may_be_silent: bool = True,
     ) -> TransformersEngine:
         """Load a checkpoint and an adapter.
 
@@ -91,6 +97,7 @@ class TransformersEngine:
                 (fp32 on a CPU, fp16 on a GPU).
             n_threads: CPU threads of one matrix product; set for the whole process.
             dynamic: Whether windows may be shorter than 30 s.
+            may_be_silent: Whether the adapter may answer with an empty text.
 
         Raises:
             BaseModelError: The checkpoint cannot be loaded.
@@ -119,7 +126,10 @@ class TransformersEngine:
         if adapter_dir is None:
             return cls(model, vocabulary, merge=merge)
         check_adapter(adapter_dir, base_dir)
-        return cls(attach_adapter(model, adapter_dir), vocabulary, merge=merge)
+        engine = cls(attach_adapter(model, adapter_dir), vocabulary, merge=merge)
+        if not may_be_silent:
+            engine._never_silent.add(SERVED_ADAPTER)
+        return engine
 
     @property
     def languages(self) -> frozenset[str]:
@@ -139,6 +149,8 @@ class TransformersEngine:
 
     def adapter_bytes(self, artifact: Artifact) -> int:
         """Return the size of the adapter's parameters in fp32."""
+        if artifact.kind in ("checkpoint", "ctranslate2"):
+            raise ArtifactError(artifact.path, "is a whole model, which needs the engine ctranslate2")
         with safe_open(artifact.adapter_dir / ADAPTER_WEIGHTS, framework="np") as weights:
             shapes = [weights.get_slice(name).get_shape() for name in weights.keys()]  # noqa: SIM118
         n_parameters: int = sum(math.prod(shape) for shape in shapes)
@@ -162,6 +174,8 @@ class TransformersEngine:
             else:
                 attach_adapter(self._adapted, artifact.adapter_dir, name)
             self._names[key] = name
+            if not artifact.may_be_silent:
+                self._never_silent.add(key)
             self._decoder = CachedDecoder(self._model)  # layers may have been replaced
 
     def unload_adapter(self, key: str) -> None:
@@ -204,25 +218,35 @@ class TransformersEngine:
         options = windows[0].options
         prompts = [vocabulary.prompt_of(window.options) for window in windows]
         n_prompt = len(prompts[0])
-        rows = [_row(window.options, n_prompt) for window in windows]
-        rules = self._rules[options.adapter is not None].without(vocabulary.suppressed_by(options.suppress))
+        rows = [_row(window, n_prompt) for window in windows]
+        may_be_silent = options.adapter is not None and options.adapter not in self._never_silent
+        rules = self._rules[may_be_silent].without(vocabulary.suppressed_by(options.suppress))
         with self._turn, self._adapter(options.adapter), torch.inference_mode():
             encoder_output = self._encode(windows)
             state = self._decoder.begin(encoder_output, n_prompt + max(row.max_new_tokens for row in rows))
             tokens = torch.tensor(prompts, device=encoder_output.device)
             search(self._decoder, state, tokens, prompts[0].index(vocabulary.start), rows, rules)
-        return [
-            Hypothesis(
-                tokens=tuple(row.tokens),
-                text=vocabulary.text(row.tokens),
-                language=window.options.language or "",
-                avg_logprob=row.avg_logprob,
-                no_speech_prob=row.no_speech_prob,
-                truncated=row.truncated,
-                looped=row.looped,
-            )
-            for window, row in zip(windows, rows, strict=True)
-        ]
+        return [self._hypothesis(window, row) for window, row in zip(windows, rows, strict=True)]
+
+    def _hypothesis(self, window: EngineInput, row: Row) -> Hypothesis:
+        """Cut a row before a loop, unless the sound repeats itself as well, and write it as text."""
+        vocabulary, language = self._vocabulary, window.options.language or ""
+        kept, looped = before_loop(row.tokens, vocabulary.is_text)
+        hypothesis = Hypothesis(
+            tokens=tuple(kept),
+            text=vocabulary.text(kept),
+            language=language,
+            avg_logprob=row.avg_logprob,
+            no_speech_prob=row.no_speech_prob,
+            truncated=row.truncated and not looped,
+            looped=looped,
+        )
+        if not is_repetitive(vocabulary.text(row.tokens)):
+            return hypothesis
+        n_frames = heard_frames(window.log_mel)
+        words = guessed_times(row.tokens, language, vocabulary, n_frames=n_frames)
+        limit = row.max_new_tokens
+        return weighed(hypothesis, words, window.log_mel, vocabulary, max_tokens=limit, is_timed=False)
 
     def close(self) -> None:
         del self._model, self._adapted, self._decoder
@@ -298,11 +322,13 @@ class TransformersEngine:
         )
 
 
-def _row(options: DecodingOptions, n_prompt: int) -> Row:
+def _row(window: EngineInput, n_prompt: int) -> Row:
+    options = window.options
     return Row(
         max_new_tokens=max(1, min(options.max_new_tokens, MAX_CONTEXT_TOKENS - n_prompt)),
         temperature=options.temperature,
         seed=options.seed,
+        may_loop=lambda: sound_repeats(window.log_mel),
     )
 
 

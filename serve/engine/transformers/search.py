@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -47,7 +47,10 @@ class Row:
     n_scored: int = 0
     no_speech_prob: float = 0.0
     truncated: bool = False
-    looped: bool = False
+    may_loop: Callable[[], bool] = lambda: False
+    """Asked once, when the text begins to loop: whether to go on all the same."""
+    loops: bool = False
+    """It was allowed to."""
 
     @property
     def avg_logprob(self) -> float:
@@ -63,7 +66,7 @@ def search(
     rows: Sequence[Row],
     rules: SearchRules,
 ) -> None:
-    """Decode every row to its end token, its token limit or its first loop.
+    """Decode every row to its end token, its token limit or, unless it may loop, its first loop.
 
     Args:
         state: Empty, with the same rows.
@@ -115,9 +118,9 @@ def _ends(row: Row, watch: RepetitionWatch, token: int, logprob: float, end: int
     if token == end:
         return True
     row.tokens.append(token)
-    if (n_kept := watch.push(token)) is not None:
-        del row.tokens[n_kept:]
-        row.looped = True
-        return True
+    if not row.loops and watch.push(token) is not None:
+        row.loops = row.may_loop()
+        if not row.loops:
+            return True
     row.truncated = len(row.tokens) >= row.max_new_tokens
     return row.truncated

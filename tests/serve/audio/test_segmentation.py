@@ -178,7 +178,29 @@ def test_speech_without_a_pause_is_cut_at_its_quietest_point() -> None:
     first, second = cut(samples)
 
     assert 8.0 <= first.end / SAMPLE_RATE <= 8.1
-    assert (second.start, second.end) == (first.end, len(samples))
+    assert first.is_torn and not first.overlap
+    assert second.end == len(samples) and not second.is_torn
+    assert second.overlap == first.end - second.start
+    assert 1.5 <= second.overlap / SAMPLE_RATE <= 2.0
+
+
+def test_the_overlap_before_a_forced_cut_begins_at_a_quiet_point_too() -> None:
+    samples = speech_like(14)
+    for quiet_s, gain in ((6.34, 0.02), (8.09, 0.0)):  # in the midst of syllables, too short for pauses
+        samples[int(quiet_s * SAMPLE_RATE) : int((quiet_s + 0.09) * SAMPLE_RATE)] *= gain
+
+    first, second = cut(samples)
+
+    assert 8.09 <= first.end / SAMPLE_RATE <= 8.18
+    assert 6.34 <= second.start / SAMPLE_RATE <= 6.43
+
+
+def test_where_speech_pauses_windows_neither_overlap_nor_are_torn() -> None:
+    samples = np.concatenate([piece for seed in range(6) for piece in (speech_like(4, seed), silence(0.6))])
+    windows = cut(samples)
+    assert len(windows) > 1
+    assert not any(window.overlap or window.is_torn for window in windows)
+    assert all(earlier.end <= later.start for earlier, later in pairwise(windows))
 
 
 def hours_of(stretch: np.ndarray, read: list[int]) -> Iterator[np.ndarray]:
@@ -283,7 +305,12 @@ def check_windows(windows: list[Window], max_window_s: float, max_gap_s: float) 
         for earlier, later in pairwise(window.spans):
             assert 0 <= later.start - earlier.end <= max_gap_s * SAMPLE_RATE
     for earlier, later in pairwise(windows):
-        assert earlier.end <= later.start
+        assert earlier.start < later.start and earlier.end < later.end
+        assert later.overlap == max(0, earlier.end - later.start)
+        assert earlier.is_torn == bool(later.overlap)
+        assert later.overlap <= min(2.0, max_window_s / 4) * SAMPLE_RATE
+    if windows:
+        assert not windows[0].overlap and not windows[-1].is_torn
 
 
 @st.composite
@@ -362,11 +389,11 @@ def test_neighbours_meet_in_the_middle_of_a_short_pause_and_keep_their_padding_a
 
 
 def joined(spans: list[Span]) -> list[Span]:
-    """Join spans that touch, so that cuts inside speech do not count."""
+    """Join spans that touch or overlap, so that cuts inside speech do not count."""
     whole: list[Span] = []
     for span in spans:
-        if whole and whole[-1].end == span.start:
+        if whole and whole[-1].end == span.start + span.overlap:
             whole[-1] = Span(whole[-1].start, span.end)
         else:
-            whole.append(span)
+            whole.append(Span(span.start, span.end))
     return whole

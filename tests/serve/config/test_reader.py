@@ -50,6 +50,14 @@ class House:
             raise ConfigError(["floors is at least 1"])
 
 
+@dataclass(frozen=True, kw_only=True)
+class Villa(House):
+    """Something that has all that another has."""
+
+    pools: int = 1
+    """Ponds to swim in."""
+
+
 def layer(**values):
     return {name.replace("__", "."): Given(value, f"--{name}") for name, value in values.items()}
 
@@ -62,6 +70,11 @@ def test_values_of_nested_parts_hang_on_a_dot_and_defaults_fill_the_rest():
 def test_every_docstring_below_a_field_is_its_help_on_one_line():
     keys = keys_of(House)
     assert keys["room.size_m"].about == "How large it is." and keys["floors"].about == "Storeys."
+
+
+def test_fields_that_are_inherited_keep_their_help():
+    keys = keys_of(Villa)
+    assert keys["floors"].about == "Storeys." and keys["pools"].about == "Ponds to swim in."
 
 
 def test_what_is_missing_unknown_unreadable_and_contradictory_is_said_at_once():

@@ -43,6 +43,8 @@ def test_a_text_in_two_scripts_is_measured_too():
         ({"looped": True}, False),
         ({"truncated": True}, False),
         ({"compression_ratio": 2.5}, False),
+        ({"compression_ratio": 2.5, "is_echo": True}, True),
+        ({"compression_ratio": 2.5, "is_echo": True, "avg_logprob": -1.1}, False),
         ({"avg_logprob": -1.1}, False),
         ({"avg_logprob": -1.1, "no_speech_prob": 0.7}, True),  # noise, which further attempts only garnish
         ({"avg_logprob": -2.0, "text": ""}, True),

@@ -2,7 +2,7 @@
 
 import pytest
 
-from serve.engine.repetition import MAX_PERIOD_TOKENS, MIN_LOOP_TOKENS, RepetitionWatch
+from serve.engine.repetition import MAX_PERIOD_TOKENS, MIN_LOOP_TOKENS, RepetitionWatch, Run, find_run
 
 
 def stopped_at(tokens: list[int]) -> tuple[int, int] | None:
@@ -35,3 +35,18 @@ def test_a_word_said_three_times_is_no_loop():
 
 def test_laughter_of_short_syllables_is_no_loop():
     assert stopped_at([7, 8, 9] * 12 + [1]) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "run"),
+    [
+        ("हो हो हो", None),
+        ("हो हो हो हो", Run(0, 1, 4)),
+        ("मी नाही, नाही, Nahi नाही नाही नाही! नाही. येणार", Run(4, 1, 4)),
+        ("a b a b a b a b a c", Run(0, 2, 4)),
+        ("x a b c a b c a b c a b c y y y y", Run(1, 3, 4)),
+        ("", None),
+    ],
+)
+def test_a_run_is_a_phrase_said_at_least_four_times_in_a_row_whatever_its_punctuation(text, run):
+    assert find_run(text.split()) == run

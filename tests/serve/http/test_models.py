@@ -4,7 +4,7 @@ import shutil
 
 import pytest
 
-from serve.http.models import PAGE_MODELS
+from serve.http.sagemaker.models import PAGE_MODELS
 from serve.service.models import Model
 
 

@@ -2,6 +2,7 @@
 
 import threading
 import time
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -133,6 +134,25 @@ def test_a_phrase_is_said_while_it_is_spoken_and_then_once_for_good(open_session
     first, last = texts[0].segment, texts[-1].segment
     assert first.id == last.id == 0 and first.start_s == last.start_s and first.end_s < last.end_s
     assert listening.error is None
+
+
+def test_what_waits_at_a_forced_cut_stays_in_sight_until_it_is_final(open_session, pipeline, speech):
+    pipeline.engine.counts_calls = True
+    listening = Listening(open_session())
+    spoken = np.concatenate([speech[SAMPLE_RATE // 2 : -SAMPLE_RATE // 2]] * 5)  # 20 s without a pause
+    for first in range(0, len(spoken), SAMPLE_RATE // 2):
+        listening.session.hear(pcm(spoken[first : first + SAMPLE_RATE // 2]))
+        listening.wait_until_heard(first)
+    listening.session.end()
+    texts = listening.finish()
+    assert listening.error is None
+    said = finals(texts)
+    assert len(said) > 1 and [segment.id for segment in said] == list(range(len(said)))
+    assert all(earlier.end_s <= later.start_s for earlier, later in pairwise(said))
+    n_shown = [index for index, text in enumerate(texts) if not text.is_final and text.segment.end_s > 13]
+    assert n_shown, "what is said behind the cut is shown before it is final"
+    assert texts[n_shown[0]].segment.start_s == said[0].start_s
+    assert texts[n_shown[0]].segment.text.startswith(said[0].text)
 
 
 def test_what_was_decoded_in_the_pause_need_not_be_decoded_at_its_end(open_session, pipeline, speech):

@@ -323,7 +323,7 @@ def test_verbose_json_has_the_fields_of_openai_and_no_others() -> None:
     transcript = build_transcript([known, segment(1, "बरं", 3.0, 4.0)], duration_s=9.5, language="mr")
     body = json.loads(answer("verbose_json", [End(transcript=transcript, processing_s=0.5)]))
 
-    assert list(body) == ["task", "language", "duration", "text", "segments", "words"]
+    assert list(body) == ["task", "language", "duration", "text", "segments", "words", "usage"]
     assert (body["task"], body["language"], body["duration"]) == ("transcribe", "marathi", 9.5)
     assert body["segments"][0] == {
         "id": 0,

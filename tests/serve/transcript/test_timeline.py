@@ -11,9 +11,9 @@ from serve.engine import Hypothesis, TimedText
 from serve.transcript.timeline import Timeline
 
 
-def window(start_s: float, end_s: float, channel: int = 0) -> Window:
+def window(start_s: float, end_s: float, channel: int = 0, *, is_torn: bool = False) -> Window:
     start, end = int(start_s * SAMPLE_RATE), int(end_s * SAMPLE_RATE)
-    return Window(start, end, (Span(start, end),), channel)
+    return Window(start, end, (Span(start, end, is_torn=is_torn),), channel)
 
 
 def timed(
@@ -93,6 +93,84 @@ def test_segments_of_channels_come_in_order_of_their_start() -> None:
         ("b", 0, 2),
         ("d", 1, 3),
     ]
+
+
+def a_word_a_second(text: str) -> Hypothesis:
+    words = tuple(timed(f" {word}", n, n + 1) for n, word in enumerate(text.split()))
+    return heard(text, words=words)
+
+
+BEFORE_CUT = a_word_a_second("एक दोन तीन चार")
+BEHIND_CUT = a_word_a_second("तीन चार पाच")
+
+
+def test_a_text_that_a_forced_cut_ends_waits_for_the_next_and_is_joined_with_it() -> None:
+    timeline = Timeline()
+    assert list(timeline.place(window(10, 14, is_torn=True), BEFORE_CUT)) == []
+    first, second = timeline.place(window(12, 15), BEHIND_CUT)
+    assert f"{first.text} {second.text}" == "एक दोन तीन चार पाच"
+    assert (first.id, first.start_s, second.id, second.end_s) == (0, 10.0, 1, 15.0)
+    assert 12.0 <= first.end_s == second.start_s <= 14.0
+    for segment in (first, second):
+        assert " ".join(word.text for word in segment.words) == segment.text
+        times = [time_s for word in segment.words for time_s in (word.start_s, word.end_s)]
+        assert [segment.start_s, *times, segment.end_s] == sorted([segment.start_s, *times, segment.end_s])
+
+
+def test_a_text_waits_no_longer_than_for_the_window_behind_the_cut() -> None:
+    for later in (None, BEHIND_CUT):
+        timeline = Timeline()
+        list(timeline.place(window(10, 14, is_torn=True), BEFORE_CUT))
+        placed = list(timeline.place(window(12, 15) if later is None else window(14.5, 17.5), later))
+        assert [segment.text for segment in placed] == ["एक दोन तीन चार", "तीन चार पाच"][: 1 + bool(later)]
+    timeline = Timeline()
+    list(timeline.place(window(10, 14, is_torn=True), BEFORE_CUT))
+    assert [segment.text for segment in timeline.rest()] == ["एक दोन तीन चार"]
+
+
+def test_a_preview_shows_what_waits_joined_with_what_is_being_said_and_changes_nothing() -> None:
+    timeline = Timeline(words=False)
+    assert [each.text for each in timeline.preview(window(10, 14), BEFORE_CUT)] == ["एक दोन तीन चार"]
+    list(timeline.place(window(10, 14, is_torn=True), BEFORE_CUT))
+    for _ in range(2):
+        shown = timeline.preview(window(12, 15), BEHIND_CUT)
+        assert " ".join(segment.text for segment in shown) == "एक दोन तीन चार पाच"
+    assert [each.text for each in timeline.preview(window(12, 15), None)] == ["एक दोन तीन चार"]
+    placed = list(timeline.place(window(12, 15), BEHIND_CUT))
+    assert [each.text for each in placed] == [each.text for each in shown]
+    assert not any(segment.words for segment in placed), "nobody asked for them"
+
+
+def test_other_channels_wait_for_what_waits_at_a_forced_cut() -> None:
+    segments = place(
+        (window(0, 4, 0, is_torn=True), BEFORE_CUT),
+        (window(1, 1.5, 1), heard("x")),
+        (window(2, 5, 0), BEHIND_CUT),
+        (window(4.8, 6, 1), heard("y")),
+        split=True,
+    )
+    assert [(segment.channel, segment.text) for segment in segments if segment.channel == 1] == [
+        (1, "x"),
+        (1, "y"),
+    ]
+    assert " ".join(each.text for each in segments if each.channel == 0) == "एक दोन तीन चार पाच"
+    starts = [segment.start_s for segment in segments]
+    assert starts == sorted(starts)
+
+
+def test_segments_of_many_forced_cuts_ascend_and_never_overlap() -> None:
+    rng = random.Random(1)
+    for _ in range(300):
+        decoded, start_s = [], 0.0
+        for n in range(rng.randint(2, 6)):
+            end_s = start_s + rng.uniform(4, 14)
+            texts = [f"{rng.choice('कखगघ')}{rng.choice('तथदध')}" for _ in range(rng.randint(1, 30))]
+            words = tuple(timed(text, rng.uniform(-1, 15), rng.uniform(-1, 15)) for text in texts)
+            said = heard(" ".join(texts), words=words if rng.random() < 0.7 else ())
+            decoded.append((window(start_s, end_s, is_torn=n < 5), said))
+            start_s = end_s - rng.uniform(1.5, 2.0)
+        times = [each for segment in place(*decoded) for each in (segment.start_s, segment.end_s)]
+        assert times == sorted(times)
 
 
 def test_whatever_times_a_model_writes_segments_and_words_ascend_inside_the_recording() -> None:

@@ -10,28 +10,15 @@ from typing import Any
 from serve.config.command_line import Command, exit_with, flags_of
 from serve.config.reader import keys_of, read_or_raise
 from serve.config.sources import flag_layer, flag_names
+from train.data.synthesis.sizes import Sizes
 
 
 @dataclass(frozen=True, kw_only=True)
-class Corpus:
+class Corpus(Sizes):
     """How large a corpus is, and where it goes."""
 
     output_dir: Path
     """Directory for clips and manifests."""
-    everyday: int = 4_000
-    """Training clips of everyday sentences by espeak and festival."""
-    catalogue: int = 800
-    """Training clips of message-catalogue sentences."""
-    exchanged: int = 800
-    """Training clips of sentences with words exchanged for others of the same ending."""
-    words: int = 400
-    """Training clips of word sequences."""
-    kokoro: int = 6_000
-    """Training clips of Kokoro's neural voices; each takes a core four seconds."""
-    piper: int = 1_200
-    """Training clips of Piper's neural voice."""
-    test: int = 150
-    """Sentences held out for each test set, and as many for validation."""
     seed: int = 0
     """Fixes text, split, voices and delivery."""
 
@@ -48,18 +35,8 @@ def read_corpus(flags: Mapping[str, Any]) -> Corpus:
 def build(wanted: Corpus) -> int:
     """Speak the corpus, say how many clips each split has, and return the exit status."""
     from train.data.synthesis.build import build_corpus
-    from train.data.synthesis.plan import Sizes
 
-    sizes = Sizes(
-        everyday=wanted.everyday,
-        catalogue=wanted.catalogue,
-        exchanged=wanted.exchanged,
-        words=wanted.words,
-        kokoro=wanted.kokoro,
-        piper=wanted.piper,
-        test=wanted.test,
-    )
-    for split, count in sorted(build_corpus(wanted.output_dir, sizes, wanted.seed).items()):
+    for split, count in sorted(build_corpus(wanted.output_dir, wanted, wanted.seed).items()):
         print(f"{split}: {count} clips -> {wanted.output_dir / f'{split}.jsonl'}")
     return 0
 

@@ -31,7 +31,8 @@ from serve.config.progress import progress_bar
 from serve.model.durable_write import put_in_place, write_whole
 from train.data.synthesis import voices
 from train.data.synthesis.conditions import CONDITIONS, write_condition, write_no_speech
-from train.data.synthesis.plan import Sizes, Utterance, plan_corpus
+from train.data.synthesis.plan import Utterance, plan_corpus
+from train.data.synthesis.sizes import Sizes
 from train.errors import DataError
 
 MAX_CLIP_S = 12.0

@@ -7,22 +7,16 @@ two package registries; their home on the Hugging Face hub is `hexgrad/Kokoro-82
 
 from __future__ import annotations
 
-import functools
 import json
 import random
-import threading
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from serve.audio.samples import Samples
 from train.data.synthesis.phonemes import pronounce
-from train.data.synthesis.voice_models import KOKORO, fetch_model
-
-if TYPE_CHECKING:
-    import onnxruntime
+from train.data.synthesis.voice_models import KOKORO, fetch_model, once, open_network
 
 TEST_SPEAKERS = (
     *("hf_beta", "hm_psi", "af_nova", "am_onyx", "ef_dora"),
@@ -88,13 +82,7 @@ class _Kokoro:
     """The loaded model. Thread-safe; each call runs on one thread."""
 
     def __init__(self, directory: Path) -> None:
-        import onnxruntime
-
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = options.inter_op_num_threads = 1
-        self._session: onnxruntime.InferenceSession = onnxruntime.InferenceSession(
-            str(directory / "model.onnx"), options, providers=["CPUExecutionProvider"]
-        )
+        self._session = open_network(directory / "model.onnx")
         self._vocabulary: dict[str, int] = json.loads((directory / "vocab.json").read_text("utf-8"))["vocab"]
         self._directory = directory / "voices"
         self._speakers: dict[str, npt.NDArray[np.float32]] = {}
@@ -124,15 +112,6 @@ class _Kokoro:
         return self._speakers[name]
 
 
-_loading = threading.Lock()
-
-
+@once
 def _load() -> _Kokoro:
-    """Load the model once, even if several threads need it."""
-    with _loading:
-        return _loaded()
-
-
-@functools.cache
-def _loaded() -> _Kokoro:
     return _Kokoro(fetch_model(KOKORO))

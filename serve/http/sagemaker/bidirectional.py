@@ -23,7 +23,7 @@ from litestar.exceptions import WebSocketException
 from serve import errors
 from serve.http.errors import UNKNOWN_ERROR_MESSAGE, BodyTimeout, ClientGone
 from serve.http.metrics import Metrics
-from serve.http.sagemaker import options_outside_body
+from serve.http.sagemaker.invocations import options_outside_body
 from serve.service.live_settings import LiveSettings, parse_live_settings
 from serve.service.service import Service
 from serve.transcript.events import LiveText

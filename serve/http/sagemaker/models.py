@@ -12,9 +12,10 @@ from litestar.params import FromPath, FromQuery
 from litestar.response import Stream
 
 from serve.errors import NotReady
-from serve.http.adapters import json_response, read_json
 from serve.http.errors import AnyRequest
-from serve.http.sagemaker import transcribe_body
+from serve.http.json_bodies import json_response, read_json
+from serve.http.sagemaker.invocations import asked_outside_body
+from serve.http.transcription import transcribe_body
 from serve.service.service import Service
 
 if TYPE_CHECKING:  # these imports take seconds, so the loading thread does them
@@ -23,18 +24,18 @@ if TYPE_CHECKING:  # these imports take seconds, so the loading thread does them
 PAGE_MODELS = 100
 
 
-class _NewModel(msgspec.Struct, kw_only=True):
+class NewModel(msgspec.Struct, kw_only=True):
     model_name: str
     url: str
 
 
-class _Model(msgspec.Struct, kw_only=True, frozen=True, rename="camel"):
+class LoadedModel(msgspec.Struct, kw_only=True, frozen=True, rename="camel"):
     model_name: str
     model_url: str
 
 
-class _Page(msgspec.Struct, kw_only=True, frozen=True, rename="camel", omit_defaults=True):
-    models: list[_Model]
+class ModelPage(msgspec.Struct, kw_only=True, frozen=True, rename="camel", omit_defaults=True):
+    models: list[LoadedModel]
     next_page_token: str | None = None
 
 
@@ -42,7 +43,7 @@ class _Page(msgspec.Struct, kw_only=True, frozen=True, rename="camel", omit_defa
 async def add_model(request: AnyRequest, state: State) -> Response[bytes]:
     service: Service = state.service
     models = _models(service)
-    new = await read_json(request, service, _NewModel)
+    new = await read_json(request, service, NewModel)
     return json_response(_wire(await service.in_loader(models.add, new.model_name, new.url)))
 
 
@@ -53,7 +54,7 @@ def list_models(state: State, next_page_token: FromQuery[str | None] = None) -> 
     start = bisect.bisect_right([model.name for model in models], next_page_token or "")
     page = models[start : start + PAGE_MODELS]
     token = page[-1].name if start + PAGE_MODELS < len(models) else None
-    return json_response(_Page(models=[_wire(model) for model in page], next_page_token=token))
+    return json_response(ModelPage(models=[_wire(model) for model in page], next_page_token=token))
 
 
 @get("/models/{name:str}", summary="A model", sync_to_thread=False)
@@ -80,7 +81,7 @@ async def remove_model(name: FromPath[str], state: State) -> Response[bytes]:
 )
 async def invoke_model(request: AnyRequest, name: FromPath[str], state: State) -> Response[bytes] | Stream:
     """Transcribe the recording in the body, like POST /invocations."""
-    return await transcribe_body(request, state, model=name)
+    return await transcribe_body(request, state, asked_outside_body, model=name)
 
 
 def _models(service: Service) -> Models:
@@ -90,5 +91,5 @@ def _models(service: Service) -> Models:
     return service.models
 
 
-def _wire(model: Model) -> _Model:
-    return _Model(model_name=model.name, model_url=model.url)
+def _wire(model: Model) -> LoadedModel:
+    return LoadedModel(model_name=model.name, model_url=model.url)

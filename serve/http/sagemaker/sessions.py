@@ -35,7 +35,7 @@ MAX_SESSION_REQUEST_BYTES = 64 * 1024
 """Longer bodies are recordings."""
 
 
-class _Answer(msgspec.Struct, kw_only=True, frozen=True):
+class SessionAnswer(msgspec.Struct, kw_only=True, frozen=True):
     session_id: str
     expires: str | msgspec.UnsetType = msgspec.UNSET
 
@@ -85,7 +85,7 @@ def answer_session_request(
         if session_id is None:
             raise RequestError(f"the header {SESSION_ID} names the session that is to end")
         service.sessions.close(session_id)
-        return _answer(_Answer(session_id=session_id), {CLOSED_SESSION_ID: session_id})
+        return _answer(SessionAnswer(session_id=session_id), {CLOSED_SESSION_ID: session_id})
     if streams():
         raise RequestError("a streamed request cannot start a session; send a plain one")
     options = parse_options(fields, strict=True, base=base)
@@ -95,7 +95,7 @@ def answer_session_request(
 
 def _started(session: Session) -> Response[bytes]:
     expires = datetime.fromtimestamp(session.expires, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-    answer = _Answer(session_id=session.id, expires=expires)
+    answer = SessionAnswer(session_id=session.id, expires=expires)
     return _answer(answer, {NEW_SESSION_ID: f"{session.id}; Expires={expires}"})
 
 
@@ -122,5 +122,5 @@ def _check_enabled(service: Service) -> None:
         raise RequestError("sessions are off here; SAGEMAKER_ENABLE_STATEFUL_SESSIONS=true switches them on")
 
 
-def _answer(answer: _Answer, headers: dict[str, str]) -> Response[bytes]:
+def _answer(answer: SessionAnswer, headers: dict[str, str]) -> Response[bytes]:
     return Response(encode_json(answer) + b"\n", headers={"Content-Type": "application/json", **headers})

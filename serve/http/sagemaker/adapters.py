@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 from litestar import Response, delete, get, post
@@ -10,35 +10,36 @@ from litestar.connection import ASGIConnection
 from litestar.datastructures import State
 from litestar.params import FromPath
 
+from serve.engine.languages import language_code
 from serve.errors import NotReady, RequestError
-from serve.http.body import BOM, BodyLimits, read_body
 from serve.http.errors import AnyRequest
+from serve.http.json_bodies import json_response, read_json
+from serve.model.artifact import Told
+from serve.service.registered import Adapter
 from serve.service.service import Service
-from serve.transcript.wire import encode_json
 
 if TYPE_CHECKING:  # these imports take seconds, so the loading thread does them
-    from serve.service.adapters import Adapter, Adapters
-
-T = TypeVar("T")
+    from serve.service.adapters import Adapters
 
 ADAPTER_ID = "X-Amzn-SageMaker-Adapter-Identifier"
 ADAPTER_ALIAS = "X-Amzn-SageMaker-Adapter-Alias"
 
-MAX_ADMIN_BODY_BYTES = 64 * 1024
 
-
-class _NewAdapter(msgspec.Struct, kw_only=True):
+class NewAdapter(msgspec.Struct, kw_only=True):
     name: str
     src: str
     preload: bool = True
     pin: bool = False
+    language: str | None = None
+    """Language of a model without a manifest."""
+    encoder_context: Literal["fixed", "dynamic"] = "fixed"
 
 
-class _Adapters(msgspec.Struct, kw_only=True, frozen=True):
+class AllAdapters(msgspec.Struct, kw_only=True, frozen=True):
     adapters: list[Adapter]
 
 
-class _Removed(msgspec.Struct, kw_only=True, frozen=True):
+class RemovedAdapter(msgspec.Struct, kw_only=True, frozen=True):
     name: str
 
 
@@ -52,7 +53,10 @@ async def add_adapter(request: AnyRequest, state: State) -> Response[bytes]:
     """Register an adapter under a name, and load it unless `preload` is false."""
     service: Service = state.service
     adapters = _adapters(service)
-    new = await read_json(request, service, _NewAdapter)
+    new = await read_json(request, service, NewAdapter)
+    if new.language is not None and language_code(new.language) != new.language:
+        raise RequestError(f"language: '{new.language[:40]}' is no code of Whisper's, such as mr")
+    told = Told(language=new.language, encoder_context=new.encoder_context)
     added = await service.in_loader(
         adapters.add,
         new.name,
@@ -60,13 +64,14 @@ async def add_adapter(request: AnyRequest, state: State) -> Response[bytes]:
         preload=new.preload,
         pin=new.pin,
         alias=request.headers.get(ADAPTER_ALIAS) or None,
+        told=told,
     )
     return json_response(added)
 
 
 @get("/adapters", summary="The adapters", sync_to_thread=False)
 def list_adapters(state: State) -> Response[bytes]:
-    return json_response(_Adapters(adapters=_adapters(state.service).all()))
+    return json_response(AllAdapters(adapters=_adapters(state.service).all()))
 
 
 @get("/adapters/{name:str}", summary="An adapter", sync_to_thread=False)
@@ -79,30 +84,7 @@ async def remove_adapter(name: FromPath[str], state: State) -> Response[bytes]:
     """Unregister an adapter; requests that hold it are served to their end."""
     service: Service = state.service
     await service.in_loader(_adapters(service).remove, name)
-    return json_response(_Removed(name=name))
-
-
-async def read_json(request: AnyRequest, service: Service, kind: type[T]) -> T:
-    """Read a small JSON body.
-
-    Raises:
-        RequestError: The body is not JSON, or does not fit `kind`.
-    """
-    settings = service.settings
-    limits = BodyLimits(
-        max_body_bytes=MAX_ADMIN_BODY_BYTES,
-        timeout_s=settings.body_timeout_s,
-        idle_timeout_s=settings.body_idle_timeout_s,
-    )
-    body = await read_body(request.receive, request.headers, limits)
-    try:
-        return msgspec.json.decode(body.removeprefix(BOM), type=kind)
-    except msgspec.DecodeError as error:
-        raise RequestError(f"the body is not the JSON object that is expected: {error}") from error
-
-
-def json_response(content: msgspec.Struct) -> Response[bytes]:
-    return Response(encode_json(content) + b"\n", headers={"Content-Type": "application/json"})
+    return json_response(RemovedAdapter(name=name))
 
 
 def _adapters(service: Service) -> Adapters:

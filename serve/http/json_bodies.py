@@ -1,0 +1,42 @@
+"""Small JSON bodies, of requests and of answers."""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+import msgspec
+from litestar import Response
+
+from serve.errors import RequestError
+from serve.http.body import BOM, BodyLimits, read_body
+from serve.http.errors import AnyRequest
+from serve.service.service import Service
+from serve.transcript.wire import encode_json
+
+T = TypeVar("T")
+
+MAX_ADMIN_BODY_BYTES = 64 * 1024
+
+
+async def read_json(request: AnyRequest, service: Service, kind: type[T]) -> T:
+    """Read a small JSON body.
+
+    Raises:
+        RequestError: The body is not JSON, or does not fit `kind`.
+    """
+    settings = service.settings
+    limits = BodyLimits(
+        max_body_bytes=MAX_ADMIN_BODY_BYTES,
+        timeout_s=settings.body_timeout_s,
+        idle_timeout_s=settings.body_idle_timeout_s,
+    )
+    body = await read_body(request.receive, request.headers, limits)
+    try:
+        return msgspec.json.decode(body.removeprefix(BOM), type=kind)
+    except msgspec.DecodeError as error:
+        raise RequestError(f"the body is not the JSON object that is expected: {error}") from error
+
+
+def json_response(content: msgspec.Struct) -> Response[bytes]:
+    """Answer an object as JSON."""
+    return Response(encode_json(content) + b"\n", headers={"Content-Type": "application/json"})

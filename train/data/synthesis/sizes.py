@@ -1,0 +1,30 @@
+"""How large a corpus is. Knows neither text nor voices, so that a look at --help loads none."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sizes:
+    """How many clips of each kind to build; 0 leaves a kind out."""
+
+    everyday: int = 4_000
+    """Training clips of everyday sentences by espeak and festival."""
+    catalogue: int = 800
+    """Training clips of message-catalogue sentences."""
+    exchanged: int = 800
+    """Training clips of sentences with words exchanged for others of the same ending."""
+    words: int = 400
+    """Training clips of word sequences."""
+    kokoro: int = 6_000
+    """Training clips of Kokoro's neural voices; each takes a core four seconds."""
+    piper: int = 1_200
+    """Training clips of Piper's neural voice."""
+    test: int = 150
+    """Sentences held out for each test set, and as many for validation."""
+
+    @property
+    def neural(self) -> int:
+        """Training clips of neural voices."""
+        return self.kokoro + self.piper
