@@ -172,5 +172,5 @@ def test_an_adapter_in_a_pickle_is_never_loaded(tiny_base_dir, tiny_artifact_dir
         (tiny_artifact_dir / "adapter/adapter_config.json").read_bytes()
     )
     (tmp_path / "adapter_model.bin").write_bytes(b"")
-    with pytest.raises(ArtifactError, match=r"adapter_model\.safetensors: is missing"):
+    with pytest.raises(ArtifactError, match=r"adapter_model\.safetensors: the file is missing"):
         TransformersEngine.load(tiny_base_dir, tmp_path, quantization="none")
