@@ -67,7 +67,7 @@ def test_one_session_too_many_is_429(running):
 @pytest.mark.parametrize(
     ("body", "headers", "said"),
     [
-        (NEW, {"accept": "application/x-ndjson"}, "plain call"),
+        (NEW, {"accept": "application/x-ndjson"}, "send a plain one"),
         ({**NEW, "colour": "red"}, {}, "colour"),
         ({**NEW, "language": "xx"}, {}, "language"),
         ({**NEW, "beam_size": 5}, {}, "beam_size"),
