@@ -226,6 +226,7 @@ class Pipeline:
             max_requests=n_together,
             limits=limits or BatchLimits(target_s=math.inf),  # nobody waits for the next batch
             frees_engine=False,
+            fills_batches=True,
         )
 
         def transcript(clip: Samples, option: TranscriptionOptions) -> Transcript:

@@ -98,19 +98,21 @@ class FairQueue:
     def next_batch(self, n_idle_workers: int) -> list[Call]:
         """Take a call of the least-served line, and add calls of its kind while the batch has room.
 
-        Each line adds one per round, least-served lines first. Waiting calls are divided among idle workers.
+        Each line adds one per round, least-served lines first: its first call of that kind, since windows of
+        one length are rarely neighbours. Waiting calls are divided among idle workers.
         """
         n_waiting = sum(len(line.waiting) for line in self._lines)
         room = min(self._limits.windows, math.ceil(n_waiting / max(1, n_idle_workers)))
         first = min(self._lines, key=lambda line: line.served_s)
         self._clock_s = first.served_s
-        batch = [self._take(first)]
+        batch = [self._take(first, first.waiting[0])]
         grown = True
         while grown:
             grown = False
             for line in sorted(self._lines, key=lambda line: line.served_s):
-                if len(batch) < room and self._fits(line.waiting[0], batch):
-                    batch.append(self._take(line))
+                found = next((call for call in line.waiting if self._fits(call, batch)), None)
+                if found is not None and len(batch) < room:
+                    batch.append(self._take(line, found))
                     grown = True
         return batch
 
@@ -119,8 +121,8 @@ class FairQueue:
             sum(call.encoded_s for call in batch), sum(call.bound_tokens for call in batch)
         )
 
-    def _take(self, line: Line) -> Call:
-        call = line.waiting.popleft()
+    def _take(self, line: Line, call: Call) -> Call:
+        line.waiting.remove(call)
         line.served_s += self.expected_s([call])
         self._lines.remove(line)
         if line.waiting:

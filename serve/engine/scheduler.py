@@ -16,7 +16,7 @@ import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, NoReturn
 
@@ -29,7 +29,8 @@ from serve.engine.figures import Queue, Totals
 from serve.errors import EngineError, NotReady, Overloaded, RequestTimeout, ServiceError
 
 WINDOWS_AHEAD = 8
-"""Windows of one request that exist at a time for each worker; the features of each take up to 1 MB."""
+"""Windows of one request that exist at a time for each worker; the features of each take up to 1 MB. Where
+batches are filled, four times as many do."""
 
 Answer = Hypothesis | LanguageProbs
 """The hypothesis of a window, or its language probabilities."""
@@ -129,7 +130,8 @@ class Ticket(AbstractContextManager["Ticket"]):
     def _result(self, future: Future[Any]) -> Any:
         left_s = None if math.isinf(self._deadline) else max(0.0, self._deadline - time.monotonic())
         try:
-            return future.result(left_s)
+            with self._scheduler._idle():
+                return future.result(left_s)
         except TimeoutError:
             self._time_out()
 
@@ -165,6 +167,7 @@ class Scheduler(AbstractContextManager["Scheduler"]):
         request_timeout_s: float = math.inf,
         limits: BatchLimits | None = None,
         frees_engine: bool = True,
+        fills_batches: bool = False,
     ) -> None:
         """Start a thread for each of the engine's workers.
 
@@ -173,11 +176,14 @@ class Scheduler(AbstractContextManager["Scheduler"]):
             max_requests: Requests admitted at a time, those still sending or being decoded included.
             request_timeout_s: Time that a request has from its admission, in seconds.
             frees_engine: Whether the last thread to end closes the engine.
+            fills_batches: Whether a worker waits for a full batch while any request may still add windows:
+                offline, where all requests are read without a pause.
         """
         self._engine = engine
         self._max_requests = max_requests
         self._request_timeout_s = request_timeout_s
         self._frees_engine = frees_engine
+        self._n_idle = 0  # requests that wait for hypotheses, and add no window meanwhile
         limits = limits or BatchLimits()
         self._changed = threading.Condition()
         self._admitted: set[Ticket] = set()
@@ -186,7 +192,8 @@ class Scheduler(AbstractContextManager["Scheduler"]):
         self._closing = False
         self._running: dict[int, _Running] = {}  # by worker
         self._n_workers = max(1, engine.n_workers)
-        self.windows_ahead = WINDOWS_AHEAD * self._n_workers
+        self.windows_ahead = (4 if fills_batches else 1) * WINDOWS_AHEAD * self._n_workers
+        self._enough = self.windows_ahead // 2 if fills_batches else 1  # windows, to choose a batch from
         self._threads = [
             threading.Thread(target=self._run, args=(worker,), name=f"engine-{worker}", daemon=True)
             for worker in range(self._n_workers)
@@ -261,6 +268,23 @@ class Scheduler(AbstractContextManager["Scheduler"]):
     def _waiting_s(self) -> float:
         return sum(self._waiting.expected_s([call]) for call in self._waiting)
 
+    @contextmanager
+    def _idle(self) -> Iterator[None]:
+        """Count a request as waiting for its hypotheses."""
+        with self._changed:
+            self._n_idle += 1
+            self._changed.notify()
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._n_idle -= 1
+
+    def _has_batch(self) -> bool:
+        """Tell whether a batch is due: enough windows wait, or no request can add any."""
+        n_waiting = sum(1 for _ in self._waiting)
+        return n_waiting > 0 and (n_waiting >= self._enough or self._n_idle >= len(self._admitted))
+
     def _enqueue(self, ticket: Ticket, window: EngineInput, trial: Trial | None) -> Future[Any]:
         """Queue the decoding of a window, or with no `trial` its language detection."""
         kind = LANGUAGE if trial is None else self._engine.kind(window)
@@ -284,12 +308,13 @@ class Scheduler(AbstractContextManager["Scheduler"]):
     def _release(self, ticket: Ticket) -> None:
         with self._changed:
             self._admitted.discard(ticket)
+            self._changed.notify_all()
 
     def _run(self, worker: int) -> None:
         """Decode batch after batch until closed; the last thread to end closes the engine."""
         while True:
             with self._changed:
-                while not self._waiting and not self._closing:
+                while not self._has_batch() and not self._closing:
                     self._changed.wait()
                 if self._closing:
                     self._n_workers -= 1

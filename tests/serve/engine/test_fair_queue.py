@@ -39,6 +39,15 @@ def test_only_calls_of_one_kind_share_a_batch():
     assert [each.kind for each in queue.next_batch(1)] == ["b"]
 
 
+def test_a_line_gives_its_first_call_of_the_kind_wherever_it_stands():
+    line = Line()
+    first, unlike, alike, later = (call(line, kind) for kind in ("a", "b", "a", "a"))
+    queue = queue_of(first, unlike, alike, later, windows=2)
+    assert queue.next_batch(1) == [first, alike]
+    assert queue.next_batch(1) == [unlike]
+    assert queue.next_batch(1) == [later] and not queue
+
+
 def test_what_waits_is_shared_out_among_idle_workers():
     queue = queue_of(*(call(Line()) for _ in range(4)))
     assert [len(queue.next_batch(n_idle)) for n_idle in (2, 1)] == [2, 2]

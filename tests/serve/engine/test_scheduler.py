@@ -81,7 +81,9 @@ def make(engine):
 
     def make(**limits):
         others = {"max_requests": 8} | {
-            name: limits.pop(name) for name in ("max_requests", "request_timeout_s") if name in limits
+            name: limits.pop(name)
+            for name in ("max_requests", "request_timeout_s", "fills_batches")
+            if name in limits
         }
         # How fast this machine is shall not decide what is in a batch, but where a test says so.
         made.append(Scheduler(engine, limits=BatchLimits(**{"target_s": 1e9} | limits), **others))
@@ -200,6 +202,25 @@ def test_windows_of_several_requests_share_a_batch(make, engine, pool):
     engine.go.release(100)
     wait_until(lambda: not scheduler.n_admitted)
     assert [sorted(batch) for batch in engine.batches[1:]] == [["a0", "a1", "b0", "c0"], ["b1", "c1"]]
+
+
+def test_offline_an_idle_engine_waits_for_windows_that_fill_a_batch(make, engine):
+    engine.go.release(1_000)
+    lengths = [300, 400, 500] * 4
+    labels = [f"{number}" for number in range(12)]
+    with make(fills_batches=True).admit() as ticket:
+        inputs = [window(*each) for each in zip(labels, lengths, strict=True)]
+        assert [hypothesis.text for hypothesis in ticket.decode(inputs)] == labels
+    assert engine.batches == [labels[first::3] for first in range(3)]
+
+
+def test_offline_a_request_that_ends_is_not_waited_for(make, engine, pool):
+    scheduler = make(fills_batches=True)
+    engine.go.release(1_000)
+    without_windows = scheduler.admit()
+    decoding = pool.submit(texts, scheduler.admit(), [window("alone")])
+    without_windows.close()
+    assert decoding.result(20) == ["alone"]
 
 
 @pytest.mark.parametrize(
