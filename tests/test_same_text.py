@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from concurrent.futures import ThreadPoolExecutor
+from difflib import SequenceMatcher
 from pathlib import Path
 
 import numpy as np
@@ -110,4 +111,4 @@ def test_each_line_of_a_telephone_call_is_heard(pipeline, clips):
 
     assert (agent.channel, caller.channel) == (0, 1)
     assert agent.end_s <= caller.start_s
-    assert agent.text and agent.text == caller.text
+    assert agent.text and SequenceMatcher(None, agent.text, caller.text).ratio() > 0.9
