@@ -76,8 +76,8 @@ class FairQueue:
         self._lines: list[Line] = []  # those with waiting calls, in order of arrival
         self._clock_s = 0.0  # virtual time: `served_s` of the line served last; newcomers start with it
 
-    def __bool__(self) -> bool:
-        return bool(self._lines)
+    def __len__(self) -> int:
+        return sum(len(line.waiting) for line in self._lines)
 
     def __iter__(self) -> Iterator[Call]:
         return (each for line in self._lines for each in line.waiting)
@@ -101,8 +101,7 @@ class FairQueue:
         Each line adds one per round, least-served lines first: its first call of that kind, since windows of
         one length are rarely neighbours. Waiting calls are divided among idle workers.
         """
-        n_waiting = sum(len(line.waiting) for line in self._lines)
-        room = min(self._limits.windows, math.ceil(n_waiting / max(1, n_idle_workers)))
+        room = min(self._limits.windows, math.ceil(len(self) / max(1, n_idle_workers)))
         first = min(self._lines, key=lambda line: line.served_s)
         self._clock_s = first.served_s
         batch = [self._take(first, first.waiting[0])]

@@ -210,7 +210,7 @@ class Scheduler(AbstractContextManager["Scheduler"]):
         with self._changed:
             return Queue(
                 n_admitted=len(self._admitted),
-                n_waiting=sum(1 for _ in self._waiting),
+                n_waiting=len(self._waiting),
                 waiting_s=self._waiting_s(),
                 n_running=sum(running.n_windows for running in self._running.values()),
                 n_workers=self._n_workers,
@@ -273,7 +273,7 @@ class Scheduler(AbstractContextManager["Scheduler"]):
         """Count a request as waiting for its hypotheses."""
         with self._changed:
             self._n_idle += 1
-            self._changed.notify()
+            self._changed.notify_all()
         try:
             yield
         finally:
@@ -282,7 +282,7 @@ class Scheduler(AbstractContextManager["Scheduler"]):
 
     def _has_batch(self) -> bool:
         """Tell whether a batch is due: enough windows wait, or no request can add any."""
-        n_waiting = sum(1 for _ in self._waiting)
+        n_waiting = len(self._waiting)
         return n_waiting > 0 and (n_waiting >= self._enough or self._n_idle >= len(self._admitted))
 
     def _enqueue(self, ticket: Ticket, window: EngineInput, trial: Trial | None) -> Future[Any]:

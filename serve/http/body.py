@@ -15,6 +15,7 @@ from sagemaker_inference import content_types
 
 from serve.audio.base64_text import decode_base64
 from serve.audio.samples import Samples
+from serve.config.settings import Settings
 from serve.errors import PayloadTooLarge, RequestError, UnsupportedMediaType, UnsupportedOption
 from serve.http.encoding import decoder_of
 from serve.http.errors import BodyTimeout, ClientGone
@@ -54,6 +55,15 @@ class BodyLimits:
     max_body_bytes: int
     timeout_s: float
     idle_timeout_s: float
+
+
+def body_limits(settings: Settings) -> BodyLimits:
+    """Return the limits of a body that holds a recording."""
+    return BodyLimits(
+        max_body_bytes=settings.max_body_bytes,
+        timeout_s=settings.body_timeout_s,
+        idle_timeout_s=settings.body_idle_timeout_s,
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TypeVar
 
 import msgspec
 from litestar import Response
 
 from serve.errors import RequestError
-from serve.http.body import BOM, BodyLimits, read_body
+from serve.http.body import BOM, body_limits, read_body
 from serve.http.errors import AnyRequest
 from serve.service.service import Service
 from serve.transcript.wire import encode_json
@@ -24,12 +25,7 @@ async def read_json(request: AnyRequest, service: Service, kind: type[T]) -> T:
     Raises:
         RequestError: The body is not JSON, or does not fit `kind`.
     """
-    settings = service.settings
-    limits = BodyLimits(
-        max_body_bytes=MAX_ADMIN_BODY_BYTES,
-        timeout_s=settings.body_timeout_s,
-        idle_timeout_s=settings.body_idle_timeout_s,
-    )
+    limits = replace(body_limits(service.settings), max_body_bytes=MAX_ADMIN_BODY_BYTES)
     body = await read_body(request.receive, request.headers, limits)
     try:
         return msgspec.json.decode(body.removeprefix(BOM), type=kind)

@@ -14,7 +14,7 @@ from litestar.types import Receive
 
 from serve.audio.samples import Samples
 from serve.errors import RequestError, ServiceError
-from serve.http.body import BodyLimits, read_body
+from serve.http.body import body_limits, read_body
 from serve.http.errors import UNKNOWN_ERROR_MESSAGE, AnyRequest, ClientGone
 from serve.http.metrics import Metrics
 from serve.options import TranscriptionOptions
@@ -73,7 +73,7 @@ async def transcribe_body(
     # Before the body, so that a refused client need not send it.
     place = service.admit(model, asked.session)
     try:
-        body = await read_body(request.receive, request.headers, _limits(service))
+        body = await read_body(request.receive, request.headers, body_limits(service.settings))
         answer = await asked.answer_otherwise(service, place, body)
         if answer is not None:
             place.close()
@@ -151,12 +151,3 @@ async def unless_client_leaves(receive: Receive, work: Awaitable[T]) -> T:
 async def _client_gone(receive: Receive) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass
-
-
-def _limits(service: Service) -> BodyLimits:
-    settings = service.settings
-    return BodyLimits(
-        max_body_bytes=settings.max_body_bytes,
-        timeout_s=settings.body_timeout_s,
-        idle_timeout_s=settings.body_idle_timeout_s,
-    )

@@ -8,6 +8,7 @@ the times of words alone. Times are the model's, or guessed from the letters bef
 
 from __future__ import annotations
 
+import sys
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -75,14 +76,11 @@ def join(earlier: Heard, later: Heard) -> tuple[Heard, Heard]:
     kept, left = before[: seam.n_before], behind[seam.n_behind :]
     at_s = ((kept[-1].end_s if kept else begin_s) + (left[0].start_s if left else end_s)) / 2
     at_s = min(max(at_s, begin_s), end_s)
+    first = _part(earlier.hypothesis, slice(len(kept)), end=_count(kept))
+    last = _part(later.hypothesis, slice(seam.n_behind, None), begin=_count(behind[: seam.n_behind]))
     return (
-        replace(earlier, hypothesis=_first_words(earlier.hypothesis, kept), end_s=at_s),
-        replace(
-            later,
-            hypothesis=_last_words(later.hypothesis, behind[: seam.n_behind]),
-            start_s=at_s,
-            end_s=max(at_s, later.end_s),
-        ),
+        replace(earlier, hypothesis=first, end_s=at_s),
+        replace(later, hypothesis=last, start_s=at_s, end_s=max(at_s, later.end_s)),
     )
 
 
@@ -163,42 +161,21 @@ def _bare(word: str) -> str:
     return "".join(letter for letter in word.casefold() if unicodedata.category(letter)[0] not in "PSZ")
 
 
-def _first_words(hypothesis: Hypothesis, kept: Sequence[TimedText]) -> Hypothesis:
-    """Return a hypothesis up to the last of its first words."""
-    n_letters = _count(kept)
+def _part(hypothesis: Hypothesis, words: slice, *, begin: int = 0, end: int = sys.maxsize) -> Hypothesis:
+    """Return some words of a hypothesis, and its text between two counts of letters, spaces not counted."""
+    kept, n_before = hypothesis.words[words], 0
     sentences = []
     for sentence in hypothesis.sentences:
-        text = sentence.text[: _place(sentence.text, n_letters)]
-        n_letters -= len("".join(text.split()))
+        text = _letters(sentence.text, begin - n_before, end - n_before)
+        n_before += _n_letters(sentence.text)
         if text.strip():
             sentences.append(replace(sentence, text=text, tokens=_tokens_if_whole(sentence, text)))
-    words = hypothesis.words[: len(kept)]
     return replace(
         hypothesis,
-        text=hypothesis.text[: _place(hypothesis.text, _count(kept))].strip(),
-        tokens=tuple(token for word in words for token in word.tokens),
+        text=_letters(hypothesis.text, begin, end).strip(),
+        tokens=tuple(token for word in kept for token in word.tokens),
         sentences=tuple(sentences),
-        words=words,
-    )
-
-
-def _last_words(hypothesis: Hypothesis, dropped: Sequence[TimedText]) -> Hypothesis:
-    """Return a hypothesis without its first words."""
-    n_letters = _count(dropped)
-    sentences = []
-    for sentence in hypothesis.sentences:
-        place = _place(sentence.text, n_letters)
-        text = sentence.text[place:]
-        n_letters -= len("".join(sentence.text[:place].split()))
-        if text.strip():
-            sentences.append(replace(sentence, text=text, tokens=_tokens_if_whole(sentence, text)))
-    words = hypothesis.words[len(dropped) :]
-    return replace(
-        hypothesis,
-        text=hypothesis.text[_place(hypothesis.text, _count(dropped)) :].strip(),
-        tokens=tuple(token for word in words for token in word.tokens),
-        sentences=tuple(sentences),
-        words=words,
+        words=kept,
     )
 
 
@@ -207,7 +184,15 @@ def _tokens_if_whole(sentence: TimedText, text: str) -> tuple[int, ...]:
 
 
 def _count(words: Sequence[TimedText]) -> int:
-    return sum(len("".join(word.text.split())) for word in words)
+    return sum(_n_letters(word.text) for word in words)
+
+
+def _n_letters(text: str) -> int:
+    return len("".join(text.split()))
+
+
+def _letters(text: str, begin: int, end: int) -> str:
+    return text[_place(text, begin) : _place(text, end)]
 
 
 def _place(text: str, n_letters: int) -> int:

@@ -12,7 +12,6 @@ from typing import Literal
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from serve.engine import ScoredToken
 from serve.transcript.events import End, Event, Failure, Segment
 from serve.transcript.formats import Encoder, Format, named_format
 from serve.transcript.lines import one_line
@@ -83,10 +82,9 @@ class OpenAIJsonEncoder:
         """Return the whole text at the `End`, nothing before."""
         match event:
             case End(transcript=transcript):
-                scored = (token for segment in transcript.segments for token in segment.scored_tokens)
                 body = TextBody(
                     text=transcript.text,
-                    logprobs=_logprobs(scored) if self._logprobs else UNSET,
+                    logprobs=_logprobs(transcript.segments, told=self._logprobs),
                     usage=usage_body(transcript),
                 )
                 return encode_json(body) + b"\n"
@@ -138,18 +136,14 @@ class OpenAIStreamEncoder:
             case Segment(text=text) if text.strip():
                 delta = text.strip() if self._is_first else f" {text.strip()}"
                 self._is_first = False
-                return _sent(DeltaEvent(delta=delta, logprobs=self._told([event])))
+                return _sent(DeltaEvent(delta=delta, logprobs=_logprobs([event], told=self._logprobs)))
             case End(transcript=transcript):
-                return _sent(DoneEvent(text=transcript.text, logprobs=self._told(transcript.segments)))
+                logprobs = _logprobs(transcript.segments, told=self._logprobs)
+                return _sent(DoneEvent(text=transcript.text, logprobs=logprobs))
             case Failure(code=code, message=message, is_callers=is_callers):
                 kind: ErrorKind = "invalid_request_error" if is_callers else "server_error"
                 return _sent(openai_error(code, message, kind))
         return b""
-
-    def _told(self, segments: Iterable[Segment]) -> list[LogprobBody] | UnsetType:
-        if not self._logprobs:
-            return UNSET
-        return _logprobs(token for segment in segments for token in segment.scored_tokens)
 
 
 def openai_format(name: FormatName, *, segments: bool, words: bool, logprobs: bool) -> Format:
@@ -194,10 +188,14 @@ def _sent(body: msgspec.Struct) -> bytes:
     return b"data: %s\n\n" % encode_json(body)
 
 
-def _logprobs(tokens: Iterable[ScoredToken]) -> list[LogprobBody]:
+def _logprobs(segments: Iterable[Segment], *, told: bool) -> list[LogprobBody] | UnsetType:
+    """Return the probabilities of the tokens of segments, if they are told."""
+    if not told:
+        return UNSET
     return [
         LogprobBody(
             token=each.text.decode(errors="replace"), bytes=list(each.text), logprob=round(each.logprob, 4)
         )
-        for each in tokens
+        for segment in segments
+        for each in segment.scored_tokens
     ]
