@@ -14,7 +14,7 @@ from litestar.types import Receive
 
 from serve.audio.samples import Samples
 from serve.errors import RequestError, ServiceError
-from serve.http.body import body_limits, read_body
+from serve.http.door.body import body_limits, read_body
 from serve.http.errors import UNKNOWN_ERROR_MESSAGE, AnyRequest, ClientGone
 from serve.http.metrics import Metrics
 from serve.options import TranscriptionOptions

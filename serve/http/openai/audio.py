@@ -14,7 +14,7 @@ from litestar.response import Stream
 
 from serve.engine import Task
 from serve.errors import RequestError, UnsupportedMediaType
-from serve.http.body import FORM, LIST_MARK, parse_body
+from serve.http.door.body import FORM, LIST_MARK, parse_body
 from serve.http.errors import AnyRequest
 from serve.http.openai.fields import MODEL, read_fields
 from serve.http.openai.models import adapter_of

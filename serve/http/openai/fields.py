@@ -13,7 +13,7 @@ from typing import Any, Literal
 import msgspec
 
 from serve.errors import UnsupportedOption
-from serve.http.body import LIST_MARK
+from serve.http.door.body import LIST_MARK
 from serve.options import TranscriptionOptions, option_refusal, parse_options
 from serve.transcript.formats import Format
 from serve.transcript.openai import FormatName, openai_format, openai_stream

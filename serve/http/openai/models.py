@@ -13,7 +13,7 @@ from litestar.datastructures import State
 from litestar.params import FromPath
 
 from serve.errors import NotReady, UnknownModel
-from serve.http.json_bodies import json_response
+from serve.http.door.json_bodies import json_response
 from serve.model.base_model import name_of_base
 from serve.options import NO_ADAPTER
 from serve.service.service import Service

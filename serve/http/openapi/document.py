@@ -19,7 +19,7 @@ from litestar.routes import BaseRoute, HTTPRoute
 
 from serve.config.reader import keys_of
 from serve.engine.languages import LANGUAGE_NAMES
-from serve.http.body import AUDIO_FIELD, FILE_FIELD, LIST_MARK
+from serve.http.door.body import AUDIO_FIELD, FILE_FIELD, LIST_MARK
 from serve.http.errors import OPENAI_CODES, OPENAI_PREFIX, STATUSES, UNKNOWN_ERROR_MESSAGE
 from serve.http.openai.fields import CHUNKING, LISTS, MODEL, REFUSED, OwnFields
 from serve.http.openai.models import SERVED, adapters_of_models

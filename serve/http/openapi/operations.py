@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from serve import errors
-from serve.http.body import AUDIO_FIELD
+from serve.http.door.body import AUDIO_FIELD
 from serve.http.context import CUSTOM_ATTRIBUTES, REQUEST_ID
 from serve.http.errors import BodyTimeout
 from serve.http.openai.audio import TRANSCRIPTIONS, TRANSLATIONS

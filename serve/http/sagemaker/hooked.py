@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from litestar import Response
 
-from serve.http.body import body_kind, parse_body
+from serve.http.door.body import body_kind, parse_body
 from serve.http.errors import AnyRequest
 from serve.options import TranscriptionOptions, parse_options
 from serve.service.hooks import Hooks

@@ -10,7 +10,7 @@ import zlib
 import pytest
 
 from serve.errors import PayloadTooLarge
-from serve.http.body import BodyLimits, read_body
+from serve.http.door.body import BodyLimits, read_body
 
 INVOCATIONS = "/invocations"
 LIMITS = BodyLimits(max_body_bytes=4 << 20, timeout_s=30, idle_timeout_s=30)

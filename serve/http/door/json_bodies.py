@@ -9,7 +9,7 @@ import msgspec
 from litestar import Response
 
 from serve.errors import RequestError
-from serve.http.body import BOM, body_limits, read_body
+from serve.http.door.body import BOM, body_limits, read_body
 from serve.http.errors import AnyRequest
 from serve.service.service import Service
 from serve.transcript.wire import encode_json

@@ -17,7 +17,7 @@ from serve.audio.base64_text import decode_base64
 from serve.audio.samples import Samples
 from serve.config.settings import Settings
 from serve.errors import PayloadTooLarge, RequestError, UnsupportedMediaType, UnsupportedOption
-from serve.http.encoding import decoder_of
+from serve.http.door.encoding import decoder_of
 from serve.http.errors import BodyTimeout, ClientGone
 from serve.options import KNOWN_OPTIONS
 
