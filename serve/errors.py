@@ -15,6 +15,8 @@ ShrotaError
 │   │   ├── BadAdapter           files are damaged, or do not fit the base model
 │   │   ├── NotRemovable         the adapter is part of the engine
 │   │   ├── HookRefusal          a user's own code refuses the request
+│   │   ├── ForeignOrigin        a web page of another origin
+│   │   ├── WrongKey             no key that is known here, or none for this route
 │   │   └── AudioError           not usable speech
 │   │       ├── UndecodableAudio
 │   │       ├── EmptyAudio
@@ -167,6 +169,23 @@ class HookRefusal(RequestError):
         super().__init__(reason)
         self.status = status if 400 <= status < 600 else 500
         """HTTP status, which the hook may choose."""
+
+
+class ForeignOrigin(RequestError):
+    """A web page of another origin asks for what only this service's own pages may do."""
+
+    code = "foreign_origin"
+
+    def __init__(self, origin: str) -> None:
+        super().__init__(
+            f"pages of '{origin[:80]}' may not do this; SHROTA_CORS_ORIGINS lists the origins that may"
+        )
+
+
+class WrongKey(RequestError):
+    """The request has no API key, or one that is not known or not enough."""
+
+    code = "wrong_key"
 
 
 class AudioError(RequestError):

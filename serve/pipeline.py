@@ -55,8 +55,10 @@ from serve.engine import (
     LanguageProbs,
     Task,
 )
+from serve.engine.admission import Admission
+from serve.engine.fair_queue import BatchLimits
 from serve.engine.fallback import NO_SPEECH_PROB, is_no_speech
-from serve.engine.scheduler import BatchLimits, Scheduler
+from serve.engine.scheduler import Scheduler
 from serve.errors import UnsupportedOption
 from serve.language import LanguageTrack, in_language, settle_recording, settle_windows, whole_window
 from serve.options import DETECT, NO_ADAPTER, TranscriptionOptions
@@ -223,7 +225,7 @@ class Pipeline:
         n_together = min(MAX_SIDE_BY_SIDE, 2 * usual.windows * self.engine.n_workers)
         scheduler = Scheduler(
             self.engine,
-            max_requests=n_together,
+            admission=Admission(max_requests=n_together),
             limits=limits or BatchLimits(target_s=math.inf),  # nobody waits for the next batch
             frees_engine=False,
             fills_batches=True,

@@ -85,6 +85,25 @@ class Settings:
     """Port to listen on; 0 takes a free one."""
     max_requests: int = 16
     """Requests admitted at a time; further ones get status 429."""
+    short_places: int | None = None
+    """Places of these kept for requests with bodies of at most 1 MiB; None keeps a quarter, and none in a
+    batch transform."""
+    max_waiting_audio_s: float = 57_600.0
+    """Sound of all admitted requests that is not yet transcribed; a further recording that exceeds it gets
+    status 429."""
+    max_connections: int = 512
+    """Connections open at a time; a further one replaces the longest idle one, or gets status 503."""
+    max_connections_per_address: int | None = None
+    """The same for each address; None sets no limit, since all clients behind a proxy have one address."""
+    head_timeout_s: float = 10.0
+    """Time in which a request's head must arrive, or the settings of a live stream."""
+    write_timeout_s: float = 30.0
+    """Longest time in which a client may read nothing of a response that waits for it."""
+    max_arriving_bytes: int = 512 * 2**20
+    """Memory for all bodies that are arriving; a quarter is kept for those of at most 1 MiB."""
+    api_keys: Path | None = None
+    """File of API keys, read again when it changes; each line is NAME use|admin SHA256. Requests then need a
+    key as a bearer token or as X-API-Key, and /adapters, /models and /metrics an admin's. None by default."""
     max_batch_windows: int | None = None
     """Most windows decoded as one batch; by default 8 on a CPU and 32 on a GPU."""
     max_batch_s: float | None = None
@@ -95,7 +114,7 @@ class Settings:
     batch_target_s: float = 1.5
     """Longest predicted time of a batch of several windows; a new request waits for about one batch."""
     request_timeout_s: float = 3_600.0
-    """Time limit of a request, its body and its waiting included."""
+    """Time limit of a request, from the arrival of its body, its waiting included."""
     max_body_bytes: int = 100 * 2**20
     """Largest body accepted."""
     body_timeout_s: float = 120.0
@@ -145,6 +164,12 @@ class Settings:
     """Response format for requests without an Accept header."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """Lowest severity that is logged."""
+
+    @property
+    def n_short_places(self) -> int:
+        """Places kept for short requests."""
+        usual = 0 if self.batch else self.max_requests // 4
+        return usual if self.short_places is None else min(self.short_places, self.max_requests - 1)
 
     @property
     def loading_roots(self) -> tuple[Path, ...]:

@@ -20,6 +20,26 @@ from serve.engine.batch_cost import BatchCost
 from serve.engine.fallback import Trial
 
 
+@dataclass(frozen=True)
+class BatchLimits:
+    """The largest batch to decode."""
+
+    max_windows: int | None = None
+    """None takes the engine's usual number."""
+    max_batch_s: float | None = None
+    """Seconds of windows, padding included; None takes the engine's usual limit."""
+    target_s: float = 1.5
+    """Longest predicted time of a batch of several windows, in seconds; a new request waits this long for
+    it."""
+
+    def largest(self, usual: BatchSize) -> BatchSize:
+        """Return the largest batch; `usual` is the engine's own."""
+        return BatchSize(
+            usual.windows if self.max_windows is None else self.max_windows,
+            usual.window_s if self.max_batch_s is None else self.max_batch_s,
+        )
+
+
 @dataclass(eq=False)
 class Line:
     """The queue of one request."""

@@ -22,11 +22,12 @@ from typing import Any, NoReturn
 
 import structlog
 
-from serve.engine import BatchSize, Engine, EngineInput, Hypothesis, LanguageProbs
-from serve.engine.fair_queue import Call, FairQueue, Line
+from serve.engine import Engine, EngineInput, Hypothesis, LanguageProbs
+from serve.engine.admission import Admission, Demand, Pace
+from serve.engine.fair_queue import BatchLimits, Call, FairQueue, Line
 from serve.engine.fallback import Trial
 from serve.engine.figures import Queue, Totals
-from serve.errors import EngineError, NotReady, Overloaded, RequestTimeout, ServiceError
+from serve.errors import EngineError, NotReady, RequestTimeout, ServiceError
 
 WINDOWS_AHEAD = 8
 """Windows of one request that exist at a time for each worker; the features of each take up to 1 MB. Where
@@ -42,26 +43,6 @@ _log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True)
-class BatchLimits:
-    """The largest batch to decode."""
-
-    max_windows: int | None = None
-    """None takes the engine's usual number."""
-    max_batch_s: float | None = None
-    """Seconds of windows, padding included; None takes the engine's usual limit."""
-    target_s: float = 1.5
-    """Longest predicted time of a batch of several windows, in seconds; a new request waits this long for
-    it."""
-
-    def largest(self, usual: BatchSize) -> BatchSize:
-        """Return the largest batch; `usual` is the engine's own."""
-        return BatchSize(
-            usual.windows if self.max_windows is None else self.max_windows,
-            usual.window_s if self.max_batch_s is None else self.max_batch_s,
-        )
-
-
-@dataclass(frozen=True)
 class _Running:
     n_windows: int
     started: float
@@ -70,9 +51,10 @@ class _Running:
 class Ticket(AbstractContextManager["Ticket"]):
     """One admitted request. Leaving the context frees its place and drops its waiting windows."""
 
-    def __init__(self, scheduler: Scheduler, timeout_s: float) -> None:
+    def __init__(self, scheduler: Scheduler, timeout_s: float, demand: Demand) -> None:
         """Made by `Scheduler.admit` only."""
         self._scheduler = scheduler
+        self.demand = demand
         self._timeout_s = timeout_s
         self._deadline = time.monotonic() + timeout_s
         self.line = Line()  # the scheduler's lock guards this and `error`
@@ -114,6 +96,14 @@ class Ticket(AbstractContextManager["Ticket"]):
         """
         asked = [self._scheduler._enqueue(self, window, None) for window in windows]
         return [self._result(future) for future in asked]
+
+    def expect(self, audio_s: float) -> None:
+        """Note how much sound the request has brought, in seconds.
+
+        Raises:
+            Overloaded: There is too much of others.
+        """
+        self._scheduler._expect(self, audio_s)
 
     def check(self) -> None:
         """Raise if the request has ended; for long work between windows, such as finding speech.
@@ -163,7 +153,7 @@ class Scheduler(AbstractContextManager["Scheduler"]):
         self,
         engine: Engine,
         *,
-        max_requests: int = 16,
+        admission: Admission | None = None,
         request_timeout_s: float = math.inf,
         limits: BatchLimits | None = None,
         frees_engine: bool = True,
@@ -173,14 +163,14 @@ class Scheduler(AbstractContextManager["Scheduler"]):
 
         Args:
             engine: Only these threads decode with it from now on.
-            max_requests: Requests admitted at a time, those still sending or being decoded included.
+            admission: Bounds on what is admitted.
             request_timeout_s: Time that a request has from its admission, in seconds.
             frees_engine: Whether the last thread to end closes the engine.
             fills_batches: Whether a worker waits for a full batch while any request may still add windows:
                 offline, where all requests are read without a pause.
         """
         self._engine = engine
-        self._max_requests = max_requests
+        self._admission = admission or Admission()
         self._request_timeout_s = request_timeout_s
         self._frees_engine = frees_engine
         self._n_idle = 0  # requests that wait for hypotheses, and add no window meanwhile
@@ -227,8 +217,8 @@ class Scheduler(AbstractContextManager["Scheduler"]):
             running.started > oldest for running in list(self._running.values())
         )
 
-    def admit(self) -> Ticket:
-        """Admit a request.
+    def admit(self, *, is_long: bool = False) -> Ticket:
+        """Admit a request; long ones leave some places to short ones.
 
         Raises:
             Overloaded: All places are taken; holds the time after which to retry.
@@ -237,11 +227,21 @@ class Scheduler(AbstractContextManager["Scheduler"]):
         with self._changed:
             if self._closing:
                 raise NotReady("the service is shutting down")
-            if len(self._admitted) >= self._max_requests:
-                raise Overloaded(min(60, max(1, math.ceil(self._waiting_s()))))
-            ticket = Ticket(self, self._request_timeout_s)
+            demand = Demand(is_long)
+            self._admission.admit(demand, [each.demand for each in self._admitted], self._pace())
+            ticket = Ticket(self, self._request_timeout_s, demand)
             self._admitted.add(ticket)
             return ticket
+
+    def _expect(self, ticket: Ticket, audio_s: float) -> None:
+        with self._changed:
+            others = [each.demand for each in self._admitted if each is not ticket]
+            self._admission.expect(ticket.demand, audio_s, others, self._pace())
+
+    def _pace(self) -> Pace:
+        done = self._totals
+        speed = done.window_s / done.busy_s * self._n_workers if done.busy_s else 1.0
+        return Pace(speed=speed, waiting_s=self._waiting_s())
 
     def cancel_all(self, error: ServiceError) -> None:
         for ticket in list(self._admitted):

@@ -11,6 +11,8 @@ from litestar.datastructures import State
 from litestar.types import ASGIApp, ControllerRouterHandler
 
 from serve.http.context import CUSTOM_ATTRIBUTES, REQUEST_ID, RequestContext
+from serve.http.door.body import ArrivingBytes
+from serve.http.door.guards import check_key, check_origin, read_keys
 from serve.http.errors import EXCEPTION_HANDLERS
 from serve.http.metrics import Metrics, metrics
 from serve.http.openai.audio import transcriptions, translations
@@ -61,8 +63,16 @@ def create_app(service: Service, on_failure: Callable[[], None]) -> ASGIApp:
             *description_routes(place),
         ],
         exception_handlers=EXCEPTION_HANDLERS,
+        guards=[check_origin, check_key],
         lifespan=[lifespan],
-        state=State({"service": service, "metrics": counted}),
+        state=State(
+            {
+                "service": service,
+                "metrics": counted,
+                "arriving": ArrivingBytes(service.settings.max_arriving_bytes),
+                "api_keys": read_keys(service.settings),
+            }
+        ),
         openapi_config=None,
         cors_config=_cors(service.settings.cors_origins),
         logging_config=None,

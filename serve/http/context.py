@@ -1,4 +1,4 @@
-"""Wrap every request with a request ID, two response headers and one log line. A plain ASGI application.
+"""Wrap every request with a request ID, some response headers and one log line. A plain ASGI application.
 
 It wraps the whole application rather than its routes, so that responses to unknown routes are counted too.
 The log line never holds audio, text or the query.
@@ -16,11 +16,20 @@ from litestar.enums import ScopeType
 from litestar.routes import HTTPRoute
 from litestar.types import HTTPScope, Message, Receive, Scope, Send
 
+from serve.http.door.unread import UnreadBody
 from serve.http.metrics import OTHER_ROUTE, Metrics
 
 CUSTOM_ATTRIBUTES = "X-Amzn-SageMaker-Custom-Attributes"
 MAX_CUSTOM_ATTRIBUTES_CHARACTERS = 1_024
 REQUEST_ID = "X-Request-Id"
+SECURITY_HEADERS = (
+    (b"x-content-type-options", b"nosniff"),
+    (b"x-frame-options", b"DENY"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"cross-origin-resource-policy", b"cross-origin"),
+)
+"""No answer is to be taken for a page of another type, or shown within a foreign page."""
+
 QUIET_ROUTES = ("/ping", "/metrics")
 """Routes that machines poll every few seconds, logged at debug level."""
 
@@ -47,11 +56,12 @@ class RequestContext:
             return
         headers = {name.lower(): value for name, value in scope["headers"]}
         request_id = _request_id(headers.get(REQUEST_ID.lower().encode(), b""))
-        extra = [(REQUEST_ID.lower().encode(), request_id.encode())]
+        extra = [(REQUEST_ID.lower().encode(), request_id.encode()), *SECURITY_HEADERS]
         if attributes := _visible_ascii(headers.get(CUSTOM_ATTRIBUTES.lower().encode(), b"")):
             extra.append((CUSTOM_ATTRIBUTES.lower().encode(), attributes))
         route = self._route(scope["path"])
         status, n_bytes, started = 0, 0, time.monotonic()
+        body = UnreadBody(scope, receive)
 
         async def send_with_headers(message: Message) -> None:
             nonlocal status, n_bytes
@@ -59,14 +69,14 @@ class RequestContext:
                 status = message["status"]
                 allow = self._allow(scope)
                 own = [each for each in message["headers"] if not allow or each[0] != b"allow"]
-                message["headers"] = [*own, *extra, *allow]
+                message["headers"] = [*own, *extra, *allow, *body.headers]
             elif message["type"] == "http.response.body":
                 n_bytes += len(message.get("body", b""))
-            await send(message)
+            await body.send(message, send)
 
         with structlog.contextvars.bound_contextvars(request_id=request_id):
             try:
-                await self._app(scope, receive, send_with_headers)
+                await self._app(scope, body.receive, send_with_headers)
             finally:
                 seconds = time.monotonic() - started
                 self._metrics.answered(route, status, seconds)

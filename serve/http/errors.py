@@ -51,6 +51,8 @@ STATUSES: dict[type[errors.ServiceError], int] = {
     errors.NotRemovable: 409,
     errors.NoMemory: 507,
     errors.HookRefusal: 400,
+    errors.ForeignOrigin: 403,
+    errors.WrongKey: 401,
     errors.AudioError: 422,
     errors.UndecodableAudio: 415,
     errors.EmptyAudio: 422,
@@ -79,6 +81,8 @@ def answer_service_error(request: AnyRequest, error: errors.ServiceError) -> Res
     headers = {}
     if isinstance(error, errors.Overloaded | errors.NotReady):
         headers["Retry-After"] = str(error.retry_after_s)
+    if isinstance(error, errors.WrongKey):
+        headers["WWW-Authenticate"] = "Bearer"
     _count(request, error.code)
     if isinstance(error, errors.UnsupportedOption) and _speaks_openai(request):
         error = errors.UnsupportedOption(OPENAI_OPTIONS.get(error.name, error.name), error.reason)

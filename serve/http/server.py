@@ -4,23 +4,22 @@ After SIGTERM the port stays open and /ping returns 503 while running requests f
 are broken off with an error event. All of this takes less than 25 s of the 30 s before SIGKILL. A second
 signal stops the server at once.
 
-The server speaks HTTP/1.1 and WebSocket only, and ignores offers to upgrade to anything else.
+What it lets in, and how much of it, is decided in `serve.http.door`.
 """
 
 from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Iterator
 from types import FrameType
 
-import httptools
 import structlog
 import uvicorn
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from serve.config.settings import Settings
 from serve.http.app import create_app
+from serve.http.door.connection import ConnectionLimits, with_limits
+from serve.http.door.frames import FramedSocket
 from serve.service.service import Load, Service, load_from_settings
 
 CONNECTIONS_CLOSE_S = 2
@@ -35,9 +34,6 @@ MISSED_PONGS = 5
 
 KEEP_ALIVE_S = 75
 """Longer than the idle timeout of common load balancers, which would otherwise use closed connections."""
-
-_OFFER = frozenset((b"upgrade", b"http2-settings"))
-"""Headers of an upgrade offer, and their names in `Connection`."""
 
 _log = structlog.get_logger(__name__)
 
@@ -83,73 +79,6 @@ class DrainingServer(uvicorn.Server):
                 _log.info("service.listening", address=":".join(map(str, bound.getsockname()[:2])))
 
 
-class PlainHttpProtocol(HttpToolsProtocol):
-    """uvicorn's protocol, with WebSocket as the only upgrade.
-
-    Java's HttpClient, Ktor and `curl --http2` send `Upgrade: h2c` with every first request, which a server
-    may ignore (RFC 9110, section 7.8). httptools takes the offer for accepted: it ends the message after its
-    headers and treats the body as another protocol. So the headers are parsed again without the offer.
-    """
-
-    def data_received(self, data: bytes) -> None:
-        """Parse received bytes; where the headers offer a foreign upgrade, parse them again without it."""
-        self._unset_keepalive_if_required()
-        while True:
-            try:
-                self.parser.feed_data(data)
-            except httptools.HttpParserUpgrade as upgrade:
-                if self._should_upgrade():
-                    self.handle_websocket_upgrade()
-                    return
-                if self.parser.get_method() == b"CONNECT":  # has no path, so it cannot be parsed again
-                    self.send_400_response("Invalid HTTP request received.")
-                    return
-                (n_read,) = upgrade.args
-                data = self._head_without_offer() + bytes(data)[n_read:]
-                self._begin_anew()
-            except httptools.HttpParserError:
-                self.send_400_response("Invalid HTTP request received.")
-                return
-            else:
-                return
-
-    def on_headers_complete(self) -> None:
-        """Start the response, unless the headers will be parsed again."""
-        if not self._is_read_again():
-            super().on_headers_complete()
-
-    def on_message_complete(self) -> None:
-        """End the body, unless the headers will be parsed again."""
-        if not self._is_read_again():
-            super().on_message_complete()
-
-    def _is_read_again(self) -> bool:
-        return bool(self.parser.should_upgrade()) and not self._should_upgrade()
-
-    def _should_upgrade(self) -> bool:
-        # A POST with a recording is served as such, even if its sender offers a WebSocket upgrade.
-        return self.parser.get_method() == b"GET" and super()._should_upgrade()
-
-    def _begin_anew(self) -> None:
-        self.parser = httptools.HttpRequestParser(self)
-        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn does
-
-    def _head_without_offer(self) -> bytes:
-        """Return the current message's head, without the upgrade offer."""
-        version = str(self.parser.get_http_version()).encode()
-        lines = [b" ".join((self.parser.get_method(), self.url, b"HTTP/" + version))]
-        lines += [name + b": " + value for name, value in self._other_headers()]
-        return b"\r\n".join((*lines, b"", b""))
-
-    def _other_headers(self) -> Iterator[tuple[bytes, bytes]]:
-        for name, value in self.headers:
-            if name == b"connection":
-                wishes = [wish.strip() for wish in value.split(b",")]
-                value = b", ".join(wish for wish in wishes if wish.lower() not in _OFFER)
-            if name not in _OFFER and (value or name != b"connection"):
-                yield name, value
-
-
 def make_server(settings: Settings, load: Load = load_from_settings) -> DrainingServer:
     """Return a server for these settings that will serve what `load` returns."""
     service = Service(settings, load)
@@ -157,9 +86,9 @@ def make_server(settings: Settings, load: Load = load_from_settings) -> Draining
         create_app(service, on_failure=lambda: server.stop()),
         host=settings.host,
         port=settings.port,
-        http=PlainHttpProtocol,
+        http=with_limits(_connection_limits(settings)),
         loop="uvloop",
-        ws="websockets-sansio",
+        ws=FramedSocket,
         ws_max_size=MAX_FRAME_BYTES,
         ws_ping_interval=PING_EVERY_S,
         ws_ping_timeout=MISSED_PONGS * PING_EVERY_S,
@@ -173,6 +102,15 @@ def make_server(settings: Settings, load: Load = load_from_settings) -> Draining
     )
     server = DrainingServer(config, service)
     return server
+
+
+def _connection_limits(settings: Settings) -> ConnectionLimits:
+    return ConnectionLimits(
+        max_connections=settings.max_connections,
+        max_per_address=settings.max_connections_per_address,
+        head_timeout_s=settings.head_timeout_s,
+        write_timeout_s=settings.write_timeout_s,
+    )
 
 
 def run(settings: Settings, load: Load = load_from_settings) -> int:

@@ -14,7 +14,7 @@ from litestar.types import Receive
 
 from serve.audio.samples import Samples
 from serve.errors import RequestError, ServiceError
-from serve.http.door.body import body_limits, read_body
+from serve.http.door.body import SMALL_BYTES, body_limits, read_body
 from serve.http.errors import UNKNOWN_ERROR_MESSAGE, AnyRequest, ClientGone
 from serve.http.metrics import Metrics
 from serve.options import TranscriptionOptions
@@ -70,10 +70,12 @@ async def transcribe_body(
     """
     service: Service = state.service
     asked = ask(request, service)
-    # Before the body, so that a refused client need not send it.
-    place = service.admit(model, asked.session)
+    service.check_room(model)  # so that a refused client need not send its body
+    limits, arriving = body_limits(service.settings), state.arriving
+    body = await read_body(request.receive, request.headers, limits, arriving)
+    # A place is for work: a body that is still arriving has none.
+    place = service.admit(model, asked.session, is_long=len(body) > SMALL_BYTES)
     try:
-        body = await read_body(request.receive, request.headers, body_limits(service.settings))
         answer = await asked.answer_otherwise(service, place, body)
         if answer is not None:
             place.close()

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from typing import TYPE_CHECKING
 
+from serve.audio.samples import SAMPLE_RATE
 from serve.engine.scheduler import Ticket
 from serve.errors import AudioTooLong
 from serve.options import TranscriptionOptions
@@ -118,6 +119,8 @@ class Place(ExitStack):
         with ExitStack() as stack:
             with self._audio_turns:
                 recording = stack.enter_context(opening)
+            if recording.duration_s is not None:
+                self.ticket.expect(recording.duration_s)
             recording = _in_turn(recording, self._audio_turns, self.ticket)
             for event in self.pipeline.transcribe(recording, options, self.ticket):
                 if self.session is not None and isinstance(event, End):
@@ -135,6 +138,8 @@ def _in_turn(recording: Recording, turns: AbstractContextManager[object], ticket
                 block = next(unread, None)
             if block is None:
                 return
+            if ticket.demand.left_s is not None:
+                ticket.demand.left_s = max(0.0, ticket.demand.left_s - block.shape[1] / SAMPLE_RATE)
             yield block
 
     return recording.read_by(in_turn)

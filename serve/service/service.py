@@ -15,8 +15,10 @@ from typing import TYPE_CHECKING, Literal, ParamSpec, TypeVar, cast
 import structlog
 
 from serve.config.settings import Settings
+from serve.engine.admission import Admission
+from serve.engine.fair_queue import BatchLimits
 from serve.engine.figures import Queue, Totals
-from serve.engine.scheduler import BatchLimits, Scheduler
+from serve.engine.scheduler import Scheduler
 from serve.errors import NotReady, ServiceError, StartupError, UnknownModel
 from serve.options import TranscriptionOptions
 from serve.service.memory import MemoryBudget
@@ -151,11 +153,22 @@ class Service:
         }
         raise NotReady(reasons[self.state])
 
-    def admit(self, model: str | None = None, session: Session | None = None) -> Place:
+    def check_room(self, model: str | None = None, *, is_long: bool = False) -> None:
+        """Raise where a request would be refused now, whatever its body holds.
+
+        Raises:
+            NotReady, Overloaded, UnknownModel: See `admit`.
+        """
+        self.admit(model, is_long=is_long).close()
+
+    def admit(
+        self, model: str | None = None, session: Session | None = None, *, is_long: bool = False
+    ) -> Place:
         """Admit a request, before any work is done for it.
 
         Args:
             session: The session that the request belongs to.
+            is_long: Whether its work may be long; it then gets none of the places kept for short requests.
 
         Raises:
             NotReady: The service cannot take requests.
@@ -171,7 +184,7 @@ class Service:
         else:
             adapters, scheduler, held = self.models.hold(model)
         try:
-            ticket = scheduler.admit()
+            ticket = scheduler.admit(is_long=is_long)
         except BaseException:
             held.close()
             raise
@@ -347,7 +360,11 @@ class Service:
         )
         return Scheduler(
             pipeline.engine,
-            max_requests=settings.max_requests,
+            admission=Admission(
+                max_requests=settings.max_requests,
+                n_kept_for_short=settings.n_short_places,
+                max_waiting_audio_s=settings.max_waiting_audio_s,
+            ),
             request_timeout_s=settings.request_timeout_s,
             limits=limits,
         )

@@ -18,7 +18,9 @@ import structlog
 from serve.audio.container import MP3, sniff_container
 from serve.audio.decode import AudioLimits, open_audio
 from serve.config.progress import AudioBar
-from serve.engine.scheduler import BatchLimits, Scheduler
+from serve.engine.admission import Admission
+from serve.engine.fair_queue import BatchLimits
+from serve.engine.scheduler import Scheduler
 from serve.errors import PayloadTooLarge, ServiceError
 from serve.model.durable_write import write_whole
 from serve.options import TranscriptionOptions
@@ -82,7 +84,9 @@ class Transcriber:
         self._limits = audio_limits
         # Latency does not matter offline, so batches may take any time.
         limits = BatchLimits(max_batch_windows, max_batch_s, target_s=math.inf)
-        self._scheduler = Scheduler(pipeline.engine, max_requests=FILES_AT_ONCE, limits=limits)
+        self._scheduler = Scheduler(
+            pipeline.engine, admission=Admission(max_requests=FILES_AT_ONCE), limits=limits
+        )
 
     def transcribe(self, path: Path) -> Iterator[Event]:
         """Yield the events of one file.

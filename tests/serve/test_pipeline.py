@@ -10,7 +10,8 @@ import pytest
 from serve.audio.mixing import MAX_CHANNELS
 from serve.audio.recording import Recording
 from serve.engine import CPU_BATCH, Hypothesis, TimedText
-from serve.engine.scheduler import WINDOWS_AHEAD, BatchLimits
+from serve.engine.fair_queue import BatchLimits
+from serve.engine.scheduler import WINDOWS_AHEAD
 from serve.errors import UndecodableAudio, UnsupportedOption
 from serve.options import TranscriptionOptions
 from serve.pipeline import Pipeline, ServingFacts

@@ -1,4 +1,8 @@
-"""Read a request's body into audio bytes and options, within limits on bytes, parts and time."""
+"""Read a request's body into audio bytes and options, within limits on bytes, parts and time.
+
+A body has no place in the service while it arrives, so it is held to a least rate, and all bodies that are
+arriving share one allowance of memory.
+"""
 
 from __future__ import annotations
 
@@ -8,16 +12,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import msgspec
-from litestar.types import Receive
+from litestar.types import HTTPRequestEvent, Receive
 from multipart import MultipartError, MultipartParser, MultipartPart, parse_options_header
 from sagemaker_inference import content_types
 
 from serve.audio.base64_text import decode_base64
 from serve.audio.samples import Samples
 from serve.config.settings import Settings
-from serve.errors import PayloadTooLarge, RequestError, UnsupportedMediaType, UnsupportedOption
+from serve.errors import Overloaded, PayloadTooLarge, RequestError, UnsupportedMediaType, UnsupportedOption
 from serve.http.door.encoding import decoder_of
+from serve.http.door.json_text import read_object
 from serve.http.errors import BodyTimeout, ClientGone
 from serve.options import KNOWN_OPTIONS
 
@@ -34,6 +38,7 @@ LIST_MARK = "[]"
 
 MAX_FORM_PARTS = 256
 MAX_FORM_FIELD_BYTES = 16 * 1024
+MAX_FORM_TEXT_BYTES = 64 * 1024
 
 BodyKind = Literal["raw", "form", "json"]
 
@@ -44,8 +49,22 @@ _BYTES_OF_ANY_KIND = frozenset(
 
 _CONTAINERS = frozenset(("application/ogg", "application/x-ogg", "application/mp4", "application/x-matroska"))
 
-BOM = b"\xef\xbb\xbf"
-"""Byte order mark, which some programs write before any text, even JSON."""
+CHARSETS = frozenset(
+    ("utf-8", "utf8", "us-ascii", "ascii", "iso-8859-1", "latin-1", "windows-1252", "cp1252")
+)
+"""Encodings of a form's fields that are read."""
+
+LEAST_BYTES_PER_S = 256
+"""Least average rate at which a body must arrive; 4.75 kbit/s telephone speech comes faster."""
+
+GRACE_S = 10.0
+"""Time before the rate counts."""
+
+SMALL_BYTES = 1 << 20
+"""Bodies up to this size may also use the part of the allowance that is kept for them."""
+
+KEPT_FOR_SMALL = 0.25
+"""That part."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +74,25 @@ class BodyLimits:
     max_body_bytes: int
     timeout_s: float
     idle_timeout_s: float
+
+
+class ArrivingBytes:
+    """The allowance of all bodies that are arriving. Used on the event loop only."""
+
+    def __init__(self, limit_bytes: int) -> None:
+        self._limit_bytes = limit_bytes
+        self.n_bytes = 0
+
+    def take(self, n_bytes: int, body_bytes: int) -> None:
+        """Take memory for the next bytes of a body that has so many by now.
+
+        Raises:
+            Overloaded: Other bodies have taken it.
+        """
+        limit = self._limit_bytes if body_bytes <= SMALL_BYTES else self._limit_bytes * (1 - KEPT_FOR_SMALL)
+        if self.n_bytes + n_bytes > limit:
+            raise Overloaded(2)
+        self.n_bytes += n_bytes
 
 
 def body_limits(settings: Settings) -> BodyLimits:
@@ -96,52 +134,81 @@ def body_kind(content_type: str | None) -> BodyKind:
     )
 
 
-async def read_body(receive: Receive, headers: Mapping[str, str], limits: BodyLimits) -> bytes:
+async def read_body(
+    receive: Receive, headers: Mapping[str, str], limits: BodyLimits, arriving: ArrivingBytes
+) -> bytes:
     """Read and decode a whole body, within limits that do not rely on its declared length.
 
     Args:
         headers: The request's headers; `content-length` and `content-encoding` are used.
         limits: Apply to the body both as sent and as decoded.
+        arriving: The allowance of all bodies; what is taken from it is given back at the end.
 
     Raises:
         UnsupportedMediaType: The content encoding is not supported.
         PayloadTooLarge: The body exceeds the size limit.
         RequestError: The body is not encoded as its headers say.
         BodyTimeout: The body did not arrive in time.
+        Overloaded: Other bodies take all memory.
         ClientGone: The client left.
     """
     decoder = decoder_of(headers.get("content-encoding"))
     announced = headers.get("content-length")
-    if announced is not None and announced.isdecimal() and int(announced) > limits.max_body_bytes:
+    if announced is not None and announced.isdecimal() and int(announced[:20]) > limits.max_body_bytes:
         raise PayloadTooLarge(limits.max_body_bytes)
     body, n_received = bytearray(), 0
-    deadline = asyncio.get_running_loop().time() + limits.timeout_s
-    while True:
-        left_s = deadline - asyncio.get_running_loop().time()
-        try:
-            async with asyncio.timeout(max(0.0, min(left_s, limits.idle_timeout_s))):
-                message = await receive()
-        except TimeoutError as error:
-            raise BodyTimeout("the body did not arrive in time") from error
-        if message["type"] != "http.request":
-            raise ClientGone
-        n_received += len(message["body"])
-        if decoder is None:
-            body += message["body"]
-        else:
-            for piece in decoder.pieces(message["body"]):
-                body += piece
-                if len(body) > limits.max_body_bytes:
-                    raise PayloadTooLarge(limits.max_body_bytes)
-                await asyncio.sleep(0)  # a small body may decode to a large one: let other requests run
-                if asyncio.get_running_loop().time() > deadline:
-                    raise BodyTimeout("the body could not be decoded in time")
-        if max(n_received, len(body)) > limits.max_body_bytes:
-            raise PayloadTooLarge(limits.max_body_bytes)
-        if not message["more_body"]:
-            if decoder is not None:
-                decoder.check_end()
-            return bytes(body)
+    started = asyncio.get_running_loop().time()
+    n_taken_before = 0
+    try:
+        while True:
+            message = await _next_message(receive, limits, started, n_received)
+            n_received += len(message["body"])
+            if decoder is None:
+                body += message["body"]
+            else:
+                for piece in decoder.pieces(message["body"]):
+                    body += piece
+                    _check_size(body, limits)
+                    await asyncio.sleep(0)  # a small body may decode to a large one: let other requests run
+                    if asyncio.get_running_loop().time() > started + limits.timeout_s:
+                        raise BodyTimeout("the body could not be decoded in time")
+            if n_received > limits.max_body_bytes:
+                raise PayloadTooLarge(limits.max_body_bytes)
+            _check_size(body, limits)
+            arriving.take(len(body) - n_taken_before, len(body))
+            n_taken_before = len(body)
+            if not message["more_body"]:
+                if decoder is not None:
+                    decoder.check_end()
+                return bytes(body)
+    finally:
+        arriving.n_bytes -= n_taken_before
+
+
+async def _next_message(
+    receive: Receive, limits: BodyLimits, started: float, n_received: int
+) -> HTTPRequestEvent:
+    """Return the next part of a body.
+
+    Raises:
+        BodyTimeout: It did not arrive in time.
+        ClientGone: The client left.
+    """
+    passed_s = asyncio.get_running_loop().time() - started
+    allowed_s = min(limits.timeout_s, GRACE_S + n_received / LEAST_BYTES_PER_S)
+    try:
+        async with asyncio.timeout(max(0.0, min(allowed_s - passed_s, limits.idle_timeout_s))):
+            message = await receive()
+    except TimeoutError as error:
+        raise BodyTimeout("the body did not arrive in time") from error
+    if message["type"] != "http.request":
+        raise ClientGone
+    return message
+
+
+def _check_size(body: bytearray, limits: BodyLimits) -> None:
+    if len(body) > limits.max_body_bytes:
+        raise PayloadTooLarge(limits.max_body_bytes)
 
 
 def parse_body(body: bytes, kind: BodyKind, content_type: str | None) -> ParsedBody:
@@ -156,10 +223,7 @@ def parse_body(body: bytes, kind: BodyKind, content_type: str | None) -> ParsedB
 
 
 def _parse_json(body: bytes) -> ParsedBody:
-    try:
-        fields = msgspec.json.decode(body.removeprefix(BOM), type=dict[str, Any])
-    except msgspec.DecodeError as error:
-        raise RequestError(f"the body is not a JSON object: {error}") from error
+    fields = read_object(body)
     encoded = fields.pop(AUDIO_FIELD, None)
     if not isinstance(encoded, str):
         raise RequestError(f"the body has no field '{AUDIO_FIELD}' with a recording in base64")
@@ -186,12 +250,27 @@ def _parse_form(body: bytes, content_type: str) -> ParsedBody:
                     part.name[:60], f"is a file beside the recording in the field '{recording.name[:60]}'"
                 )
             if part.name.endswith(LIST_MARK):
-                options.setdefault(part.name, []).append(part.value)
+                options.setdefault(part.name, []).append(_text_of(part))
             else:
-                options[part.name] = part.value
-    except (MultipartError, UnicodeDecodeError) as error:
-        raise RequestError(f"the body is not a form: {error}") from error
+                options[part.name] = _text_of(part)
+    except (MultipartError, ValueError) as error:  # ValueError: no text in its encoding
+        raise RequestError(f"the body is not a form: {str(error)[:200]}") from error
     return ParsedBody(audio=recording.raw, options=options, typed=False)
+
+
+def _text_of(part: MultipartPart) -> str:
+    """Return the text of a field.
+
+    Raises:
+        RequestError: It is in an encoding that is not read.
+        UnicodeDecodeError: It is no text in its encoding.
+    """
+    if part.charset.lower() not in CHARSETS:
+        raise RequestError(f"charset '{part.charset[:40]}' is not read; send UTF-8")
+    if part.size > MAX_FORM_TEXT_BYTES:
+        raise UnsupportedOption(part.name[:60], f"is longer than {MAX_FORM_TEXT_BYTES >> 10} KiB")
+    text: str = part.value
+    return text
 
 
 def _recording_of(parts: list[MultipartPart]) -> MultipartPart:

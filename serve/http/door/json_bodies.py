@@ -8,8 +8,8 @@ from typing import TypeVar
 import msgspec
 from litestar import Response
 
-from serve.errors import RequestError
-from serve.http.door.body import BOM, body_limits, read_body
+from serve.http.door.body import body_limits, read_body
+from serve.http.door.json_text import read_object
 from serve.http.errors import AnyRequest
 from serve.service.service import Service
 from serve.transcript.wire import encode_json
@@ -26,11 +26,8 @@ async def read_json(request: AnyRequest, service: Service, kind: type[T]) -> T:
         RequestError: The body is not JSON, or does not fit `kind`.
     """
     limits = replace(body_limits(service.settings), max_body_bytes=MAX_ADMIN_BODY_BYTES)
-    body = await read_body(request.receive, request.headers, limits)
-    try:
-        return msgspec.json.decode(body.removeprefix(BOM), type=kind)
-    except msgspec.DecodeError as error:
-        raise RequestError(f"the body is not the JSON object that is expected: {error}") from error
+    body = await read_body(request.receive, request.headers, limits, request.app.state.arriving)
+    return read_object(body, kind)
 
 
 def json_response(content: msgspec.Struct) -> Response[bytes]:

@@ -12,8 +12,9 @@ from typing import Any, Literal
 
 import msgspec
 
-from serve.errors import UnsupportedOption
+from serve.errors import RequestError, UnsupportedOption
 from serve.http.door.body import LIST_MARK
+from serve.http.door.json_text import read_object
 from serve.options import TranscriptionOptions, option_refusal, parse_options
 from serve.transcript.formats import Format
 from serve.transcript.openai import FormatName, openai_format, openai_stream
@@ -138,6 +139,6 @@ def _chunking_object(value: Any) -> dict[str, Any]:
     if not text.startswith("{"):
         return {"type": text or "auto"}
     try:
-        return msgspec.json.decode(text, type=dict[str, Any])
-    except msgspec.DecodeError as error:
+        return read_object(text)
+    except RequestError as error:
         raise UnsupportedOption(CHUNKING, f"is no JSON object: {error}") from error

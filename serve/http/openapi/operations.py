@@ -10,8 +10,8 @@ from typing import Any
 import msgspec
 
 from serve import errors
-from serve.http.door.body import AUDIO_FIELD
 from serve.http.context import CUSTOM_ATTRIBUTES, REQUEST_ID
+from serve.http.door.body import AUDIO_FIELD
 from serve.http.errors import BodyTimeout
 from serve.http.openai.audio import TRANSCRIPTIONS, TRANSLATIONS
 from serve.http.openai.models import ModelBody, ModelsBody

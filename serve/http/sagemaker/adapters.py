@@ -12,8 +12,8 @@ from litestar.params import FromPath
 
 from serve.engine.languages import language_code
 from serve.errors import NotReady, RequestError
-from serve.http.errors import AnyRequest
 from serve.http.door.json_bodies import json_response, read_json
+from serve.http.errors import AnyRequest
 from serve.model.artifact import Told
 from serve.service.registered import Adapter
 from serve.service.service import Service

@@ -14,13 +14,13 @@ from collections.abc import AsyncIterator
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-import msgspec
 import structlog
 from litestar import WebSocket, websocket
 from litestar.datastructures import State
 from litestar.exceptions import WebSocketException
 
 from serve import errors
+from serve.http.door.json_text import read_object
 from serve.http.errors import UNKNOWN_ERROR_MESSAGE, BodyTimeout, ClientGone
 from serve.http.metrics import Metrics
 from serve.http.sagemaker.invocations import options_outside_body
@@ -100,22 +100,22 @@ async def _serve(socket: AnySocket, service: Service, metrics: Metrics) -> None:
         ServiceError: The stream was refused or broken off.
         ClientGone: The client left.
     """
-    with service.admit() as place:  # before the settings, so that a refused client need not send them
-        settings = await _read_settings(socket, service)
-        with service.live_session(settings, place) as session:
-            listening = asyncio.ensure_future(_listen(socket, service, session))
-            speaking = asyncio.ensure_future(_speak(socket, service.in_thread(session.run)))
-            try:
-                await asyncio.wait({listening, speaking}, return_when=asyncio.FIRST_COMPLETED)
-                if not speaking.done():
-                    raise ClientGone
-                speaking.result()
-            finally:
-                session.abandon()
-                metrics.transcribed(session.heard_s, None)
-                for task in (listening, speaking):
-                    task.cancel()
-                await asyncio.gather(listening, speaking, return_exceptions=True)
+    service.check_room(is_long=True)  # so that a refused client need not send its settings
+    settings = await _read_settings(socket, service)
+    with service.admit(is_long=True) as place, service.live_session(settings, place) as session:
+        listening = asyncio.ensure_future(_listen(socket, service, session))
+        speaking = asyncio.ensure_future(_speak(socket, service.in_thread(session.run)))
+        try:
+            await asyncio.wait({listening, speaking}, return_when=asyncio.FIRST_COMPLETED)
+            if not speaking.done():
+                raise ClientGone
+            speaking.result()
+        finally:
+            session.abandon()
+            metrics.transcribed(session.heard_s, None)
+            for task in (listening, speaking):
+                task.cancel()
+            await asyncio.gather(listening, speaking, return_exceptions=True)
 
 
 async def _read_settings(socket: AnySocket, service: Service) -> LiveSettings:
@@ -125,7 +125,7 @@ async def _read_settings(socket: AnySocket, service: Service) -> LiveSettings:
         RequestError: It is not a text frame of valid settings.
         BodyTimeout: It did not arrive in time.
     """
-    idle_s = service.settings.live_idle_timeout_s
+    idle_s = min(service.settings.head_timeout_s, service.settings.live_idle_timeout_s)
     _, options = options_outside_body(socket)
     try:
         async with asyncio.timeout(idle_s):
@@ -134,7 +134,7 @@ async def _read_settings(socket: AnySocket, service: Service) -> LiveSettings:
         raise BodyTimeout(f"no settings came within {idle_s:g} s") from error
     if not isinstance(frame, str):
         raise errors.RequestError("the first frame must be text: the settings, a JSON object")
-    return parse_live_settings(_json_object(frame), options)
+    return parse_live_settings(read_object(frame), options)
 
 
 async def _listen(socket: AnySocket, service: Service, session: LiveSession) -> None:
@@ -181,7 +181,7 @@ async def _next_sound(socket: AnySocket, idle_s: float) -> bytes | None:
         raise BodyTimeout(f"no sound came within {idle_s:g} s; send silence where nobody speaks") from error
     if isinstance(frame, bytes):
         return frame or None
-    if _json_object(frame) == {"type": "end"}:
+    if read_object(frame) == {"type": "end"}:
         return None
     raise errors.RequestError('a text frame after the settings can only be {"type": "end"}')
 
@@ -203,10 +203,3 @@ async def _receive(socket: AnySocket) -> str | bytes:
 async def _speak(socket: AnySocket, texts: AsyncIterator[LiveText]) -> None:
     async for text in texts:
         await socket.send_text(encode_live(text))
-
-
-def _json_object(frame: str) -> dict[str, Any]:
-    try:
-        return msgspec.json.decode(frame, type=dict[str, Any])
-    except msgspec.DecodeError as error:
-        raise errors.RequestError(f"the text frame is not a JSON object: {error}") from error

@@ -15,8 +15,8 @@ from sagemaker_inference import content_types
 
 from serve.errors import RequestError
 from serve.http.accept import negotiate_format
-from serve.http.door.body import BodyKind, ParsedBody, body_kind, parse_body
 from serve.http.context import CUSTOM_ATTRIBUTES
+from serve.http.door.body import BodyKind, ParsedBody, body_kind, parse_body
 from serve.http.errors import AnyRequest
 from serve.http.sagemaker.adapters import named_adapter
 from serve.http.sagemaker.hooked import answer_with_hooks, headers_of

@@ -12,8 +12,8 @@ from litestar.params import FromPath, FromQuery
 from litestar.response import Stream
 
 from serve.errors import NotReady
-from serve.http.errors import AnyRequest
 from serve.http.door.json_bodies import json_response, read_json
+from serve.http.errors import AnyRequest
 from serve.http.sagemaker.invocations import asked_outside_body
 from serve.http.transcription import transcribe_body
 from serve.service.service import Service

@@ -16,6 +16,7 @@ from litestar import Response
 from sagemaker_inference import content_types
 
 from serve.errors import RequestError
+from serve.http.door.json_text import read_object
 from serve.http.errors import AnyRequest
 from serve.options import TranscriptionOptions, parse_options
 from serve.service.place import Place
@@ -108,8 +109,8 @@ def _session_request(request: AnyRequest, body: bytes) -> dict[str, Any] | None:
     fields = None
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if media_type == content_types.JSON and len(body) <= MAX_SESSION_REQUEST_BYTES:
-        with suppress(msgspec.DecodeError):  # reported later, where the body is read as a recording
-            fields = msgspec.json.decode(body, type=dict[str, Any])
+        with suppress(RequestError):  # reported later, where the body is read as a recording
+            fields = read_object(body)
     if fields is not None and fields.get(REQUEST_TYPE) in (NEW_SESSION, CLOSE):
         return fields
     if request.headers.get(SESSION_ID) == NEW_SESSION:

@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 
 from serve.engine import CPU_BATCH, SERVED_ADAPTER, DecodingOptions, EngineInput, Hypothesis
+from serve.engine.admission import Admission
+from serve.engine.fair_queue import BatchLimits
 from serve.engine.fallback import Trial
 from serve.engine.figures import Queue
-from serve.engine.scheduler import WINDOWS_AHEAD, BatchLimits, Scheduler
+from serve.engine.scheduler import WINDOWS_AHEAD, Scheduler
 from serve.errors import EngineError, NotReady, Overloaded, RequestTimeout
 
 
@@ -317,7 +319,7 @@ def test_windows_are_made_only_a_few_ahead(make, engine, pool):
 
 
 def test_requests_over_the_limit_are_refused_until_a_place_is_free(make):
-    scheduler = make(max_requests=2)
+    scheduler = make(admission=Admission(max_requests=2))
     tickets = [scheduler.admit(), scheduler.admit()]
     with pytest.raises(Overloaded) as refused:
         scheduler.admit()

@@ -10,7 +10,7 @@ import zlib
 import pytest
 
 from serve.errors import PayloadTooLarge
-from serve.http.door.body import BodyLimits, read_body
+from serve.http.door.body import ArrivingBytes, BodyLimits, read_body
 
 INVOCATIONS = "/invocations"
 LIMITS = BodyLimits(max_body_bytes=4 << 20, timeout_s=30, idle_timeout_s=30)
@@ -45,7 +45,9 @@ def read(pieces, encoding):
     async def receive():
         return messages.pop(0)
 
-    return asyncio.run(read_body(receive, {"content-encoding": encoding}, LIMITS)), messages
+    return asyncio.run(
+        read_body(receive, {"content-encoding": encoding}, LIMITS, ArrivingBytes(1 << 30))
+    ), messages
 
 
 @pytest.mark.parametrize(("encoding", "encode"), ENCODINGS.values(), ids=ENCODINGS)
@@ -124,7 +126,7 @@ def test_what_is_over_the_limit_is_refused_before_the_rest_arrives():
         return messages.pop(0)
 
     with pytest.raises(PayloadTooLarge):
-        asyncio.run(read_body(receive, {"content-encoding": "deflate"}, LIMITS))
+        asyncio.run(read_body(receive, {"content-encoding": "deflate"}, LIMITS, ArrivingBytes(1 << 30)))
     assert len(messages) == 5
 
 
@@ -143,7 +145,7 @@ def test_others_are_heard_while_a_body_unfolds(shared):
         async def receive():
             return {"type": "http.request", "body": body, "more_body": False}
 
-        return await read_body(receive, {"content-encoding": "gzip"}, LIMITS)
+        return await read_body(receive, {"content-encoding": "gzip"}, LIMITS, ArrivingBytes(1 << 30))
 
     assert asyncio.run(both()) >= 4
 

@@ -1,0 +1,75 @@
+"""Decide whether another request may come in, and when a refused one should come back. Knows no windows.
+
+The number of requests is bounded, and so is the sound that they have brought. Long requests leave some places
+to short ones, which would otherwise wait for hours of sound although they take a second.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from serve.errors import Overloaded
+
+LATEST_RETRY_S = 600
+"""Longest time after which a refused client is told to retry."""
+
+
+@dataclass(eq=False)
+class Demand:
+    """What an admitted request asks for."""
+
+    is_long: bool = False
+    left_s: float | None = None
+    """Sound that is not yet read, in seconds; None where nobody knows."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pace:
+    """How fast the engine is, and what it still has to do."""
+
+    speed: float = 1.0
+    """Seconds of sound decoded in a second."""
+    waiting_s: float = 0.0
+    """Time that the engine needs for the windows which wait, in seconds."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Admission:
+    """The bounds of a service."""
+
+    max_requests: int = 16
+    n_kept_for_short: int = 0
+    """Places that long requests leave free."""
+    max_waiting_audio_s: float = math.inf
+    """Sound of all requests that is not yet read, in seconds."""
+
+    def admit(self, demand: Demand, others: Collection[Demand], pace: Pace) -> None:
+        """Raise unless there is a place beside the others.
+
+        Raises:
+            Overloaded: There is none; holds the time after which to retry.
+        """
+        n_long = sum(each.is_long for each in others)
+        is_full = len(others) >= self.max_requests
+        if is_full or (demand.is_long and n_long >= self.max_requests - self.n_kept_for_short):
+            raise Overloaded(retry_after_s(others, pace))
+
+    def expect(self, demand: Demand, audio_s: float, others: Collection[Demand], pace: Pace) -> None:
+        """Note how much sound a request has brought.
+
+        Raises:
+            Overloaded: The others have brought so much that it would exceed the bound.
+        """
+        others_s = sum(each.left_s or 0.0 for each in others)
+        if others_s and others_s + audio_s > self.max_waiting_audio_s:
+            raise Overloaded(retry_after_s(others, pace))
+        demand.left_s = audio_s
+
+
+def retry_after_s(admitted: Collection[Demand], pace: Pace) -> int:
+    """Return in how many seconds a place should be free: once the least sound is read, at its share."""
+    known = [each.left_s for each in admitted if each.left_s is not None]
+    next_free_s = min(known) * len(admitted) / max(pace.speed, 0.1) if known else 0.0
+    return min(LATEST_RETRY_S, max(1, math.ceil(max(next_free_s, pace.waiting_s))))
