@@ -79,7 +79,7 @@ class PlainHttpProtocol(HttpToolsProtocol):
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
         self._in_head = True
-        self._head_bytes = 0  # fed since the message began; at most a piece too many
+        self._head_bytes = 0  # fed since the message before ended
         self._header_bytes = self._n_headers = 0
         self._has_begun = False
         self._sent_bytes = self._body_bytes = 0  # of a message after its head, and of its body
@@ -171,7 +171,7 @@ class PlainHttpProtocol(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         super().on_message_begin()
         self._in_head = self._has_begun = True
-        self._head_bytes = self._header_bytes = self._n_headers = 0
+        self._header_bytes = self._n_headers = 0
         self._sent_bytes = self._body_bytes = self._quiet_bytes = 0
 
     def on_url(self, url: bytes) -> None:

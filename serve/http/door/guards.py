@@ -82,7 +82,7 @@ def may_come_from(origin: str, host: str, listed: str, *, any_if_starred: bool) 
         listed: The origins that the settings allow, separated by commas.
         any_if_starred: Whether `*` among them stands for any origin.
     """
-    names = [each.strip().rstrip("/") for each in listed.split(",")]
+    names = [name for each in listed.split(",") if (name := each.strip().rstrip("/"))]
     if (any_if_starred and "*" in names) or origin.rstrip("/") in names:
         return True
     place = _place(origin)

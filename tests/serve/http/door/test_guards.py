@@ -1,0 +1,97 @@
+"""Who may come in: pages by their origin, programs by their key."""
+
+import hashlib
+import json
+import os
+
+import pytest
+from websockets.exceptions import InvalidStatus
+from websockets.sync.client import connect
+
+LIVE = "/invocations-bidirectional-stream"
+
+
+def own_origin(running) -> str:
+    host, port = running.address
+    return f"http://{host}:{port}"
+
+
+def dial(running, **headers):
+    host, port = running.address
+    return connect(f"ws://{host}:{port}{LIVE}", additional_headers=headers, open_timeout=30)
+
+
+def test_a_socket_of_a_foreign_page_is_refused_before_it_opens(shared):
+    for origin in ("https://evil.example", "null", "http://127.0.0.1:1", "garbage", "http://[", "//"):
+        with pytest.raises(InvalidStatus) as refused:
+            dial(shared, Origin=origin)
+        assert refused.value.response.status_code == 403
+    assert shared.service.n_admitted == 0
+
+
+def test_a_socket_of_its_own_page_or_of_a_program_opens(shared):
+    for headers in ({"Origin": own_origin(shared)}, {}):
+        with dial(shared, **headers) as socket:
+            socket.send(json.dumps({"sample_rate": 16_000}))
+            socket.send(json.dumps({"type": "end"}))
+
+
+def test_listed_origins_may_open_sockets(serve):
+    running = serve(cors_origins="https://page.example, https://other.example")
+    with dial(running, Origin="https://other.example"):
+        pass
+
+
+def test_pages_cannot_change_what_is_served(shared):
+    body = json.dumps({"name": "x", "src": "/opt/ml/x"})
+    foreign = {"origin": "https://evil.example"}
+    for headers in (foreign | {"content-type": "text/plain"}, foreign | {"content-type": "application/json"}):
+        assert shared.client.post("/adapters", content=body, headers=headers).status_code == 403
+    assert shared.client.delete("/adapters/tiny-mr", headers=foreign).status_code == 403
+    for plain in ("text/plain", "application/x-www-form-urlencoded"):
+        response = shared.client.post("/adapters", content=body, headers={"content-type": plain})
+        assert response.status_code == 415
+    own = {"origin": own_origin(shared), "content-type": "application/json"}
+    assert shared.client.post("/adapters", content=body, headers=own).status_code == 404
+
+
+@pytest.fixture
+def keys(tmp_path):
+    """A file of keys, and a function that writes it: `write(name="role", ...)`; a key is its name."""
+    path = tmp_path / "keys"
+
+    def write(**roles):
+        lines = [f"{name} {role} {hashlib.sha256(name.encode()).hexdigest()}" for name, role in roles.items()]
+        path.write_text("# keys\n\n" + "\n".join(lines) + "\n")
+
+    return path, write
+
+
+def test_keys_are_demanded_once_there_are_any(serve, keys, speech_wav, wait_until):
+    path, write = keys
+    write(one="use", two="use", boss="admin")
+    running = serve(api_keys=path)
+
+    def statuses(**headers):
+        answers = [running.client.post("/invocations", content=speech_wav, headers=headers)]
+        answers += [running.client.get(each, headers=headers) for each in ("/metrics", "/adapters", "/ping")]
+        return [answer.status_code for answer in answers]
+
+    assert statuses() == [401, 401, 401, 200]
+    assert statuses(authorization="Bearer three") == [401, 401, 401, 200]
+    assert statuses(authorization="Bearer one") == [200, 401, 401, 200]
+    assert statuses(**{"x-api-key": "two"}) == [200, 401, 401, 200]
+    assert statuses(authorization="Bearer boss") == [200, 200, 200, 200]
+    with pytest.raises(InvalidStatus):
+        dial(running)
+    with dial(running, Authorization="Bearer one"):
+        pass
+    refused = running.client.get("/v1/models")
+    assert (refused.status_code, refused.headers["www-authenticate"]) == (401, "Bearer")
+    write(three="use")
+    os.utime(path, (1, 1))
+    wait_until(lambda: statuses(authorization="Bearer three")[0] == 200)
+    assert statuses(authorization="Bearer one")[0] == 401
+    path.write_text("not a key\n")  # a slip of the hand locks nobody out
+    os.utime(path, (2, 2))
+    assert statuses(authorization="Bearer three")[0] == 200
