@@ -47,7 +47,8 @@ def test_a_field_in_an_odd_charset_is_400(shared, charset):
     value = "+2AA-" if charset == "utf-7" else "mr"
     body = (
         f'--b\r\nContent-Disposition: form-data; name="file"; filename="a.wav"\r\n\r\nRIFF\r\n--b\r\n'
-        f'Content-Disposition: form-data; name="language"\r\nContent-Type: text/plain; charset="{charset}"\r\n\r\n'
+        f'Content-Disposition: form-data; name="language"\r\n'
+        f'Content-Type: text/plain; charset="{charset}"\r\n\r\n'
         f"{value}\r\n--b--\r\n"
     ).encode()
     for path in ("/invocations", "/v1/audio/transcriptions"):
@@ -84,11 +85,9 @@ def test_bodies_that_hardly_arrive_hold_no_place(serve, wait_until, speech_wav):
     assert running.service.n_admitted == 0
 
 
-def test_bodies_that_arrive_share_an_allowance_which_keeps_a_part_for_small_ones(
-    serve, wait_until, speech_wav
-):
+def test_arriving_bodies_share_an_allowance_with_a_part_for_small_ones(serve, wait_until, speech_wav):
     running = serve(max_arriving_bytes=8 << 20)
-    arriving = running.server.config.loaded_app._app.state.arriving
+    arriving = running.server.config.app._app.state.arriving
     with socket.create_connection(running.address, timeout=30) as large:
         large.sendall(
             b"POST /invocations HTTP/1.1\r\nHost: x\r\nContent-Length: 6291456\r\n\r\n" + bytes(5 << 20)
