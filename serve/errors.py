@@ -25,6 +25,7 @@ ShrotaError
 │   │   └── TooManySessions
 │   ├── RequestTimeout           the request's deadline has passed
 │   ├── NotReady                 loading or draining
+│   ├── TooManyAdapters          remove one first
 │   ├── NoMemory                 a model or adapter does not fit into memory
 │   ├── HookError                a user's own code failed
 │   └── EngineError              the engine failed
@@ -252,6 +253,15 @@ class NotReady(ServiceError):
     def __init__(self, reason: str, retry_after_s: int = 2) -> None:
         super().__init__(reason)
         self.retry_after_s = retry_after_s
+
+
+class TooManyAdapters(ServiceError):
+    """As many adapters are registered as may be."""
+
+    code = "too_many_adapters"
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(f"{limit} adapters are registered, and no more may be; remove one first")
 
 
 class NoMemory(ServiceError):

@@ -64,6 +64,10 @@ _SIGNATURES: tuple[tuple[re.Pattern[bytes], Container], ...] = tuple(
 )
 
 
+MAX_TAGS = 64
+"""ID3v2 tags that are skipped, one after another."""
+
+
 def sniff_container(data: bytes) -> Container | None:
     """Return the container; None where it is not supported."""
     start = id3v2_end(data)
@@ -75,7 +79,9 @@ def sniff_container(data: bytes) -> Container | None:
 
 def id3v2_end(data: bytes, offset: int = 0) -> int:
     """Return the offset after the ID3v2 tags at `offset`; `offset` itself where there are none."""
-    while len(data) >= offset + 10 and data[offset : offset + 3] == b"ID3":
+    for _ in range(MAX_TAGS):
+        if len(data) < offset + 10 or data[offset : offset + 3] != b"ID3":
+            break
         size = 0
         for byte in data[offset + 6 : offset + 10]:  # "synchsafe": seven bits per byte
             size = size << 7 | byte & 0x7F

@@ -14,9 +14,10 @@ from __future__ import annotations
 
 import io
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import soundfile
@@ -28,20 +29,24 @@ from serve.audio.framing import (
     check_whole,
     flac_speaker_mask,
     has_hidden_size,
-    has_several_streams,
     read_wav_header,
+    walk_ogg,
     with_size_filled_in,
 )
-from serve.audio.mixing import Layout, Mixer
+from serve.audio.mixing import Layout, Mixer, check_split
 from serve.audio.mpeg import find_bare_stream, find_mpeg_frames
 from serve.audio.recording import Recording, SoundReport, Track
 from serve.audio.samples import SAMPLE_RATE, FullScale, Resampler, Samples, without_wild_values
 from serve.audio.tracks import wanted_tracks
-from serve.errors import AudioTooLong, ConfigError, EmptyAudio, UndecodableAudio
+from serve.errors import AudioTooLong, ConfigError, EmptyAudio, ServiceError, UndecodableAudio
 
 BLOCK_S = 10.0  # decoded at a time
 HEAD_S = 30.0  # decoded before a recording is accepted, so that errors in short ones are raised at once
 SAMPLE_BYTES = 4  # float32
+READS_IN_ALL = 20_000  # of libsndfile, and one more for so many bytes:
+BYTES_FOR_A_READ = 256
+READS_BETWEEN_CHECKS = 64
+MAX_TIMES_READ = 8  # the whole file, for its index and its sound
 FLAC_UNKNOWN_FRAMES = 1 << 36  # FLAC counts in 36 bits; libsndfile returns more where the total is unknown
 
 
@@ -104,7 +109,12 @@ def decode_audio(data: bytes, limits: AudioLimits, *, track: str | None = None) 
 
 @contextmanager
 def open_audio(
-    data: bytes, limits: AudioLimits, *, split: bool = False, track: str | None = None
+    data: bytes,
+    limits: AudioLimits,
+    *,
+    split: bool = False,
+    track: str | None = None,
+    check: Callable[[], None] = lambda: None,
 ) -> Iterator[Recording]:
     """Open a recording of any supported format, and decode it block by block on demand.
 
@@ -114,6 +124,7 @@ def open_audio(
     Args:
         split: Keep the channels apart instead of mixing them.
         track: Audio track by number from 1, or by language; None takes the default one.
+        check: Called every few milliseconds; raises once nobody waits for the recording any more.
 
     Yields:
         A recording with one channel, or with `split` all channels; values within -1 to 1.
@@ -122,7 +133,8 @@ def open_audio(
         EmptyAudio: There are no bytes, or no samples in them.
         UndecodableAudio: The format is not supported, or the file is damaged or truncated.
         AudioTooLong: The duration or the decoded size exceeds a limit.
-        UnsupportedOption: There is no such track.
+        UnsupportedOption: There is no such track, or too many channels to split.
+        Exception: What `check` raises.
     """
     if not data:
         raise EmptyAudio("the body is empty; send a recording")
@@ -135,9 +147,9 @@ def open_audio(
             "the body is not a recording in a format we read, such as WAV, MP3, FLAC, Ogg, M4A or WebM"
         )
     data = with_size_filled_in(data, container)
-    with _open(data, container, limits, track) as source:
+    with _open(data, container, limits, track, check) as source:
         del data  # a decoder that needs the bytes keeps its own reference
-        _check_claims(source, limits)
+        _check_claims(source, limits, split)
         mixers = [] if split else [Mixer(source.layout, source.sample_rate)]
         blocks = _resampled(source, limits, mixers)
         head = list(_head(blocks))
@@ -167,8 +179,10 @@ def _report(source: _Source, mixers: Sequence[Mixer]) -> SoundReport | None:
 
 
 @contextmanager
-def _open(data: bytes, container: Container, limits: AudioLimits, track: str | None) -> Iterator[_Source]:
-    file = _open_in_process(data, container, limits)
+def _open(
+    data: bytes, container: Container, limits: AudioLimits, track: str | None, check: Callable[[], None]
+) -> Iterator[_Source]:
+    file = _open_in_process(data, container, limits, check)
     if file is not None:
         with file:
             heard = None if track is None else wanted_tracks([Track(number=1)], track)[0]
@@ -179,8 +193,12 @@ def _open(data: bytes, container: Container, limits: AudioLimits, track: str | N
             del data
             yield _Source(file.samplerate, layout, n_frames, _read_blocks(file, container), track=heard)
         return
-    child_limits = ChildLimits(timeout_s=limits.ffmpeg_timeout_s, memory_bytes=limits.ffmpeg_memory_bytes)
-    with open_with_ffmpeg(data, container, child_limits, track=track) as output:
+    child_limits = ChildLimits(
+        timeout_s=limits.ffmpeg_timeout_s,
+        memory_bytes=limits.ffmpeg_memory_bytes,
+        max_audio_s=limits.max_audio_s,
+    )
+    with open_with_ffmpeg(data, container, child_limits, track=track, check=check) as output:
         del data
         yield _Source(
             output.sample_rate, output.layout, None, output.blocks, clock=output.clock, track=output.track
@@ -198,11 +216,13 @@ def _speaker_mask(data: bytes, container: Container, n_channels: int) -> int:
     return 0
 
 
-def _open_in_process(data: bytes, container: Container, limits: AudioLimits) -> soundfile.SoundFile | None:
+def _open_in_process(
+    data: bytes, container: Container, limits: AudioLimits, check: Callable[[], None]
+) -> soundfile.SoundFile | None:
     """Open with libsndfile; None where it cannot read the file completely."""
     fewest_samples = 0
     if container is MP3:
-        frames = find_mpeg_frames(data, limits.max_audio_s)
+        frames = find_mpeg_frames(data, limits.max_audio_s, check)
         if not frames.is_intact:
             return None  # libsndfile can read it, but prints to standard error
         fewest_samples = frames.fewest_samples
@@ -210,11 +230,16 @@ def _open_in_process(data: bytes, container: Container, limits: AudioLimits) -> 
     check_whole(data, container)
     if not container.in_libsndfile:
         return None
-    if (container is OGG and has_several_streams(data)) or (container is WAV and has_hidden_size(data)):
+    if container is OGG:
+        pages = walk_ogg(data, check)
+        if pages.n_streams > 1 or not pages.is_intact:
+            return None  # libsndfile would stop too early, or search for hours
+    if container is WAV and has_hidden_size(data):
         return None  # libsndfile would stop too early
     try:
-        file = _ForwardOnly(_Body(data))
+        file = _ForwardOnly(_Body(data, check))
     except soundfile.SoundFileError:
+        check()
         return None  # an unsupported codec, such as Speex in Ogg
     # Where an MP3 declares no length, libsndfile stops at a guessed one. Vorbis and Opus order surround
     # channels differently.
@@ -225,7 +250,30 @@ def _open_in_process(data: bytes, container: Container, limits: AudioLimits) -> 
 
 
 class _Body(io.BytesIO):
-    """Ignores seeks to before the start, which libsndfile attempts in damaged files."""
+    """Bounds how much libsndfile reads, and ends once nobody waits for the recording any more.
+
+    Seeks to before the start, which libsndfile attempts in damaged files, are ignored.
+    """
+
+    def __init__(self, data: bytes, check: Callable[[], None]) -> None:
+        super().__init__(data)
+        self._check = check
+        self._n_left = READS_IN_ALL + len(data) // BYTES_FOR_A_READ
+        self._bytes_left = MAX_TIMES_READ * len(data) + (1 << 20)
+
+    def readinto(self, buffer: Any) -> int:
+        """Read; at the bounds, or once `check` raises, answer as at the end of the file."""
+        self._n_left -= 1
+        try:
+            if self._n_left % READS_BETWEEN_CHECKS == 0:
+                self._check()
+        except ServiceError:
+            self._n_left = 0
+        if self._n_left <= 0 or self._bytes_left <= 0:
+            return 0
+        n_bytes = super().readinto(buffer)
+        self._bytes_left -= n_bytes
+        return n_bytes
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
         try:
@@ -257,7 +305,7 @@ def _read_blocks(file: soundfile.SoundFile, container: Container) -> Iterator[Sa
         raise UndecodableAudio("the FLAC recording is cut off: it announces more than was sent")
 
 
-def _check_claims(source: _Source, limits: AudioLimits) -> None:
+def _check_claims(source: _Source, limits: AudioLimits, split: bool) -> None:
     if not limits.min_sample_rate <= source.sample_rate <= limits.max_sample_rate:
         raise UndecodableAudio(
             f"the sample rate is {source.sample_rate} Hz; "
@@ -267,6 +315,8 @@ def _check_claims(source: _Source, limits: AudioLimits) -> None:
         raise UndecodableAudio(
             f"the recording has {source.layout.n_channels} channels; at most {limits.max_channels} are read"
         )
+    if split:
+        check_split(source.layout.n_channels)
 
 
 def _resampled(source: _Source, limits: AudioLimits, mixers: Sequence[Mixer]) -> Iterator[Samples]:

@@ -18,7 +18,7 @@ import sys
 import tempfile
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import IO, Any
@@ -34,9 +34,10 @@ from serve.audio.mixing import Layout
 from serve.audio.recording import Track
 from serve.audio.samples import Samples
 from serve.audio.tracks import Listing, read_listing, wanted_tracks
-from serve.errors import UndecodableAudio
+from serve.errors import AudioTooLong, UndecodableAudio
 
 PIPE_BYTES = 1 << 16  # one read from the child
+CHECK_EVERY_S = 0.25  # while the child says nothing
 BLOCK_BYTES = 1 << 20
 MAX_OPEN_FILES = 64
 MAX_LISTING_BYTES = 1 << 18
@@ -75,6 +76,8 @@ class ChildLimits:
     """Time spent waiting for its output, and processor time, before it is killed."""
     memory_bytes: int
     """Limit on the address space."""
+    max_audio_s: float = math.inf
+    """Longest recording; one whose container states a longer duration is not decoded."""
 
 
 @dataclass(frozen=True)
@@ -94,7 +97,12 @@ class ChildOutput:
 
 @contextmanager
 def open_with_ffmpeg(
-    data: bytes, container: Container, limits: ChildLimits, *, track: str | None = None
+    data: bytes,
+    container: Container,
+    limits: ChildLimits,
+    *,
+    track: str | None = None,
+    check: Callable[[], None] = lambda: None,
 ) -> Iterator[ChildOutput]:
     """Decode one audio track of a file: the requested one, the default one, or the first with sound.
 
@@ -102,21 +110,27 @@ def open_with_ffmpeg(
         container: Names the only demuxer that may read it.
         limits: Limits of each child. With several tracks, one child per track may run, in turn.
         track: Number from 1, or language, of the track to decode.
+        check: Called several times a second; raises once nobody waits for the recording any more.
 
     Raises:
+        AudioTooLong: The container states a duration over the limit.
         UndecodableAudio: ffmpeg can decode no audio track, or took too long.
         UnsupportedOption: There is no such track.
     """
     with _anonymous_file(data) as body, ExitStack() as stack:
         del data  # the file has a copy
         number = int(track) if track is not None and track.isdecimal() and 0 < int(track) < 100 else 1
-        child = stack.enter_context(_started(body, container, limits, number))
-        tracks = child.listing().tracks
+        child = stack.enter_context(_started(body, container, limits, number, check))
+        listing = child.listing()
+        # Where a clock may start anywhere, the duration is a guess of ffmpeg's.
+        if listing.duration_s > limits.max_audio_s and not container.starts_anywhere:
+            raise AudioTooLong(listing.duration_s, limits.max_audio_s)
+        tracks = listing.tracks
         chosen = None
         if len(tracks) > 1 or (tracks and track is not None):
             stack.close()  # children share one file position, so only one may read at a time
-            chosen = _chosen(body, container, limits, wanted_tracks(tracks, track))
-            child = stack.enter_context(_started(body, container, limits, chosen.number))
+            chosen = _chosen(body, container, limits, wanted_tracks(tracks, track), check)
+            child = stack.enter_context(_started(body, container, limits, chosen.number, check))
         yield _output(child, container, chosen)
 
 
@@ -133,16 +147,23 @@ def _output(child: Child, container: Container, track: Track | None) -> ChildOut
     return ChildOutput(header.sample_rate, layout, clock.place(blocks), clock, track)
 
 
-def _chosen(body: IO[bytes], container: Container, limits: ChildLimits, candidates: Sequence[Track]) -> Track:
+def _chosen(
+    body: IO[bytes],
+    container: Container,
+    limits: ChildLimits,
+    candidates: Sequence[Track],
+    check: Callable[[], None],
+) -> Track:
     """Return the first track that is not silent, or else the first."""
     if len(candidates) == 1:
         return candidates[0]
     for track in candidates[:MAX_TRIED_TRACKS]:
-        with _started(body, container, limits, track.number) as child:
+        with _started(body, container, limits, track.number, check) as child:
             if child.header() is None:
                 continue  # an unsupported codec
             heard = 0
             for block in child.blocks():
+                check()
                 if np.abs(block).max() > FAINTEST:
                     return track
                 heard += block.size
@@ -152,7 +173,9 @@ def _chosen(body: IO[bytes], container: Container, limits: ChildLimits, candidat
 
 
 @contextmanager
-def _started(body: IO[bytes], container: Container, limits: ChildLimits, number: int) -> Iterator[Child]:
+def _started(
+    body: IO[bytes], container: Container, limits: ChildLimits, number: int, check: Callable[[], None]
+) -> Iterator[Child]:
     body.seek(0)  # an earlier child may have read from this file
     process = subprocess.Popen(
         _command(container, number),
@@ -166,7 +189,7 @@ def _started(body: IO[bytes], container: Container, limits: ChildLimits, number:
     assert process.stdout is not None and process.stderr is not None
     try:
         _restrict(process.pid, limits)
-        yield Child(process, process.stdout, process.stderr, limits.timeout_s)
+        yield Child(process, process.stdout, process.stderr, limits.timeout_s, check)
     finally:
         process.kill()
         process.stdout.close()
@@ -236,12 +259,18 @@ class Child:
     """A running child's standard output and standard error."""
 
     def __init__(
-        self, process: subprocess.Popen[bytes], stdout: IO[bytes], stderr: IO[bytes], timeout_s: float
+        self,
+        process: subprocess.Popen[bytes],
+        stdout: IO[bytes],
+        stderr: IO[bytes],
+        timeout_s: float,
+        check: Callable[[], None],
     ):
         self.readings: deque[Reading] = deque()
         """Clock readings up to the sound that was read last."""
         self._process, self._stdout, self._stderr = process, stdout, stderr
         self._timeout_s = timeout_s
+        self._check = check
         self._told = b""  # standard error, up to the size of a listing
         self._line = b""  # unfinished last line of standard error
         self._ahead: float | None = None  # first half of a reading
@@ -291,10 +320,14 @@ class Child:
         waited_s = 0.0
         while True:
             started = time.monotonic()
-            ready = {fd for fd, _ in poll.poll(max(0.0, self._timeout_s - waited_s) * 1000)}
-            if not ready:
-                raise UndecodableAudio(f"the recording could not be decoded within {self._timeout_s:g} s")
+            left_s = max(0.0, self._timeout_s - waited_s)
+            ready = {fd for fd, _ in poll.poll(min(left_s, CHECK_EVERY_S) * 1000)}
             waited_s += time.monotonic() - started
+            if not ready:
+                self._check()
+                if left_s <= CHECK_EVERY_S:
+                    raise UndecodableAudio(f"the recording could not be decoded within {self._timeout_s:g} s")
+                continue
             piece = os.read(self._stdout.fileno(), PIPE_BYTES) if self._stdout.fileno() in ready else None
             if not self._listen() and piece is None:
                 poll.unregister(self._stderr)

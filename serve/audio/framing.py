@@ -6,7 +6,8 @@ all ones or two billion bytes, a WebM of unknown size), and are accepted as they
 header's length, which some recorders count by mistake. MP3 is checked in `serve.audio.mpeg`, and FLAC while
 it is decoded.
 
-Written by hand, because decoders return the rest of a truncated recording without an error.
+Written by hand, because decoders return the rest of a truncated recording without an error, and spend
+minutes on headers or pages that are made for it. So every walk here is linear and has a bound on its steps.
 
 Formats: RIFF and RF64 (EBU Tech 3306), ISO 14496-12 boxes, EBML (RFC 8794) and Ogg pages (RFC 3533).
 """
@@ -15,9 +16,11 @@ from __future__ import annotations
 
 import re
 import struct
+import zlib
+from collections.abc import Callable
 from dataclasses import dataclass
 
-from serve.audio.container import MATROSKA, MP4, OGG, W64, WAV, Container
+from serve.audio.container import AIFF, MATROSKA, MP4, OGG, W64, WAV, Container
 from serve.errors import UndecodableAudio
 
 WAV_SLACK_BYTES = 256
@@ -25,15 +28,22 @@ WAV_UNKNOWN_BYTES = 0x7FFF_0000  # recorders that cannot seek back write a size 
 WAV_LARGE_BYTES = 100_000_000  # or another round number from here on
 WAV_HEADER_BYTES = 128
 WAV_EXTENSIBLE = 0xFFFE
+MAX_CHUNKS = 1_024  # of a WAV, Wave64 or AIFF, up to its samples
+MAX_BOXES = 200_000  # of an MP4: four hours in fragments of a sixth of a second
+MAX_DAMAGES = 64  # places in an Ogg file that are no page
+MAX_EMPTY_PAGES = 4_096
+OGG_HEAD_BYTES = 27
+PAGES_BETWEEN_CHECKS = 1_024
 FLAC_COMMENT_BYTES = 1 << 16  # searched for comments
+REVERSED_BITS = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
 FLAC_SPEAKER_MASKS = {3: 0x007, 4: 0x033, 5: 0x037, 6: 0x03F, 7: 0x70F, 8: 0x63F}
 
 
 def check_whole(data: bytes, container: Container) -> None:
-    """Refuse a truncated WAV, Wave64, MP4, Matroska or Ogg recording.
+    """Refuse a truncated WAV, Wave64, MP4, Matroska or Ogg recording, and an AIFF of countless chunks.
 
     Raises:
-        UndecodableAudio: The file ends before its framing says so.
+        UndecodableAudio: The file ends before its framing says so, or has too many parts.
     """
     is_cut = {
         WAV: _wav_is_cut,
@@ -41,6 +51,7 @@ def check_whole(data: bytes, container: Container) -> None:
         MP4: _mp4_is_cut,
         MATROSKA: _matroska_is_cut,
         OGG: _ogg_is_cut,
+        AIFF: _has_too_many_chunks,
     }.get(container)
     if is_cut is not None and is_cut(data):
         raise UndecodableAudio(f"the {container.name} recording is cut off: it announces more than was sent")
@@ -102,10 +113,11 @@ def read_wav_header(data: bytes) -> WavHeader | None:
     (riff_bytes,) = struct.unpack_from(f"{byte_order}I", data, 4) if len(data) >= 8 else (0,)
     size_64 = None
     tag = n_channels = sample_rate = speaker_mask = 0
-    offset = 12
+    offset, n_chunks = 12, 0
     while offset + 8 <= len(data):
         name, size = struct.unpack_from(f"{byte_order}4sI", data, offset)
         offset += 8
+        n_chunks = _counted(n_chunks, MAX_CHUNKS)
         if name == b"ds64" and offset + 16 <= len(data):
             size_64 = struct.unpack_from("<8xQ", data, offset)[0]
         if name == b"fmt " and size >= 16 and offset + 16 <= len(data):
@@ -126,6 +138,27 @@ def read_wav_header(data: bytes) -> WavHeader | None:
     return None
 
 
+def _counted(n: int, limit: int) -> int:
+    """Count a part of a file.
+
+    Raises:
+        UndecodableAudio: There are too many.
+    """
+    if n >= limit:
+        raise UndecodableAudio(f"the recording has more than {limit} parts before its sound")
+    return n + 1
+
+
+def _has_too_many_chunks(data: bytes) -> bool:
+    """Walk an AIFF up to its samples; return False."""
+    offset, n_chunks = 12, 0
+    while offset + 8 <= len(data) and not data.startswith(b"SSND", offset):
+        (size,) = struct.unpack_from(">4xI", data, offset)
+        offset += 8 + size + size % 2
+        n_chunks = _counted(n_chunks, MAX_CHUNKS)
+    return False
+
+
 def _stands_for_unknown(n_bytes: int) -> bool:
     """Tell whether a size is a placeholder: near 2 or 4 GiB, or large and round.
 
@@ -143,8 +176,9 @@ def _w64_is_cut(data: bytes) -> bool:
 
 def _w64_data(data: bytes) -> int | None:
     """Return the offset of a Wave64's data chunk."""
-    offset = 40  # after the GUIDs of file and format, and the file's size
+    offset, n_chunks = 40, 0  # after the GUIDs of file and format, and the file's size
     while offset + 24 <= len(data):
+        n_chunks = _counted(n_chunks, MAX_CHUNKS)
         if data.startswith(b"data", offset):
             return offset
         (size,) = struct.unpack_from("<16xQ", data, offset)
@@ -153,9 +187,10 @@ def _w64_data(data: bytes) -> int | None:
 
 
 def _mp4_is_cut(data: bytes) -> bool:
-    offset = 0
+    offset = n_boxes = 0
     has_index = False
     while offset + 8 <= len(data):
+        n_boxes = _counted(n_boxes, MAX_BOXES)
         size, name = struct.unpack_from(">I4s", data, offset)
         if size == 1 and offset + 16 <= len(data):
             size = struct.unpack_from(">Q", data, offset + 8)[0]
@@ -193,9 +228,55 @@ def _ogg_is_cut(data: bytes) -> bool:
     return body + sum(data[page + 27 : body]) > len(data)
 
 
-def has_several_streams(data: bytes) -> bool:
-    """Tell whether an Ogg file holds several streams, chained or multiplexed."""
-    return len(re.findall(rb"OggS\x00[\x02\x03\x06\x07]", data)) > 1
+@dataclass(frozen=True)
+class OggPages:
+    """What a walk over the pages of an Ogg file found."""
+
+    n_streams: int
+    """Streams that begin, chained or multiplexed."""
+    is_intact: bool
+    """Whether page follows page, each with the checksum that it states."""
+
+
+def walk_ogg(data: bytes, check: Callable[[], None] = lambda: None) -> OggPages:
+    """Walk the pages of an Ogg file.
+
+    A decoder that meets damage looks for the next page at every byte, and sums up to 64 KiB at each: minutes
+    for a file that is made for it.
+
+    Raises:
+        UndecodableAudio: Too much of it is no page, or pages without content are too many.
+        Exception: What `check` raises.
+    """
+    offset = n_pages = n_streams = n_damages = n_empty = 0
+    while 0 <= offset < len(data):
+        n_pages += 1
+        if n_pages % PAGES_BETWEEN_CHECKS == 0:
+            check()
+        end = _ogg_page_end(data, offset)
+        if end is None:
+            n_damages += 1
+            offset = data.find(b"OggS", offset + 1)
+        else:
+            n_streams += data[offset + 5] >> 1 & 1
+            n_empty += end == offset + OGG_HEAD_BYTES + data[offset + 26]
+            offset = end
+        if n_damages > MAX_DAMAGES or n_empty > MAX_EMPTY_PAGES:
+            raise UndecodableAudio("the Ogg recording is damaged: too much of it is no sound")
+    return OggPages(n_streams, n_damages == 0)
+
+
+def _ogg_page_end(data: bytes, offset: int) -> int | None:
+    """Return the offset after an Ogg page; None where there is none with the checksum that it states."""
+    body = offset + OGG_HEAD_BYTES + (data[offset + 26] if len(data) > offset + 26 else 0)
+    if not data.startswith(b"OggS\x00", offset) or body > len(data):
+        return None
+    end = body + sum(data[offset + OGG_HEAD_BYTES : body])
+    # Ogg's checksum is zlib's with the bits of every byte in reverse, and nothing inverted.
+    page = data[offset:end].translate(REVERSED_BITS)
+    summed = zlib.crc32(page[:22], 0xFFFF_FFFF)
+    summed = zlib.crc32(page[26:], zlib.crc32(bytes(4), summed)) ^ 0xFFFF_FFFF
+    return end if summed == int.from_bytes(page[22:26], "big") and end <= len(data) else None
 
 
 def flac_speaker_mask(data: bytes, n_channels: int) -> int:

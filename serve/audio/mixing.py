@@ -191,12 +191,20 @@ def chosen_channels(recording: Recording, *, split: bool) -> Recording:
     """
     if not split:
         return mix_channels(recording)
-    if recording.n_channels > MAX_CHANNELS:
-        raise UnsupportedOption(
-            "channels",
-            f"the recording has {recording.n_channels} channels; at most {MAX_CHANNELS} can be split",
-        )
+    check_split(recording.n_channels)
     return recording
+
+
+def check_split(n_channels: int) -> None:
+    """Refuse to split too many channels.
+
+    Raises:
+        UnsupportedOption: There are too many to tell apart.
+    """
+    if n_channels > MAX_CHANNELS:
+        raise UnsupportedOption(
+            "channels", f"the recording has {n_channels} channels; at most {MAX_CHANNELS} can be split"
+        )
 
 
 def mix_channels(recording: Recording) -> Recording:

@@ -10,6 +10,7 @@ found in the same way. Knows nothing of the sound inside the frames.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
@@ -31,6 +32,11 @@ VARYING_BITS = 0x1_F3FF  # header bits other than sync, version, layer and sampl
 STRAY_BYTES = 8_192  # allowed before the first whole frame: longer than any frame, so that one may be partial
 FRAMES_TO_BELIEVE = 4  # consecutive frames of one kind that identify bytes without a signature
 ADTS_SAME_BITS = 0xFFFE_FDC0  # of a header's first four bytes: those that are constant within a stream
+FRAMES_BETWEEN_CHECKS = 4_096
+FRAME_START = re.compile(rb"\xff[\xe2-\xe7\xf2-\xf7\xfa-\xff][\x10-\xef]")  # as far as bytes alone tell
+SEARCHED_BYTES = 1 << 16  # at a time
+MAX_SEARCHED_BYTES = 32 << 20  # of a recording: pictures in its tags, and damage
+MAX_FALSE_STARTS = 100_000
 MAX_PADDING = 5  # frames that a decoder may drop: the one with the count, the encoder's delay, and the end
 
 
@@ -104,16 +110,21 @@ def _adts_frame_at(data: bytes, offset: int) -> tuple[int, int] | None:
     return word & ADTS_SAME_BITS, n_bytes
 
 
-def find_mpeg_frames(data: bytes, max_audio_s: float) -> MpegFrames:
+def find_mpeg_frames(data: bytes, max_audio_s: float, check: Callable[[], None] = lambda: None) -> MpegFrames:
     """Walk the frames of an MP3.
+
+    Args:
+        check: Called every few milliseconds; raises once nobody waits for the recording any more.
 
     Raises:
         UndecodableAudio: There is no whole frame, or the recording is truncated: its last frame is partial,
-            or there are fewer than declared.
+            or there are fewer than declared; or too much of it is no frame.
         AudioTooLong: The frames last longer than `max_audio_s`.
+        Exception: What `check` raises.
     """
     tags_end = id3v2_end(data)
-    start = _next_frame(data, tags_end)
+    search = _Search(data, check)
+    start = search.next_frame(tags_end)
     first = None if start is None else _header_at(data, start)
     if start is None or first is None:
         raise UndecodableAudio("the MP3 recording holds no whole frame")
@@ -126,10 +137,12 @@ def find_mpeg_frames(data: bytes, max_audio_s: float) -> MpegFrames:
         has_gap |= offset != end
         end = offset = offset + header.n_bytes
         n_frames += 1
+        if n_frames % FRAMES_BETWEEN_CHECKS == 0:
+            check()
         if n_frames > max_frames:
             raise AudioTooLong(n_frames * first.n_samples / first.sample_rate, max_audio_s)
         if _header_at(data, offset) is None:
-            offset = _next_frame(data, offset)  # after damage, or none after the tags at the end
+            offset = search.next_frame(offset)  # after damage, or none after the tags at the end
     is_whole_at_start = start == tags_end
     is_torn = end > len(data) or (len(data) - end < HEADER_BYTES and data.startswith(b"\xff", end))
     # A recording that starts with a partial frame was cut from a longer one, and may end with one too.
@@ -143,17 +156,43 @@ def find_mpeg_frames(data: bytes, max_audio_s: float) -> MpegFrames:
     )
 
 
-def _next_frame(data: bytes, offset: int) -> int | None:
-    """Return the offset of the next frame that another of its kind follows, or that ends the file."""
-    while (offset := data.find(b"\xff", offset)) >= 0:
-        header = _header_at(data, offset)
-        if header is not None:
-            end = offset + header.n_bytes
-            following = _header_at(data, end)
-            if end == len(data) or (following is not None and following.kind == header.kind):
-                return offset
-        offset += 1
-    return None
+class _Search:
+    """A search for frames, bounded over the whole recording."""
+
+    def __init__(self, data: bytes, check: Callable[[], None]) -> None:
+        self._data = data
+        self._check = check
+        self._n_searched = self._n_false = 0
+
+    def next_frame(self, offset: int) -> int | None:
+        """Return the offset of the next frame that another of its kind follows, or that ends the file.
+
+        Raises:
+            UndecodableAudio: Too much was searched, or too much looks like a frame and is none.
+        """
+        data = self._data
+        while offset < len(data):
+            self._check()
+            until = offset + SEARCHED_BYTES
+            # The last two bytes of a piece begin the next, as a frame's start may lie across.
+            for found in FRAME_START.finditer(data, offset, until + 2):
+                if (place := found.start()) >= until:
+                    break
+                header = _header_at(data, place)
+                if header is not None:
+                    end = place + header.n_bytes
+                    following = _header_at(data, end)
+                    if end == len(data) or (following is not None and following.kind == header.kind):
+                        self._n_searched += place - offset
+                        return place
+                self._n_false += 1
+                if self._n_false > MAX_FALSE_STARTS:
+                    break
+            self._n_searched += SEARCHED_BYTES
+            if self._n_searched > MAX_SEARCHED_BYTES or self._n_false > MAX_FALSE_STARTS:
+                raise UndecodableAudio("the MP3 recording is damaged: too much of it is no sound")
+            offset = until
+        return None
 
 
 def _header_at(data: bytes, offset: int) -> _Header | None:

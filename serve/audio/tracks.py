@@ -15,6 +15,7 @@ from serve.errors import UnsupportedOption
 
 _END_OF_INPUT = re.compile(r"^(Stream mapping:|Output #)", re.MULTILINE)
 _START = re.compile(r"^  Duration: [^,]+, start: (-?\d+\.\d+)", re.MULTILINE)
+_DURATION = re.compile(r"^  Duration: (\d+):(\d\d):(\d\d\.\d+),", re.MULTILINE)
 _TRACK = re.compile(r"^ {2,4}Stream #0:(\d+)(?:\[\w+\])?(?:\(([\w-]+)\))?: Audio: (.*)$", re.MULTILINE)
 
 MAX_LISTED = 5
@@ -40,6 +41,8 @@ class Listing:
     tracks: tuple[Track, ...]
     start_s: float = 0.0
     """Time of the first packet of any track, video included, in seconds."""
+    duration_s: float = 0.0
+    """Duration that the container states, of its longest track; 0 where it states none."""
 
 
 def read_listing(text: str) -> Listing:
@@ -55,7 +58,15 @@ def read_listing(text: str) -> Listing:
         for number, index in enumerate(sorted(found), 1)
     )
     start = _START.search(listing)
-    return Listing(tracks, float(start[1]) if start else 0.0)
+    return Listing(tracks, float(start[1]) if start else 0.0, _stated_duration_s(listing))
+
+
+def _stated_duration_s(listing: str) -> float:
+    stated = _DURATION.search(listing)
+    if stated is None or "Estimating duration from bitrate" in listing:
+        return 0.0
+    hours, minutes, seconds = (float(part) for part in stated.groups())
+    return 3_600 * hours + 60 * minutes + seconds
 
 
 def wanted_tracks(tracks: Sequence[Track], wanted: str | None) -> list[Track]:

@@ -134,14 +134,17 @@ class Settings:
     and /opt/ml."""
     adapter_memory_mib: float | None = None
     """Memory for the weights of added adapters and of models that requests load; the least recently used
-    adapters are evicted. None sets no limit."""
+    adapters are evicted. None takes what the machine or its container has left."""
+    max_adapters: int = 256
+    """Most adapters registered at a time."""
     multi_model: bool = False
     """Start without a model, and load models by POST /models."""
     model_memory_mib: float | None = None
     """Memory for all models of a multi-model service; None takes what the machine or its container has
     left."""
-    user_code: bool = True
-    """Run code/ of the artifact, as SageMaker's containers do; it gets all rights of the service."""
+    user_code: bool | None = None
+    """Run code/ of the artifact, which gets all rights of the service. None does so on SageMaker only, as its
+    containers do: where one of its variables is set, or model_dir lies in /opt/ml."""
     user_program: str = environment.DEFAULT_MODULE_NAME
     """File of code/ that defines model_fn, input_fn, predict_fn, output_fn or transform_fn."""
     stateful_sessions: bool = False
@@ -164,6 +167,13 @@ class Settings:
     """Response format for requests without an Accept header."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """Lowest severity that is logged."""
+
+    @property
+    def runs_user_code(self) -> bool:
+        """Whether code of the artifact is run."""
+        if self.user_code is not None:
+            return self.user_code
+        return self.model_dir.absolute().is_relative_to(environment.SAGEMAKER_BASE_PATH)
 
     @property
     def n_short_places(self) -> int:
@@ -247,11 +257,14 @@ def unknown_settings(environ: Mapping[str, str]) -> list[str]:
 
 def _platform_layer(environ: Mapping[str, str]) -> Layer:
     """Return the values of SageMaker's own variables."""
-    return {
+    given = {
         name: Given(_translated(name, environ[variable].strip()), variable)
         for name, variable in SAGEMAKER_VARIABLES.items()
         if environ.get(variable, "").strip()
     }
+    if given:
+        given["user_code"] = Given("true", "SAGEMAKER_*")
+    return given
 
 
 def _translated(name: str, value: str) -> str:

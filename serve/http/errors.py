@@ -50,6 +50,7 @@ STATUSES: dict[type[errors.ServiceError], int] = {
     errors.BadAdapter: 400,
     errors.NotRemovable: 409,
     errors.NoMemory: 507,
+    errors.TooManyAdapters: 507,
     errors.HookRefusal: 400,
     errors.ForeignOrigin: 403,
     errors.WrongKey: 401,

@@ -13,11 +13,17 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import regex
 
 from serve.errors import ArtifactError
 
 KIND = "LORA"
 MAX_CONFIG_BYTES = 1 << 20
+MAX_RANK = 1_024
+"""Rank of the largest adapter that is loaded: as large as the layers of whisper-medium."""
+
+MATCH_TIMEOUT_S = 0.5
+"""Longest time for one match of a pattern from a file, which may be made to take for ever."""
 
 _USED = frozenset(
     (
@@ -72,9 +78,12 @@ class AdapterConfig:
         }
         saved = self._saved_layers(base, layers)
         expected: dict[str, tuple[int, ...] | None] = {}
-        for layer, shape in layers.items():
-            if layer not in saved and self._adapts(layer, shape):
-                expected |= self._tensors_of(layer, shape)
+        try:
+            for layer, shape in layers.items():
+                if layer not in saved and self._adapts(layer, shape):
+                    expected |= self._tensors_of(layer, shape)
+        except TimeoutError as error:
+            raise ArtifactError(self.path, "a pattern takes too long to match the names of layers") from error
         if not expected:
             raise ArtifactError(self.path, "target_modules names no layer of the base model")
         for name, shape in base.items():
@@ -109,7 +118,7 @@ class AdapterConfig:
         if not patterns:
             found = _LAYER_NUMBER.match(layer)
         for pattern in [patterns] if isinstance(patterns, str) else patterns:
-            if (found := re.match(rf"(?:^|.*?\.){pattern}\.(?P<number>\d+)\.", layer)) is not None:
+            if (found := _matches(rf"(?:^|.*?\.){pattern}\.(?P<number>\d+)\.", layer)) is not None:
                 break
         return found is not None and int(found["number"]) in (
             [numbers] if isinstance(numbers, int) else numbers
@@ -131,7 +140,7 @@ class AdapterConfig:
     def _rank(self, layer: str) -> int:
         pattern: Mapping[str, int] = self.values.get("rank_pattern") or {}
         for key, rank in pattern.items():
-            if re.match(rf"(.*\.)?({key})$", layer):
+            if _matches(rf"(.*\.)?({key})$", layer):
                 return rank
         rank = self.values["r"]
         assert isinstance(rank, int)
@@ -190,14 +199,14 @@ def _fault_of(values: Mapping[str, Any]) -> str | None:
             "init_lora_weights changes the base model itself; save the adapter as plain LoRA, with peft's"
             " path_initial_model_for_weight_conversion"
         )
-    if not _is_count(values.get("r")):
-        return "r is no whole number above 0"
+    if not _is_rank(values.get("r")):
+        return f"r is no whole number from 1 to {MAX_RANK}"
     alpha = values.get("lora_alpha")
     if isinstance(alpha, bool) or not isinstance(alpha, (int, float)):
         return "lora_alpha is no number"
     ranks = values.get("rank_pattern") or {}
-    if not isinstance(ranks, dict) or not all(_is_count(rank) for rank in ranks.values()):
-        return "rank_pattern is no object of whole numbers above 0"
+    if not isinstance(ranks, dict) or not all(_is_rank(rank) for rank in ranks.values()):
+        return f"rank_pattern is no object of whole numbers from 1 to {MAX_RANK}"
     if not values.get("target_modules"):
         return "target_modules names no layer"
     saved = values.get("modules_to_save") or []
@@ -211,20 +220,32 @@ def _fault_of(values: Mapping[str, Any]) -> str | None:
     return None if _are_patterns(list(ranks)) else "rank_pattern holds no patterns"
 
 
-def _is_count(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value > 0
+def _is_rank(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 < value <= MAX_RANK
 
 
 def _are_patterns(value: Any) -> bool:
     try:
         for each in [value] if isinstance(value, str) else value:
             re.compile(each)
-    except (re.error, TypeError):
+            regex.compile(each)
+    except (re.error, regex.error, TypeError, RecursionError, OverflowError):
         return False
     return True
 
 
+def _matches(pattern: str, layer: str, *, whole: bool = False) -> regex.Match[str] | None:
+    """Match a pattern from a file, as `re` would, but within a time limit and without stopping other threads.
+
+    Raises:
+        TimeoutError: The pattern takes too long.
+    """
+    match = regex.fullmatch if whole else regex.match
+    found: regex.Match[str] | None = match(pattern, layer, timeout=MATCH_TIMEOUT_S, concurrent=True)
+    return found
+
+
 def _is_named(layer: str, names: str | list[str]) -> bool:
     if isinstance(names, str):
-        return re.fullmatch(names, layer) is not None
+        return _matches(names, layer, whole=True) is not None
     return any(layer == name or layer.endswith(f".{name}") for name in names)

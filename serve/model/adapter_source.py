@@ -5,12 +5,15 @@ The checks cover its location, its manifest, its base model, and its tensors (`s
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from pathlib import Path
 
 from serve.errors import ArtifactError, BadAdapter, UnknownPath
 from serve.model.artifact import Artifact, Told, find_root
 from serve.model.foreign import read_artifact
+
+_DIRECTORIES = re.compile(r"(?<![\w.:/])/(?:[^\s/:;'\"]+/)+")
 
 
 def find_source(source: str, roots: Iterable[Path]) -> Path:
@@ -26,7 +29,7 @@ def find_source(source: str, roots: Iterable[Path]) -> Path:
         path = Path(source.removeprefix("file://")).resolve(strict=True)
     except (OSError, RuntimeError) as error:
         raise refusal from error
-    if not path.is_dir() or not _is_below(path, roots):
+    if not path.is_dir() or not is_below(path, roots):
         raise refusal
     return path
 
@@ -64,7 +67,7 @@ def check_links(path: Path, roots: Iterable[Path]) -> None:
     for directory in directories:  # grows as links lead to further directories
         for link in (file for file in directory.rglob("*") if file.is_symlink()):
             target = link.resolve()
-            if not _is_below(target, roots):
+            if not is_below(target, roots):
                 raise BadAdapter(
                     f"{link.relative_to(directory)}: leads out of the directories that may be loaded from"
                 )
@@ -72,10 +75,16 @@ def check_links(path: Path, roots: Iterable[Path]) -> None:
                 directories.append(target)
 
 
-def _is_below(path: Path, roots: Iterable[Path]) -> bool:
+def is_below(path: Path, roots: Iterable[Path]) -> bool:
+    """Tell whether a path, its links resolved, lies in one of the roots."""
     return any(path.is_relative_to(root.resolve()) for root in roots)
 
 
+def without_directories(text: str) -> str:
+    """Return a message with absolute paths cut to their last names: clients need not know the rest."""
+    return _DIRECTORIES.sub("", text)
+
+
 def _relative(error: ArtifactError, path: Path) -> str:
-    """Return an error's message without the directory, which clients need not know."""
-    return str(error).replace(f"{path}/", "")
+    """Return an error's message without directories, but with those below `path`."""
+    return without_directories(str(error).replace(f"{path}/", ""))

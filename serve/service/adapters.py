@@ -28,10 +28,11 @@ from serve.errors import (
     NotRemovable,
     RequestError,
     StartupError,
+    TooManyAdapters,
     UnknownAdapter,
     UnsupportedOption,
 )
-from serve.model.adapter_source import find_source, read_adapter
+from serve.model.adapter_source import find_source, read_adapter, without_directories
 from serve.model.artifact import Artifact, Told
 from serve.model.base_model import base_fingerprint
 from serve.options import NO_ADAPTER
@@ -61,16 +62,23 @@ class Adapters:
     """A registry. Thread-safe; `add` and `remove` may take long."""
 
     def __init__(
-        self, pipeline: Pipeline, *, roots: Iterable[Path] = (), budget: MemoryBudget | None = None
+        self,
+        pipeline: Pipeline,
+        *,
+        roots: Iterable[Path] = (),
+        budget: MemoryBudget | None = None,
+        max_adapters: int | None = None,
     ) -> None:
         """Register the adapter that the engine was loaded with, under its own name.
 
         Args:
             roots: Directories that adapters may be loaded from.
             budget: Memory for added adapters and for whatever else requests load.
+            max_adapters: Most adapters registered at a time, the served one included.
         """
         self._served = pipeline
         self._roots = tuple(roots)
+        self._max_adapters = max_adapters
         self._residency = Residency(pipeline.engine, budget or MemoryBudget())
         self._changed = self._residency.changed
         self._entries: dict[str, Entry] = {}
@@ -119,6 +127,7 @@ class Adapters:
             UnknownPath: The source does not exist, or lies outside the roots.
             BadAdapter: Its files are damaged, or do not fit the base model.
             NoMemory: Pinned adapters and adapters in use leave no room.
+            TooManyAdapters: As many are registered as may be.
         """
         names = [each for each in dict.fromkeys((name, alias)) if each is not None]
         self._take_names(names)
@@ -159,6 +168,8 @@ class Adapters:
             for each in names:
                 if each in self._names:
                     raise AdapterExists(each)
+            if self._max_adapters is not None and len(set(self._names.values())) >= self._max_adapters:
+                raise TooManyAdapters(self._max_adapters)
             self._names.update(dict.fromkeys(names, names[0]))
 
     def all(self) -> list[Adapter]:
@@ -280,4 +291,4 @@ def _described(entry: Entry) -> Adapter:
 
 
 def _sentence(error: Exception) -> str:
-    return (str(error).strip().splitlines() or ["it cannot be loaded"])[0][:500]
+    return without_directories((str(error).strip().splitlines() or ["it cannot be loaded"])[0])[:500]

@@ -8,6 +8,7 @@ Knows no environment variables and no HTTP.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -16,6 +17,7 @@ from serve.audio.features import FeatureExtractor
 from serve.engine import SERVED_ADAPTER, Engine, EngineName, Quantization
 from serve.engine.ctranslate2.instruction_set import choose_instruction_set
 from serve.errors import ArtifactError, ConfigError
+from serve.model.adapter_source import is_below
 from serve.model.adapter_tensors import check_adapter
 from serve.model.artifact import (
     ADAPTER_CONFIG,
@@ -50,6 +52,7 @@ def find_served(
     cache_dir: Path | None = None,
     offline: bool = False,
     told: Told | None = None,
+    roots: Iterable[Path] | None = None,
 ) -> Served:
     """Find the base model and the adapter that a model directory names, and check that they fit.
 
@@ -58,6 +61,7 @@ def find_served(
             `base_model` is named.
         base_model: Name or directory of the base model; overrides the adapter's.
         told: Facts about a model without a manifest.
+        roots: Directories that a base model named by the files may lie in; None allows any.
 
     Raises:
         ArtifactError: There is nothing to serve, or the adapter does not fit the base model.
@@ -89,14 +93,32 @@ def find_served(
     if kind == "peft":
         if (named := base_model or base_of_peft(model_dir)) is None:
             raise ArtifactError(model_dir / ADAPTER_CONFIG, "names no base model; name it with --base-model")
+        if base_model is None:
+            _check_base(named, roots, model_dir / ADAPTER_CONFIG)
         base_dir = resolve(named)
         return Served(base_dir=base_dir, artifact=peft_artifact(model_dir, base_dir, told), told=told)
     artifact = load_artifact(model_dir)
     inside = model_dir / "base"  # an artifact may carry its base model, for use without a network
+    if base_model is None and not inside.is_dir():
+        _check_base(artifact.manifest.base_model.name, roots, model_dir / MANIFEST)
     base_dir = resolve(base_model or (str(inside) if inside.is_dir() else artifact.manifest.base_model.name))
     artifact.require_base(base_fingerprint(base_dir))
     check_adapter(artifact.adapter_dir, base_dir)
     return Served(base_dir=base_dir, artifact=artifact, told=told)
+
+
+def _check_base(name: str, roots: Iterable[Path] | None, file: Path) -> None:
+    """Refuse a base model that a file names by a directory outside of the roots.
+
+    Raises:
+        ArtifactError: It lies outside, or nowhere.
+    """
+    if roots is None:
+        return
+    directory = Path(name).expanduser()
+    is_directory = directory.exists() or name.startswith((".", "/", "~"))
+    if is_directory and not is_below(directory.resolve(), roots):
+        raise ArtifactError(file, "names a base model outside of the directories that may be loaded from")
 
 
 def serving_facts(

@@ -26,7 +26,7 @@ from serve.errors import (
     StartupError,
     UnknownModel,
 )
-from serve.model.adapter_source import check_links, find_source
+from serve.model.adapter_source import check_links, find_source, without_directories
 from serve.model.allocator import return_freed_memory
 from serve.model.artifact import Told
 from serve.model.base_model import base_fingerprint, weight_bytes
@@ -127,7 +127,8 @@ class Models:
                     path,
                     settings.base_model,
                     cache_dir=settings.cache_dir,
-                    offline=settings.offline,
+                    offline=True,  # a caller who names a model must not make the service fetch it
+                    roots=settings.loading_roots,
                     told=Told(language=settings.language, encoder_context=settings.encoder_context),
                 )
                 base = self._base_of(served)
@@ -137,7 +138,7 @@ class Models:
                     self._drop_unless_used(base)
                     raise
             except StartupError as error:
-                raise BadAdapter(str(error).replace(f"{path}/", "")) from error
+                raise BadAdapter(without_directories(str(error).replace(f"{path}/", ""))) from error
             model = Model(name=name, url=url)
             with self._lock:
                 loaded = _Loaded(model=model, base=base, is_adapter=served.artifact is not None)

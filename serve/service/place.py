@@ -91,7 +91,8 @@ class Place(ExitStack):
 
         if isinstance(audio, bytes):
             limits = AudioLimits(max_audio_s=self._max_audio_s)
-            return open_audio(audio, limits, split=options.channels == "split", track=options.track)
+            is_split, check = options.channels == "split", self.ticket.check
+            return open_audio(audio, limits, split=is_split, track=options.track, check=check)
         recording = Recording.of(audio)
         assert recording.duration_s is not None, "it is in memory"
         if recording.duration_s > self._max_audio_s:
@@ -118,6 +119,7 @@ class Place(ExitStack):
         """
         with ExitStack() as stack:
             with self._audio_turns:
+                self.ticket.check()  # the client may have left while others had their turns
                 recording = stack.enter_context(opening)
             if recording.duration_s is not None:
                 self.ticket.expect(recording.duration_s)

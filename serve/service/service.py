@@ -313,7 +313,10 @@ class Service:
         from serve.service.adapters import Adapters
 
         self.adapters = Adapters(
-            pipeline, roots=self.settings.loading_roots, budget=_budget(self.settings.adapter_memory_mib)
+            pipeline,
+            roots=self.settings.loading_roots,
+            budget=_budget(self.settings.adapter_memory_mib),
+            max_adapters=self.settings.max_adapters,
         )
         self._scheduler, self.hooks = scheduler, hooks
         if self.state == "loading":
@@ -336,13 +339,13 @@ class Service:
         from serve.service.models import Models
 
         find_speech(np.zeros(SAMPLE_RATE, np.float32))
-        self.models = Models(self.settings, self._scheduler_of, _budget(self.settings.model_memory_mib, True))
+        self.models = Models(self.settings, self._scheduler_of, _budget(self.settings.model_memory_mib))
         if self.state == "loading":
             self.state = "ready"
         _log.info("models.ready")
 
     def _load_hooks(self) -> Hooks | None:
-        if not self.settings.user_code:
+        if not self.settings.runs_user_code:
             return None
         from serve.service.hooks import load_hooks
 
@@ -370,5 +373,5 @@ class Service:
         )
 
 
-def _budget(limit_mib: float | None, measured: bool = False) -> MemoryBudget:
-    return MemoryBudget(None if limit_mib is None else int(limit_mib * 2**20), measured=measured)
+def _budget(limit_mib: float | None) -> MemoryBudget:
+    return MemoryBudget(None if limit_mib is None else int(limit_mib * 2**20), measured=True)

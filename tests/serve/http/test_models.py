@@ -19,11 +19,12 @@ def root(tmp_path_factory, tiny_artifact_dir, tiny_base_dir, write_tiny_artifact
 
 
 @pytest.fixture
-def start(serve, root, tmp_path_factory):
+def start(serve, root, tiny_base_dir, tmp_path_factory):
+    roots = f"{root}:{tiny_base_dir}"  # the artifacts name their base by its directory
     cache_dir = tmp_path_factory.getbasetemp() / "models-cache"
 
     def start(**settings):
-        usual = {"multi_model": True, "adapter_roots": str(root), "cache_dir": cache_dir, "n_threads": 1}
+        usual = {"multi_model": True, "adapter_roots": roots, "cache_dir": cache_dir, "n_threads": 1}
         return serve(**(usual | settings))
 
     return start
