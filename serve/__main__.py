@@ -28,11 +28,12 @@ def serve(settings: Settings) -> int:
     """Serve until a signal stops it, and return the exit status."""
     import structlog
 
-    from serve.config.logs import configure_logs
+    from serve.config.logs import configure_logs, keep_libraries_out
     from serve.http.server import run
     from serve.model.allocator import share_arenas
 
     share_arenas(settings.n_threads)
+    keep_libraries_out()
     configure_logs(settings.log_level)
     for sentence in unknown_settings(os.environ):
         structlog.get_logger(__name__).warning("setting.unknown", reason=sentence)

@@ -16,6 +16,7 @@ from litestar.enums import ScopeType
 from litestar.routes import HTTPRoute
 from litestar.types import HTTPScope, Message, Receive, Scope, Send
 
+from serve.http.door.frames import Allowance
 from serve.http.door.unread import UnreadBody
 from serve.http.metrics import OTHER_ROUTE, Metrics
 
@@ -30,6 +31,11 @@ SECURITY_HEADERS = (
 )
 """No answer is to be taken for a page of another type, or shown within a foreign page."""
 
+LINES_PER_S = 10
+"""Lines a second for requests that transcribe nothing; the next line tells how many had none."""
+
+LINES_AT_ONCE = 200
+
 QUIET_ROUTES = ("/ping", "/metrics")
 """Routes that machines poll every few seconds, logged at debug level."""
 
@@ -41,6 +47,8 @@ class RequestContext:
         """Wrap `app`; `metrics` counts its responses by route."""
         self._app = app
         self._metrics = metrics
+        self._loggable = Allowance(LINES_PER_S, LINES_AT_ONCE)
+        self._n_left_out = 0
         self._paths = {route.path for route in app.routes}
         self._first_parts = {_first_part(path) for path in self._paths}
         self._allowed = {
@@ -80,15 +88,25 @@ class RequestContext:
             finally:
                 seconds = time.monotonic() - started
                 self._metrics.answered(route, status, seconds)
-                log = _log.debug if scope["path"] in QUIET_ROUTES else _log.info
-                log(
-                    "request",
+                self._log_request(
+                    scope["path"] in QUIET_ROUTES,
+                    is_work=scope["method"] == "POST" and status < 400,
                     method=scope["method"],
                     path=scope["path"][:200],
                     status=status,
                     response_bytes=n_bytes,
                     request_s=round(seconds, 3),
                 )
+
+    def _log_request(self, is_quiet: bool, *, is_work: bool, **facts: object) -> None:
+        """Log a request; of those that anybody can make by the thousand, only some a second."""
+        if is_quiet:
+            _log.debug("request", **facts)
+        elif is_work or self._loggable.spare(time.monotonic()):
+            left_out, self._n_left_out = self._n_left_out, 0
+            _log.info("request", **facts, **({"n_not_logged": left_out} if left_out else {}))
+        else:
+            self._n_left_out += 1
 
     def _allow(self, scope: HTTPScope) -> list[tuple[bytes, bytes]]:
         """Return the header that names the methods of a path; litestar names those of one handler alone."""

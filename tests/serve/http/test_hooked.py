@@ -28,7 +28,7 @@ def hooked(serve, tiny_artifact_dir, tmp_path, monkeypatch, wait_until):
             pipelines.append(load_pipeline(settings.model_dir, cache_dir=tmp_path / "cache"))
             return pipelines[-1]
 
-        return serve(load, ready=ready, model_dir=model_dir, **settings)
+        return serve(load, ready=ready, model_dir=model_dir, **{"user_code": True} | settings)
 
     yield start
     sys.modules.pop("inference", None)

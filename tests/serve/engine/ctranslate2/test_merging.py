@@ -71,12 +71,17 @@ def test_other_ingredients_give_another_model(make, artifact_dir, tiny_base_dir,
     assert len(kept) == 4
 
 
-@pytest.mark.parametrize("damage", ["cut", "no record", "no weights"])
-def test_a_half_written_model_is_made_anew(make, damage):
+@pytest.mark.parametrize("damage", ["cut", "bits", "other file", "no record", "no weights"])
+def test_a_damaged_model_is_made_anew(make, damage):
     model = make()
     whole = (model / "model.bin").read_bytes()
     if damage == "cut":
         os.truncate(model / "model.bin", 1000)
+    elif damage in ("bits", "other file"):
+        file = model / ("model.bin" if damage == "bits" else "tokenizer.json")
+        content = bytearray(file.read_bytes())
+        content[len(content) // 2] ^= 1
+        file.write_bytes(content)
     else:
         (model / {"no record": RECORD, "no weights": "model.bin"}[damage]).unlink()
     assert make() == model
@@ -151,3 +156,12 @@ def test_an_adapter_that_does_not_fit_is_refused_in_one_sentence(make, artifact_
     config.write_text(json.dumps(settings | {"r": 2 * settings["r"]}))
     with pytest.raises(ConversionError, match="cannot be loaded together"):
         make()
+
+
+def test_a_record_without_hashes_gets_them(make):
+    model = make()
+    record = json.loads((model / RECORD).read_bytes())
+    hashes = record.pop("sha256_of")
+    (model / RECORD).write_text(json.dumps(record))
+    assert make() == model
+    assert json.loads((model / RECORD).read_bytes())["sha256_of"] == hashes
