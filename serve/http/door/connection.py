@@ -239,7 +239,7 @@ class PlainHttpProtocol(HttpToolsProtocol):
         self._timer = None
         if not self.is_idle:  # a further request may wait until this one is answered
             self._await_head()
-        elif self._head_bytes:
+        elif self._has_begun or self._head_bytes:
             self._refuse(408, "the request's head did not arrive in time")
         else:
             self.transport.close()

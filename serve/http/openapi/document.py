@@ -19,7 +19,9 @@ from litestar.routes import BaseRoute, HTTPRoute
 
 from serve.config.reader import keys_of
 from serve.engine.languages import LANGUAGE_NAMES
+from serve.errors import WrongKey
 from serve.http.door.body import AUDIO_FIELD, FILE_FIELD, LIST_MARK
+from serve.http.door.guards import OPEN_PATHS
 from serve.http.errors import OPENAI_CODES, OPENAI_PREFIX, STATUSES, UNKNOWN_ERROR_MESSAGE
 from serve.http.openai.fields import CHUNKING, LISTS, MODEL, REFUSED, OwnFields
 from serve.http.openai.models import SERVED, adapters_of_models
@@ -135,12 +137,19 @@ def _operation(
         ],
         "responses": {
             "200": {"description": "it went well", "headers": headers, **_content(operation.answers)},
-            **_problems(operation.errors, is_openai=path.startswith(OPENAI_PREFIX)),
+            **_problems(
+                [*operation.errors, *([WrongKey] if _needs_key(path, service) else [])],
+                is_openai=path.startswith(OPENAI_PREFIX),
+            ),
         },
     }
     if operation.bodies:
         found["requestBody"] = {"required": True, **_content(operation.bodies, operation.examples)}
     return found
+
+
+def _needs_key(path: str, service: Service) -> bool:
+    return service.settings.api_keys is not None and path not in OPEN_PATHS
 
 
 def _in_header(name: str, operation: Operation, options: Mapping[str, Schema]) -> Schema:

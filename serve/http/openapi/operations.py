@@ -41,7 +41,11 @@ HUNDREDTH_OF_SILENCE = base64.b64encode(
 SHORT_RECORDING = {AUDIO_FIELD: HUNDREDTH_OF_SILENCE, "format": "verbose_json"}
 NOTHING: Mapping[str, Schema | type[msgspec.Struct]] = {}
 
-READING: Sequence[Error] = (errors.RequestError, errors.PayloadTooLarge, BodyTimeout, errors.NotReady)
+CHANGING: Sequence[Error] = (errors.ForeignOrigin, errors.UnsupportedMediaType)
+READING: Sequence[Error] = (
+    *(errors.RequestError, errors.PayloadTooLarge, errors.UnsupportedMediaType, errors.ForeignOrigin),
+    *(BodyTimeout, errors.Overloaded, errors.NotReady),
+)
 """Errors of routes that read a small JSON body."""
 
 TRANSCRIBING: Sequence[Error] = (
@@ -140,7 +144,7 @@ OPERATIONS: Mapping[tuple[str, str], Operation] = {
         bodies={JSON: NewAdapter},
         errors=(
             *(*READING, errors.AdapterExists, errors.UnknownPath, errors.BadAdapter),
-            *(errors.NotRemovable, errors.NoMemory),
+            *(errors.NotRemovable, errors.NoMemory, errors.TooManyAdapters),
         ),
         headers={ADAPTER_ALIAS: "a further name of the adapter"},
         examples={JSON: {"name": "hindi", "src": "/opt/ml/adapters/hindi", "language": "hi"}},
@@ -151,7 +155,7 @@ OPERATIONS: Mapping[tuple[str, str], Operation] = {
     ),
     ("DELETE", "/adapters/{name}"): Operation(
         answers={JSON: RemovedAdapter},
-        errors=(errors.NotReady, errors.UnknownAdapter, errors.NotRemovable),
+        errors=(errors.NotReady, errors.UnknownAdapter, errors.NotRemovable, *CHANGING),
     ),
     ("POST", "/models"): Operation(
         answers={JSON: LoadedModel},
@@ -169,7 +173,7 @@ OPERATIONS: Mapping[tuple[str, str], Operation] = {
         answers={JSON: LoadedModel}, errors=(errors.NotReady, errors.UnknownModel)
     ),
     ("DELETE", "/models/{name}"): Operation(
-        answers={JSON: LoadedModel}, errors=(errors.NotReady, errors.UnknownModel)
+        answers={JSON: LoadedModel}, errors=(errors.NotReady, errors.UnknownModel, *CHANGING)
     ),
     ("POST", "/models/{name}/invoke"): Operation(
         answers=TRANSCRIPTS,

@@ -1,4 +1,4 @@
-"""Attacks against a real service process: each is refused soon, memory returns, and `/ping` answers throughout.
+"""Attacks on a real service process: each is refused soon, memory returns, `/ping` answers throughout.
 
 Slow, because it measures: python -m pytest tests/serve/http/door/test_attacks.py -s prints a line for each.
 """
@@ -26,6 +26,7 @@ from serve.service.memory import resident_bytes
 
 pytestmark = pytest.mark.slow
 
+EVIL = {"Origin": "https://evil.example"}
 MIB = 1 << 20
 LIVE = "/invocations-bidirectional-stream"
 POST = b"POST /invocations HTTP/1.1\r\nHost: x\r\n"
@@ -143,9 +144,7 @@ def foreign_sockets(service: Service) -> object:
     """Open 16 sockets from a foreign page."""
     for _ in range(16):
         with pytest.raises(InvalidStatus):
-            connect(
-                f"ws://127.0.0.1:{service.port}{LIVE}", additional_headers={"Origin": "https://evil.example"}
-            )
+            connect(f"ws://127.0.0.1:{service.port}{LIVE}", additional_headers=EVIL).__enter__()
     return body(service.wav, 200)(service)
 
 

@@ -2,6 +2,7 @@
 
 import json
 import time
+from contextlib import ExitStack
 
 import numpy as np
 import pytest
@@ -16,18 +17,17 @@ LIVE = "/invocations-bidirectional-stream"
 @pytest.fixture
 def dial():
     """Open a socket, its settings sent: `dial(running)`."""
-    opened = []
+    with ExitStack() as opened:
 
-    def start(running, settings=True):
-        host, port = running.address
-        opened.append(connect(f"ws://{host}:{port}{LIVE}", ping_timeout=None, open_timeout=60))
-        if settings:
-            opened[-1].send(json.dumps({"sample_rate": 16_000}))
-        return opened[-1]
+        def start(running, settings=True):
+            host, port = running.address
+            address = f"ws://{host}:{port}{LIVE}"
+            stream = opened.enter_context(connect(address, ping_timeout=None, open_timeout=60))
+            if settings:
+                stream.send(json.dumps({"sample_rate": 16_000}))
+            return stream
 
-    yield start
-    for socket in opened:
-        socket.close()
+        yield start
 
 
 def code_after(socket, send, n=MAX_TINY_AT_ONCE * 2) -> tuple[int, str]:
