@@ -259,13 +259,16 @@ class _Body(io.BytesIO):
         super().__init__(data)
         self._check = check
         self._n_left = READS_IN_ALL + len(data) // BYTES_FOR_A_READ
+        self._n_unchecked = 0
         self._bytes_left = MAX_TIMES_READ * len(data) + (1 << 20)
 
     def readinto(self, buffer: Any) -> int:
         """Read; at the bounds, or once `check` raises, answer as at the end of the file."""
         self._n_left -= 1
+        self._n_unchecked -= 1
         try:
-            if self._n_left % READS_BETWEEN_CHECKS == 0:
+            if self._n_unchecked < 0:
+                self._n_unchecked = READS_BETWEEN_CHECKS
                 self._check()
         except ServiceError:
             self._n_left = 0

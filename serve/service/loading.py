@@ -61,7 +61,8 @@ def find_served(
             `base_model` is named.
         base_model: Name or directory of the base model; overrides the adapter's.
         told: Facts about a model without a manifest.
-        roots: Directories that a base model named by the files may lie in; None allows any.
+        roots: Directories that a base model named by the files may lie in, which is then not fetched either;
+            None allows any.
 
     Raises:
         ArtifactError: There is nothing to serve, or the adapter does not fit the base model.
@@ -69,7 +70,9 @@ def find_served(
     """
 
     def resolve(name: str) -> Path:
-        return resolve_base_model(name, cache_dir=cache_dir, offline=offline)
+        # Whoever may name a directory of models must not make the service fetch one.
+        is_of_a_file = roots is not None and name != base_model
+        return resolve_base_model(name, cache_dir=cache_dir, offline=offline or is_of_a_file)
 
     told = told or Told()
     if model_dir is not None:

@@ -127,7 +127,7 @@ class Models:
                     path,
                     settings.base_model,
                     cache_dir=settings.cache_dir,
-                    offline=True,  # a caller who names a model must not make the service fetch it
+                    offline=settings.offline,
                     roots=settings.loading_roots,
                     told=Told(language=settings.language, encoder_context=settings.encoder_context),
                 )

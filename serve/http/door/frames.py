@@ -40,6 +40,9 @@ MESSAGES_AT_ONCE = 400
 
 POLICY_VIOLATION = 1008
 
+LINGER_S = 2.0
+"""Time in which a refused client may go on sending."""
+
 
 class Allowance:
     """A budget that refills steadily: `per_s` a second, at most `at_once`."""
@@ -82,6 +85,12 @@ class FramedSocket(WebSocketsSansIOProtocol):
         self._pace = Allowance(MESSAGES_PER_S, MESSAGES_AT_ONCE)
         self._joined = bytearray()
         self._joining: asyncio.TimerHandle | None = None
+        self._is_refused = False
+
+    def data_received(self, data: bytes) -> None:
+        """Parse what arrives; after a refusal, drop it, so that the client can read the reason."""
+        if not self._is_refused:
+            super().data_received(data)
 
     def handle_events(self) -> None:
         """Count and join the frames that have arrived."""
@@ -153,6 +162,9 @@ class FramedSocket(WebSocketsSansIOProtocol):
         self.queue.put_nowait({"type": "websocket.disconnect", "code": POLICY_VIOLATION, "reason": reason})
         self.conn.send_close(POLICY_VIOLATION, reason)
         self.transport.write(b"".join(self.conn.data_to_send()))
-        self.close_sent = True
+        self.close_sent = self._is_refused = True
         self.stop_keepalive()
-        self.transport.close()
+        if self.read_paused:
+            self.read_paused = False
+            self.transport.resume_reading()
+        self.close_timer = self.loop.call_later(LINGER_S, self.transport.abort)

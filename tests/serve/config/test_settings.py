@@ -45,6 +45,20 @@ def test_the_platforms_root_may_lie_elsewhere():
     assert Settings.from_env({"SAGEMAKER_BASE_DIR": "/elsewhere"}).model_dir == Path("/elsewhere/model")
 
 
+def test_code_of_an_artifact_runs_on_sagemaker_only_unless_it_is_told_to():
+    assert Settings().runs_user_code, "the model lies where SageMaker puts it"
+    assert Settings.from_env({"SAGEMAKER_BASE_DIR": "/elsewhere"}).runs_user_code
+    assert not Settings(model_dir=Path("/home/me/model")).runs_user_code
+    assert Settings(model_dir=Path("/home/me/model"), user_code=True).runs_user_code
+    assert not Settings(user_code=False).runs_user_code
+
+
+def test_a_quarter_of_the_places_is_for_short_requests_except_in_a_batch():
+    assert [Settings(max_requests=n).n_short_places for n in (1, 4, 16)] == [0, 1, 4]
+    assert Settings(batch=True).n_short_places == 0
+    assert Settings(short_places=99).n_short_places == 15
+
+
 @pytest.mark.parametrize("spec", fields(Settings), ids=lambda spec: spec.name)
 def test_every_field_is_a_variable_and_a_flag(spec):
     value = {

@@ -147,12 +147,14 @@ def test_a_client_that_leaves_frees_its_place_while_the_engine_is_busy(serve, wa
     assert running.client.post(INVOCATIONS, content=speech_wav).status_code == 200
 
 
-def test_a_client_that_leaves_in_mid_body_frees_its_place(serve, wait_until):
+def test_a_client_that_leaves_in_mid_body_leaves_nothing_behind(serve, wait_until):
     running = serve(max_requests=1)
+    arriving = running.server.config.app._app.state.arriving
     with socket.create_connection(running.address, timeout=30) as connection:
         connection.sendall(b"POST /invocations HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\nRIFF")
-        wait_until(lambda: running.service.n_admitted == 1)
-    wait_until(lambda: running.service.n_admitted == 0)
+        wait_until(lambda: arriving.n_bytes == 4)
+        assert running.service.n_admitted == 0
+    wait_until(lambda: arriving.n_bytes == 0)
 
 
 def test_an_engine_that_hangs_is_seen_by_the_ping(serve, wait_until, pool, speech_wav):

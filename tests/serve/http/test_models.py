@@ -1,5 +1,6 @@
 """A multi-model service over real sockets: it starts without a model, and takes random ones."""
 
+import json
 import shutil
 
 import pytest
@@ -108,6 +109,23 @@ def test_what_cannot_be_loaded_is_refused_and_leaves_nothing(start, root, tmp_pa
     assert running.service.models.schedulers == []
     assert running.client.post("/invocations", content=speech_wav).status_code == 404
     assert running.client.get("/adapters").status_code == 404
+
+
+@pytest.mark.parametrize("base", ["outside", "somebody/model", "../outside"])
+def test_a_base_that_an_artifact_names_is_confined_and_never_fetched(
+    start, root, tiny_base_dir, tmp_path, monkeypatch, base
+):
+    monkeypatch.setattr("huggingface_hub.HfApi.repo_info", None)  # calling it raises TypeError
+    running = start(adapter_roots=str(root))
+    elsewhere = shutil.copytree(tiny_base_dir, tmp_path / "outside")
+    named = shutil.copytree(root / "hindi", root / "named", dirs_exist_ok=True)
+    manifest = json.loads((named / "manifest.json").read_text())
+    manifest["base_model"]["name"] = str(elsewhere) if base == "outside" else base
+    (named / "manifest.json").write_text(json.dumps(manifest))
+    response = load(running, "x", named)
+    assert code_of(response) == (400, "bad_adapter")
+    assert str(tmp_path) not in response.text
+    assert str(root) not in response.text
 
 
 def test_a_model_for_which_there_is_no_memory_is_507_and_fits_once_another_has_gone(start, root):

@@ -11,6 +11,7 @@ from serve.errors import (
     EngineError,
     NotRemovable,
     RequestError,
+    TooManyAdapters,
     UnknownAdapter,
     UnsupportedOption,
 )
@@ -53,6 +54,16 @@ def test_an_alias_names_an_adapter_as_well(make, sources):
 def test_a_name_that_cannot_be_one_is_refused(make, sources, name):
     with pytest.raises(RequestError):
         make().add(name, sources[0])
+
+
+def test_only_so_many_are_registered(make, sources):
+    adapters = make(max_adapters=3)
+    adapters.add("second", sources[0])
+    adapters.add("third", sources[0], alias="other")
+    with pytest.raises(TooManyAdapters):
+        adapters.add("fourth", sources[0])
+    adapters.remove("third")
+    adapters.add("fourth", sources[0])
 
 
 def test_a_name_is_taken_once_until_it_is_removed(make, sources):
