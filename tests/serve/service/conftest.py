@@ -46,9 +46,9 @@ def sources(tmp_path, tiny_artifact_dir):
 
 @pytest.fixture
 def make(tmp_path, tiny_base_dir):
-    def make(limit_bytes=None):
+    def make(limit_bytes=None, **others):
         facts = ServingFacts(adapter_name="first", language="hi")
         pipeline = Pipeline(Shelf(), None, facts, base_dir=tiny_base_dir)
-        return Adapters(pipeline, roots=[tmp_path], budget=MemoryBudget(limit_bytes))
+        return Adapters(pipeline, roots=[tmp_path], budget=MemoryBudget(limit_bytes), **others)
 
     return make

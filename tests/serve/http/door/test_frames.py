@@ -104,7 +104,7 @@ def test_silent_sockets_leave_places_to_short_requests(serve, dial, speech_wav, 
     for _ in range(3):
         dial(running)
     wait_until(lambda: running.service.n_admitted == 3)
-    assert "ModelStreamError" in json.loads(dial(running).recv(timeout=30))
+    assert "ModelStreamError" in json.loads(dial(running, settings=False).recv(timeout=30))
     assert running.client.post("/invocations", content=speech_wav).status_code == 200
 
 
