@@ -256,7 +256,7 @@ class NotReady(ServiceError):
 
 
 class TooManyAdapters(ServiceError):
-    """As many adapters are registered as may be."""
+    """No further adapter may be registered."""
 
     code = "too_many_adapters"
 

@@ -83,16 +83,13 @@ def find_served(
     if model_dir is None or kind is None:
         if base_model is not None:
             return Served(base_dir=resolve(base_model), artifact=None, told=told)
-        raise ArtifactError(
-            model_dir or Path(),
-            f"holds neither {MANIFEST} nor a base model; name one with --model-dir"
-            f"{what_is_there(model_dir or Path())}",
-        )
+        raise _nothing_there(model_dir or Path())
     if kind in ("checkpoint", "ctranslate2"):
         like = resolve(base_model) if base_model is not None and lacks_tokenizer(model_dir) else None
-        completed = completed_checkpoint(model_dir, like=like, cache_dir=cache_dir)
-        base_dir = completed if is_converted(completed) else resolve(str(completed))
-        return Served(base_dir=base_dir, artifact=None, told=told)
+        whole = completed_checkpoint(model_dir, like=like, cache_dir=cache_dir)
+        return Served(
+            base_dir=whole if is_converted(whole) else resolve(str(whole)), artifact=None, told=told
+        )
     if kind == "peft":
         if (named := base_model or base_of_peft(model_dir)) is None:
             raise ArtifactError(model_dir / ADAPTER_CONFIG, "names no base model; name it with --base-model")
@@ -108,6 +105,13 @@ def find_served(
     artifact.require_base(base_fingerprint(base_dir))
     check_adapter(artifact.adapter_dir, base_dir)
     return Served(base_dir=base_dir, artifact=artifact, told=told)
+
+
+def _nothing_there(model_dir: Path) -> ArtifactError:
+    return ArtifactError(
+        model_dir,
+        f"holds neither {MANIFEST} nor a base model; name one with --model-dir{what_is_there(model_dir)}",
+    )
 
 
 def _check_base(name: str, roots: Iterable[Path] | None, file: Path) -> None:
