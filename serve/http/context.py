@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import time
 import uuid
+from typing import cast
 
 import structlog
 from litestar import Litestar
@@ -84,7 +85,7 @@ class RequestContext:
 
         with structlog.contextvars.bound_contextvars(request_id=request_id):
             try:
-                await self._app(scope, body.receive, send_with_headers)
+                await self._app(scope, cast(Receive, body.receive), send_with_headers)
             finally:
                 seconds = time.monotonic() - started
                 self._metrics.answered(route, status, seconds)

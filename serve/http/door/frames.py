@@ -18,6 +18,7 @@ from uvicorn.config import Config
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from uvicorn.server import ServerState
 from websockets.frames import Frame, Opcode
+from websockets.http11 import Request
 
 TINY_BYTES = 128
 """A frame below this size is tiny: 4 ms of 16-bit sound at 16 kHz."""
@@ -97,9 +98,10 @@ class FramedSocket(WebSocketsSansIOProtocol):
         events = self.conn.events_received()
         now_s = self.loop.time()
         for event in events:
-            if not isinstance(event, Frame):
-                self.handle_connect(event)  # the handshake
+            if isinstance(event, Request):
+                self.handle_connect(event)
                 continue
+            assert isinstance(event, Frame), "a server receives no responses"
             is_tiny = len(event.data) < TINY_BYTES or event.opcode not in (Opcode.BINARY, Opcode.TEXT)
             if is_tiny and self._tiny.take(now_s):
                 self._refuse(f"more than {MAX_TINY_PER_S} small frames a second; send larger ones")

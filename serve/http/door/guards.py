@@ -181,7 +181,8 @@ def check_key(connection: Connection, _: BaseRouteHandler) -> None:
     path = connection.scope["path"]
     if keys is None or path in OPEN_PATHS:
         return
-    kind, _, key = connection.headers.get("authorization", "").partition(" ")
+    kind, *rest = connection.headers.get("authorization", "").split(" ", 1)
+    key = "".join(rest)
     if kind.lower() != "bearer":
         key = connection.headers.get("x-api-key", "")
     role = keys.role_of(key.strip()) if key else None

@@ -8,8 +8,9 @@ within bounds, and thrown away.
 from __future__ import annotations
 
 import asyncio
+from typing import cast
 
-from litestar.types import HTTPScope, Message, Receive, Send
+from litestar.types import HTTPReceiveMessage, HTTPScope, Message, Receive, Send
 
 DROP_FOR_S = 5.0
 """Longest time for which a body is thrown away."""
@@ -32,10 +33,10 @@ class UnreadBody:
         """Headers for a response that is sent now."""
         return [(b"connection", b"close")] if self._is_unread else []
 
-    async def receive(self) -> Message:  # type: ignore[override]
+    async def receive(self) -> HTTPReceiveMessage:
         """Return the next message of the client."""
         self._has_begun = True
-        message = await self._receive()
+        message = cast(HTTPReceiveMessage, await self._receive())
         if message["type"] != "http.request" or not message["more_body"]:
             self._is_unread = False
         return message
@@ -46,7 +47,9 @@ class UnreadBody:
         if not is_last or not self._is_unread or (self._waits and not self._has_begun):
             await send(message)  # whoever waits for 100 Continue sends no body after an error
             return
-        await send({**message, "more_body": True})  # type: ignore[typeddict-item,misc]
+        if message["type"] == "http.response.body":
+            message["more_body"] = True
+        await send(message)
         await self._drop()
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
@@ -56,6 +59,6 @@ class UnreadBody:
             async with asyncio.timeout(DROP_FOR_S):
                 while self._is_unread and n_bytes <= MAX_DROPPED_BYTES:
                     message = await self.receive()
-                    n_bytes += len(message.get("body", b""))  # type: ignore[arg-type]
+                    n_bytes += len(message["body"]) if message["type"] == "http.request" else 0
         except TimeoutError:
             pass
