@@ -21,6 +21,7 @@ CONFIG ?= train/configs/whisper-base-mr.yaml
 MANIFEST ?= data/mr/test-everyday.jsonl
 SCORES ?= runs/scores.json
 ARGS ?=
+WORKERS ?= 2
 IMAGE ?= shrota:$(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
 
 # Voices and text for `make data`, and an ffmpeg for the tests. Serving needs none of these.
@@ -44,11 +45,11 @@ image: ## build the container image that serves and trains on SageMaker
 ##@ Train
 
 .PHONY: data
-data: system-deps install ## speak a Marathi corpus into data/mr, neural voices most: four hours on two cores; goes on where it stopped
+data: system-deps install ## speak a Marathi corpus into data/mr, neural voices most: four hours on two cores; resumes where it stopped
 	$(SHROTA) data --output-dir data/mr $(ARGS)
 
 .PHONY: train
-train: install ## train, evaluate and export as CONFIG says, with ARGS="--key value" on top; goes on where it stopped
+train: install ## train, evaluate and export as CONFIG says, with ARGS="--key value" on top; resumes where it stopped
 	$(SHROTA) train --config $(CONFIG) $(ARGS)
 
 .PHONY: evaluate
@@ -57,9 +58,13 @@ evaluate: install ## score MODEL_DIR on MANIFEST through the serving pipeline; f
 
 ##@ Check
 
+# Tests start our programs a hundred times: their byte code is kept, wherever it usually is not.
+test test-all: export PYTHONDONTWRITEBYTECODE :=
+
 .PHONY: test
-test: system-deps install lint types ## everything a change must pass: linters, types and the quick tests
-	$(PY) -m pytest -m "not slow and not gpu and not network"
+test: system-deps install lint types ## everything a change must pass: linters, types and the quick tests, these in WORKERS (2) processes
+	OMP_NUM_THREADS=1 $(PY) -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder \
+		-m "not slow and not gpu and not network"
 
 .PHONY: test-all
 test-all: system-deps install lint types ## the same with the slow tests, and those that need a GPU or the network
