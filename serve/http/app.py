@@ -30,9 +30,9 @@ from serve.transcript.formats import FORMATS
 SINGLE_ROUTES = {
     "POST /invocations": "a recording in, its transcript out",
     f"WebSocket {LIVE_PATH}": "speech in and text out, while it is being spoken",
-    "POST /v1/audio/transcriptions": "the same as OpenAI's API words it; likewise /v1/audio/translations",
-    "GET /v1/models": "what OpenAI's clients may name as model",
-    "POST, GET, DELETE /adapters": "adapters beside the served one",
+    "POST /v1/audio/transcriptions": "the same with OpenAI's API; likewise /v1/audio/translations",
+    "GET /v1/models": "names that OpenAI's clients may give as model",
+    "POST, GET, DELETE /adapters": "further adapters",
 }
 MODEL_ROUTES = {
     "POST /models/NAME/invoke": "a recording in, its transcript out",
@@ -98,7 +98,7 @@ def _routes(service: Service) -> list[ControllerRouterHandler]:
 
 @get("/", summary="What is served here", sync_to_thread=False)
 def index(state: State) -> dict[str, object]:
-    """Describe the service to whoever opens its address."""
+    """Describe the service to a client that opens its address."""
     many, place = state.service.settings.multi_model, state.service.settings.docs_path
     return {
         "service": "shrota",
@@ -107,7 +107,7 @@ def index(state: State) -> dict[str, object]:
             **(MODEL_ROUTES if many else SINGLE_ROUTES),
             "GET /execution-parameters": "how a batch transform should send records",
             "GET /metrics": "figures for Prometheus",
-            **({f"GET {place}": "what every route takes and answers"} if place else {}),
+            **({f"GET {place}": "the parameters and responses of every route"} if place else {}),
         },
         "options": sorted(KNOWN_OPTIONS),
         "formats": {answer_format.name: answer_format.media_type for answer_format in FORMATS},

@@ -95,7 +95,7 @@ class AdapterConfig:
         if layer.rpartition(".")[2] in _TIED or "embed_" in layer or len(shape) not in (2, 3):
             raise ArtifactError(
                 self.path,
-                f"target_modules names '{layer}', which is no linear layer or convolution of its own",
+                f"target_modules names '{layer}', which is not a linear layer or convolution of its own",
             )
         return True
 
@@ -191,18 +191,18 @@ def _fault_of(values: Mapping[str, Any]) -> str | None:
             " path_initial_model_for_weight_conversion"
         )
     if not _is_count(values.get("r")):
-        return "r is no whole number above 0"
+        return "r is not a whole number above 0"
     alpha = values.get("lora_alpha")
     if isinstance(alpha, bool) or not isinstance(alpha, (int, float)):
-        return "lora_alpha is no number"
+        return "lora_alpha is not a number"
     ranks = values.get("rank_pattern") or {}
     if not isinstance(ranks, dict) or not all(_is_count(rank) for rank in ranks.values()):
-        return "rank_pattern is no object of whole numbers above 0"
+        return "rank_pattern is not an object of whole numbers above 0"
     if not values.get("target_modules"):
         return "target_modules names no layer"
     saved = values.get("modules_to_save") or []
     if not isinstance(saved, list) or not all(isinstance(name, str) and name for name in saved):
-        return "modules_to_save is no list of names"
+        return "modules_to_save is not a list of names"
     if saved and values.get("ensure_weight_tying"):
         return "ensure_weight_tying beside modules_to_save is not supported"
     for key in ("target_modules", "exclude_modules", "layers_pattern"):

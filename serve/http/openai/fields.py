@@ -140,4 +140,4 @@ def _chunking_object(value: Any) -> dict[str, Any]:
     try:
         return msgspec.json.decode(text, type=dict[str, Any])
     except msgspec.DecodeError as error:
-        raise UnsupportedOption(CHUNKING, f"is no JSON object: {error}") from error
+        raise UnsupportedOption(CHUNKING, f"is not a JSON object: {error}") from error

@@ -125,7 +125,7 @@ def test_text_that_is_no_utf8_is_the_clients_fault(artifact):
         ("import nothing_of_this_name", "cannot be imported: ModuleNotFoundError"),
         ("this is no Python", "cannot be imported: SyntaxError"),
         ("raise SystemExit(3)", "cannot be imported: SystemExit"),
-        ("predict_fn = 3", "predict_fn is no function"),
+        ("predict_fn = 3", "predict_fn is not a function"),
         ("def predict_fn(data): pass", "takes data, model"),
         ("def predict_fn(data, model, context, more): pass", "takes data, model"),
         (

@@ -232,10 +232,10 @@ def test_all_faults_of_the_hyperparameters_come_together_in_one_sentence(job):
         ({"hyperparameters": "{not json"}, "hyperparameters.json cannot be read"),
         (
             {"resourceconfig": {"hosts": ["algo-1"], "current_host": "algo-7"}},
-            "'algo-7' is none of the hosts",
+            "'algo-7' is not one of the hosts",
         ),
         ({"inputdataconfig": {"train": {"TrainingInputMode": "Pipe"}}}, "'train' is in Pipe mode"),
-        ({"hyperparameters": {"config": "nonesuch"}}, "config 'nonesuch' is no file and none of smoke"),
+        ({"hyperparameters": {"config": "nonesuch"}}, "config 'nonesuch' is neither a file nor one of smoke"),
     ],
 )
 def test_a_tree_that_cannot_be_used_is_refused_before_anything_is_loaded(job, files, said):
@@ -250,7 +250,7 @@ def test_a_failure_of_training_itself_is_told_in_its_own_words(job):
         test_data="channel:no",
     )
     run.finish(1)
-    assert run.failure is not None and "there is no channel 'no'" in run.failure
+    assert run.failure is not None and "no channel is named 'no'" in run.failure
 
 
 def test_a_trainer_that_is_killed_leaves_a_reason(job):
