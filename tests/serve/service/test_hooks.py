@@ -173,7 +173,7 @@ def test_recordings_come_in_many_shapes(data, first, options):
 
 @pytest.mark.parametrize("data", [None, 3, "text", {}, np.zeros(0), np.zeros((1, 1, 1)), np.zeros(2, "<U1")])
 def test_what_is_no_recording_is_refused(data):
-    with pytest.raises(TypeError, match="no recording"):
+    with pytest.raises(TypeError, match="not a recording"):
         read_recording(data)
 
 
