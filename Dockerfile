@@ -3,7 +3,7 @@
 #   docker build -t shrota:0.1.0 .
 #   docker run --rm -p 8080:8080 -v "$PWD/model_artifacts/whisper-base-mr:/opt/ml/model:ro" shrota:0.1.0 serve
 #
-# PyPI's torch is a CUDA build, which also runs where there is no GPU. An image for CPUs alone is a third as large:
+# PyPI's torch is a CUDA build, which also runs without a GPU. An image for CPUs alone is a third as large:
 #   docker build --build-arg VARIANT=cpu -t shrota:0.1.0-cpu .
 # One that only serves, with the base model in the artifact:
 #   docker build --build-arg VARIANT=cpu --build-arg EXTRAS= --build-arg BASE_MODEL= -t shrota:0.1.0-serve .
@@ -20,7 +20,7 @@ ENV PATH=/opt/venv/bin:$PATH \
     PIP_DISABLE_PIP_VERSION_CHECK=1
 RUN python -m venv /opt/venv
 
-# For what has no wheel on some platform (pyroomacoustics on ARM); no compiler comes into the image that is shipped.
+# A compiler for packages without a wheel on some platform (pyroomacoustics on ARM). It stays in this stage.
 # hadolint ignore=DL3008
 RUN apt-get update \
     && apt-get install --yes --no-install-recommends g++ \
@@ -28,13 +28,13 @@ RUN apt-get update \
 
 # "cuda", or "cpu" for torch without CUDA.
 ARG VARIANT="cuda"
-# Where torch without CUDA comes from.
+# Package index of torch without CUDA.
 ARG TORCH_INDEX_URL="https://download.pytorch.org/whl/cpu"
 # "train" for an image that also trains; empty for one that only serves.
 ARG EXTRAS="train"
 COPY pyproject.toml constraints.txt LICENSE ./
-# The packages and the README are empty here, so that what they depend on is a layer of its own, which a change of
-# our sources leaves alone.
+# The packages and the README are empty here, so that their dependencies form a layer of their own, which stays
+# cached when our sources change.
 RUN --mount=type=cache,target=/var/cache/pip \
     --mount=type=secret,id=pip,target=/etc/pip.conf \
     --mount=type=bind,source=docker/slim-venv.sh,target=/mnt/slim-venv.sh \
@@ -49,16 +49,16 @@ RUN --mount=type=cache,target=/var/cache/pip \
     && sh /mnt/slim-venv.sh /opt/venv
 COPY serve serve
 COPY train train
-# What the default configuration trains further.
+# The adapter that the default configuration continues from.
 COPY model_artifacts/whisper-base-mr model_artifacts/whisper-base-mr
-# A torchaudio that does not fit its torch fails here, not at the first request. Nothing of the code can be written.
+# A torchaudio that does not match its torch fails here, not at the first request. The code is read-only.
 RUN python -m compileall -q serve train \
     && python -c "import bitsandbytes, ctranslate2, torchaudio, serve.http.server" \
     && chmod --recursive a-w /opt/shrota
 
-# The base model is built in, because an isolated endpoint reaches neither a hub nor a package index; and so is what
-# the engine makes of it. Empty leaves both out, for artifacts that bring their own. safetensors writes files for their
-# owner alone, and any user may run the image.
+# The base model and its converted form are built in, because an isolated endpoint reaches neither a hub nor a package
+# index. Empty leaves both out, for artifacts that contain their base. safetensors makes files readable for their owner
+# alone, but any user may run the image.
 FROM builder AS base-model
 ARG BASE_MODEL="openai/whisper-base"
 COPY docker/build_in.py docker/build_in.py
@@ -67,11 +67,11 @@ RUN --mount=type=secret,id=pip,target=/etc/pip.conf \
     && if [ -n "$BASE_MODEL" ]; then python docker/build_in.py "$BASE_MODEL" /usr/local/share/shrota; fi \
     && chmod --recursive a+rX /usr/local/share/shrota
 
-# Nothing is built here, and the compiler stays behind.
+# The final stage has no compiler.
 FROM ${PYTHON_IMAGE} AS runtime
 SHELL ["/bin/bash", "-o", "pipefail", "-c"]
-# Debian's ffmpeg is not pinned: the archive keeps only its newest security release, and that is the one to have
-# where strangers' bytes are decoded. It depends on drivers of screens, which are large and are loaded only to draw.
+# Debian's ffmpeg is not pinned: the archive keeps only its newest security release, which is the right one for
+# decoding untrusted bytes. It depends on display drivers, which are large and never loaded here.
 # hadolint ignore=DL3008
 RUN printf 'path-exclude=/usr/lib/*/%s\n' 'dri/*' 'libLLVM-*' 'libz3.*' > /etc/dpkg/dpkg.cfg.d/no-screen \
     && apt-get update \
@@ -82,10 +82,9 @@ COPY --from=builder /opt/shrota /opt/shrota
 COPY --from=base-model /usr/local/share/shrota /usr/local/share/shrota
 COPY --chmod=0555 docker/entrypoint.sh /opt/shrota/docker/entrypoint.sh
 
-# Whatever is cached at run time, by us or by a library, goes below /tmp, the one place that is always writable: most
-# of it because that is HOME. Nothing reports its use to its maker. CTranslate2 wants the cuBLAS of CUDA 12, beside
-# torch's of CUDA 13. The NVIDIA lines let the container runtime hand a GPU to an image that is not built on NVIDIA's
-# own.
+# All caches, ours and the libraries', lie below /tmp, the only directory that is always writable; most of them because
+# it is HOME. Telemetry of libraries is off. CTranslate2 needs the cuBLAS of CUDA 12, beside torch's of CUDA 13. The
+# NVIDIA variables let the container runtime pass a GPU to an image that is not based on NVIDIA's.
 ENV PATH=/opt/venv/bin:$PATH \
     HOME=/tmp \
     PYTHONUNBUFFERED=1 \
@@ -106,8 +105,8 @@ LABEL org.opencontainers.image.title="shrota" \
       com.amazonaws.sagemaker.capabilities.multi-models="true" \
       com.amazonaws.sagemaker.capabilities.bidirectional-streaming="true"
 
-# There is no USER: SageMaker mounts its volumes for root and runs the image as root. Elsewhere any user will do
-# (`docker run --user 1000:1000 --read-only --tmpfs /tmp`): serving writes nothing outside /tmp.
+# No USER is set: SageMaker mounts its volumes for root and runs the image as root. Elsewhere any user works
+# (`docker run --user 1000:1000 --read-only --tmpfs /tmp`), because serving writes only to /tmp.
 WORKDIR /opt/shrota
 EXPOSE 8080
 ENTRYPOINT ["/opt/shrota/docker/entrypoint.sh"]

@@ -1,4 +1,4 @@
-# The few commands of this project, the same for people and for CI. `make` alone lists them.
+# The commands of this project, for people and for CI alike. `make` alone lists them.
 
 SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
@@ -21,6 +21,7 @@ CONFIG ?= train/configs/whisper-base-mr.yaml
 MANIFEST ?= data/mr/test-everyday.jsonl
 SCORES ?= runs/scores.json
 ARGS ?=
+WORKERS ?= 2
 IMAGE ?= shrota:$(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
 
 # Voices and text for `make data`, and an ffmpeg for the tests. Serving needs none of these.
@@ -34,7 +35,7 @@ SYSTEM_PACKAGES := ffmpeg espeak-ng festival festival-mr festvox-mr-nsk \
 serve: install-serve ## serve the shipped Marathi adapter on PORT (8080), first creating what is missing
 	$(SHROTA) serve $(addprefix --model-dir ,$(or $(MODEL_DIR),$(NOT_NAMED_ELSEWHERE))) $(addprefix --port ,$(PORT))
 
-# A flag wins over variables and a file of settings: where these name a model, no flag does.
+# A flag overrides variables and a file of settings, so none is passed where these name a model.
 NOT_NAMED_ELSEWHERE = $(if $(SHROTA_MODEL_DIR)$(SHROTA_BASE_MODEL)$(SHROTA_CONFIG),,$(SHIPPED))
 
 .PHONY: image
@@ -44,11 +45,11 @@ image: ## build the container image that serves and trains on SageMaker
 ##@ Train
 
 .PHONY: data
-data: system-deps install ## speak a Marathi corpus into data/mr, neural voices most: four hours on two cores; goes on where it stopped
+data: system-deps install ## synthesise a Marathi corpus in data/mr, mostly by neural voices: four hours on two cores; resumes where it stopped
 	$(SHROTA) data --output-dir data/mr $(ARGS)
 
 .PHONY: train
-train: install ## train, evaluate and export as CONFIG says, with ARGS="--key value" on top; goes on where it stopped
+train: install ## train, evaluate and export with CONFIG, overridden by ARGS="--key value"; resumes where it stopped
 	$(SHROTA) train --config $(CONFIG) $(ARGS)
 
 .PHONY: evaluate
@@ -57,9 +58,13 @@ evaluate: install ## score MODEL_DIR on MANIFEST through the serving pipeline; f
 
 ##@ Check
 
+# Tests start our programs a hundred times, so byte code is cached even where the environment forbids it.
+test test-all: export PYTHONDONTWRITEBYTECODE :=
+
 .PHONY: test
-test: system-deps install lint types ## everything a change must pass: linters, types and the quick tests
-	$(PY) -m pytest -m "not slow and not gpu and not network"
+test: system-deps install lint types ## what every change must pass: linters, types and the quick tests, in WORKERS (2) processes
+	OMP_NUM_THREADS=1 $(PY) -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder \
+		-m "not slow and not gpu and not network"
 
 .PHONY: test-all
 test-all: system-deps install lint types ## the same with the slow tests, and those that need a GPU or the network
@@ -95,10 +100,10 @@ bench-serve: install-bench ## the service against faster-whisper, transformers, 
 ##@ Set up
 
 .PHONY: install
-install: $(VENV)/.installed ## .venv with all that serving, training and testing need
+install: $(VENV)/.installed ## .venv with all packages for serving, training and testing
 
 .PHONY: install-serve
-install-serve: $(VENV)/.installed-serve ## .venv with what serving needs
+install-serve: $(VENV)/.installed-serve ## .venv with the packages for serving
 
 .PHONY: install-bench
 install-bench: $(VENV)/.installed-bench ## the same with the peers that bench-serve measures against

@@ -46,7 +46,7 @@ command = Command(
     run=serve,
     about="Serve speech recognition over HTTP: GET /ping, POST /invocations.\n\nEvery flag is also a variable"
     " of the environment and a key of the file that --config names. A flag overrides a variable, a variable"
-    " over the file.",
+    " overrides the file.",
     examples="""\
 shrota serve --model-dir model_artifacts/whisper-base-mr --quantization none
 shrota serve --base-model openai/whisper-base --port 8081

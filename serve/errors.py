@@ -100,7 +100,7 @@ class UnknownSession(RequestError):
     code = "unknown_session"
 
     def __init__(self) -> None:
-        super().__init__("there is no such session; it has expired, was closed, or was never started")
+        super().__init__("no such session: it has expired, was closed, or was never started")
 
 
 class UnknownAdapter(RequestError):
@@ -109,7 +109,7 @@ class UnknownAdapter(RequestError):
     code = "unknown_adapter"
 
     def __init__(self, name: str) -> None:
-        super().__init__(f"there is no adapter '{name[:60]}'")
+        super().__init__(f"no adapter is named '{name[:60]}'")
 
 
 class AdapterExists(RequestError):
@@ -118,7 +118,7 @@ class AdapterExists(RequestError):
     code = "adapter_exists"
 
     def __init__(self, name: str) -> None:
-        super().__init__(f"there is an adapter '{name[:60]}' already; delete it first")
+        super().__init__(f"an adapter named '{name[:60]}' already exists; delete it first")
 
 
 class UnknownModel(RequestError):
@@ -128,9 +128,9 @@ class UnknownModel(RequestError):
 
     def __init__(self, name: str) -> None:
         super().__init__(
-            f"there is no model '{name[:60]}'"
+            f"no model is named '{name[:60]}'"
             if name
-            else "there are several models here; POST to /models/<name>/invoke"
+            else "this service has several models; POST to /models/<name>/invoke"
         )
 
 
@@ -140,7 +140,7 @@ class ModelExists(RequestError):
     code = "model_exists"
 
     def __init__(self, name: str) -> None:
-        super().__init__(f"there is a model '{name[:60]}' already; delete it first")
+        super().__init__(f"a model named '{name[:60]}' already exists; delete it first")
 
 
 class UnknownPath(RequestError):

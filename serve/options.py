@@ -131,7 +131,7 @@ def _language(value: str) -> str:
     code = language_code(value)
     if code is None:
         raise UnsupportedOption(
-            "language", f"'{value}' is no language of Whisper; give a code such as mr, or auto"
+            "language", f"'{value}' is not a language of Whisper; give a code such as mr, or auto"
         )
     return code
 
@@ -140,7 +140,9 @@ def _track(value: str | int) -> str:
     """Return a track's number, or Whisper's code of its language, or the language as it is written."""
     named = str(value).strip().lower()
     if not named or (named.isdecimal() and not 1 <= int(named) <= MAX_TRACK):
-        raise UnsupportedOption("track", f"'{named}' is no track; give its number, from 1, or its language")
+        raise UnsupportedOption(
+            "track", f"'{named}' is not a track; give its number, from 1, or its language"
+        )
     return language_code(named) or named
 
 
@@ -150,7 +152,7 @@ def _suppressed(value: str | list[str]) -> tuple[str, ...]:
         try:
             value = msgspec.json.decode(value, type=list[str])
         except msgspec.DecodeError as error:
-            raise UnsupportedOption("suppress", f"is no JSON list of texts: {error}") from error
+            raise UnsupportedOption("suppress", f"is not a JSON list of texts: {error}") from error
     texts = [text.strip() for text in value.split(",")] if isinstance(value, str) else value
     named = tuple(dict.fromkeys(text for text in texts if text))
     if len(named) > MAX_SUPPRESSED:

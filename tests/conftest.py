@@ -60,6 +60,12 @@ def pytest_unconfigure(config: pytest.Config) -> None:
     own.cleanup()
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with whole programs: a worker that began one of these long tests last would finish alone."""
+    programs = (ROOT / "tests", ROOT / "tests" / "contracts")
+    items.sort(key=lambda item: item.path.parent not in programs)
+
+
 def link_cache(kept: Path, own: Path) -> None:
     """Fill the cache of the tests with links: to base models, real converted ones, and what others keep."""
     (kept / "base").mkdir(parents=True, exist_ok=True)

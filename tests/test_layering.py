@@ -7,8 +7,9 @@ import graphlib
 import re
 import sys
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
 from importlib.metadata import packages_distributions
 from pathlib import Path
 
@@ -87,14 +88,23 @@ def imports_of(path: Path, source: str | None = None) -> Iterator[Import]:
                     yield Import(
                         importer, ".".join([*parents, *filter(None, [module])]), alias.name, node.lineno
                     )
-            case ast.Call(func=function, args=[ast.Constant(value=str(module)), *_]):
-                if ast.unparse(function).endswith(("import_module", "__import__")):
+            case ast.Call(
+                func=ast.Name(id=function) | ast.Attribute(attr=function),
+                args=[ast.Constant(value=str(module)), *_],
+            ):
+                if function in ("import_module", "__import__"):
                     yield Import(importer, module, "", node.lineno)
+
+
+@cache
+def imports_of_file(path: Path) -> list[Import]:
+    """Return each import of a file."""
+    return list(imports_of(path))
 
 
 def imports(*folders: str) -> list[Import]:
     """Return each import of each file below these folders."""
-    return [found for path in sources(*folders) for found in imports_of(path)]
+    return [found for path in sources(*folders) for found in imports_of_file(path)]
 
 
 def lies_in(module: str, *packages: str) -> bool:
@@ -237,7 +247,7 @@ def test_every_imported_distribution_is_declared(folder, extras):
     requirements = project["dependencies"] + [r for e in extras for r in project["optional-dependencies"][e]]
     declared = {distribution_key(re.split(r"[^\w.-]", requirement)[0]) for requirement in requirements}
     optional = {"mlflow": ["mlflow-skinny"], "whisper": ["openai-whisper"]}  # may be absent
-    distributions = {**optional, **packages_distributions()}
+    distributions = {**optional, **installed()}
     undeclared = {
         each.package
         for each in imports(folder)
@@ -245,6 +255,12 @@ def test_every_imported_distribution_is_declared(folder, extras):
         if not declared & {distribution_key(name) for name in distributions.get(each.package, [each.package])}
     }
     assert undeclared == set()
+
+
+@cache
+def installed() -> Mapping[str, list[str]]:
+    """Return the distributions that each importable package belongs to."""
+    return packages_distributions()
 
 
 def distribution_key(name: str) -> str:

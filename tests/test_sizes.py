@@ -12,9 +12,6 @@ MOST_FUNCTION_LINES = 60
 LONG_FUNCTION_LINES = 40
 ONE_LONG_IN = 50
 
-BEING_CUT: tuple[str, ...] = ()
-"""Files with modules or functions still to be cut; this list only becomes shorter."""
-
 
 def sources() -> list[Path]:
     """Return every Python file of serve, train and bench."""
@@ -42,21 +39,10 @@ def n_lines(path: Path) -> int:
 
 
 def test_no_module_and_no_function_is_too_long():
-    assert too_long([path for path in sources() if not is_being_cut(path)]) == []
-
-
-def is_being_cut(path: Path) -> bool:
-    """Tell whether a file is on the list."""
-    return str(path.relative_to(ROOT)).startswith(BEING_CUT)
-
-
-def test_only_files_that_are_too_long_are_still_being_cut():
-    for start in BEING_CUT:
-        files = [path for path in sources() if str(path.relative_to(ROOT)).startswith(start)]
-        assert too_long(files), f"{start} needs no excuse any more"
+    assert too_long(sources()) == []
 
 
 def test_at_most_one_function_in_fifty_is_long():
-    lengths = {name: n for path in sources() if not is_being_cut(path) for name, n in functions(path)}
+    lengths = {name: n for path in sources() for name, n in functions(path)}
     long = sorted((n, name) for name, n in lengths.items() if n > LONG_FUNCTION_LINES)
     assert len(long) * ONE_LONG_IN <= len(lengths), f"of {len(lengths)}: {long}"

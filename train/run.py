@@ -66,7 +66,7 @@ def run(config: TrainConfig, processes: Processes) -> int:
         _report_left_out(corpus, config, console, "left out, those found while training among them")
     if not outcome.finished:
         at = f"stopped at step {outcome.step} of {outcome.total_steps}"
-        console.print(f"{at}; the same command goes on from there")
+        console.print(f"{at}; the same command resumes from there")
         return 0
     texts = (clip.text for clip in corpus.train)
     artifact_dir = _export(model, base_dir, config, outcome, texts, heard, console)
@@ -231,7 +231,7 @@ def train(config: TrainConfig) -> int:
 
 
 def _record_failure(reason: str) -> None:
-    """Leave the reason where whoever started this process looks for it."""
+    """Write the reason to the file that the environment names, for the process that started this one."""
     if path := os.environ.get(FAILURE_VARIABLE):
         write_failure(Path(path), reason)
 
@@ -241,8 +241,8 @@ command = Command(
     read=read_config,
     run=train,
     about="Train, evaluate and export an adapter.\n\nEvery key of the configuration is also a flag and a"
-    " variable SHROTA_TRAIN_<KEY>. A flag wins over a variable, a variable over the file. A run that is"
-    " stopped (SIGTERM, Ctrl-C, power) goes on where it was when the same command is given again.",
+    " variable SHROTA_TRAIN_<KEY>. A flag overrides a variable, a variable overrides the file. The"
+    " same command resumes a run that was stopped (SIGTERM, Ctrl-C, power) from its newest checkpoint.",
     examples="""\
 shrota train --config train/configs/whisper-base-mr.yaml
 shrota train --config train/configs/smoke.yaml --max-steps 10 --output-dir /tmp/run

@@ -85,7 +85,7 @@ def wanted_tracks(tracks: Sequence[Track], wanted: str | None) -> list[Track]:
     if wanted is not None and not chosen:
         named = [_name(track) for track in tracks[:MAX_LISTED]] + ["..."] * (len(tracks) > MAX_LISTED)
         raise UnsupportedOption(
-            "track", f"'{wanted[:40]}' is none of the recording's audio tracks, {', '.join(named)}"
+            "track", f"'{wanted[:40]}' is not one of the recording's audio tracks, {', '.join(named)}"
         )
     return sorted(chosen, key=lambda track: not track.is_default)
 

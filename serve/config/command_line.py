@@ -192,7 +192,7 @@ class Command(click.Command, Generic[T]):
             flags.setdefault(self._words, words.pop(0))
             strays += [f"'{word}' is one word too many" for word in words]
         else:
-            strays += [f"'{word}' is no option; options are written --name value" for word in words]
+            strays += [f"'{word}' is not an option; options are written --name value" for word in words]
         ctx.params, ctx.args = {"flags": flags, "faults": [*faults, *strays]}, []
         return []
 
@@ -206,7 +206,7 @@ class Command(click.Command, Generic[T]):
                 kept.append(word)
                 continue
             name, equals, _ = word.partition("=")
-            faults.append(f"{name} is no option{nearest(name, known, '--')}")
+            faults.append(f"{name} is not an option{nearest(name, known, '--')}")
             if rest and not equals and not rest[0].startswith("-"):
                 rest.pop(0)  # probably its value
         return kept, faults
@@ -312,7 +312,7 @@ class Commands(click.Group):
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """Find the command; the error for an unknown one suggests the nearest name."""
         if args and not args[0].startswith("-") and args[0] not in self._table:
-            raise UsageFaults([f"'{args[0]}' is no command of shrota{nearest(args[0], self._table)}"])
+            raise UsageFaults([f"'{args[0]}' is not a command of shrota{nearest(args[0], self._table)}"])
         return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

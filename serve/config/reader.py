@@ -231,7 +231,7 @@ def convert(value: Any, kind: Any) -> Any:
         return None if missing else convert(value, _present(kind))
     if get_origin(kind) is Literal:
         if value not in get_args(kind):
-            raise ValueError(f"'{value}' is none of {', '.join(get_args(kind))}")
+            raise ValueError(f"'{value}' is not one of {', '.join(get_args(kind))}")
         return value
     if get_origin(kind) is tuple:
         return _convert_many(value, get_args(kind))
@@ -259,7 +259,7 @@ def _convert_many(value: Any, kinds: tuple[Any, ...]) -> tuple[Any, ...]:
     elif isinstance(value, (int, float)) and not isinstance(value, bool):
         value = [value]
     if not isinstance(value, (list, tuple)):
-        raise ValueError(f"{value!r} is no list")
+        raise ValueError(f"{value!r} is not a list")
     n_kinds = len(value) if kinds[-1] is Ellipsis else len(kinds)
     if len(value) != n_kinds:
         raise ValueError(f"{len(value)} values are given where {n_kinds} are needed")

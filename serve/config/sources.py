@@ -74,7 +74,7 @@ def unknown_variables(
     """
     known = [variable_of(name, prefix) for name in keys]
     return [
-        f"{variable} is no setting and has no effect{nearest(variable, known, prefix)}"
+        f"{variable} is not a setting and has no effect{nearest(variable, known, prefix)}"
         for variable, value in sorted(environ.items())
         if variable.startswith(prefix) and variable not in known
         if not variable.startswith(tuple(passed_over)) and not _set_by_platform(variable, value)

@@ -8,6 +8,8 @@ from contextlib import asynccontextmanager
 from litestar import Litestar, get
 from litestar.config.cors import CORSConfig
 from litestar.datastructures import State
+from litestar.plugins import PluginProtocol
+from litestar.plugins.core import MsgspecDIPlugin
 from litestar.types import ASGIApp, ControllerRouterHandler
 
 from serve.http.context import CUSTOM_ATTRIBUTES, REQUEST_ID, RequestContext
@@ -30,14 +32,22 @@ from serve.transcript.formats import FORMATS
 SINGLE_ROUTES = {
     "POST /invocations": "a recording in, its transcript out",
     f"WebSocket {LIVE_PATH}": "speech in and text out, while it is being spoken",
-    "POST /v1/audio/transcriptions": "the same as OpenAI's API words it; likewise /v1/audio/translations",
-    "GET /v1/models": "what OpenAI's clients may name as model",
-    "POST, GET, DELETE /adapters": "adapters beside the served one",
+    "POST /v1/audio/transcriptions": "the same with OpenAI's API; likewise /v1/audio/translations",
+    "GET /v1/models": "names that OpenAI's clients may give as model",
+    "POST, GET, DELETE /adapters": "further adapters",
 }
 MODEL_ROUTES = {
     "POST /models/NAME/invoke": "a recording in, its transcript out",
     "POST, GET, DELETE /models": "the models",
 }
+
+
+class Application(Litestar):
+    """Litestar without its plugins for pydantic and attrs: importing them takes a tenth of the start."""
+
+    @staticmethod
+    def _get_default_plugins(plugins: list[PluginProtocol]) -> list[PluginProtocol]:
+        return [*plugins, MsgspecDIPlugin()]
 
 
 def create_app(service: Service, on_failure: Callable[[], None]) -> ASGIApp:
@@ -56,7 +66,7 @@ def create_app(service: Service, on_failure: Callable[[], None]) -> ASGIApp:
 
     place = service.settings.docs_path
     counted = Metrics(lambda: service.queue, lambda: service.totals)
-    app = Litestar(
+    app = Application(
         route_handlers=[
             *(index, ping, execution_parameters, metrics),
             *_routes(service),
@@ -98,7 +108,7 @@ def _routes(service: Service) -> list[ControllerRouterHandler]:
 
 @get("/", summary="What is served here", sync_to_thread=False)
 def index(state: State) -> dict[str, object]:
-    """Describe the service to whoever opens its address."""
+    """Describe the service to a client that opens its address."""
     many, place = state.service.settings.multi_model, state.service.settings.docs_path
     return {
         "service": "shrota",
@@ -107,7 +117,7 @@ def index(state: State) -> dict[str, object]:
             **(MODEL_ROUTES if many else SINGLE_ROUTES),
             "GET /execution-parameters": "how a batch transform should send records",
             "GET /metrics": "figures for Prometheus",
-            **({f"GET {place}": "what every route takes and answers"} if place else {}),
+            **({f"GET {place}": "the parameters and responses of every route"} if place else {}),
         },
         "options": sorted(KNOWN_OPTIONS),
         "formats": {answer_format.name: answer_format.media_type for answer_format in FORMATS},

@@ -92,22 +92,36 @@ class _SchedulerCollector:
 
     def collect(self) -> Iterator[Metric]:
         queue, totals = self._queue(), self._totals()
-        yield GaugeMetricFamily("shrota_requests_admitted", "Requests worked on.", queue.n_admitted)
-        yield GaugeMetricFamily("shrota_windows_waiting", "Windows that wait.", queue.n_waiting)
         yield GaugeMetricFamily(
-            "shrota_windows_waiting_seconds", "Time the engine needs for them.", queue.waiting_s
+            "shrota_requests_admitted", "Requests admitted and not finished.", queue.n_admitted
+        )
+        yield GaugeMetricFamily("shrota_windows_waiting", "Windows waiting in the queue.", queue.n_waiting)
+        yield GaugeMetricFamily(
+            "shrota_windows_waiting_seconds",
+            "Estimated engine time for the waiting windows.",
+            queue.waiting_s,
         )
         yield GaugeMetricFamily("shrota_windows_running", "Windows being decoded.", queue.n_running)
-        yield GaugeMetricFamily("shrota_engine_workers", "Batches decoded at a time.", queue.n_workers)
-        yield GaugeMetricFamily("shrota_engine_workers_busy", "Batches being decoded.", queue.n_busy_workers)
+        yield GaugeMetricFamily(
+            "shrota_engine_workers",
+            "Engine workers: batches that can be decoded at the same time.",
+            queue.n_workers,
+        )
+        yield GaugeMetricFamily(
+            "shrota_engine_workers_busy", "Engine workers that are decoding a batch.", queue.n_busy_workers
+        )
         yield CounterMetricFamily("shrota_batches", "Batches decoded.", totals.n_batches)
         yield CounterMetricFamily("shrota_windows", "Windows decoded.", totals.n_windows)
-        yield CounterMetricFamily("shrota_window_seconds", "Length of these windows.", totals.window_s)
-        yield CounterMetricFamily("shrota_tokens", "Tokens written.", totals.n_tokens)
         yield CounterMetricFamily(
-            "shrota_fallback_windows", "Windows whose likeliest texts were not believed.", totals.n_fallbacks
+            "shrota_window_seconds", "Total length of the decoded windows.", totals.window_s
+        )
+        yield CounterMetricFamily("shrota_tokens", "Tokens generated.", totals.n_tokens)
+        yield CounterMetricFamily(
+            "shrota_fallback_windows",
+            "Windows whose text was sampled, because no likelier one passed the checks.",
+            totals.n_fallbacks,
         )
         yield CounterMetricFamily("shrota_engine_failures", "Batches that failed.", totals.n_failures)
         yield CounterMetricFamily(
-            "shrota_engine_busy_seconds", "Time in batches, summed over workers.", totals.busy_s
+            "shrota_engine_busy_seconds", "Time spent decoding batches, summed over workers.", totals.busy_s
         )

@@ -104,7 +104,7 @@ class AdapterConfig:
         if layer.rpartition(".")[2] in _TIED or "embed_" in layer or len(shape) not in (2, 3):
             raise ArtifactError(
                 self.path,
-                f"target_modules names '{layer}', which is no linear layer or convolution of its own",
+                f"target_modules names '{layer}', which is not a linear layer or convolution of its own",
             )
         return True
 
@@ -200,18 +200,18 @@ def _fault_of(values: Mapping[str, Any]) -> str | None:
             " path_initial_model_for_weight_conversion"
         )
     if not _is_rank(values.get("r")):
-        return f"r is no whole number from 1 to {MAX_RANK}"
+        return f"r is not a whole number from 1 to {MAX_RANK}"
     alpha = values.get("lora_alpha")
     if isinstance(alpha, bool) or not isinstance(alpha, (int, float)):
-        return "lora_alpha is no number"
+        return "lora_alpha is not a number"
     ranks = values.get("rank_pattern") or {}
     if not isinstance(ranks, dict) or not all(_is_rank(rank) for rank in ranks.values()):
-        return f"rank_pattern is no object of whole numbers from 1 to {MAX_RANK}"
+        return f"rank_pattern is not an object of whole numbers from 1 to {MAX_RANK}"
     if not values.get("target_modules"):
         return "target_modules names no layer"
     saved = values.get("modules_to_save") or []
     if not isinstance(saved, list) or not all(isinstance(name, str) and name for name in saved):
-        return "modules_to_save is no list of names"
+        return "modules_to_save is not a list of names"
     if saved and values.get("ensure_weight_tying"):
         return "ensure_weight_tying beside modules_to_save is not supported"
     for key in ("target_modules", "exclude_modules", "layers_pattern"):

@@ -191,18 +191,20 @@ def load_manifest(model_dir: Path) -> Manifest:
             path, f"schema_version is {manifest.schema_version}; this version reads {SCHEMA_VERSION}"
         )
     if not 1.0 <= manifest.max_window_s <= 30.0:
-        raise ArtifactError(path, f"max_window_s is {manifest.max_window_s}; it lies between 1 and 30")
+        raise ArtifactError(path, f"max_window_s is {manifest.max_window_s}; it must be between 1 and 30")
     if not 0.0 <= manifest.window_margin_s <= 10.0:
-        raise ArtifactError(path, f"window_margin_s is {manifest.window_margin_s}; it lies between 0 and 10")
+        raise ArtifactError(
+            path, f"window_margin_s is {manifest.window_margin_s}; it must be between 0 and 10"
+        )
     if unknown := sorted(set(manifest.scripts or ()) - set(SCRIPTS)):
-        raise ArtifactError(path, f"scripts: '{unknown[0]}' is no script that this version knows")
+        raise ArtifactError(path, f"scripts: '{unknown[0]}' is not a script that this version knows")
     return manifest
 
 
 def what_is_there(directory: Path) -> str:
     """Return the rest of a sentence that says what a directory holds which lacks what it should hold."""
     if not directory.is_dir():
-        return "; there is no such directory"
+        return "; the directory does not exist"
     entries = sorted(each for each in directory.iterdir() if not is_junk(each))
     if packed := [each.name for each in entries if each.name.endswith((".tar.gz", ".tgz", ".tar", ".zip"))]:
         return f"; {packed[0]} is an archive: unpack it, and name the directory that holds {MANIFEST}"

@@ -64,7 +64,7 @@ class Call:
         faults += s3_faults({"--input": self.input})
         on_endpoint = self.endpoint is not None
         rules = (
-            (self.recording.is_file(), f"there is no file {self.recording}"),
+            (self.recording.is_file(), f"no such file: {self.recording}"),
             (not (on_endpoint and self.url), "--url and --endpoint exclude each other"),
             (self.mode != "async" or on_endpoint, "--mode async is for an --endpoint"),
             (self.mode != "async" or self.input is not None, "--mode async needs --input, a place in S3"),

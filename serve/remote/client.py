@@ -41,7 +41,7 @@ def show_events(parts: Iterable[bytes], out: TextIO) -> None:
             event = json.loads(line)
             kind = event["type"]
         except (ValueError, KeyError, TypeError) as error:
-            raise ClientError(f"the answer is no stream of events: {line[:200]!r}") from error
+            raise ClientError(f"the answer is not a stream of events: {line[:200]!r}") from error
         if kind == "segment":
             print(event["text"], file=out, flush=True)
         elif kind == "error":

@@ -182,7 +182,7 @@ class Deployment:
                 self.max_instances == 0 or self.mode not in ("batch", "adapter"),
                 f"--max-instances: {self.mode} does not scale",
             ),
-            (self.accept in media_types, f"--accept is none of {', '.join(media_types)}"),
+            (self.accept in media_types, f"--accept is not one of {', '.join(media_types)}"),
             (not adapters or self.mode == "components", "--adapter is for components"),
             (
                 not self.revision or self.mode in ("real-time", "async"),

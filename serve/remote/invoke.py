@@ -84,7 +84,7 @@ def _invoke_async(call: Call, payload: Payload, runtime: BaseClient, parameters:
         if failure and (found := _read_if_there(s3, failure)) is not None:
             raise ClientError(found.decode(errors="replace")[:500])
         time.sleep(_POLL_S)
-    raise ClientError(f"there is no answer at {answer['OutputLocation']} after {call.timeout_s:.0f} s")
+    raise ClientError(f"no answer at {answer['OutputLocation']} after {call.timeout_s:.0f} s")
 
 
 def _read_if_there(s3: BaseClient, uri: str) -> bytes | None:

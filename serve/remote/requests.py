@@ -76,7 +76,7 @@ def common_faults(
     rules = (
         (
             role is None or bool(ROLE_ARN.fullmatch(role)),
-            f"--role '{role}' is no ARN such as arn:aws:iam::123456789012:role/name",
+            f"--role '{role}' is not an ARN such as arn:aws:iam::123456789012:role/name",
         ),
         (instance_type.startswith("ml."), f"--instance-type '{instance_type}' is not like ml.g5.xlarge"),
         (bool(subnets) == bool(security_groups), "--subnet and --security-group go together"),

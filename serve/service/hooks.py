@@ -287,7 +287,9 @@ def read_recording(data: object) -> tuple[bytes | Samples, dict[str, Any]]:
         if np.issubdtype(data.dtype, np.floating):
             samples = np.nan_to_num(data.astype(np.float32), nan=0.0, posinf=0.0, neginf=0.0)
             return samples / np.float32(max(1.0, float(np.abs(samples).max()))), {}
-    raise TypeError(f"{type(data).__name__} is no recording: bytes, samples, or a mapping with 'audio' are")
+    raise TypeError(
+        f"{type(data).__name__} is not a recording, which is bytes, samples, or a mapping with 'audio'"
+    )
 
 
 def _recording_of(data: object) -> tuple[bytes | Samples, dict[str, Any]]:
@@ -306,7 +308,7 @@ def _check(path: Path, functions: Mapping[str, Callable[..., Any]]) -> None:
         try:
             n_parameters = len(inspect.signature(function).parameters)
         except (TypeError, ValueError) as error:
-            raise ArtifactError(path, f"{name} is no function") from error
+            raise ArtifactError(path, f"{name} is not a function") from error
         if n_parameters not in (len(arguments), len(arguments) + 1):
             raise ArtifactError(path, f"{name} takes {', '.join(arguments)}, and perhaps a context")
 

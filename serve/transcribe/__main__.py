@@ -121,7 +121,7 @@ def transcribe(wanted: Transcription) -> int:
         else:
             _write_transcripts(wanted, report)
     except KeyboardInterrupt:
-        print("interrupted: whole transcripts stay, and the same command goes on from there", file=sys.stderr)
+        print("interrupted: whole transcripts stay, and the same command resumes from there", file=sys.stderr)
         return INTERRUPTED
     return 1 if problems else 0
 
@@ -150,9 +150,7 @@ def _print_transcript(path: Path, wanted: Transcription, report: Report) -> None
                         whole += piece
             output.write(whole)
             output.flush()
-        except (
-            BrokenPipeError
-        ):  # the reader has read enough; the interpreter's last flush must not fail either
+        except BrokenPipeError:  # the reader has closed the pipe: the interpreter's last flush must not fail
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         except (ServiceError, OSError) as error:
             report(Problem(str(path), fault_of(error)))
@@ -170,7 +168,7 @@ def _write_transcripts(wanted: Transcription, report: Report) -> None:
     for problem in (*unknown, *clashes):
         report(problem)
     if n_done := len(jobs) - len(to_do):
-        print(f"{n_done} have transcripts already; --overwrite writes them anew", file=sys.stderr)
+        print(f"{n_done} have transcripts already; --overwrite replaces them", file=sys.stderr)
     if not measured:
         return
     n_written = 0
@@ -237,10 +235,10 @@ command = Command(
     run=transcribe,
     about="""Transcribe recordings.
 
-The transcript of a single file is printed. Of several files, and of folders, each gets a file of its own,
-beside the recording or in --output-dir; its name is printed. Transcripts that exist are not written again, so
-a run that was stopped goes on where it was. Where no model is named, the one in /opt/ml/model hears, or else
-the Marathi adapter of this checkout.""",
+The transcript of a single file is printed. For several files, and for folders, each transcript is written
+to a file, beside the recording or in --output-dir, and the file's name is printed. Existing transcripts are
+kept, so the same command resumes a run that was stopped. The default model is the one in /opt/ml/model, or
+else the Marathi adapter of this checkout.""",
     examples="""\
 shrota transcribe speech.mp3
 shrota transcribe lecture.mp4 --format srt > lecture.srt

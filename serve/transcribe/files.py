@@ -62,7 +62,7 @@ def find_files(names: Sequence[str]) -> tuple[list[FoundFile], list[Problem]]:
             files = _matching(path)
             missing = "matches no recordings with a name that we know, such as .wav, .mp3 or .m4a"
         else:
-            files, missing = [], "there is no such file or folder"
+            files, missing = [], "no such file or folder"
         if not files:
             problems.append(Problem(name, missing))
         for file in files:

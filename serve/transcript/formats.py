@@ -97,7 +97,7 @@ def named_format(name: object, option: str = FORMAT_OPTIONS[0]) -> Format:
         if candidate.name == name:
             return candidate
     known = ", ".join(candidate.name for candidate in FORMATS)
-    raise UnsupportedOption(option, f"'{str(name)[:60]}' is no answer format; choose one of {known}")
+    raise UnsupportedOption(option, f"'{str(name)[:60]}' is not a response format; choose one of {known}")
 
 
 def take_format(values: Mapping[str, Any]) -> tuple[Format | None, dict[str, Any]]:

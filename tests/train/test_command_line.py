@@ -95,7 +95,7 @@ def test_the_completion_script_of_each_shell_is_printed(shell):
 
 def test_a_command_that_does_not_exist_is_named_with_the_nearest(capsys):
     assert run_command(command, ["trian"]) == USAGE
-    assert capsys.readouterr().err == "error: 'trian' is no command of shrota; did you mean train?\n"
+    assert capsys.readouterr().err == "error: 'trian' is not a command of shrota; did you mean train?\n"
 
 
 def test_without_the_packages_of_training_one_sentence_says_what_to_install(monkeypatch, capsys):
@@ -115,8 +115,8 @@ def test_all_faults_of_a_training_come_together_and_status_2_says_that_words_wer
     lines = capsys.readouterr().err.splitlines()
     assert set(lines) == {
         "error: --seed lacks its value",
-        "error: 'stray' is no option; options are written --name value",
-        "error: --epochss is no option; did you mean --epochs?",
+        "error: 'stray' is not an option; options are written --name value",
+        "error: --epochss is not an option; did you mean --epochs?",
         "error: augment.noise is 2.0; a probability must lie between 0 and 1",
         f"error: lora_rank in {file}: 'many' is not a whole number",
     }

@@ -90,7 +90,7 @@ def test_all_faults_are_reported_together(config_file):
         "learning_rate is 7",
         "augment.noise is 2",
         f"augment.hiss in {path} is unknown",
-        "--quantization: 'int3' is none of int8, int4, none",
+        "--quantization: 'int3' is not one of int8, int4, none",
     ):
         assert fault in text
 
@@ -170,7 +170,7 @@ def test_blocks_take_what_is_said_for_the_whole_model_unless_they_say_otherwise(
         ({"decoder": {"targets": ["proj_out"]}}, "decoder.targets names proj_out"),
         ({"lora_method": "adalora", "encoder": {"rank": 4}}, "adalora begins with one rank"),
         ({"continue_blocks": ["decoder"]}, "continue_blocks names one block at least"),
-        ({"continue_blocks": ["head"]}, "'head' is none of encoder, decoder"),
+        ({"continue_blocks": ["head"]}, "'head' is not one of encoder, decoder"),
         ({"distill_data": ["a.jsonl"]}, "distill_data and distill_weight need each other"),
         ({"distill_weight": 1.0}, "distill_data and distill_weight need each other"),
         (

@@ -82,7 +82,7 @@ def read_folder(directory: Path, split: str | None, log: DropLog) -> Iterator[Re
     if split:
         directory = directory / split
     if not directory.is_dir():
-        raise DataError(f"{directory} is no directory of recordings")
+        raise DataError(f"{directory} is not a directory of recordings")
     for name in _TABLES:
         if (directory / name).is_file():
             yield from _read_listed(directory, directory / name, log)

@@ -75,7 +75,7 @@ class Wanted:
             (self.workers >= 0, "--workers is not negative"),
             (
                 language_code(self.language) is not None,
-                f"'{self.language}' is no language of Whisper; write a code such as mr or hi",
+                f"'{self.language}' is not a language of Whisper; write a code such as mr or hi",
             ),
         )
         faults = [fault for holds, fault in rules if not holds]

@@ -45,7 +45,7 @@ def resolve_channel(spec: SourceSpec, purpose: Purpose, language: str) -> Source
             ", ".join(sorted(path.name for path in root.glob("*") if path.is_dir() and not is_junk(path)))
             or "none"
         )
-        raise DataError(f"there is no channel '{spec.location}' in {root}; channels: {there}")
+        raise DataError(f"no channel is named '{spec.location}' in {root}; channels: {there}")
 
     def found(kind: str, location: Path) -> SourceSpec:
         return dataclasses.replace(spec, kind=kind, location=str(location))

@@ -114,7 +114,7 @@ def parse_spec(text: str) -> SourceSpec:
     else:
         known = ", ".join([*(f"{kind}:..." for kind in KINDS), *PRESETS])
         raise DataError(
-            f"'{text}' is no source of clips; it is the path of a .jsonl manifest, or one of {known}"
+            f"'{text}' is not a source of clips; write the path of a .jsonl manifest, or one of {known}"
         )
     if not location:
         raise DataError(f"'{text}' lacks what comes after '{kind}:'")
@@ -122,7 +122,7 @@ def parse_spec(text: str) -> SourceSpec:
     if unknown := [name for name in values if name not in _OPTIONS]:
         raise DataError(f"'{text}': unknown option '{unknown[0]}'; known are {', '.join(_OPTIONS)}")
     if (language := values.get("language")) is not None and language not in LANGUAGE_NAMES:
-        raise DataError(f"'{text}': '{language}' is no language code of Whisper, such as mr or hi")
+        raise DataError(f"'{text}': '{language}' is not a language code of Whisper, such as mr or hi")
     return SourceSpec(
         kind=kind,
         location=location,

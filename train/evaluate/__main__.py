@@ -73,7 +73,7 @@ class Evaluation:
         counts = ("max_clips", "seed", "threads")
         faults = [f"{flag_of(name)} must be at least 0" for name in counts if getattr(self, name) < 0]
         unknown = [name for name in self.profile if name not in PROFILES]
-        faults += [f"--profile: '{name}' is none of {', '.join(PROFILES)}" for name in unknown]
+        faults += [f"--profile: '{name}' is not one of {', '.join(PROFILES)}" for name in unknown]
         if faults:
             raise ConfigError(faults)
 

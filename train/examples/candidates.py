@@ -10,7 +10,6 @@ of their number, and the sum over the sample is on average the sum over all (Jea
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -32,13 +31,11 @@ class Candidates:
 class CandidateTokens:
     """Draws the candidates of each batch: every token of the training texts, special tokens, and a sample."""
 
-    def __init__(self, vocabulary: Vocabulary, texts: Iterable[str], n_sampled: int) -> None:
-        """Take the training texts, and how many of the tokens they lack are drawn for a batch."""
+    def __init__(self, vocabulary: Vocabulary, needed: frozenset[int], n_sampled: int) -> None:
+        """Take the tokens of the training texts, and how many of the others are drawn for a batch."""
         is_needed = np.zeros(vocabulary.size, bool)
         is_needed[vocabulary.end :] = True
-        for text in texts:
-            is_needed[vocabulary.encode(text)] = True
-            is_needed[vocabulary.encode(f" {text}")] = True
+        is_needed[np.fromiter(needed, int)] = True
         self._needed, self._others = np.flatnonzero(is_needed), np.flatnonzero(~is_needed)
         self._n_sampled = min(n_sampled, len(self._others))
 

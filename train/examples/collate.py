@@ -29,8 +29,9 @@ from train.examples.targets import (
     MAX_TEXT_TOKENS,
     Sentence,
     Target,
+    TextTokens,
     build_target,
-    count_tokens,
+    text_tokens,
     token_fault,
 )
 
@@ -88,16 +89,20 @@ class Collator:
         self.log = log if log is not None else DropLog(strict=True)
 
     @cached_property
+    def _text_tokens(self) -> TextTokens:
+        return text_tokens(self.vocabulary, [clip.text for clip in self.clips])
+
+    @cached_property
     def n_tokens(self) -> list[int]:
         """Most tokens that each clip's text may take."""
-        return count_tokens(self.vocabulary, [clip.text for clip in self.clips])
+        return self._text_tokens.counts
 
     @cached_property
     def _candidates(self) -> CandidateTokens | None:
         n_sampled = self.config.sampled_tokens
         if not (self.augmented and n_sampled):
             return None
-        return CandidateTokens(self.vocabulary, [clip.text for clip in self.clips], n_sampled)
+        return CandidateTokens(self.vocabulary, self._text_tokens.distinct, n_sampled)
 
     def collate(self, batch: Sequence[ExamplePlan], key: Sequence[int]) -> Batch:
         """Return the tensors of a batch; the same `key` gives the same random choices.

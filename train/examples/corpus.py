@@ -30,7 +30,7 @@ from train.data.manifest import Clip
 from train.data.records import VOICE_KINDS
 from train.data.specs import Purpose, parse_spec
 from train.errors import DataError
-from train.examples.targets import MAX_TEXT_TOKENS, count_tokens, token_fault
+from train.examples.targets import MAX_TEXT_TOKENS, text_tokens, token_fault
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,7 +148,7 @@ def leave_out_long_texts(corpus: Corpus, vocabulary: Vocabulary) -> Corpus:
     """
 
     def kept(clips: list[Clip]) -> list[Clip]:
-        counts = count_tokens(vocabulary, [clip.text for clip in clips])
+        counts = text_tokens(vocabulary, [clip.text for clip in clips]).counts
         for clip, n_tokens in zip(clips, counts, strict=True):
             if n_tokens > MAX_TEXT_TOKENS:
                 corpus.log.drop(Reason.TOO_MANY_TOKENS, clip.origin, token_fault(n_tokens))

@@ -8,7 +8,7 @@ that the service decodes with (`serve.engine.vocabulary`). Knows no audio and no
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from serve.engine import Task
@@ -42,9 +42,23 @@ def token_fault(n_tokens: int) -> str:
     return f"the text has {n_tokens} tokens; the decoder writes {MAX_TEXT_TOKENS}: cut the clip at a pause"
 
 
-def count_tokens(vocabulary: Vocabulary, texts: Sequence[str]) -> list[int]:
-    """Return the most tokens that each text may take, whether it starts a window or follows another text."""
-    return [max(len(vocabulary.encode(text)), len(vocabulary.encode(f" {text}"))) for text in texts]
+@dataclass(frozen=True, kw_only=True)
+class TextTokens:
+    """The tokens of texts, each of which may start a window or follow another text."""
+
+    counts: list[int]
+    """Most tokens that each text may take."""
+    distinct: frozenset[int]
+    """All tokens that the texts may take."""
+
+
+def text_tokens(vocabulary: Vocabulary, texts: Iterable[str]) -> TextTokens:
+    counts, distinct = [], set[int]()
+    for text in texts:
+        first, later = vocabulary.encode(text), vocabulary.encode(f" {text}")
+        counts.append(max(len(first), len(later)))
+        distinct.update(first, later)
+    return TextTokens(counts=counts, distinct=frozenset(distinct))
 
 
 def build_target(
@@ -67,7 +81,7 @@ def build_target(
         previous_text: Transcript of what precedes the window.
 
     Raises:
-        DataError: The sentences alone have too many tokens; see `count_tokens`.
+        DataError: The sentences alone have too many tokens; see `text_tokens`.
     """
     written = _written(vocabulary, sentences, timestamps)
     prompt = vocabulary.prompt(language, task, timestamps=timestamps)

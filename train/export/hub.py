@@ -25,7 +25,7 @@ def push_directory(
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
     if (token := get_token()) is None:
-        raise ExportError("there is no Hugging Face token: set HF_TOKEN, or log in with 'hf auth login'")
+        raise ExportError("no Hugging Face token: set HF_TOKEN, or log in with 'hf auth login'")
     api = HfApi(endpoint=endpoint, token=token)
     try:
         made = api.create_repo(repository, private=private, exist_ok=True)
@@ -36,7 +36,9 @@ def push_directory(
             commit_message=f"Upload {directory.name}",
         )
     except HFValidationError as error:
-        raise ExportError(f"'{repository}' is no name of a repository such as you/whisper-base-mr") from error
+        raise ExportError(
+            f"'{repository}' is not the name of a repository, such as you/whisper-base-mr"
+        ) from error
     except HfHubHTTPError as error:
         reason = f"{error.response.status_code} {error.response.reason_phrase}"
         raise ExportError(f"the hub refuses {repository} ({reason}): may this token write there?") from error

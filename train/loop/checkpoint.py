@@ -145,7 +145,7 @@ def _adapter(model: PeftModel) -> dict[str, torch.Tensor]:
 def _restore_adapter(model: PeftModel, weights: dict[str, torch.Tensor], path: Path) -> None:
     expected = _adapter(model)
     if {name: w.shape for name, w in weights.items()} != {name: w.shape for name, w in expected.items()}:
-        raise DataError(f"{path} belongs to another model or adapter: start anew with --resume never")
+        raise DataError(f"{path} belongs to another model or adapter: start afresh with --resume never")
     with torch.no_grad():
         for name, parameter in expected.items():
             parameter.copy_(weights[name])

@@ -133,7 +133,7 @@ def _differences(
     if not theirs and ours:
         return [
             f"the adapter in {artifact.path} leaves the {block.name} as it is, which this run trains:"
-            f" continue_blocks {other} begins it anew"
+            f" continue_blocks {other} starts it afresh"
         ]
     if theirs and not ours:
         return [

@@ -35,7 +35,7 @@ def build_model(base_dir: Path, config: TrainConfig, device: torch.device) -> Pe
     """
     if config.compile and not _has_compiler():
         raise TrainConfigError(
-            ["compile: it needs a C compiler (gcc or clang, or what CC names), and there is none here"]
+            ["compile: it needs a C compiler (gcc, clang, or the one that CC names), and none was found"]
         )
     quiet_libraries()
     model = WhisperForConditionalGeneration.from_pretrained(

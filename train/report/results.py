@@ -73,7 +73,7 @@ def read_run(run_dir: Path) -> RunRecord:
         name = str(yaml.safe_load(config_text)["name"])
         metrics = read_metrics(run_dir / "metrics.jsonl")
     except FileNotFoundError as error:
-        raise TrainError(f"{run_dir} is no run directory: it holds no config.yaml") from error
+        raise TrainError(f"{run_dir} is not a run directory: it has no config.yaml") from error
     except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError) as error:
         raise TrainError(f"{run_dir}: config.yaml or metrics.jsonl cannot be read: {error}") from error
     artifact = run_dir / "artifact"

@@ -118,4 +118,4 @@ def _find_config(name: str) -> Path:
     if Path(name).is_file():
         return Path(name)
     known = ", ".join(sorted(path.stem for path in CONFIGS.glob("*.yaml")))
-    raise TrainConfigError([f"config '{name}' is no file and none of {known}"])
+    raise TrainConfigError([f"config '{name}' is neither a file nor one of {known}"])

@@ -154,8 +154,8 @@ command = Command(
     "train",
     read=read_work,
     run=run_job,
-    about="Run the SageMaker training job whose files lie below /opt/ml.\n\nFlags win over hyperparameters,"
-    " those over channels, variables SHROTA_TRAIN_<KEY> and the configuration.",
+    about="Run the SageMaker training job whose files lie below /opt/ml.\n\nFlags override hyperparameters,"
+    " which override channels, variables SHROTA_TRAIN_<KEY> and the configuration.",
     examples="""\
 train                                # what hyperparameters and channels say
 train --max-steps 10

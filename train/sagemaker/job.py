@@ -87,7 +87,7 @@ def read_job(base_dir: Path) -> TrainingJob:
     hosts = resources.get("hosts") or [_LAPTOP]
     current_host: str = resources.get("current_host") or _LAPTOP
     if not isinstance(hosts, list) or current_host not in hosts:
-        faults.append(f"resourceconfig.json: current_host '{current_host}' is none of the hosts {hosts}")
+        faults.append(f"resourceconfig.json: current_host '{current_host}' is not one of the hosts {hosts}")
     for name, channel in inputs.items():
         mode = channel.get("TrainingInputMode", "File") if isinstance(channel, dict) else "File"
         if mode == "Pipe":
@@ -135,6 +135,6 @@ def _read_object(path: Path, faults: list[str]) -> dict[str, Any]:
         faults.append(f"{path.name} cannot be read: {error}")
         return {}
     if not isinstance(value, dict):
-        faults.append(f"{path.name} is no JSON object")
+        faults.append(f"{path.name} is not a JSON object")
         return {}
     return value

@@ -141,4 +141,4 @@ def _chunking_object(value: Any) -> dict[str, Any]:
     try:
         return read_object(text)
     except RequestError as error:
-        raise UnsupportedOption(CHUNKING, f"is no JSON object: {error}") from error
+        raise UnsupportedOption(CHUNKING, f"is not a JSON object: {error}") from error

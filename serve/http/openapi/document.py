@@ -61,7 +61,7 @@ PATTERNS: Mapping[str, Mapping[str, Schema]] = {
 TRACK_PATTERN = r"^(0*[1-9][0-9]?|.*[^0-9\s].*)$"
 """A number from 1 to 99, or a language."""
 
-_FORMAT = "The answer's format; it wins over `Accept`."
+_FORMAT = "The response format; it overrides `Accept`."
 
 _PARAMETER = re.compile(r"\{(\w+)(?::\w+)?\}")
 

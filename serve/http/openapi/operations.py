@@ -95,7 +95,7 @@ RECORDINGS: Mapping[str, Schema | type[msgspec.Struct]] = {
     JSON: {"$ref": "#/components/schemas/RecordingObject"},
 }
 SAGEMAKER_HEADERS = {
-    CUSTOM_ATTRIBUTES: "options as name=value;name=value; they win over the query, and come back",
+    CUSTOM_ATTRIBUTES: "options as name=value;name=value, which override the query; echoed in the response",
     ADAPTER_ID: "name of the adapter",
     ADAPTER_ALIAS: "alias of the adapter, where its identifier is not sent",
 }

@@ -55,7 +55,7 @@ async def add_adapter(request: AnyRequest, state: State) -> Response[bytes]:
     adapters = _adapters(service)
     new = await read_json(request, service, NewAdapter)
     if new.language is not None and language_code(new.language) != new.language:
-        raise RequestError(f"language: '{new.language[:40]}' is no code of Whisper's, such as mr")
+        raise RequestError(f"language: '{new.language[:40]}' is not a language code of Whisper, such as mr")
     told = Told(language=new.language, encoder_context=new.encoder_context)
     added = await service.in_loader(
         adapters.add,

@@ -132,9 +132,9 @@ def test_text_and_values_of_files_are_read_as_the_type_of_the_field(value, kind,
         ("perhaps", bool, "neither true nor false"),
         (1, bool, "neither true nor false"),
         (7, str, "7 is not text"),
-        ("c", Literal["a", "b"], "'c' is none of a, b"),
+        ("c", Literal["a", "b"], "'c' is not one of a, b"),
         ("1,2,3", tuple[float, float], "3 values are given where 2 are needed"),
-        ({}, tuple[str, ...], "is no list"),
+        ({}, tuple[str, ...], "is not a list"),
     ],
 )
 def test_what_a_field_cannot_hold_is_refused_with_what_it_can(value, kind, said):

@@ -153,8 +153,8 @@ def test_an_unknown_variable_is_mentioned_with_the_nearest_and_ends_nothing():
     environ = {"SHROTA_QUANTISATION": "int8", "SHROTA_COLOUR": "red", "SHROTA_CONFIG": ""}
     assert Settings.from_env(environ) == Settings()
     assert unknown_settings(environ) == [
-        "SHROTA_COLOUR is no setting and has no effect",
-        "SHROTA_QUANTISATION is no setting and has no effect; did you mean SHROTA_QUANTIZATION?",
+        "SHROTA_COLOUR is not a setting and has no effect",
+        "SHROTA_QUANTISATION is not a setting and has no effect; did you mean SHROTA_QUANTIZATION?",
     ]
 
 

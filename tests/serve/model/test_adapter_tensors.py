@@ -135,8 +135,11 @@ def test_every_kind_of_number_is_read(artifact, tiny_base_dir, dtype):
         ({"target_modules": r".*encoder.*\.(q_proj|v_proj|fc1)"}, r"decoder.*does not name"),
         ({"target_modules": ["no_proj"]}, "names no layer"),
         ({"target_modules": []}, "names no layer"),
-        ({"target_modules": ["q_proj", "v_proj", "fc1", "proj_out"]}, "'proj_out', which is no linear layer"),
-        ({"target_modules": ["q_proj", "v_proj", "fc1", "layer_norm"]}, "layer_norm', which is no linear"),
+        (
+            {"target_modules": ["q_proj", "v_proj", "fc1", "proj_out"]},
+            "'proj_out', which is not a linear layer",
+        ),
+        ({"target_modules": ["q_proj", "v_proj", "fc1", "layer_norm"]}, "layer_norm', which is not a linear"),
         ({"exclude_modules": ["fc1"]}, r"fc1.*does not name"),
         ({"layers_to_transform": [0]}, r"layers\.1.*does not name"),
         ({"layers_to_transform": 1}, r"layers\.0.*does not name"),

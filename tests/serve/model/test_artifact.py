@@ -129,5 +129,5 @@ def test_an_archive_is_told_from_an_artifact(copy, tmp_path):
     with pytest.raises(ArtifactError, match="the directory is empty"):
         (tmp_path / "empty").mkdir()
         find_served(tmp_path / "empty", None)
-    with pytest.raises(ArtifactError, match="there is no such directory"):
+    with pytest.raises(ArtifactError, match="the directory does not exist"):
         find_served(tmp_path / "nowhere", None)

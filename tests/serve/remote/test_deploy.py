@@ -169,7 +169,7 @@ def test_a_transform_sends_one_file_at_a_time_and_waits_an_hour_for_it():
         ({"max_instances": 1, "min_instances": 2}, "--max-instances is 1; --min-instances is 2"),
         ({**MODES["batch"], "max_requests": 8, "max_payload_mb": 20}, "is 160; a transform takes 100"),
         ({**MODES["batch"], "max_instances": 2}, "batch does not scale"),
-        ({**MODES["batch"], "accept": "text/html"}, "--accept is none of"),
+        ({**MODES["batch"], "accept": "text/html"}, "--accept is not one of"),
         ({"adapter": ("a=s3://speech/a.tar.gz",)}, "--adapter is for components"),
         ({**MODES["components"], "adapter": ("a=s3://speech/a",)}, "is one .tar.gz"),
         ({"environment": ("X",)}, "--environment 'X' is not written NAME=VALUE"),

@@ -125,7 +125,7 @@ def test_text_that_is_no_utf8_is_the_clients_fault(artifact):
         ("import nothing_of_this_name", "cannot be imported: ModuleNotFoundError"),
         ("this is no Python", "cannot be imported: SyntaxError"),
         ("raise SystemExit(3)", "cannot be imported: SystemExit"),
-        ("predict_fn = 3", "predict_fn is no function"),
+        ("predict_fn = 3", "predict_fn is not a function"),
         ("def predict_fn(data): pass", "takes data, model"),
         ("def predict_fn(data, model, context, more): pass", "takes data, model"),
         (
@@ -173,7 +173,7 @@ def test_recordings_come_in_many_shapes(data, first, options):
 
 @pytest.mark.parametrize("data", [None, 3, "text", {}, np.zeros(0), np.zeros((1, 1, 1)), np.zeros(2, "<U1")])
 def test_what_is_no_recording_is_refused(data):
-    with pytest.raises(TypeError, match="no recording"):
+    with pytest.raises(TypeError, match="not a recording"):
         read_recording(data)
 
 

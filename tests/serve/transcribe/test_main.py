@@ -115,9 +115,9 @@ def test_many_files_at_once_give_the_text_that_each_gives_alone(tiny, recordings
     [
         (
             ["--format", "docx"],
-            f"option 'format': 'docx' is no answer format; choose one of {FORMATS[0].name},",
+            f"option 'format': 'docx' is not a response format; choose one of {FORMATS[0].name},",
         ),
-        (["--language", "klingon"], "option 'language': 'klingon' is no language of Whisper"),
+        (["--language", "klingon"], "option 'language': 'klingon' is not a language of Whisper"),
         (["--temperature", "9"], "option 'temperature': "),
         (["--adapter", "other"], "option 'adapter': 'other' is not served here"),
         (["--n-threads", "many"], "--n-threads: 'many' is not a whole number"),
@@ -136,13 +136,13 @@ def test_a_value_that_cannot_be_met_is_refused_with_the_sentence_of_the_service(
 def test_a_name_that_stands_for_nothing_fails_and_the_others_are_transcribed(tiny, recordings):
     named = tiny(recordings / "a.wav", recordings / "missing.wav")
     assert (named.returncode, named.stdout) == (1, f"{recordings / 'a.txt'}\n")
-    assert "missing.wav: there is no such file or folder" in named.stderr
+    assert "missing.wav: no such file or folder" in named.stderr
 
 
 def test_words_that_are_no_flags_are_status_2_and_told_with_all_else_that_is_wrong():
     refused = run("a.wav", "--overwrit", "--language", "klingon", "--n-threads", "many", "--format", "docx")
     assert refused.returncode == 2
-    for said in ("--overwrit is no option; did you mean --overwrite?", "klingon", "n-threads", "docx"):
+    for said in ("--overwrit is not an option; did you mean --overwrite?", "klingon", "n-threads", "docx"):
         assert said in refused.stderr
     nothing = run()
     assert nothing.returncode == 1 and "a recording or folder is missing" in nothing.stderr

@@ -213,7 +213,9 @@ def test_a_sagemaker_channel_is_told_by_what_it_holds(tmp_path, wavs, common_voi
     (data / "rows" / "clips.jsonl").unlink()
     (data / "rows" / "0.txt").write_text("पाऊस", encoding="utf-8")
     assert len(read("channel:rows", log=DropLog())) == 1
-    with pytest.raises(DataError, match=r"no channel 'valid' in .*channels: hub, release, rows, several"):
+    with pytest.raises(
+        DataError, match=r"no channel is named 'valid' in .*channels: hub, release, rows, several"
+    ):
         read("channel:valid")
 
 

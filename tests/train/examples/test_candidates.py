@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 from serve.engine.vocabulary import Vocabulary
 from train.examples.candidates import CandidateTokens
+from train.examples.targets import text_tokens
 from train.model.output_loss import output_loss
 
 TEXTS = ["आई घरी आहे", "पाऊस आला", "रस्त्यावर गर्दी होती"]
@@ -20,7 +21,8 @@ def vocabulary(whisper_base_dir):
 
 
 def draw(vocabulary, n_sampled, seed=0):
-    return CandidateTokens(vocabulary, TEXTS, n_sampled).draw(np.random.default_rng(seed))
+    needed = text_tokens(vocabulary, TEXTS).distinct
+    return CandidateTokens(vocabulary, needed, n_sampled).draw(np.random.default_rng(seed))
 
 
 def test_tokens_of_the_texts_and_special_tokens_are_always_candidates(vocabulary):

@@ -7,7 +7,7 @@ from transformers import WhisperTokenizer
 
 from serve.engine.vocabulary import MAX_CONTEXT_TOKENS, Vocabulary
 from train.errors import DataError
-from train.examples.targets import Sentence, build_target, count_tokens
+from train.examples.targets import Sentence, build_target, text_tokens
 
 START, MARATHI, TRANSCRIBE, NO_TIMESTAMPS, END, PREVIOUS = 50258, 50320, 50359, 50363, 50257, 50361
 SENTENCES = [
@@ -75,11 +75,11 @@ def test_sentences_are_written_whole_or_refused_and_times_give_way_to_them(build
 def test_tokens_are_counted_as_they_are_written(build, whisper_base_dir):
     vocabulary = Vocabulary.read(whisper_base_dir)
     texts = ["आई घरी आहे", "internationalisation", "", "the", "ती म्हणाली, “चल!”"]
-    for text, n_tokens in zip(texts, count_tokens(vocabulary, texts), strict=True):
+    for text, n_tokens in zip(texts, text_tokens(vocabulary, texts).counts, strict=True):
         said = Sentence(text=text, start_s=0.0, end_s=1.0)
         once, twice = (build([said] * n) for n in (1, 2))
         assert len(once.tokens) - 5 <= n_tokens and len(twice.tokens) - 5 <= 2 * n_tokens
-    assert count_tokens(vocabulary, []) == []
+    assert text_tokens(vocabulary, []).counts == []
 
 
 def test_language_and_task_are_written_as_asked(build, tokenizer):

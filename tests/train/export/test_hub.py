@@ -90,5 +90,5 @@ def test_a_hub_that_is_not_there_is_one_sentence(tmp_path, monkeypatch):
 
 
 def test_what_is_no_repository_name_is_refused(hub, tmp_path):
-    with pytest.raises(ExportError, match="no name of a repository"):
+    with pytest.raises(ExportError, match="not the name of a repository"):
         push_directory(tmp_path, "a/b/c", endpoint=hub.url)

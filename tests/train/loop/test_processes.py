@@ -99,7 +99,7 @@ def test_killed_and_then_stopped_a_run_ends_with_the_losses_and_weights_of_an_un
     wait_for_steps(broken, 7)
     child.send_signal(signal.SIGTERM)  # arrives while a step is being made
     printed = finish(child)
-    assert "the same command goes on from there" in printed or "artifact" in printed
+    assert "the same command resumes from there" in printed or "artifact" in printed
     finish(command(broken))
     assert "memory: about" in finish(unbroken)
     assert_same_run(broken, whole, 10, 1e-6)

@@ -182,9 +182,8 @@ def test_a_job_completes_its_artifact_serves_and_its_log_feeds_every_metric(job,
     assert read_checkpoint(newest_checkpoint(run.checkpoints)).position.step == 8
 
 
-def test_sigterm_in_mid_epoch_ends_with_status_0_and_a_checkpoint_from_which_the_next_machine_goes_on(job):
-    unbroken = job("unbroken", max_steps="40", eval_every_steps="0", save_every_steps="1000")
-    unbroken.finish()
+def broken_and_resumed(job):
+    """Stop a job of 40 steps by SIGTERM in mid-epoch, and finish it on the next machine; return that job."""
     broken = job("broken", max_steps="40", eval_every_steps="0", save_every_steps="1000")
     broken.wait_for_steps(5)
     broken.process.send_signal(signal.SIGTERM)
@@ -196,6 +195,20 @@ def test_sigterm_in_mid_epoch_ends_with_status_0_and_a_checkpoint_from_which_the
     shutil.rmtree(broken.base_dir / "output")  # a spot job's next machine has the checkpoints alone
     resumed = job("broken", max_steps="40", eval_every_steps="0", save_every_steps="1000")
     resumed.finish()
+    return resumed
+
+
+def test_sigterm_in_mid_epoch_ends_with_status_0_and_a_checkpoint_from_which_the_next_machine_goes_on(job):
+    resumed = broken_and_resumed(job)
+    assert len(resumed.losses()) == 40
+    assert load_artifact(resumed.base_dir / "model").manifest.training["steps"] == 40
+
+
+@pytest.mark.slow
+def test_a_job_that_went_on_elsewhere_has_the_losses_and_weights_of_an_unbroken_one(job):
+    unbroken = job("unbroken", max_steps="40", eval_every_steps="0", save_every_steps="1000")
+    unbroken.finish()
+    resumed = broken_and_resumed(job)
     assert resumed.losses() == pytest.approx(unbroken.losses(), rel=1e-6)
     ours, theirs = (
         load_file(each.base_dir / "model" / "adapter" / "adapter_model.safetensors")
@@ -232,10 +245,10 @@ def test_all_faults_of_the_hyperparameters_come_together_in_one_sentence(job):
         ({"hyperparameters": "{not json"}, "hyperparameters.json cannot be read"),
         (
             {"resourceconfig": {"hosts": ["algo-1"], "current_host": "algo-7"}},
-            "'algo-7' is none of the hosts",
+            "'algo-7' is not one of the hosts",
         ),
         ({"inputdataconfig": {"train": {"TrainingInputMode": "Pipe"}}}, "'train' is in Pipe mode"),
-        ({"hyperparameters": {"config": "nonesuch"}}, "config 'nonesuch' is no file and none of smoke"),
+        ({"hyperparameters": {"config": "nonesuch"}}, "config 'nonesuch' is neither a file nor one of smoke"),
     ],
 )
 def test_a_tree_that_cannot_be_used_is_refused_before_anything_is_loaded(job, files, said):
@@ -250,7 +263,7 @@ def test_a_failure_of_training_itself_is_told_in_its_own_words(job):
         test_data="channel:no",
     )
     run.finish(1)
-    assert run.failure is not None and "there is no channel 'no'" in run.failure
+    assert run.failure is not None and "no channel is named 'no'" in run.failure
 
 
 def test_a_trainer_that_is_killed_leaves_a_reason(job):

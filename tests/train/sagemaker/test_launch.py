@@ -84,7 +84,7 @@ def test_hyperparameters_are_strings_and_channels_read_s3_as_they_go():
     ("changes", "said"),
     [
         ({"name": "a--b_c"}, "--name 'a--b_c' is not a valid name"),
-        ({"role": "shrota"}, "--role 'shrota' is no ARN"),
+        ({"role": "shrota"}, "--role 'shrota' is not an ARN"),
         ({"output": "bucket/x"}, "--output 'bucket/x' is not of the form s3://"),
         ({"channel": ("train",)}, "--channel 'train' is not written NAME=VALUE"),
         ({"channel": ("train=x",)}, "--channel train 'x' is not of the form s3://"),
