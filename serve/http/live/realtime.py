@@ -20,6 +20,7 @@ from litestar import websocket
 from litestar.datastructures import State
 
 from serve import errors
+from serve.http.errors import OPENAI_CODES
 from serve.http.live.stream import AnySocket, Stream, json_object
 from serve.http.openai.models import adapter_of
 from serve.service.live.settings import LEAST_PAUSE_S, LiveSettings, parse_live_settings
@@ -258,4 +259,5 @@ def _sound(message: Mapping[str, Any]) -> bytes:
 
 
 def _error(code: str, message: str, param: str | None) -> dict[str, Any]:
+    code = OPENAI_CODES.get(code, code)
     return {"type": "invalid_request_error", "code": code, "message": message, "param": param}
