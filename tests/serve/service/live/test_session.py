@@ -48,7 +48,7 @@ class NumberingEngine:
         self.n_frames.append(window.n_frames)
         seconds = float(window.log_mel[0, 0])
         prefix = window.options.prefix
-        first = prefix[0] if prefix else 1_000 * len(self.options)
+        first = prefix[0] if prefix else 1_000
         count = max(len(prefix), math.floor(seconds / WORD_S))
         is_careful = window.options.beam_size > 1
         words = [
