@@ -51,10 +51,11 @@ WAITING_S = 20.0
 RECORDED_BYTES_PER_S = 16_000
 """Bytes of a container that count as a second, for that limit: a browser sends 4,000 to 16,000."""
 
-LONG_WINDOW_S = 8.0
-"""A longer window begins anew at a committed word; a model that reads 30 s at a time anyway has 24 s."""
+LONG_WINDOW_S = 4.0
+"""A longer window begins anew at a committed word: CTranslate2 decodes given words one by one too, so windows
+of 8 s take twice as long. A model that reads 30 s at a time anyway has 24 s."""
 
-KEPT_S = 2.5
+KEPT_S = 1.2
 """Sound that such a window keeps at least, in seconds."""
 
 FORCED_MARGIN_S = 1.5
@@ -114,7 +115,7 @@ class LiveSession:
         self._policy = policy or (by_alignment if can_align else by_agreement)
         self._track = LanguageTrack(asked.expected_language, look_ahead=0)
         dynamic = pipeline.reads_short_windows(asked)
-        self._long_window = round((LONG_WINDOW_S if dynamic else 3 * LONG_WINDOW_S) * SAMPLE_RATE)
+        self._long_window = round((LONG_WINDOW_S if dynamic else 6 * LONG_WINDOW_S) * SAMPLE_RATE)
         self._longest = round((min(pipeline.facts.max_window_s, 14.0) if dynamic else 29.0) * SAMPLE_RATE)
         bytes_per_s = settings.pcm.bytes_per_s if settings.pcm else RECORDED_BYTES_PER_S
         self._sound = sound or SoundQueue(round(WAITING_S * bytes_per_s))

@@ -6,7 +6,9 @@ import pytest
 from openai import AsyncOpenAI, OpenAI
 
 ITEM = "conversation.item.input_audio_transcription"
-pytestmark = pytest.mark.filterwarnings("ignore:connect.. must be used as a context manager:DeprecationWarning")
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:connect.. must be used as a context manager:DeprecationWarning"
+)
 DETECTED = {"type": "server_vad", "silence_duration_ms": 500}
 
 
