@@ -66,9 +66,6 @@ from serve.options import DETECT, NO_ADAPTER, TranscriptionOptions
 from serve.transcript.events import End, Event, Segment, Start, Transcript, build_transcript
 from serve.transcript.timeline import Timeline
 
-Cut = Callable[[Iterable[Samples], WindowLimits], Iterator[tuple[Window, Samples]]]
-"""Finds windows in blocks of samples, each (n_channels, n_samples)."""
-
 MAX_SIDE_BY_SIDE = 64
 """Recordings transcribed concurrently offline."""
 
@@ -119,6 +116,10 @@ class ServingFacts:
     """Whether the adapter was trained to emit the times of sentences."""
 
 
+Cut = Callable[[Iterable[Samples], WindowLimits], Iterator[tuple[Window, Samples]]]
+"""Finds windows in blocks of samples, each (n_channels, n_samples)."""
+
+
 class Decoder(Protocol):
     """How windows reach the engine: a scheduler's ticket, or a wrapper of one."""
 
@@ -151,7 +152,8 @@ class Pipeline:
         self.features = features
         self.facts = facts or ServingFacts()
         self.base_dir = base_dir
-        self._prepare = prepare
+        self.prepare = prepare
+        """Loads what options need."""
 
     def transcribe(
         self,
@@ -159,8 +161,6 @@ class Pipeline:
         options: TranscriptionOptions | None = None,
         decoder: Decoder | None = None,
         cut: Cut = iter_windows,
-        timeline: Timeline | None = None,
-        track: LanguageTrack | None = None,
     ) -> Iterator[Event]:
         """Transcribe one recording, yielding each segment once its window is decoded.
 
@@ -168,9 +168,7 @@ class Pipeline:
             recording: Read block by block as decoding goes on; or float32 samples at 16 kHz, (n_samples,) or
                 (n_channels, n_samples).
             decoder: How windows reach the engine; None makes a scheduler for this recording alone.
-            cut: Cuts the recording into windows; live speech has its own.
-            timeline: Places the segments; for a caller that previews what waits there.
-            track: Settles the languages to be detected; live speech has its own.
+            cut: Cuts the recording into windows; a caller may look on.
 
         Yields:
             `Start`, any number of `Segment` in order of their start, `End`.
@@ -181,7 +179,7 @@ class Pipeline:
         """
         if decoder is None:
             with Scheduler(self.engine, frees_engine=False) as scheduler, scheduler.admit() as ticket:
-                yield from self.transcribe(recording, options, ticket, cut, timeline, track)
+                yield from self.transcribe(recording, options, ticket, cut)
             return
         started = time.perf_counter()
         options = options or TranscriptionOptions()
@@ -190,13 +188,13 @@ class Pipeline:
             recording = Recording.of(recording)
         is_split = options.channels == "split"
         recording = chosen_channels(recording, split=is_split)
-        self._prepare(decoding)
+        self.prepare(decoding)
         yield Start(duration_s=recording.duration_s, language=decoding.language, sound=recording.report)
 
         windows = cut(recording.blocks(), self._limits(decoding))
-        timeline = timeline or Timeline(split=is_split, words=decoding.word_timestamps)
+        timeline = Timeline(split=is_split, words=decoding.word_timestamps)
         said: list[Hypothesis] = []
-        track = track or LanguageTrack(decoding.expected_language)
+        track = LanguageTrack(decoding.expected_language)
         for window, hypothesis in self._decoded(windows, decoding, decoder, track):
             heard = hypothesis if is_said(window, hypothesis) else None
             if heard is not None:
@@ -289,7 +287,7 @@ class Pipeline:
     def _limits(self, decoding: DecodingOptions) -> WindowLimits:
         """Return the window lengths that the model can read."""
         facts = self.facts
-        dynamic = self._reads_short_windows(decoding)
+        dynamic = self.reads_short_windows(decoding)
         longest_s = min(facts.max_window_s, MAX_WINDOW_S - facts.margin_s) if dynamic else MAX_WINDOW_S
         max_gap_s = facts.max_gap_s if decoding.language else min(facts.max_gap_s, MAX_GAP_UNTOLD_S)
         return WindowLimits(
@@ -333,7 +331,8 @@ class Pipeline:
 
     def engine_input(self, window: Window, samples: Samples, decoding: DecodingOptions) -> EngineInput:
         """Compute a window's features, and limit its tokens by the speech in it."""
-        budget_tokens = math.ceil(window.speech_samples / SAMPLE_RATE * TOKENS_PER_S) + SPARE_TOKENS
+        n_tokens = math.ceil(window.speech_samples / SAMPLE_RATE * TOKENS_PER_S)
+        budget_tokens = max(0, n_tokens - len(decoding.prefix)) + SPARE_TOKENS
         log_mel = self.features.log_mel(samples, self._window_s(window, decoding))
         options = replace(decoding, max_new_tokens=budget_tokens)
         if window.overlap or window.is_torn:  # by the times of its words it is joined to its neighbours
@@ -357,11 +356,11 @@ class Pipeline:
         list(decoder.decode([given]))
 
     def _window_s(self, window: Window, decoding: DecodingOptions) -> float:
-        if not self._reads_short_windows(decoding):
+        if not self.reads_short_windows(decoding):
             return MAX_WINDOW_S
         return window_length_s(window.end - window.start, self.facts.margin_s)
 
-    def _reads_short_windows(self, decoding: DecodingOptions) -> bool:
+    def reads_short_windows(self, decoding: DecodingOptions) -> bool:
         return self.facts.dynamic and decoding.adapter is not None  # the base model alone would loop on them
 
 

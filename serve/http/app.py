@@ -16,6 +16,10 @@ from serve.http.context import CUSTOM_ATTRIBUTES, REQUEST_ID, RequestContext
 from serve.http.door.body import ArrivingBytes
 from serve.http.door.guards import check_key, check_origin, read_keys
 from serve.http.errors import EXCEPTION_HANDLERS
+from serve.http.live.listen import listen
+from serve.http.live.plain import PATH as PLAIN_LIVE_PATH
+from serve.http.live.plain import live
+from serve.http.live.realtime import realtime
 from serve.http.metrics import Metrics, metrics
 from serve.http.openai.audio import transcriptions, translations
 from serve.http.openai.models import get_openai_model, list_openai_models
@@ -31,10 +35,12 @@ from serve.transcript.formats import FORMATS
 
 SINGLE_ROUTES = {
     "POST /invocations": "a recording in, its transcript out",
-    f"WebSocket {LIVE_PATH}": "speech in and text out, while it is being spoken",
-    "POST /v1/audio/transcriptions": "the same with OpenAI's API; likewise /v1/audio/translations",
-    "GET /v1/models": "names that OpenAI's clients may give as model",
-    "POST, GET, DELETE /adapters": "further adapters",
+    f"WebSocket {PLAIN_LIVE_PATH}": "speech in and committed words out, while it is being spoken",
+    f"WebSocket {LIVE_PATH}": "the same as SageMaker's streams word it",
+    "WebSocket /v1/realtime, /v1/listen": "the same as OpenAI's and Deepgram's APIs word it",
+    "POST /v1/audio/transcriptions": "the same as OpenAI's API words it; likewise /v1/audio/translations",
+    "GET /v1/models": "what OpenAI's clients may name as model",
+    "POST, GET, DELETE /adapters": "adapters beside the served one",
 }
 MODEL_ROUTES = {
     "POST /models/NAME/invoke": "a recording in, its transcript out",
@@ -103,7 +109,8 @@ def _routes(service: Service) -> list[ControllerRouterHandler]:
     if service.settings.multi_model:
         return [add_model, list_models, get_model, remove_model, invoke_model]
     openai = [transcriptions, translations, list_openai_models, get_openai_model]
-    return [invocations, live_stream, add_adapter, list_adapters, get_adapter, remove_adapter, *openai]
+    live_routes = [live_stream, live, listen, realtime]
+    return [invocations, *live_routes, add_adapter, list_adapters, get_adapter, remove_adapter, *openai]
 
 
 @get("/", summary="What is served here", sync_to_thread=False)
