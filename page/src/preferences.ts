@@ -74,6 +74,14 @@ export function size(bytes: number): string {
   return `${number(bytes / 2 ** 20)} MiB`;
 }
 
+/** Below this length the time to start counts for more than the speed. */
+const SPEED_FROM_S = 10;
+
+/** How many times faster than speech a recording was transcribed, where that says something. */
+export function speedOf(speed: number | null, heard_s: number): string | null {
+  return speed && heard_s >= SPEED_FROM_S ? number(speed) : null;
+}
+
 /** 75 → 1:15, in the digits of the page's language. */
 export function clock(seconds: number): string {
   const whole = Math.max(0, Math.floor(seconds));

@@ -44,6 +44,8 @@ export const announcement = signal("");
 export const trouble = signal<Recording["failure"]>(null);
 
 const sounds = new Map<string, Blob>();
+/** What waits, the first to be transcribed first. */
+let queue: string[] = [];
 const running = new Map<string, AbortController>();
 let onEnd: (recording: Recording) => void = () => {};
 
@@ -104,20 +106,22 @@ export function change(id: string, changed: Partial<Recording> | ((now: Recordin
   );
 }
 
-/** Queue files, the first one first; the first is shown. */
+/** Queue files, the first one first; the first is shown, above those that came with it. */
 export function addFiles(files: Iterable<File>, choice: Choice): void {
-  let first: string | null = null;
-  for (const file of files) {
-    const { id } = newRecording(file.name, choice);
-    first ??= id;
+  const [now, added] = [Date.now(), [] as string[]];
+  for (const [at, file] of [...files].entries()) {
+    const { id } = newRecording(file.name, choice, { created: now - at / 1000 });
+    added.push(id);
     const most = offered.value.facts?.max_body_bytes ?? Infinity;
     if (file.size > most) {
       change(id, { state: "failed", failure: { code: "too_large", message: `${file.size}/${most}` } });
       continue;
     }
     setSound(id, file);
+    queue.push(id);
   }
-  if (first) selectedId.value = first;
+  recordings.value = recordings.value.toSorted((one, other) => other.created - one.created);
+  selectedId.value = added[0] ?? selectedId.value;
   void work();
 }
 
@@ -133,12 +137,11 @@ export async function soundOf(id: string): Promise<Blob | null> {
   return sound ?? null;
 }
 
-/** Transcribe what waits, one recording at a time, the earliest first. */
+/** Transcribe what waits, one recording at a time. */
 async function work(): Promise<void> {
   if (running.size) return;
-  const next = recordings.value.findLast((each) => each.state === "waiting" && !each.fromMicrophone);
-  const waiting = next ?? recordings.value.findLast((each) => each.state === "waiting");
-  if (!waiting) return;
+  const waiting = find(queue.shift() ?? "");
+  if (!waiting) return queue.length ? work() : undefined;
   const abort = new AbortController();
   running.set(waiting.id, abort);
   try {
@@ -220,6 +223,7 @@ export function correct(id: string, segment: Segment): void {
 }
 
 export function cancel(id: string): void {
+  queue = queue.filter((each) => each !== id);
   const abort = running.get(id);
   if (abort) abort.abort();
   else ended(id, { state: "cancelled" });
@@ -227,6 +231,7 @@ export function cancel(id: string): void {
 
 export function retry(id: string, choice: Choice): void {
   change(id, { state: "waiting", failure: null, segments: [], choice });
+  queue.push(id);
   void work();
 }
 
@@ -242,6 +247,7 @@ export async function forget(id: string): Promise<void> {
 }
 
 export async function forgetAll(): Promise<void> {
+  queue = [];
   for (const abort of running.values()) abort.abort();
   recordings.value = [];
   selectedId.value = null;

@@ -3,7 +3,7 @@
 import { useSignal } from "@preact/signals";
 import { download, fileOf, FORMATS } from "../downloads";
 import { liveId } from "../live";
-import { clock, languageName, number, percent, preferences, sentence, t } from "../preferences";
+import { clock, languageName, number, percent, preferences, sentence, speedOf, t } from "../preferences";
 import { cancel, retry, selected, type Recording } from "../recordings";
 import { plainText } from "../transcript";
 import * as icons from "./icons";
@@ -31,11 +31,12 @@ export function Detail() {
 }
 
 function Facts({ recording }: { recording: Recording }) {
-  const { state, duration_s, speed, language, lag_s } = recording;
+  const { state, duration_s, reached_s, speed, language, lag_s } = recording;
+  const times = speedOf(speed, reached_s);
   const facts: string[] = [];
   if (duration_s) facts.push(clock(duration_s));
   if (language) facts.push(languageName(language));
-  if (speed && (state === "done" || state === "working")) facts.push(t.value.speed(number(speed)));
+  if (times && (state === "done" || state === "working")) facts.push(t.value.speed(times));
   if (lag_s !== null && state === "live") facts.push(t.value.lag(number(lag_s)));
   return (
     <p class="facts">

@@ -1,6 +1,6 @@
 // The queue and the history: one line for each recording, with its state and what can be done.
 
-import { clock, number, percent, preferences, t } from "../preferences";
+import { clock, percent, preferences, speedOf, t } from "../preferences";
 import { cancel, forget, forgetAll, recordings, retry, selectedId, type Recording } from "../recordings";
 import * as icons from "./icons";
 
@@ -32,13 +32,19 @@ function Line({ recording }: { recording: Recording }) {
   const isShown = selectedId.value === id;
   const isBusy = state === "waiting" || state === "sending" || state === "working";
   const canRetry = state === "failed" || state === "cancelled";
+  const show = () => {
+    selectedId.value = id;
+    // On a phone it is shown below the list.
+    const below = matchMedia("(max-width: 900px)").matches;
+    if (below) requestAnimationFrame(() => document.querySelector(".detail")?.scrollIntoView({ block: "start" }));
+  };
   return (
     <li class={isShown ? "line shown" : "line"}>
       <button
         type="button"
         class="open"
         aria-current={isShown ? "true" : undefined}
-        onClick={() => (selectedId.value = id)}
+        onClick={show}
       >
         <span class="name">{name}</span>
         <StateLine recording={recording} />
@@ -84,6 +90,7 @@ function detailsOf({ state, sent, duration_s, reached_s, speed }: Recording): st
   if (state === "sending") details.push(percent(sent));
   if (state === "working" && duration_s) details.push(percent(Math.min(1, reached_s / duration_s)));
   if (duration_s && state !== "sending") details.push(clock(duration_s));
-  if (speed && (state === "working" || state === "done")) details.push(`${number(speed)} ×`);
+  const times = speedOf(speed, reached_s);
+  if (times && (state === "working" || state === "done")) details.push(`${times} ×`);
   return details;
 }

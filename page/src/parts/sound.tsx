@@ -37,7 +37,7 @@ export function Sound({ id, segments }: { id: string; segments: Segment[] }) {
   const isAway = state === "gone" || state === "unplayable";
   return (
     <div class="sound">
-      {isAway && <p class="soft">{state === "gone" ? t.value.noSound : t.value.unplayable}</p>}
+      {isAway && segments.length > 0 && <p class="soft">{state === "gone" ? t.value.noSound : t.value.unplayable}</p>}
       <div class="player" hidden={isAway}>
         <button
           type="button"
