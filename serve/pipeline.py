@@ -148,7 +148,8 @@ class Pipeline:
         self.features = features
         self.facts = facts or ServingFacts()
         self.base_dir = base_dir
-        self._prepare = prepare
+        self.prepare = prepare
+        """Loads what options need."""
 
     def transcribe(
         self,
@@ -187,7 +188,7 @@ class Pipeline:
             recording = Recording.of(recording)
         is_split = options.channels == "split"
         recording = chosen_channels(recording, split=is_split)
-        self._prepare(decoding)
+        self.prepare(decoding)
         yield Start(duration_s=recording.duration_s, language=decoding.language, sound=recording.report)
 
         windows = cut(recording.blocks(), self._limits(decoding))
@@ -286,7 +287,7 @@ class Pipeline:
     def _limits(self, decoding: DecodingOptions) -> WindowLimits:
         """Return the window lengths that the model can read."""
         facts = self.facts
-        dynamic = self._reads_short_windows(decoding)
+        dynamic = self.reads_short_windows(decoding)
         longest_s = min(facts.max_window_s, MAX_WINDOW_S - facts.margin_s) if dynamic else MAX_WINDOW_S
         max_gap_s = facts.max_gap_s if decoding.language else min(facts.max_gap_s, MAX_GAP_UNTOLD_S)
         return WindowLimits(
@@ -330,7 +331,8 @@ class Pipeline:
 
     def engine_input(self, window: Window, samples: Samples, decoding: DecodingOptions) -> EngineInput:
         """Compute a window's features, and limit its tokens by the speech in it."""
-        budget_tokens = math.ceil(window.speech_samples / SAMPLE_RATE * TOKENS_PER_S) + SPARE_TOKENS
+        n_tokens = math.ceil(window.speech_samples / SAMPLE_RATE * TOKENS_PER_S)
+        budget_tokens = max(0, n_tokens - len(decoding.prefix)) + SPARE_TOKENS
         log_mel = self.features.log_mel(samples, self._window_s(window, decoding))
         options = replace(decoding, max_new_tokens=budget_tokens)
         if window.overlap or window.is_torn:  # by the times of its words it is joined to its neighbours
@@ -354,11 +356,11 @@ class Pipeline:
         list(decoder.decode([given]))
 
     def _window_s(self, window: Window, decoding: DecodingOptions) -> float:
-        if not self._reads_short_windows(decoding):
+        if not self.reads_short_windows(decoding):
             return MAX_WINDOW_S
         return window_length_s(window.end - window.start, self.facts.margin_s)
 
-    def _reads_short_windows(self, decoding: DecodingOptions) -> bool:
+    def reads_short_windows(self, decoding: DecodingOptions) -> bool:
         return self.facts.dynamic and decoding.adapter is not None  # the base model alone would loop on them
 
 

@@ -165,7 +165,7 @@ def _started(body: IO[bytes], container: Container, limits: ChildLimits, number:
     )
     assert process.stdout is not None and process.stderr is not None
     try:
-        _restrict(process.pid, limits)
+        restrict(process.pid, limits)
         yield Child(process, process.stdout, process.stderr, limits.timeout_s)
     finally:
         process.kill()
@@ -214,7 +214,7 @@ def _anonymous_file(data: bytes) -> Iterator[IO[bytes]]:
         yield file
 
 
-def _restrict(pid: int, limits: ChildLimits) -> None:
+def restrict(pid: int, limits: ChildLimits) -> None:
     """Limit a running child from outside, because code between fork and exec is unsafe with threads."""
     if sys.platform != "linux":
         return

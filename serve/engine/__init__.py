@@ -51,6 +51,9 @@ class DecodingOptions:
     """Seed of the random draws; the same window, options and seed give the same text."""
     prompt: str = ""
     """Text that precedes the window: a spelling hint, or the previous segment."""
+    prefix: tuple[int, ...] = ()
+    """Text tokens that the text begins with; the model writes what follows. They are no new tokens, and do
+    not count in `avg_logprob`."""
     hotwords: str = ""
     """Words that are likely to be spoken, put before `prompt`."""
     suppress: tuple[str, ...] = ()
@@ -59,6 +62,8 @@ class DecodingOptions:
     """Emit sentence times as timestamp tokens; for models that were trained to."""
     word_timestamps: bool = False
     """Also align each word in time."""
+    guesses_words: bool = False
+    """Also split the text into words whose times are guessed; for engines that cannot align words."""
 
 
 @dataclass(eq=False, kw_only=True)
@@ -110,7 +115,7 @@ class Hypothesis:
     """What the model heard in one window."""
 
     tokens: tuple[int, ...]
-    """Text tokens, without special tokens."""
+    """Text tokens, without special tokens; they begin with the prefix that was given."""
     text: str
     language: str
     avg_logprob: float

@@ -11,6 +11,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from itertools import islice
 
 from serve.engine import DecodingOptions, Hypothesis
 
@@ -41,9 +42,10 @@ def attempts(options: DecodingOptions) -> Iterator[DecodingOptions]:
 class Trial:
     """The decoding attempts for one window."""
 
-    def __init__(self, options: DecodingOptions) -> None:
+    def __init__(self, options: DecodingOptions, *, once: bool = False) -> None:
+        """Begin; with `once`, the first attempt is the last."""
         self._asked = options
-        self._attempts = attempts(options)
+        self._attempts = islice(attempts(options), 1 if once else None)
         self.options = next(self._attempts)
         """Options of the attempt to make next."""
         self._best: Hypothesis | None = None

@@ -78,8 +78,12 @@ class Ticket(AbstractContextManager["Ticket"]):
         self.line = Line()  # the scheduler's lock guards this and `error`
         self.error: ServiceError | None = None
 
-    def decode(self, inputs: Iterable[EngineInput]) -> Iterator[Hypothesis]:
+    def decode(self, inputs: Iterable[EngineInput], *, once: bool = False) -> Iterator[Hypothesis]:
         """Yield a hypothesis for every window, in order; `inputs` is read a few windows ahead.
+
+        Args:
+            inputs: The windows.
+            once: Whether to yield what is not believable too, and not to try again.
 
         Raises:
             RequestTimeout: The request's deadline has passed.
@@ -97,7 +101,7 @@ class Ticket(AbstractContextManager["Ticket"]):
                 except Exception as error:  # raised once the windows before it are yielded
                     window, fault = None, error
                 if window is not None:
-                    ahead.append(self._scheduler._enqueue(self, window, Trial(window.options)))
+                    ahead.append(self._scheduler._enqueue(self, window, Trial(window.options, once=once)))
                     continue
                 if not ahead:
                     if fault is not None:

@@ -151,13 +151,14 @@ class Vocabulary:
 
     def prompt_of(self, options: DecodingOptions) -> list[int]:
         """Return the decoder prompt for these options, whose language must be known."""
-        return self.prompt(
+        prompt = self.prompt(
             options.language,
             options.task,
             options.prompt,
             hotwords=options.hotwords,
             timestamps=options.timestamps,
         )
+        return [*prompt, *options.prefix]
 
     def text(self, tokens: Sequence[int]) -> str:
         """Decode text tokens, without a last character of which only some bytes were emitted."""

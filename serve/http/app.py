@@ -13,6 +13,8 @@ from litestar.types import ASGIApp, ControllerRouterHandler
 from serve.engine.languages import LANGUAGE_NAMES
 from serve.http.context import CUSTOM_ATTRIBUTES, REQUEST_ID, RequestContext
 from serve.http.errors import EXCEPTION_HANDLERS
+from serve.http.live.plain import PATH as PLAIN_LIVE_PATH
+from serve.http.live.plain import live
 from serve.http.metrics import Metrics, metrics
 from serve.http.openai.audio import transcriptions, translations
 from serve.http.openai.models import get_openai_model, list_openai_models
@@ -29,7 +31,8 @@ from serve.transcript.formats import FORMATS
 
 SINGLE_ROUTES = {
     "POST /invocations": "a recording in, its transcript out",
-    f"WebSocket {LIVE_PATH}": "speech in and text out, while it is being spoken",
+    f"WebSocket {PLAIN_LIVE_PATH}": "speech in and committed words out, while it is being spoken",
+    f"WebSocket {LIVE_PATH}": "the same as SageMaker's streams word it",
     "POST /v1/audio/transcriptions": "the same as OpenAI's API words it; likewise /v1/audio/translations",
     "GET /v1/models": "what OpenAI's clients may name as model",
     "POST, GET, DELETE /adapters": "adapters beside the served one",
@@ -87,7 +90,8 @@ def _routes(service: Service) -> list[ControllerRouterHandler]:
     if service.settings.multi_model:
         return [add_model, list_models, get_model, remove_model, invoke_model]
     openai = [transcriptions, translations, list_openai_models, get_openai_model]
-    return [invocations, live_stream, add_adapter, list_adapters, get_adapter, remove_adapter, *openai]
+    live_routes = [live_stream, live]
+    return [invocations, *live_routes, add_adapter, list_adapters, get_adapter, remove_adapter, *openai]
 
 
 def describe_service(service: Service) -> dict[str, object]:

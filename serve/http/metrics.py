@@ -21,10 +21,13 @@ from prometheus_client import (
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
 from serve.engine.figures import Queue, Totals
+from serve.transcript.events import LiveEvent, LiveWords
 
 LATENCY_BUCKETS_S = (0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60, 300, 1_800)
 SPEED_BUCKETS = (0.5, 1, 2, 5, 10, 20, 50, 100, 200)
 """Seconds of recording transcribed in one second of work."""
+
+LAG_BUCKETS_S = (0.25, 0.5, 0.75, 1, 1.5, 2, 3, 5, 10, 30)
 
 OTHER_ROUTE = "other"
 """Label for all paths that match no route."""
@@ -56,6 +59,13 @@ class Metrics:
             buckets=SPEED_BUCKETS,
             registry=self._registry,
         )
+        self._live_lag_s = Histogram(
+            "shrota_live_lag_seconds",
+            "From when a word was spoken until the event that has it, committed or partial.",
+            ["text"],
+            buckets=LAG_BUCKETS_S,
+            registry=self._registry,
+        )
         self._registry.register(_SchedulerCollector(queue, totals))
         ProcessCollector(registry=self._registry)
         PlatformCollector(registry=self._registry)
@@ -74,6 +84,11 @@ class Metrics:
         self._audio_s.inc(audio_s)
         if processing_s:
             self._speed.observe(audio_s / processing_s)
+
+    def heard_live(self, event: LiveEvent) -> None:
+        """Count the lag of the words of a live session."""
+        if isinstance(event, LiveWords) and (event.committed or event.partial):
+            self._live_lag_s.labels("committed" if event.committed else "partial").observe(event.lag_s)
 
     def page(self) -> bytes:
         return generate_latest(self._registry)

@@ -6,9 +6,8 @@ import asyncio
 import math
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Literal, ParamSpec, TypeVar, cast
 
@@ -19,6 +18,7 @@ from serve.engine.figures import Queue, Totals
 from serve.engine.scheduler import BatchLimits, Scheduler
 from serve.errors import NotReady, ServiceError, StartupError, UnknownModel
 from serve.options import TranscriptionOptions
+from serve.service.live.runs import LiveRun, LiveRuns
 from serve.service.memory import MemoryBudget
 from serve.service.place import Place
 from serve.service.sessions import Session, Sessions
@@ -29,8 +29,7 @@ if TYPE_CHECKING:  # these imports take seconds, so the loading thread does them
     from serve.pipeline import Pipeline
     from serve.service.adapters import Adapters
     from serve.service.hooks import Hooks
-    from serve.service.live import LiveSession
-    from serve.service.live_settings import LiveSettings
+    from serve.service.live.settings import LiveSettings
     from serve.service.models import Models
 
 N_LOADERS = 2
@@ -94,7 +93,8 @@ class Service:
         self._workers = ThreadPoolExecutor(settings.max_requests, thread_name_prefix="request")
         self._audio_workers = ThreadPoolExecutor(settings.n_audio_workers, thread_name_prefix="audio")
         self._loaders = ThreadPoolExecutor(N_LOADERS, thread_name_prefix="loader")
-        self._live: set[LiveSession] = set()
+        self.live = LiveRuns(max_left=max(1, settings.max_requests // 2))
+        """The live sessions."""
         self._audio_turns = threading.BoundedSemaphore(settings.n_audio_workers)
 
     @property
@@ -210,22 +210,24 @@ class Service:
             async for event in self.in_thread(partial(place.transcribe, opening, options)):
                 yield event
 
-    @contextmanager
-    def live_session(self, settings: LiveSettings, place: Place) -> Iterator[LiveSession]:
-        """Open a live stream; draining ends it early.
+    def open_live(
+        self, settings: LiveSettings, place: Place, on_over: Callable[[LiveRun], None] = lambda run: None
+    ) -> LiveRun:
+        """Open a live session, which closes the place when it is over; draining ends it early.
+
+        Args:
+            settings: The sound's format, and options.
+            place: Its place.
+            on_over: Called when it is over.
 
         Raises:
             UnsupportedOption: The served model does not support an option.
         """
-        from serve.service.live import LiveSession
+        from serve.service.live.session import LiveSession
 
         place.choose(settings.options)
         session = LiveSession(place.pipeline, settings, place.ticket, max_audio_s=self.settings.live_max_s)
-        self._live.add(session)
-        try:
-            yield session
-        finally:
-            self._live.remove(session)
+        return self.live.open(session, place, self.in_thread, on_over)
 
     async def in_request_thread(self, work: Callable[[], T]) -> T:
         """Run work that may last as long as its request; every admitted request has a thread."""
@@ -257,8 +259,8 @@ class Service:
         _log.info("service.draining", n_requests=self.n_admitted)
         reason = NotReady("the service is shutting down")
         await self._wait_for_requests(self.settings.drain_s / 2)
-        for session in self._live:  # the speech so far is still transcribed
-            session.end(reason)
+        for run in self.live.all:  # the speech so far is still transcribed
+            run.session.end(reason)
         await self._wait_for_requests(self.settings.drain_s / 2)
         if self.n_admitted:
             _log.warning("service.broke_off", n_requests=self.n_admitted)

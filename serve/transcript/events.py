@@ -106,12 +106,30 @@ class Failure:
 
 
 @dataclass(frozen=True, kw_only=True)
-class LiveText:
-    """Text of a live stream, final or partial."""
+class LiveWords:
+    """What was heard last in the open phrase of a live stream."""
+
+    committed: tuple[Word, ...]
+    """Words that are new, and final: neither they nor their times change any more."""
+    partial: str
+    """The text behind all committed words; it replaces the partial text before it."""
+    phrase: Segment
+    """The open phrase so far, with its partial text. Its text is empty where nothing was said after all."""
+    lag_s: float
+    """From when the last word of this event was spoken until the event."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LivePhrase:
+    """A phrase that is over: all its words are committed."""
 
     segment: Segment
-    """A partial segment has the number of the first final one that will replace it."""
-    is_final: bool
+    lag_s: float
+    """From when its last word was spoken until the event."""
+
+
+LiveEvent = LiveWords | LivePhrase
+"""A phrase has any number of `LiveWords`, and then its `LivePhrase`, unless nothing was said."""
 
 
 Event = Start | Segment | End | Failure

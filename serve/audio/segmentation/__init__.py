@@ -4,8 +4,15 @@ A span is speech; a window is what the encoder sees: one or more spans with the 
 Both are half-open ranges of samples. Knows no language model and no request.
 """
 
-from serve.audio.segmentation.listening import Listener, iter_windows
-from serve.audio.segmentation.speech import FRAME_SAMPLES, PAD_SAMPLES, RUN_SAMPLES, Span, find_speech
+from serve.audio.segmentation.listening import Listener, Tape, iter_windows
+from serve.audio.segmentation.speech import (
+    FRAME_SAMPLES,
+    PAD_SAMPLES,
+    RUN_SAMPLES,
+    Span,
+    SpeechDetector,
+    find_speech,
+)
 from serve.audio.segmentation.windows import Window, WindowLimits, WindowPacker
 
 __all__ = [
@@ -14,6 +21,8 @@ __all__ = [
     "RUN_SAMPLES",
     "Listener",
     "Span",
+    "SpeechDetector",
+    "Tape",
     "Window",
     "WindowLimits",
     "WindowPacker",

@@ -69,7 +69,7 @@ class Listener:
         # However short windows may be, each piece goes on beyond the one before it.
         self._max_overlap = min(MAX_OVERLAP_SAMPLES, self._max_samples // 4)
         self._min_overlap = min(MIN_OVERLAP_SAMPLES, self._max_overlap)
-        self._tape = _Tape()
+        self._tape = Tape()
         self._next = 0  # speech before this sample needs no window any more
         self._n_taken = 0  # all speech before this sample was given to the packer
         self._is_over = False
@@ -151,7 +151,7 @@ class Listener:
         return earliest + _quietest_point(self._tape.between(earliest, latest))
 
 
-class _Tape:
+class Tape:
     """The samples that are still needed, by their place in the recording."""
 
     def __init__(self) -> None:

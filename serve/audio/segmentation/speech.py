@@ -104,6 +104,7 @@ class SpeechDetector:
         self._start: int | None = None  # of a stretch that is not over; it may be a click
         self._silent_from: int | None = None  # a dip in it that may become a pause
         self._sum_probs, self._n_probs = 0.0, 0  # of its frames that are speech
+        self._ended = 0  # where the last stretch ended
 
     def push(self, samples: Samples, *, is_last: bool) -> list[Span]:
         """Listen to (n_samples,), whole frames until the last; return the spans now complete."""
@@ -125,6 +126,11 @@ class SpeechDetector:
         if self._start is None or not self._is_certain():
             return None
         return self._span(self._widened(self._start), self._spoken_until)
+
+    @property
+    def n_silent(self) -> int:
+        """Samples heard since somebody spoke."""
+        return self.n_heard - (self._spoken_until if self._is_certain() else self._ended)
 
     @property
     def open_spans(self) -> list[Span]:
@@ -193,6 +199,7 @@ class SpeechDetector:
         if self._start is not None and self._is_certain():
             assert self._held is None, "it is released as soon as what follows is certain"
             self._held = self._span(self._start, self._spoken_until)
+            self._ended = self._held.end
         self._start = None
 
     def _release(self, n_samples: int | None = None) -> list[Span]:

@@ -205,7 +205,7 @@ class CTranslate2Engine:
             return usual
         if options.language != self._languages[adapter] or options.task != "transcribe":
             return Variant(adapter)
-        if not (options.prompt or options.hotwords):  # only special tokens, which every variant has
+        if not (options.prompt or options.hotwords or options.prefix):  # every variant has special tokens
             return usual
         readable = self.variants.model(usual).can_read(self._vocabulary.prompt_of(options))
         return usual if readable else Variant(adapter)
@@ -217,7 +217,7 @@ class CTranslate2Engine:
                 self._variant(options),
                 window.n_frames,
                 len(self._vocabulary.prompt_of(options)),
-                (options.timestamps, options.beam_size, options.suppress),
+                (options.timestamps, options.beam_size, options.suppress, len(options.prefix)),
                 # Word alignment takes one start sequence for the whole batch.
                 (options.language, options.task) if options.word_timestamps else None,
                 # What a window draws at random must not depend on its neighbours.
@@ -272,6 +272,7 @@ class CTranslate2Engine:
                 limit=limit,
                 beam_size=options.beam_size,
                 temperature=options.temperature,
+                n_prefix=len(options.prefix),
             )
 
         if options.temperature == 0:
@@ -293,7 +294,8 @@ class CTranslate2Engine:
         """
         vocabulary, options = self._vocabulary, window.options
         n_written = len(written.tokens)
-        kept, looped = before_loop(written.tokens[:limit], vocabulary.is_text)
+        whole = [*options.prefix, *written.tokens[:limit]]
+        kept, looped = before_loop(whole, vocabulary.is_text)
         text_tokens = tuple(token for token in kept if vocabulary.is_text(token))
         heard_s = heard_frames(window.log_mel) / FRAMES_PER_S if options.timestamps else None
         hypothesis = Hypothesis(
@@ -303,10 +305,10 @@ class CTranslate2Engine:
             avg_logprob=written.sum_logprob / (n_written + (n_written < batch_limit)),
             no_speech_prob=written.no_speech_prob,
             looped=looped,
-            truncated=not looped and len(kept) >= limit,
+            truncated=not looped and n_written >= limit,
             sentences=() if heard_s is None else vocabulary.sentences(kept, heard_s),
         )
-        tokens = [token for token in written.tokens[:limit] if vocabulary.is_text(token)]
+        tokens = [token for token in whole if vocabulary.is_text(token)]
         if not is_repetitive(vocabulary.text(tokens)):
             return hypothesis
         (words,) = timed_words(model, vocabulary, [window], [tokens], hypothesis.language)

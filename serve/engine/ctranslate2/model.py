@@ -87,6 +87,7 @@ class CT2Model:
         limit: int,
         beam_size: int,
         temperature: float,
+        n_prefix: int = 0,
     ) -> list[Generated]:
         """Generate a text for each row.
 
@@ -95,6 +96,7 @@ class CT2Model:
             suppress: Tokens that must not be emitted.
             limit: Most tokens emitted per row.
             temperature: 0 takes the likeliest token; above 0 tokens are drawn at random.
+            n_prefix: Text tokens that the prompts end with; behind them any token may come first.
         """
         results = self._whisper.generate(
             encoded,
@@ -108,13 +110,16 @@ class CT2Model:
             return_no_speech_prob=True,
             # CTranslate2 allows min(max_length / 2, max_length - prompt) tokens, which must equal `limit`.
             max_length=max(2 * limit, limit + len(prompts[0])),
+            suppress_blank=n_prefix == 0,
             suppress_tokens=self._own(suppress),
             sampling_topk=0 if temperature > 0 else 1,
             sampling_temperature=temperature or 1.0,
         )
         found = []
         for result in results:
-            texts = list(zip(result.sequences_ids, result.scores, strict=True))
+            # CTranslate2 returns a prefix as part of the text, but does not score it.
+            written = [tokens[n_prefix:] for tokens in result.sequences_ids]
+            texts = list(zip(written, result.scores, strict=True))
             tokens, score = max(texts, key=lambda text: text[1] / (len(text[0]) + 1))
             full = tokens if self._kept is None else self._kept.to_full(tokens)
             found.append(Generated(full, score, result.no_speech_prob))

@@ -14,6 +14,7 @@ import contextlib
 import math
 import threading
 from collections.abc import Hashable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -202,7 +203,7 @@ class TransformersEngine:
     def kind(self, window: EngineInput) -> Hashable:
         options = window.options
         n_prompt = len(self._vocabulary.prompt_of(options))
-        return options.adapter, window.n_frames, n_prompt, options.suppress
+        return options.adapter, window.n_frames, n_prompt, options.suppress, bool(options.prefix)
 
     def detect_language(self, windows: Sequence[EngineInput]) -> list[LanguageProbs]:
         vocabulary = self._vocabulary
@@ -221,6 +222,7 @@ class TransformersEngine:
         rows = [_row(window, n_prompt) for window in windows]
         may_be_silent = options.adapter is not None and options.adapter not in self._never_silent
         rules = self._rules[may_be_silent].without(vocabulary.suppressed_by(options.suppress))
+        rules = rules.going_on() if options.prefix else rules
         with self._turn, self._adapter(options.adapter), torch.inference_mode():
             encoder_output = self._encode(windows)
             state = self._decoder.begin(encoder_output, n_prompt + max(row.max_new_tokens for row in rows))
@@ -231,7 +233,8 @@ class TransformersEngine:
     def _hypothesis(self, window: EngineInput, row: Row) -> Hypothesis:
         """Cut a row before a loop, unless the sound repeats itself as well, and write it as text."""
         vocabulary, language = self._vocabulary, window.options.language or ""
-        kept, looped = before_loop(row.tokens, vocabulary.is_text)
+        whole = [*window.options.prefix, *row.tokens]
+        kept, looped = before_loop(whole, vocabulary.is_text)
         hypothesis = Hypothesis(
             tokens=tuple(kept),
             text=vocabulary.text(kept),
@@ -241,10 +244,13 @@ class TransformersEngine:
             truncated=row.truncated and not looped,
             looped=looped,
         )
-        if not is_repetitive(vocabulary.text(row.tokens)):
+        is_even = not is_repetitive(vocabulary.text(whole))
+        if is_even and not window.options.guesses_words:
             return hypothesis
         n_frames = heard_frames(window.log_mel)
-        words = guessed_times(row.tokens, language, vocabulary, n_frames=n_frames)
+        words = guessed_times(kept if is_even else whole, language, vocabulary, n_frames=n_frames)
+        if is_even:
+            return replace(hypothesis, words=words)
         limit = row.max_new_tokens
         return weighed(hypothesis, words, window.log_mel, vocabulary, max_tokens=limit, is_timed=False)
 

@@ -34,6 +34,10 @@ class SearchRules:
         mask[tokens] = -torch.inf
         return replace(self, mask=mask)
 
+    def going_on(self) -> SearchRules:
+        """Return rules for prompts that end with text: any token may come first, the end too."""
+        return replace(self, first_mask=torch.zeros_like(self.first_mask))
+
 
 @dataclass(kw_only=True)
 class Row:

@@ -11,7 +11,7 @@ import soundfile
 from serve.audio.decode import AudioLimits, decode_audio, open_audio
 from serve.audio.ffmpeg import ffmpeg_binary
 from serve.audio.mixing import HOP_S, Layout, Mixer, mix_channels
-from serve.audio.pcm import PcmFormat, PcmStream
+from serve.audio.streams.pcm import PcmFormat, PcmStream
 from serve.audio.recording import Recording
 from serve.audio.samples import SAMPLE_RATE
 

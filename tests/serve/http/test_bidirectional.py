@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from websockets.exceptions import ConnectionClosed, ConnectionClosedError, ConnectionClosedOK, InvalidStatus
 from websockets.sync.client import connect
 
-from serve.service.live import WAITING_S
+from serve.service.live.session import WAITING_S
 
 ROOT = Path(__file__).parents[3]
 PATH = "/invocations-bidirectional-stream"
@@ -176,8 +176,8 @@ def test_a_client_that_is_faster_than_the_engine_is_slowed_down(serve, dial, spe
     with ThreadPoolExecutor() as pool:
         sending = pool.submit(send)
         assert not sent.wait(timeout=2.0)
-        (session,) = running.service._live
-        assert session._sound.n_bytes < WAITING_S * 32_000 + len(data)
+        (run,) = running.service.live.all
+        assert run.session._sound.n_bytes < WAITING_S * 32_000 + len(data)
         connection.close()
         with pytest.raises(ConnectionClosed):
             sending.result(timeout=60)

@@ -2,10 +2,10 @@
 
 import pytest
 
-from serve.audio.pcm import PcmFormat
+from serve.audio.streams.pcm import PcmFormat
 from serve.errors import UnsupportedOption
 from serve.options import TranscriptionOptions
-from serve.service.live_settings import LiveSettings, parse_live_settings
+from serve.service.live.settings import LiveSettings, parse_live_settings
 
 
 def test_sound_and_options_are_read_numbers_also_from_text():

@@ -1,6 +1,7 @@
 """Parse the settings of a live stream: the sound's format, the pause that ends a phrase, and options.
 
     {"sample_rate": 16000, "encoding": "pcm_s16le", "channels": 1, "pause_s": 1.0, "language": "mr", ...}
+    {"encoding": "container", ...}       # WebM or Ogg, which say the rest themselves
 
 All other names are transcription options, checked as in any request.
 """
@@ -9,11 +10,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 
-from serve.audio.pcm import Encoding, PcmFormat
+from serve.audio.streams.pcm import Encoding, PcmFormat
 from serve.options import TranscriptionOptions, option_refusal, parse_options
 
 
@@ -21,7 +22,8 @@ from serve.options import TranscriptionOptions, option_refusal, parse_options
 class LiveSettings:
     """Settings of one live stream."""
 
-    pcm: PcmFormat = field(default_factory=PcmFormat)
+    pcm: PcmFormat | None = field(default_factory=PcmFormat)
+    """Format of raw samples; None for WebM or Ogg."""
     options: TranscriptionOptions = field(default_factory=TranscriptionOptions)
     pause_s: float = 1.0
     """Silence that ends a phrase, in seconds."""
@@ -29,7 +31,7 @@ class LiveSettings:
 
 class _WireSound(msgspec.Struct, kw_only=True):
     sample_rate: Annotated[int, msgspec.Meta(ge=8_000, le=48_000)] = 16_000
-    encoding: Encoding = "pcm_s16le"
+    encoding: Encoding | Literal["container"] = "pcm_s16le"
     channels: Annotated[int, msgspec.Meta(ge=1, le=2)] = 1
     pause_s: Annotated[float, msgspec.Meta(ge=0.5, le=5.0)] = 1.0
 
@@ -50,7 +52,9 @@ def parse_live_settings(values: Mapping[str, Any], base: TranscriptionOptions | 
         raise option_refusal(str(error)) from error
     rest = {name: value for name, value in values.items() if name not in _WireSound.__struct_fields__}
     return LiveSettings(
-        pcm=PcmFormat(sample_rate=sound.sample_rate, encoding=sound.encoding, n_channels=sound.channels),
+        pcm=None
+        if sound.encoding == "container"
+        else PcmFormat(sample_rate=sound.sample_rate, encoding=sound.encoding, n_channels=sound.channels),
         options=parse_options(rest, base=base),
         pause_s=sound.pause_s,
     )

@@ -14,7 +14,7 @@ from serve.engine.scheduler import Scheduler
 from serve.errors import AudioTooLong, NotReady
 from serve.pipeline import Pipeline, ServingFacts
 from serve.service.live import LiveSession
-from serve.service.live_settings import LiveSettings, parse_live_settings
+from serve.service.live.settings import LiveSettings, parse_live_settings
 
 
 class CountingEngine:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from serve.audio.pcm import PcmFormat, PcmStream
+from serve.audio.streams.pcm import PcmFormat, PcmStream
 from serve.audio.samples import Resampler
 
 
