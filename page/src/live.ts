@@ -2,12 +2,13 @@
 
 import { signal } from "@preact/signals";
 import { openMicrophone, wav, type Microphone } from "./microphone";
-import { change, ended, find, newRecording, offered, retry, setSound, trouble } from "./recordings";
+import { change, closing, ended, find, newRecording, offered, retry, setSound, trouble, type Recording } from "./recordings";
 import { address, Failure, type Choice } from "./service";
 import type { Segment, Word } from "./transcript";
 
 const RESUME_WITHIN_S = 30;
-const CLOSE_WITHIN_S = 20;
+/** A service that says nothing for so long after the end has lost the rest. */
+const SILENT_S = 60;
 
 /** The recording that is being spoken. */
 export const liveId = signal<string | null>(null);
@@ -15,9 +16,9 @@ export const liveId = signal<string | null>(null);
 export const level = signal(0);
 
 type Message =
-  | { type: "session"; token: string; received_bytes?: number }
+  | { type: "session"; token: string; received_bytes: number }
   | { type: "words"; seq: number; committed: Word[]; partial: string; lag_s: number }
-  | { type: "phrase"; seq: number; segment: Segment; lag_s?: number }
+  | { type: "phrase"; seq: number; segment: Segment }
   | { type: "error"; code: string; message: string }
   | { type: "closed" };
 
@@ -35,7 +36,7 @@ export async function startSpeaking(choice: Choice, name: string): Promise<void>
     microphone = await openMicrophone((samples) => {
       chunks.push(samples);
       level.value = samples.reduce((most, each) => Math.max(most, Math.abs(each)), 0) / 32768;
-      socket?.send(samples);
+      socket?.send();
     });
   } catch (error) {
     liveId.value = null;
@@ -54,7 +55,8 @@ export async function startSpeaking(choice: Choice, name: string): Promise<void>
     liveId.value = null;
     const sound = wav(chunks, microphone.rate_hz);
     setSound(id, sound);
-    change(id, { duration_s: chunks.reduce((sum, each) => sum + each.length, 0) / microphone.rate_hz });
+    const duration_s = chunks.reduce((sum, each) => sum + each.length, 0) / microphone.rate_hz;
+    change(id, { duration_s, state: "working", sent: 1 });
     if (socket) await socket.close();
     else retry(id, choice); // a service without live speech takes the recording as a file
   };
@@ -70,9 +72,12 @@ export function stopSpeaking(): void {
 class LiveSocket {
   private socket: WebSocket | null = null;
   private token = "";
+  /** Whether this connection has told what sound has arrived. */
+  private isGreeted = false;
   private seq = 0;
   private nSent = 0;
   private isClosing = false;
+  private heard_ms = 0;
   private lostAt_ms: number | null = null;
   private isOver = false;
   private readonly over: Promise<void>;
@@ -89,19 +94,24 @@ class LiveSocket {
     this.connect();
   }
 
-  /** Samples are already in `chunks`; send what the service does not have. */
-  send(_: Int16Array): void {
-    if (this.socket?.readyState !== WebSocket.OPEN || !this.token) return;
+  /** Send what the service does not have yet of the chunks. */
+  send(): void {
+    if (this.socket?.readyState !== WebSocket.OPEN || !this.isGreeted) return;
     while (this.nSent < this.chunks.length) this.socket.send(this.chunks[this.nSent++]! as BufferSource);
     if (this.isClosing) this.say("close");
   }
 
   async close(): Promise<void> {
     this.isClosing = true;
-    if (this.socket?.readyState === WebSocket.OPEN && this.token) this.send(new Int16Array());
-    const late = setTimeout(() => this.finish("broke_off"), CLOSE_WITHIN_S * 1000);
+    this.heard_ms = performance.now();
+    this.send();
+    closing.set(this.id, () => this.finish("cancelled"));
+    const late = setInterval(() => {
+      if (performance.now() - this.heard_ms > SILENT_S * 1000) this.finish("broke_off");
+    }, 1000);
     await this.over;
-    clearTimeout(late);
+    clearInterval(late);
+    closing.delete(this.id);
   }
 
   private say(type: "close" | "finalize" | "keepalive"): void {
@@ -124,22 +134,26 @@ class LiveSocket {
     if (this.isOver) return;
     const now = performance.now();
     this.lostAt_ms ??= now;
+    this.isGreeted = false;
     if (!this.token || now - this.lostAt_ms > RESUME_WITHIN_S * 1000) return this.finish("lost_live");
     setTimeout(() => this.isOver || this.connect(), 500);
   }
 
   private take(message: Message): void {
+    this.heard_ms = performance.now();
     switch (message.type) {
       case "session":
         this.token = message.token;
         this.lostAt_ms = null;
-        this.resend(message.received_bytes);
-        return this.send(new Int16Array());
+        this.isGreeted = true;
+        this.goOnBehind(message.received_bytes);
+        return this.send();
       case "words":
         this.seq = message.seq;
         return change(this.id, (now) => ({
-          committed: [...now.committed, ...message.committed.map((each) => each.word)],
+          committed: [...now.committed, ...message.committed],
           partial: message.partial,
+          reached_s: message.committed.at(-1)?.end ?? now.reached_s,
           lag_s: message.lag_s,
         }));
       case "phrase":
@@ -156,23 +170,35 @@ class LiveSocket {
     }
   }
 
-  /** After a lost connection, go on behind the sound that arrived. */
-  private resend(received_bytes: number | undefined): void {
-    if (received_bytes === undefined) return;
-    let nBytes = 0;
-    let at = 0;
-    while (at < this.nSent && nBytes + this.chunks[at]!.byteLength <= received_bytes) nBytes += this.chunks[at++]!.byteLength;
-    this.nSent = at;
+  /** The connection is new: the next chunk is the first one that has not arrived. Chunks arrive as a whole. */
+  private goOnBehind(received_bytes: number): void {
+    this.nSent = 0;
+    for (let nBytes = 0; nBytes < received_bytes && this.nSent < this.chunks.length; this.nSent++) {
+      nBytes += this.chunks[this.nSent]!.byteLength;
+    }
   }
 
   private finish(code?: string, message = ""): void {
     if (this.isOver) return;
     this.isOver = true;
     this.socket?.close();
-    const said = find(this.id);
-    const failure = code === undefined ? null : { code, message };
-    ended(this.id, { state: failure && !said?.segments.length ? "failed" : "done", failure });
+    const isWhole = code === undefined;
+    const isWanted = code !== "cancelled";
+    const failure = isWhole || !isWanted ? null : { code, message };
+    const segments = !isWhole ? saved(find(this.id)) : (find(this.id)?.segments ?? []);
+    const state = isWhole || segments.length ? "done" : isWanted ? "failed" : "cancelled";
+    ended(this.id, { state, segments, failure });
     if (failure) stopSpeaking();
     this.end();
   }
+}
+
+/** What a session that broke off has said: its phrases, and the committed words of the last one. */
+function saved(recording: Recording | undefined): Segment[] {
+  if (!recording) return [];
+  const { segments, committed } = recording;
+  if (!committed.length) return segments;
+  const id = Math.max(-1, ...segments.map((each) => each.id)) + 1;
+  const [start, end] = [committed[0]!.start, committed.at(-1)!.end];
+  return [...segments, { id, start, end, text: committed.map((each) => each.word).join(" "), words: committed }];
 }

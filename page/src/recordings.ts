@@ -2,8 +2,8 @@
 
 import { computed, signal } from "@preact/signals";
 import * as keep from "./keep";
-import { facts, Failure, models, transcribe, type Choice, type Facts, type Model } from "./service";
-import type { Segment } from "./transcript";
+import { facts, Failure, models, transcribe, type Choice, type Facts, type Model, type Wish } from "./service";
+import type { Segment, Word } from "./transcript";
 
 export type State = "waiting" | "sending" | "working" | "live" | "done" | "failed" | "cancelled";
 
@@ -24,7 +24,7 @@ export interface Recording {
   language: string | null;
   segments: Segment[];
   /** Words of a live phrase that is not over: those that stay, and text that may still change. */
-  committed: string[];
+  committed: Word[];
   partial: string;
   lag_s: number | null;
   failure: { code: string; message: string } | null;
@@ -46,6 +46,8 @@ export const trouble = signal<Recording["failure"]>(null);
 const sounds = new Map<string, Blob>();
 /** What waits, the first to be transcribed first. */
 let queue: string[] = [];
+/** Live sessions whose last words are awaited, and how to wait no longer. */
+export const closing = new Map<string, () => void>();
 const running = new Map<string, AbortController>();
 let onEnd: (recording: Recording) => void = () => {};
 
@@ -155,13 +157,17 @@ async function work(): Promise<void> {
 async function transcribeOne({ id, choice }: Recording, signal: AbortSignal): Promise<void> {
   const sound = await soundOf(id);
   if (!sound) return ended(id, { state: "failed", failure: { code: "sound_gone", message: "" } });
-  for (let tries = 1; ; tries++) {
+  for (let [tries, wordTimes] = [1, true]; ; tries++) {
     change(id, { state: "sending", sent: 0, segments: [], reached_s: 0, speed: null, failure: null });
     try {
-      return ended(id, await transcribeSound(id, sound, choice, signal));
+      return ended(id, await transcribeSound(id, sound, { ...choice, wordTimes }, signal));
     } catch (error) {
       if (error instanceof DOMException && error.name === "AbortError") return ended(id, { state: "cancelled" });
       const failure = error instanceof Failure ? error : new Failure("broke_off", String(error));
+      if (wordTimes && failure.code === "unsupported_option" && failure.message.includes("word_timestamps")) {
+        wordTimes = false; // not every engine knows them; then words share the time of their segment
+        continue;
+      }
       if (failure.retryAfter_s === null || tries === MOST_TRIES) {
         return ended(id, { state: "failed", failure: { code: failure.code, message: failure.message } });
       }
@@ -175,7 +181,7 @@ async function transcribeOne({ id, choice }: Recording, signal: AbortSignal): Pr
 async function transcribeSound(
   id: string,
   sound: Blob,
-  choice: Choice,
+  wish: Wish,
   signal: AbortSignal,
 ): Promise<Partial<Recording>> {
   let began = performance.now();
@@ -195,7 +201,7 @@ async function transcribeSound(
       });
     },
   };
-  const end = await transcribe(sound, choice, listener, signal);
+  const end = await transcribe(sound, wish, listener, signal);
   const { duration_s, processing_s, language } = end;
   return {
     ...{ state: "done", language, duration_s, reached_s: duration_s },
@@ -225,7 +231,9 @@ export function correct(id: string, segment: Segment): void {
 export function cancel(id: string): void {
   queue = queue.filter((each) => each !== id);
   const abort = running.get(id);
+  const giveUp = closing.get(id);
   if (abort) abort.abort();
+  else if (giveUp) giveUp();
   else ended(id, { state: "cancelled" });
 }
 

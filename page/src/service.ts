@@ -22,6 +22,10 @@ export interface Choice {
   task: "transcribe" | "translate";
 }
 
+export interface Wish extends Choice {
+  wordTimes: boolean;
+}
+
 /** An error of the service or on the way to it. The code is for the page, the message for people. */
 export class Failure extends Error {
   constructor(
@@ -89,7 +93,7 @@ type StreamEvent =
   | { type: "error"; error: { code: string; message: string } };
 
 /** Transcribe a recording; the listener hears of each step, and `signal` ends it. */
-export function transcribe(sound: Blob, choice: Choice, listener: Listener, signal: AbortSignal): Promise<Ended> {
+export function transcribe(sound: Blob, wish: Wish, listener: Listener, signal: AbortSignal): Promise<Ended> {
   // XMLHttpRequest tells how much is sent, which fetch does not.
   const request = new XMLHttpRequest();
   const { promise, resolve, reject } = withResolvers<Ended>();
@@ -120,8 +124,8 @@ export function transcribe(sound: Blob, choice: Choice, listener: Listener, sign
     if (ended) resolve(ended);
     else reject(new Failure("broke_off", ""));
   };
-  const { adapter, language, task } = choice;
-  request.open("POST", address("invocations", { adapter, language, task, word_timestamps: "true" }));
+  const { adapter, language, task, wordTimes } = wish;
+  request.open("POST", address("invocations", { adapter, language, task, word_timestamps: String(wordTimes) }));
   request.setRequestHeader("Accept", "application/x-ndjson");
   // The service recognises formats by their bytes; what browsers guess from a file's name is often wrong.
   request.setRequestHeader("Content-Type", "application/octet-stream");

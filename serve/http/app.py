@@ -113,5 +113,5 @@ def describe_service(service: Service) -> dict[str, object]:
         "languages": sorted(spoken),
         "max_body_bytes": settings.max_body_bytes,
         "docs": place or None,
-        "live": None,
+        "live": None if many else PLAIN_LIVE_PATH,
     }

@@ -20,7 +20,7 @@ export function Transcript({ recording }: { recording: Recording }) {
       {segments.map((segment) => (
         <Passage key={segment.id} id={id} segment={segment} canEdit={state !== "live"} language={preferences.value.language} />
       ))}
-      {state === "live" && <Open committed={committed} partial={partial} />}
+      {(state === "live" || committed.length > 0) && <Open committed={committed} partial={partial} />}
       {isEmpty && <Empty recording={recording} />}
     </div>
   );
@@ -39,12 +39,12 @@ function Empty({ recording: { state, language } }: { recording: Recording }) {
 }
 
 /** The phrase that is being spoken. Committed words are read out; those that may change are not. */
-function Open({ committed, partial }: { committed: string[]; partial: string }) {
+function Open({ committed, partial }: { committed: Word[]; partial: string }) {
   return (
     <p class="open-phrase">
       <span class="committed" role="log" aria-live="polite" aria-relevant="additions" aria-atomic="false">
         {committed.map((word, at) => (
-          <span key={at}>{word} </span>
+          <span key={at}>{word.word} </span>
         ))}
       </span>
       <span class="partial" aria-hidden="true">
