@@ -41,7 +41,7 @@ function Empty({ recording: { state, language } }: { recording: Recording }) {
 /** The phrase that is being spoken. Committed words are read out; those that may change are not. */
 function Open({ committed, partial }: { committed: Word[]; partial: string }) {
   return (
-    <p class="open-phrase">
+    <p class={committed.length || partial ? "open-phrase" : "open-phrase silent"}>
       <span class="committed" role="log" aria-live="polite" aria-relevant="additions" aria-atomic="false">
         {committed.map((word, at) => (
           <span key={at}>{word.word} </span>
