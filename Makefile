@@ -117,7 +117,7 @@ lock: ## remake constraints.txt from the newest releases that pyproject.toml adm
 
 .PHONY: clean
 clean: ## remove the environment, caches and builds; recordings, runs and base models stay
-	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) build dist page/node_modules .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 .PHONY: help
