@@ -3,7 +3,7 @@
 import { signal } from "@preact/signals";
 import { openMicrophone, wav, type Microphone } from "./microphone";
 import { change, closing, ended, find, newRecording, offered, retry, setSound, trouble, type Recording } from "./recordings";
-import { address, Failure, type Choice } from "./service";
+import { address, Failure, key, type Choice } from "./service";
 import type { Segment, Word } from "./transcript";
 
 const RESUME_WITHIN_S = 30;
@@ -44,7 +44,8 @@ export async function startSpeaking(choice: Choice, name: string): Promise<void>
   trouble.value = null;
   const { id } = newRecording(name, choice, { fromMicrophone: true, state: "live" });
   liveId.value = id;
-  const path = offered.value.facts?.live ?? null;
+  // A browser's socket cannot send a key; then the recording is sent as a file, once it is whole.
+  const path = key.value ? null : (offered.value.facts?.live ?? null);
   if (path) socket = new LiveSocket(id, path, choice, microphone.rate_hz, chunks);
   const finish = async () => {
     stop = null;

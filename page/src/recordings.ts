@@ -2,7 +2,7 @@
 
 import { computed, signal } from "@preact/signals";
 import * as keep from "./keep";
-import { facts, Failure, models, transcribe, type Choice, type Facts, type Model, type Wish } from "./service";
+import { facts, Failure, key, models, transcribe, type Choice, type Facts, type Model, type Wish } from "./service";
 import type { Segment, Word } from "./transcript";
 
 export type State = "waiting" | "sending" | "working" | "live" | "done" | "failed" | "cancelled";
@@ -60,20 +60,33 @@ export async function start(): Promise<void> {
   await Promise.all([askService(), showKept()]);
 }
 
+/** Ask until the service answers: it may be loading, and it may want a key. */
 async function askService(): Promise<void> {
-  try {
-    offered.value = { ...offered.value, facts: await facts() };
-  } catch {
-    trouble.value = { code: "unreachable", message: "" };
-  }
   for (let wait_s = 1; ; wait_s = Math.min(2 * wait_s, 15)) {
     try {
+      offered.value = { ...offered.value, facts: await facts() };
       offered.value = { ...offered.value, models: await models() };
+      if (trouble.value?.code === "unreachable" || trouble.value?.code === "wrong_key") trouble.value = null;
       return;
-    } catch {
-      await sleep(wait_s); // the model is still loading
+    } catch (error) {
+      if (error instanceof Failure && error.code === "wrong_key") {
+        trouble.value = { code: "wrong_key", message: "" };
+        await keyChanges();
+      } else {
+        if (!offered.value.facts) trouble.value = { code: "unreachable", message: "" };
+        await sleep(wait_s);
+      }
     }
   }
+}
+
+function keyChanges(): Promise<void> {
+  const before = key.peek();
+  return new Promise((resolve) => {
+    const end = key.subscribe((now) => {
+      if (now !== before) queueMicrotask(() => (end(), resolve()));
+    });
+  });
 }
 
 async function showKept(): Promise<void> {

@@ -1,5 +1,6 @@
 // Calls of the service: what it offers, and a recording in for segments out while they are decoded.
 
+import { signal } from "@preact/signals";
 import type { Segment } from "./transcript";
 
 export interface Facts {
@@ -37,6 +38,27 @@ export class Failure extends Error {
   }
 }
 
+const KEY_PLACE = "shrota-key";
+/** The service's key, where it demands one. */
+export const key = signal(keptKey());
+
+function keptKey(): string {
+  try {
+    return localStorage.getItem(KEY_PLACE) ?? "";
+  } catch {
+    return "";
+  }
+}
+
+export function useKey(given: string): void {
+  key.value = given;
+  try {
+    localStorage.setItem(KEY_PLACE, given);
+  } catch {
+    // Without storage it holds until the page is closed.
+  }
+}
+
 const SERVED = "whisper-1";
 const BASE_ALONE = "none";
 
@@ -46,8 +68,13 @@ export function address(path: string, query: Record<string, string> = {}): URL {
   return url;
 }
 
+function authorization(): Record<string, string> {
+  return key.value ? { Authorization: `Bearer ${key.value}` } : {};
+}
+
 async function read<T>(path: string): Promise<T> {
-  const answer = await fetch(address(path), { headers: { Accept: "application/json" } });
+  const answer = await fetch(address(path), { headers: { Accept: "application/json", ...authorization() } });
+  if (answer.status === 401) throw new Failure("wrong_key", "");
   if (!answer.ok) throw new Failure("unreachable", `${path}: ${answer.status}`);
   return (await answer.json()) as T;
 }
@@ -58,10 +85,12 @@ export function facts(): Promise<Facts> {
 
 /** The models that may be chosen: the served one first, then the other adapters, then the base alone. */
 export async function models(): Promise<Model[]> {
-  const [{ data }, { adapters }] = await Promise.all([
-    read<{ data: { id: string }[] }>("v1/models"),
-    read<{ adapters: { name: string; alias: string | null; served: boolean }[] }>("adapters"),
-  ]);
+  const { data } = await read<{ data: { id: string }[] }>("v1/models");
+  const { adapters } = await read<{ adapters: Adapter[] }>("adapters").catch((error: unknown) => {
+    // Not every key may list adapters.
+    if (error instanceof Failure && error.code === "wrong_key") return { adapters: guessed(data) };
+    throw error;
+  });
   const served = adapters.find((each) => each.served);
   const aliases = adapters.map((each) => each.alias);
   const found: Model[] = [{ adapter: "", name: served?.name ?? "", kind: "served" }];
@@ -72,6 +101,18 @@ export async function models(): Promise<Model[]> {
   }
   // Without an adapter, the served model is the base already.
   return served ? found : found.filter((each) => each.kind !== "base");
+}
+
+interface Adapter {
+  name: string;
+  alias: string | null;
+  served: boolean;
+}
+
+/** Names of base models have a slash, those of adapters never. */
+function guessed(data: { id: string }[]): Adapter[] {
+  const names = data.map((each) => each.id).filter((id) => id !== SERVED && !id.includes("/"));
+  return names.map((name, at) => ({ name, alias: null, served: at === 0 }));
 }
 
 interface Listener {
@@ -127,6 +168,7 @@ export function transcribe(sound: Blob, wish: Wish, listener: Listener, signal: 
   const { adapter, language, task, wordTimes } = wish;
   request.open("POST", address("invocations", { adapter, language, task, word_timestamps: String(wordTimes) }));
   request.setRequestHeader("Accept", "application/x-ndjson");
+  for (const [name, value] of Object.entries(authorization())) request.setRequestHeader(name, value);
   // The service recognises formats by their bytes; what browsers guess from a file's name is often wrong.
   request.setRequestHeader("Content-Type", "application/octet-stream");
   signal.addEventListener("abort", () => request.abort(), { once: true });

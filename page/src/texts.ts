@@ -21,6 +21,7 @@ const en = {
   emptyText:
     "Drop one recording or many, or speak into the microphone. Words appear while they are being recognised; click one to hear it, correct it, and take the text with you.",
 
+  key: "Key of this service",
   options: "Options",
   model: "Model",
   servedModel: "Usual model",
@@ -82,6 +83,7 @@ const en = {
   announceFailed: (name: string, reason: string) => `${name}: ${reason}`,
 
   failure: {
+    wrong_key: "This service answers only with a valid key.",
     unreachable: "The service cannot be reached. Check the connection, then try again.",
     broke_off: "The answer broke off before its end. Try again.",
     not_ready: "The service is still starting. Try again in a moment.",
@@ -122,6 +124,7 @@ const mr: Texts = {
   emptyText:
     "एक किंवा अनेक ध्वनिमुद्रणे सोडा, किंवा मायक्रोफोनमध्ये बोला. शब्द ओळखले जातील तसे दिसतील; शब्दावर क्लिक करून तो ऐका, दुरुस्त करा आणि मजकूर सोबत न्या.",
 
+  key: "या सेवेची किल्ली",
   options: "पर्याय",
   model: "मॉडेल",
   servedModel: "नेहमीचे मॉडेल",
@@ -183,6 +186,7 @@ const mr: Texts = {
   announceFailed: (name, reason) => `${name}: ${reason}`,
 
   failure: {
+    wrong_key: "ही सेवा योग्य किल्ली दिल्यावरच उत्तर देते.",
     unreachable: "सेवेशी संपर्क होत नाही. जोडणी तपासा आणि पुन्हा करा.",
     broke_off: "उत्तर मध्येच तुटले. पुन्हा करा.",
     not_ready: "सेवा अजून सुरू होत आहे. थोड्या वेळाने पुन्हा करा.",

@@ -5,7 +5,7 @@ import { useEffect, useRef } from "preact/hooks";
 import { level, liveId, startSpeaking, stopSpeaking } from "../live";
 import { languageName, prefer, preferences, sentence, t } from "../preferences";
 import { addFiles, offered, trouble } from "../recordings";
-import type { Choice } from "../service";
+import { useKey, type Choice } from "../service";
 import * as icons from "./icons";
 
 /** A press that lasts longer is a hold: it ends with the release. */
@@ -16,6 +16,7 @@ export function Capture() {
     <section class="card capture" aria-label={t.value.choose}>
       <Files />
       <Speak />
+      {trouble.value?.code === "wrong_key" && <Key />}
       {trouble.value && (
         <p class="trouble" role="alert">
           {sentence(trouble.value)}
@@ -120,6 +121,25 @@ function Speak() {
         {t.value.speakHint}
       </p>
     </div>
+  );
+}
+
+function Key() {
+  const field = useRef<HTMLInputElement>(null);
+  const take = (event: Event) => {
+    event.preventDefault();
+    useKey(field.current!.value.trim());
+  };
+  return (
+    <form class="key" onSubmit={take}>
+      <label>
+        <span>{t.value.key}</span>
+        <input ref={field} type="password" autocomplete="off" required />
+      </label>
+      <button type="submit" class="primary">
+        {t.value.save}
+      </button>
+    </form>
   );
 }
 
