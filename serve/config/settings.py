@@ -109,8 +109,8 @@ class Settings:
     """Path of a page that describes all routes; openapi.json below it is the same for programs. Empty turns
     both off."""
     page: bool = True
-    """Answer browsers at / with a page to transcribe with; programs get JSON there. A multi-model service has no
-    page."""
+    """Answer browsers at / with a page to transcribe with; programs get JSON there. A multi-model service has
+    no page."""
     max_audio_s: float = 14_400.0
     """Longest recording accepted."""
     adapter_roots: str = ""

@@ -26,7 +26,6 @@ MEDIA_TYPES = {
 SAFE: Mapping[str, str] = {
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
-    "Cross-Origin-Resource-Policy": "same-origin",
 }
 """Headers of every response of this room."""
 
@@ -44,7 +43,7 @@ POLICY = "; ".join(
         "frame-ancestors 'none'",
     )
 )
-"""Content security policy of the page: nothing from elsewhere, nothing inline; `blob:` is the sound to play."""
+"""Content security policy of the page: nothing from elsewhere, nothing inline. `blob:` is sound to play."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -33,7 +33,7 @@ def address_routes(describe: Describe, *, with_page: bool) -> list[ControllerRou
         body = msgspec.json.encode(describe(state.service))
         return Response(body, headers={"Content-Type": JSON, "Cache-Control": "no-cache", "Vary": "Accept"})
 
-    @get(f"/{HASHED}/{{name:str}}", summary="A file of the page", include_in_schema=False, sync_to_thread=False)
+    @get(f"/{HASHED}/{{name:str}}", summary="A file", include_in_schema=False, sync_to_thread=False)
     def asset(name: FromPath[str]) -> Response[bytes]:
         """Return a script, style, font or drawing of the page."""
         if (file := hashed_files().get(name)) is None:

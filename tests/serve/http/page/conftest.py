@@ -27,8 +27,8 @@ document.addEventListener("securitypolicyviolation", (event) =>
 def microphone_wav(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The sample as a WAV file that Chromium reads in a circle, as its microphone."""
     path = tmp_path_factory.mktemp("microphone") / "speech.wav"
-    command = ["ffmpeg", "-v", "error", "-i", str(SAMPLE), "-af", "apad=pad_dur=1.5", "-ar", "48000", "-ac", "1"]
-    subprocess.run([*command, str(path)], check=True)
+    pause_and_format = ["-af", "apad=pad_dur=1.5", "-ar", "48000", "-ac", "1"]
+    subprocess.run(["ffmpeg", "-v", "error", "-i", str(SAMPLE), *pause_and_format, str(path)], check=True)
     return path
 
 
@@ -66,7 +66,8 @@ def _pages(browser: Browser) -> Iterator[Callable[..., Page]]:
             faults.append(message.text)
 
     def open_one(address: str, **profile: object) -> Page:
-        context = browser.new_context(**{"locale": "en-GB", "viewport": {"width": 1280, "height": 860}} | profile)
+        usual = {"locale": "en-GB", "viewport": {"width": 1280, "height": 860}}
+        context = browser.new_context(**usual | profile)
         context.set_default_timeout(PATIENCE_MS)
         page = context.new_page()
         pages.append(page)

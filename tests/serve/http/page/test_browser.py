@@ -1,4 +1,4 @@
-"""The page in a real browser, on the shipped adapter: files, the microphone, corrections, downloads, history."""
+"""The page in a browser, on the shipped adapter: files, microphone, corrections, downloads, history."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ EXPECT_MS = 180_000
 HEARD = "माफ"
 """A word of the sample that the shipped adapter hears whatever comes before."""
 
-SLOWLY = """
-const play = HTMLMediaElement.prototype.play;
-HTMLMediaElement.prototype.play = function () { this.playbackRate = 0.1; return play.call(this); };
-"""
+SLOWLY = """() => {
+  const play = HTMLMediaElement.prototype.play;
+  HTMLMediaElement.prototype.play = function () { this.playbackRate = 0.1; return play.call(this); };
+}"""
 """Sound lasts long enough to be looked at, however busy the machine is."""
 
 
@@ -106,8 +106,8 @@ def test_what_is_downloaded_is_the_corrected_text_at_the_services_times(service,
     for name in ("SRT", "VTT"):
         subtitles = downloaded(page, name)
         assert subtitles.startswith("WEBVTT\n\n0" if name == "VTT" else "1\n0")
-        cues = [block.split("\n") for block in subtitles.strip().split("\n\n") if "-->" in block]
-        spoken = [line for block in cues for line in block[block.index(next(b for b in block if "-->" in b)) + 1 :]]
+        cues = [block for block in subtitles.split("\n\n") if "-->" in block]
+        spoken = [line for cue in cues for line in cue.partition("-->")[2].split("\n")[1:]]
         assert " ".join(spoken).split() == corrected
         times = seconds_of(subtitles)
         assert times == sorted(times)
@@ -204,6 +204,7 @@ def test_the_page_can_be_used_with_the_keyboard_alone(address, open_page):
     names = []
     for _ in range(7):
         page.keyboard.press("Tab")
-        names.append(page.evaluate("document.activeElement.textContent || document.activeElement.ariaLabel").strip())
+        focused = page.locator(":focus")
+        names.append(focused.get_attribute("aria-label") or focused.inner_text().strip())
     assert names[:2] == ["मराठी", page.locator("nav .icon-only").get_attribute("aria-label")]
     assert names[2:4] == ["Choose files", "Speak"]

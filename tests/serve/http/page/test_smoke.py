@@ -22,7 +22,8 @@ def test_a_recording_is_sent_cancelled_sent_again_and_becomes_words(shared, open
     page = open_page(address_of(shared))
     shared.engine.pace.clear()
     try:
-        page.set_input_files("input[type=file]", [as_file("one.wav", speech_wav), as_file("two.txt", b"no sound")])
+        files = [as_file("one.wav", speech_wav), as_file("two.txt", b"no sound")]
+        page.set_input_files("input[type=file]", files)
         expect(page.locator(".detail .state")).to_have_text("Transcribing", timeout=EXPECT_MS)
         page.click(".detail .progress button")
         expect(page.locator(".detail .state")).to_have_text("Cancelled", timeout=EXPECT_MS)
