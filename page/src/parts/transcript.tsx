@@ -110,7 +110,7 @@ function Words({ segment }: { segment: Segment }) {
   const hear = (word: Word) => player.play(word.start, Math.max(segment.end, word.end));
   const press = (event: KeyboardEvent, word: Word) => {
     const here = event.currentTarget as HTMLElement;
-    const siblings = [...here.parentElement!.querySelectorAll<HTMLElement>(".word")];
+    const siblings = [...here.closest(".words")!.querySelectorAll<HTMLElement>(".word")];
     const step = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
     if (event.key === "Enter" || event.key === " ") hear(word);
     else if (step) siblings[siblings.indexOf(here) + step]?.focus();

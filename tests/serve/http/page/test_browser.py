@@ -132,7 +132,8 @@ def test_a_word_is_heard_by_click_and_by_keyboard(address, open_page):
     expect(page.get_by_role("button", name="Pause", exact=True)).to_be_visible()
     page.get_by_role("slider").focus()
     page.keyboard.press("End")
-    expect(page.get_by_role("slider")).to_have_attribute("aria-valuenow", "3")
+    slider = page.get_by_role("slider")
+    expect(slider).to_have_attribute("aria-valuenow", slider.get_attribute("aria-valuemax"))
 
 
 def test_speech_becomes_words_while_it_is_spoken_and_stays_after_a_reload(address, open_page):
