@@ -226,7 +226,7 @@ def test_tests_are_no_packages_so_that_they_shadow_none():
 @pytest.mark.parametrize(
     ("folder", "extras"),
     [
-        ("serve", ("aws",)),
+        ("serve", ("aws", "microphone")),
         ("train", (*TRAIN_EXTRAS, "mlflow")),
         ("tests", (*TRAIN_EXTRAS, "test")),
         ("bench", ("train", "test", "bench")),

@@ -13,8 +13,10 @@ from litestar.types import ASGIApp, ControllerRouterHandler
 from serve.engine.languages import LANGUAGE_NAMES
 from serve.http.context import CUSTOM_ATTRIBUTES, REQUEST_ID, RequestContext
 from serve.http.errors import EXCEPTION_HANDLERS
+from serve.http.live.listen import listen
 from serve.http.live.plain import PATH as PLAIN_LIVE_PATH
 from serve.http.live.plain import live
+from serve.http.live.realtime import realtime
 from serve.http.metrics import Metrics, metrics
 from serve.http.openai.audio import transcriptions, translations
 from serve.http.openai.models import get_openai_model, list_openai_models
@@ -33,6 +35,7 @@ SINGLE_ROUTES = {
     "POST /invocations": "a recording in, its transcript out",
     f"WebSocket {PLAIN_LIVE_PATH}": "speech in and committed words out, while it is being spoken",
     f"WebSocket {LIVE_PATH}": "the same as SageMaker's streams word it",
+    "WebSocket /v1/realtime, /v1/listen": "the same as OpenAI's and Deepgram's APIs word it",
     "POST /v1/audio/transcriptions": "the same as OpenAI's API words it; likewise /v1/audio/translations",
     "GET /v1/models": "what OpenAI's clients may name as model",
     "POST, GET, DELETE /adapters": "adapters beside the served one",
@@ -90,7 +93,7 @@ def _routes(service: Service) -> list[ControllerRouterHandler]:
     if service.settings.multi_model:
         return [add_model, list_models, get_model, remove_model, invoke_model]
     openai = [transcriptions, translations, list_openai_models, get_openai_model]
-    live_routes = [live_stream, live]
+    live_routes = [live_stream, live, listen, realtime]
     return [invocations, *live_routes, add_adapter, list_adapters, get_adapter, remove_adapter, *openai]
 
 

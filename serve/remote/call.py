@@ -28,10 +28,11 @@ class Call:
     """The flags of `shrota client`: a recording, and where to have it transcribed."""
 
     recording: Path
-    """File to transcribe, in any format; the flag may be omitted if the file comes first."""
-    mode: Literal["plain", "stream", "async", "bidirectional"] = "plain"
+    """File to transcribe, in any format; the flag may be omitted if the file comes first. With --mode live,
+    - is the microphone."""
+    mode: Literal["plain", "stream", "async", "live", "bidirectional"] = "plain"
     """plain (one response), stream (text as it comes), async (through S3, for long recordings; endpoints
-    only), bidirectional (send and receive at the same time; URLs only)."""
+    only), live (words as they are spoken; URLs only), bidirectional (the same in SageMaker's protocol)."""
     url: str | None = None
     """URL of the service; http://localhost:8080 by default."""
     endpoint: str | None = None
@@ -49,7 +50,8 @@ class Call:
     timeout_s: float = 900.0
     """Longest wait for a response."""
     pace: float = 1.0
-    """Speed of sending relative to real time; 0 sends the recording at once (bidirectional)."""
+    """Speed of sending relative to real time; 0 sends the recording at once (live,
+    bidirectional)."""
     region: str | None = None
     """AWS region; the environment's by default."""
 
@@ -64,7 +66,11 @@ class Call:
         faults += s3_faults({"--input": self.input})
         on_endpoint = self.endpoint is not None
         rules = (
-            (self.recording.is_file(), f"there is no file {self.recording}"),
+            (
+                self.recording.is_file() or (self.mode == "live" and self.recording == Path("-")),
+                f"there is no file {self.recording}",
+            ),
+            (self.mode != "live" or not on_endpoint, "--mode live needs a --url: endpoints have no /live"),
             (not (on_endpoint and self.url), "--url and --endpoint exclude each other"),
             (self.mode != "async" or on_endpoint, "--mode async is for an --endpoint"),
             (self.mode != "async" or self.input is not None, "--mode async needs --input, a place in S3"),

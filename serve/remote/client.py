@@ -57,10 +57,11 @@ def transcribe(call: Call, out: TextIO) -> None:
     Raises:
         ClientError, AwsError: The call failed.
     """
-    if call.mode == "bidirectional":
-        from serve.remote.live_client import speak
+    if call.mode in ("live", "bidirectional"):
+        from serve.remote.live_client import speak, speak_live
 
-        speak(call.recording, call.url or DEFAULT_URL, call.options, call.pace, call.timeout_s, out)
+        say = speak_live if call.mode == "live" else speak
+        say(call.recording, call.url or DEFAULT_URL, call.options, call.pace, call.timeout_s, out)
         return
     if call.endpoint:
         from serve.remote.invoke import invoke_endpoint
@@ -98,7 +99,8 @@ command = Command(
     examples="""\
 shrota client clip.flac                                      # http://localhost:8080
 shrota client clip.flac --mode stream --option language=mr
-shrota client clip.flac --mode bidirectional                 # as if it were spoken now
+shrota client clip.flac --mode live                          # as if it were spoken now
+shrota client - --mode live                                  # from the microphone
 shrota client clip.flac --endpoint marathi --mode stream
 shrota client talk.mp3 --endpoint marathi-async --mode async --input s3://bucket/recordings
 """,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Literal
 
 from serve.audio.recording import SoundReport
 from serve.engine import ScoredToken
@@ -128,7 +129,18 @@ class LivePhrase:
     """From when its last word was spoken until the event."""
 
 
-LiveEvent = LiveWords | LivePhrase
+Wish = Literal["finalise", "clear"]
+"""What a client may ask of the open phrase: to end it now, or to forget it."""
+
+
+@dataclass(frozen=True)
+class LiveDone:
+    """A wish was done: all events before this one are of sound that came before it."""
+
+    wish: Wish
+
+
+LiveEvent = LiveWords | LivePhrase | LiveDone
 """A phrase has any number of `LiveWords`, and then its `LivePhrase`, unless nothing was said."""
 
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import msgspec
 
-from serve.transcript.events import LiveEvent, LivePhrase, LiveWords, Segment, Word
+from serve.transcript.events import LiveDone, LiveEvent, LivePhrase, LiveWords, Segment, Word
 from serve.transcript.wire import PlacedWord, SegmentBody, encode_json, segment_body
 
 
@@ -38,6 +38,12 @@ class PhraseFrame(msgspec.Struct, tag="phrase", frozen=True, kw_only=True):
     lag_s: float
 
 
+class FinalizedFrame(msgspec.Struct, tag="finalized", frozen=True, kw_only=True):
+    """All words that were spoken before `finalize` are committed."""
+
+    seq: int
+
+
 class ErrorFrame(msgspec.Struct, tag="error", frozen=True, kw_only=True):
     """Last frame of a stream that broke off."""
 
@@ -49,11 +55,13 @@ class ClosedFrame(msgspec.Struct, tag="closed", frozen=True, kw_only=True):
     """Last frame of a stream that is complete."""
 
 
-Frame = SessionFrame | WordsFrame | PhraseFrame | ErrorFrame | ClosedFrame
+Frame = SessionFrame | WordsFrame | PhraseFrame | FinalizedFrame | ErrorFrame | ClosedFrame
 
 
-def live_frame(seq: int, event: LiveEvent) -> WordsFrame | PhraseFrame:
+def live_frame(seq: int, event: LiveEvent) -> WordsFrame | PhraseFrame | FinalizedFrame:
     """Return an event in our own protocol."""
+    if isinstance(event, LiveDone):
+        return FinalizedFrame(seq=seq)
     lag_s = round(event.lag_s, 3)
     if isinstance(event, LivePhrase):
         return PhraseFrame(seq=seq, segment=segment_body(SegmentBody, event.segment), lag_s=lag_s)
@@ -88,7 +96,7 @@ class _StreamErrorFrame(msgspec.Struct, frozen=True, kw_only=True):
     model_stream_error: _StreamError = msgspec.field(name="ModelStreamError")
 
 
-def encode_live(event: LiveEvent, *, words: bool) -> str:
+def encode_live(event: LiveWords | LivePhrase, *, words: bool) -> str:
     """Return an event of SageMaker's stream: the open phrase so far, or a whole one."""
     is_final = isinstance(event, LivePhrase)
     segment: Segment = event.phrase if isinstance(event, LiveWords) else event.segment

@@ -15,7 +15,7 @@ import os
 import select
 import subprocess
 import time
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from typing import Any
 
 import ffmpeg
@@ -46,6 +46,7 @@ class RecordedStream(AbstractContextManager["RecordedStream"]):
         self._head = b""
         self._rest = b""  # an incomplete sample
         self._child: subprocess.Popen[bytes] | None = None
+        self._has_decoded = False
 
     def push(self, data: bytes, *, is_first: bool = True) -> Samples:
         """Return the samples that are known after these bytes.
@@ -69,7 +70,11 @@ class RecordedStream(AbstractContextManager["RecordedStream"]):
         return np.concatenate([earlier, self._feed(self._child, data)])
 
     def flush(self) -> Samples:
-        """Return the last samples; a new recording may follow."""
+        """Return the last samples; a new recording may follow.
+
+        Raises:
+            UndecodableAudio: It is damaged, and nothing could be decoded.
+        """
         child, self._child, self._head = self._child, None, b""
         if child is None:
             return np.zeros(0, np.float32)
@@ -81,7 +86,9 @@ class RecordedStream(AbstractContextManager["RecordedStream"]):
                 break
             out += piece
         self._rest = b""
-        _end(child)
+        status = _end(child)
+        if status and not out and not self._has_decoded:
+            raise UndecodableAudio("the stream is damaged, or holds no sound that can be decoded")
         return _samples(bytes(out[: len(out) - len(out) % 4]))
 
     def __exit__(self, *error: object) -> None:
@@ -131,6 +138,7 @@ class RecordedStream(AbstractContextManager["RecordedStream"]):
                 break
         n_whole = len(out) - len(out) % 4
         self._rest = bytes(out[n_whole:])
+        self._has_decoded = self._has_decoded or n_whole > 0
         return _samples(bytes(out[:n_whole]))
 
 
@@ -165,9 +173,13 @@ def _samples(raw: bytes) -> Samples:
     return without_wild_values(values)
 
 
-def _end(child: subprocess.Popen[bytes]) -> None:
+def _end(child: subprocess.Popen[bytes]) -> int:
+    """End a child; return its status, which is its own where it had ended by itself."""
+    with suppress(subprocess.TimeoutExpired):
+        child.wait(0.1 if child.stdin is not None and child.stdin.closed else 0)
     child.kill()
     for pipe in (child.stdin, child.stdout):
         if pipe is not None and not pipe.closed:
             pipe.close()
-    child.wait()
+    status = child.wait()
+    return max(0, status)  # below: killed

@@ -128,8 +128,9 @@ class Stream(ABC):
             _log.info("stream", route=self.route, outcome=outcome, stream_s=round(stream_s, 3))
 
     async def accept(self) -> None:
-        """Accept the connection."""
-        await self.socket.accept()
+        """Accept the connection, and the first subprotocol that it offers: browsers put a key there."""
+        offered: list[str] = self.socket.scope.get("subprotocols") or []
+        await self.socket.accept(subprotocols=offered[0] if offered else None)
 
     async def _break_off(self, code: str, message: str, closing: int) -> None:
         await self.tell_error(code, message)
@@ -144,8 +145,8 @@ class Stream(ABC):
         """
         run = self.run = await self._open()
         listener = run.listener
-        await self.greet()
         run.session.on_room(self._room_maker())
+        await self.greet()
         listening = asyncio.ensure_future(self._listen(run))
         speaking = asyncio.ensure_future(self._speak(run))
         is_left = False

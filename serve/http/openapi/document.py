@@ -81,7 +81,7 @@ def describe(routes: Iterable[BaseRoute], service: Service) -> Document:
             "title": "shrota",
             "version": _version(),
             "description": "Recordings in, transcripts out. Speech that is still being spoken goes through"
-            " the WebSocket /invocations-bidirectional-stream, for which OpenAPI has no words.",
+            " the WebSockets of live speech, for which OpenAPI has no words.",
             "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
         },
         "paths": paths,

@@ -14,7 +14,7 @@ from serve import errors
 from serve.http.live.stream import AnySocket, Stream, json_object
 from serve.http.sagemaker.invocations import options_outside_body
 from serve.service.live.settings import LiveSettings, parse_live_settings
-from serve.transcript.events import LiveEvent
+from serve.transcript.events import LiveDone, LiveEvent
 from serve.transcript.live_text import encode_live, encode_stream_error
 
 PATH = "/invocations-bidirectional-stream"
@@ -57,7 +57,8 @@ class BidirectionalStream(Stream):
 
     async def say(self, number: int, event: LiveEvent) -> None:
         """Send the open phrase so far, or a whole one."""
-        await self.socket.send_text(encode_live(event, words=self._has_words))
+        if not isinstance(event, LiveDone):
+            await self.socket.send_text(encode_live(event, words=self._has_words))
 
     async def tell_error(self, code: str, message: str) -> None:
         """Send SageMaker's error frame."""

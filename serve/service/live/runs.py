@@ -17,7 +17,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from serve.errors import UnknownSession
-from serve.transcript.events import LiveEvent, LivePhrase
+from serve.transcript.events import LiveEvent, LiveWords
 
 if TYPE_CHECKING:  # these imports take seconds, so the loading thread does them while /ping answers
     from serve.service.live.session import LiveSession
@@ -120,7 +120,7 @@ class LiveRun:
 
 def _is_passing(event: LiveEvent) -> bool:
     """Tell whether an event has nothing that a later one does not replace."""
-    return not isinstance(event, LivePhrase) and not event.committed
+    return isinstance(event, LiveWords) and not event.committed
 
 
 class LiveRuns:

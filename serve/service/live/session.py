@@ -34,8 +34,8 @@ from serve.service.live.ear import Ear
 from serve.service.live.phrase import Phrase
 from serve.service.live.policies import Policy, by_agreement, by_alignment, ending_before
 from serve.service.live.settings import LiveSettings
-from serve.service.live.sound_queue import SoundQueue, Wish
-from serve.transcript.events import LiveEvent, LivePhrase, LiveWords, join_text
+from serve.service.live.sound_queue import SoundQueue
+from serve.transcript.events import LiveDone, LiveEvent, LivePhrase, LiveWords, Wish, join_text
 
 RUN_SAMPLES = 4 * FRAME_SAMPLES  # listened to at a time: an eighth of a second
 PARTIAL_EVERY_S = 0.4
@@ -51,10 +51,11 @@ WAITING_S = 20.0
 RECORDED_BYTES_PER_S = 16_000
 """Bytes of a container that count as a second, for that limit: a browser sends 4,000 to 16,000."""
 
-LONG_WINDOW_S = 8.0
-"""A longer window begins anew at a committed word; a model that reads 30 s at a time anyway has 24 s."""
+LONG_WINDOW_S = 4.0
+"""A longer window begins anew at a committed word: CTranslate2 decodes given words one by one too, so windows
+of 8 s take twice as long. A model that reads 30 s at a time anyway has 24 s."""
 
-KEPT_S = 2.5
+KEPT_S = 1.2
 """Sound that such a window keeps at least, in seconds."""
 
 FORCED_MARGIN_S = 1.5
@@ -88,6 +89,8 @@ class LiveSession:
         *,
         max_audio_s: float = 1_800.0,
         policy: Policy | None = None,
+        sound: SoundQueue | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Prepare a session.
 
@@ -97,6 +100,8 @@ class LiveSession:
             ticket: The request's ticket; whoever created it closes it.
             max_audio_s: Longest speech accepted, in seconds.
             policy: What is committed while a phrase goes on; None takes the best that the engine can.
+            sound: Where sound comes from; for measurements.
+            clock: Seconds, for lags; for measurements.
 
         Raises:
             UnsupportedOption: The served model does not support an option.
@@ -110,10 +115,11 @@ class LiveSession:
         self._policy = policy or (by_alignment if can_align else by_agreement)
         self._track = LanguageTrack(asked.expected_language, look_ahead=0)
         dynamic = pipeline.reads_short_windows(asked)
-        self._long_window = round((LONG_WINDOW_S if dynamic else 3 * LONG_WINDOW_S) * SAMPLE_RATE)
+        self._long_window = round((LONG_WINDOW_S if dynamic else 6 * LONG_WINDOW_S) * SAMPLE_RATE)
         self._longest = round((min(pipeline.facts.max_window_s, 14.0) if dynamic else 29.0) * SAMPLE_RATE)
         bytes_per_s = settings.pcm.bytes_per_s if settings.pcm else RECORDED_BYTES_PER_S
-        self._sound = SoundQueue(round(WAITING_S * bytes_per_s))
+        self._sound = sound or SoundQueue(round(WAITING_S * bytes_per_s))
+        self._clock = clock
         self._run_bytes = round(RUN_SAMPLES / SAMPLE_RATE * bytes_per_s)
         self.heard_s = 0.0
         """Sound processed so far, in seconds."""
@@ -165,15 +171,17 @@ class LiveSession:
         try:
             for samples, arrived, wish in self._heard():
                 self._ear.listen(samples, arrived)
+                if wish is None:
+                    self._follow()
+                    continue
                 if wish == "clear":
                     self._forget()
-                elif wish == "finalise":
-                    self._finish()
                 else:
-                    self._follow()
+                    self._finish()
+                emit(LiveDone(wish))
         except AudioError as damage:  # what came before it is said all the same
             error = damage
-        self._ear.listen(np.zeros(0, np.float32), time.monotonic(), is_last=True)
+        self._ear.listen(np.zeros(0, np.float32), self._clock(), is_last=True)
         self._finish()
         if (error := error or self._too_long or self._sound.error) is not None:
             raise error
@@ -184,7 +192,7 @@ class LiveSession:
         limits = ChildLimits(timeout_s=self._max_audio_s, memory_bytes=1 << 30)
         recorded = RecordedStream(limits)
         pcm = PcmStream(self._settings.pcm) if self._settings.pcm else None
-        arrived = time.monotonic()
+        arrived = self._clock()
         with recorded:
             while (piece := self._sound.take(self._run_bytes, self._ticket.check)) is not None:
                 arrived = piece.arrived
@@ -226,10 +234,10 @@ class LiveSession:
 
     def _go_on(self, window: Window, *, is_full: bool) -> None:
         """Decode the open window; commit what the policy allows, and show the rest."""
-        started = time.monotonic()
+        started = self._clock()
         quickly = replace(self._careful, beam_size=1)
         words, is_certain = self._decode(window, quickly, once=not is_full)
-        self._took_s = time.monotonic() - started
+        self._took_s = self._clock() - started
         end_s = (window.end - self._phrase.front) / SAMPLE_RATE
         n_committed = self._policy(words, self._phrase.earlier, end_s) if is_certain else 0
         if is_full:
@@ -270,7 +278,7 @@ class LiveSession:
     def _tell_phrase(self, phrase: Phrase) -> None:
         segment = phrase.segment(self._n_phrases)
         self._n_phrases += 1
-        self._emit(LivePhrase(segment=segment, lag_s=self._ear.lag_s(segment.end_s, time.monotonic())))
+        self._emit(LivePhrase(segment=segment, lag_s=self._ear.lag_s(segment.end_s, self._clock())))
 
     def _forget(self) -> None:
         """Begin a new phrase with what comes next."""
@@ -341,7 +349,7 @@ class LiveSession:
         self._shown = partial
         until_s = committed[-1].end_s if committed else end_s
         phrase = self._phrase.segment(self._n_phrases, partial, end_s if partial else None)
-        lag_s = self._ear.lag_s(until_s, time.monotonic())
+        lag_s = self._ear.lag_s(until_s, self._clock())
         self._emit(LiveWords(committed=committed, partial=partial, phrase=phrase, lag_s=lag_s))
 
     def _withdraw(self) -> None:

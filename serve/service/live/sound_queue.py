@@ -7,15 +7,12 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
 
 from serve.errors import ServiceError
+from serve.transcript.events import Wish
 
 CHECK_EVERY_S = 1.0
 """How often a session that waits for sound checks whether its request has ended."""
-
-Wish = Literal["finalise", "clear"]
-"""End the open phrase now, or forget it."""
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
-"""A live session without a socket: text that grows, then stays; and the same windows as for a whole file."""
+"""A live session without a socket: words that are committed for good, phrases, long speech, slow engines."""
 
+import math
 import threading
 import time
 from itertools import pairwise
@@ -8,17 +9,20 @@ import numpy as np
 import pytest
 
 from serve.audio.samples import SAMPLE_RATE
-from serve.audio.segmentation import WindowLimits, iter_windows
-from serve.engine import CPU_BATCH, Hypothesis
+from serve.engine import CPU_BATCH, Hypothesis, TimedText
 from serve.engine.scheduler import Scheduler
-from serve.errors import AudioTooLong, NotReady
+from serve.errors import AudioTooLong, NotReady, UndecodableAudio
 from serve.pipeline import Pipeline, ServingFacts
-from serve.service.live import LiveSession
+from serve.service.live.policies import by_agreement, by_alignment
+from serve.service.live.session import LiveSession
 from serve.service.live.settings import LiveSettings, parse_live_settings
+from serve.transcript.events import LiveDone, LivePhrase, LiveWords
+
+WORD_S = 0.4
 
 
-class CountingEngine:
-    """Says how many tenths of a second the window has."""
+class NumberingEngine:
+    """Hears a numbered word in every 0.4 s; of the last it is not sure, unless it takes care."""
 
     languages = frozenset({"mr"})
     has_adapter = True
@@ -27,35 +31,59 @@ class CountingEngine:
 
     def __init__(self):
         self.is_noise = False
-        self.counts_calls = False
-        self.n_calls = 0
+        self.options = []
+        self.n_frames = []
 
     def unsupported(self, options):
         return None
 
     def kind(self, window):
-        return window.options.adapter, window.n_frames
+        return object()
 
     def decode(self, windows):
-        self.n_calls += 1
-        probs = {"avg_logprob": -0.1, "no_speech_prob": 0.0, "tokens": (1,)}
-        text = "" if self.is_noise else f"call {self.n_calls}" if self.counts_calls else "{}"
-        return [
-            Hypothesis(text=text.format(window.n_frames // 10), language="mr", **probs) for window in windows
+        return [self._heard(window) for window in windows]
+
+    def _heard(self, window):
+        self.options.append(window.options)
+        self.n_frames.append(window.n_frames)
+        seconds = float(window.log_mel[0, 0])
+        prefix = window.options.prefix
+        first = prefix[0] if prefix else 1_000
+        count = max(len(prefix), math.floor(seconds / WORD_S))
+        is_careful = window.options.beam_size > 1
+        words = [
+            TimedText(
+                text=f"w{first + n}" if n < count - 1 or is_careful else f"doubt{len(self.options)}",
+                start_s=n * WORD_S,
+                end_s=(n + 1) * WORD_S,
+                probability=0.9,
+                tokens=(first + n,),
+            )
+            for n in range(0 if self.is_noise else count)
         ]
+        return Hypothesis(
+            text=" ".join(word.text for word in words),
+            tokens=tuple(token for word in words for token in word.tokens),
+            words=tuple(words),
+            language="mr",
+            avg_logprob=-0.1,
+            no_speech_prob=0.0,
+        )
 
     def close(self): ...
 
 
-class Frames:
+class Seconds:
+    """Features that tell how long the sound is."""
+
     def log_mel(self, samples, window_s):
-        return np.zeros((80, round(window_s * 100)), np.float32)
+        return np.full((80, round(window_s * 100)), len(samples) / SAMPLE_RATE, np.float32)
 
 
 @pytest.fixture
 def pipeline():
     facts = ServingFacts(adapter_name="tiny-mr", language="mr", dynamic=True, max_window_s=12.0)
-    return Pipeline(CountingEngine(), Frames(), facts)
+    return Pipeline(NumberingEngine(), Seconds(), facts)
 
 
 @pytest.fixture
@@ -82,7 +110,7 @@ class Listening:
 
     def __init__(self, session):
         self.session = session
-        self.texts = []
+        self.events = []
         self.error = None
         self.said = threading.Condition()
         self.thread = threading.Thread(target=self._run)
@@ -94,108 +122,142 @@ class Listening:
         except Exception as error:
             self.error = error
 
-    def _take(self, text):
+    def _take(self, event):
         with self.said:
-            self.texts.append(text)
+            self.events.append(event)
             self.said.notify_all()
 
-    def wait_for(self, condition):
+    def wait_for(self, kind):
         with self.said:
-            assert self.said.wait_for(lambda: any(condition(text) for text in self.texts), timeout=60)
+            assert self.said.wait_for(lambda: any(isinstance(each, kind) for each in self.events), timeout=60)
 
-    def wait_until_heard(self, n_samples):
-        deadline = time.monotonic() + 60
-        while self.session.heard_s * SAMPLE_RATE <= n_samples or self.session._sound.n_bytes:
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
+    def play(self, samples):
+        """Send sound no faster than it is heard."""
+        for first in range(0, len(samples), SAMPLE_RATE // 8):
+            self.session.hear(pcm(samples[first : first + SAMPLE_RATE // 8]))
+            deadline = time.monotonic() + 60
+            while self.session._sound.n_bytes:
+                assert time.monotonic() < deadline
+                time.sleep(0.002)
 
     def finish(self):
         self.thread.join(timeout=60)
         assert not self.thread.is_alive()
-        return self.texts
+        return self.events
 
 
-def finals(texts):
-    return [text.segment for text in texts if text.is_final]
+def committed(events):
+    return [word for event in events if isinstance(event, LiveWords) for word in event.committed]
 
 
-def test_a_phrase_is_said_while_it_is_spoken_and_then_once_for_good(open_session, speech):
-    listening = Listening(open_session())
-    half = len(speech) // 2
-    listening.session.hear(pcm(speech[:half]))
-    listening.wait_for(lambda text: not text.is_final)
-    listening.session.hear(pcm(speech[half:]))
-    listening.session.hear(pcm(np.zeros(2 * SAMPLE_RATE)))
-    listening.wait_for(lambda text: text.is_final)  # the pause ends it, not the end of the stream
+def phrases(events):
+    return [event.segment for event in events if isinstance(event, LivePhrase)]
+
+
+def silence(seconds):
+    return np.zeros(round(seconds * SAMPLE_RATE), np.float32)
+
+
+@pytest.mark.parametrize("policy", [by_alignment, by_agreement])
+def test_words_are_committed_while_the_phrase_goes_on_and_never_change(open_session, speech, policy):
+    listening = Listening(open_session(policy=policy))
+    listening.play(speech[:-8_000])
+    assert len(committed(listening.events)) >= 3 and not phrases(listening.events)
+    listening.play(silence(2))
+    listening.wait_for(LivePhrase)  # the pause ends it, not the end of the stream
     assert listening.thread.is_alive()
     listening.session.end()
-    texts = listening.finish()
-    assert [text.is_final for text in texts][-1] and len(finals(texts)) == 1
-    first, last = texts[0].segment, texts[-1].segment
-    assert first.id == last.id == 0 and first.start_s == last.start_s and first.end_s < last.end_s
-    assert listening.error is None
+    events = listening.finish()
+    words = committed(events)
+    (phrase,) = phrases(events)
+    assert phrase.words == tuple(words) and phrase.text == " ".join(word.text for word in words)
+    assert not any("doubt" in word.text for word in words)
+    assert all(earlier.end_s <= later.start_s for earlier, later in pairwise(words))
+    assert all(event.lag_s >= 0 for event in events) and listening.error is None
+    partials = [event for event in events if isinstance(event, LiveWords) and event.partial]
+    assert partials and all(event.phrase.text.endswith(event.partial) for event in partials)
 
 
-def test_what_waits_at_a_forced_cut_stays_in_sight_until_it_is_final(open_session, pipeline, speech):
-    pipeline.engine.counts_calls = True
+def test_the_last_words_are_committed_in_the_pause_before_it_ends_the_phrase(open_session, speech, pipeline):
     listening = Listening(open_session())
-    spoken = np.concatenate([speech[SAMPLE_RATE // 2 : -SAMPLE_RATE // 2]] * 5)  # 20 s without a pause
-    for first in range(0, len(spoken), SAMPLE_RATE // 2):
-        listening.session.hear(pcm(spoken[first : first + SAMPLE_RATE // 2]))
-        listening.wait_until_heard(first)
+    listening.play(np.concatenate([speech, silence(0.1)]))  # 0.6 s of silence
+    n_decoded = len(pipeline.engine.options)
+    assert pipeline.engine.options[-1].beam_size > 1 and not phrases(listening.events)
+    n_committed = len(committed(listening.events))
+    listening.play(silence(1))
+    assert len(phrases(listening.events)[0].words) == n_committed
+    assert len(pipeline.engine.options) == n_decoded  # nothing is left to decode
     listening.session.end()
-    texts = listening.finish()
-    assert listening.error is None
-    said = finals(texts)
+    listening.finish()
+
+
+def test_committed_words_are_given_to_the_model_and_not_written_again(open_session, speech, pipeline):
+    listening = Listening(open_session())
+    listening.play(speech)
+    listening.session.end()
+    words = committed(listening.finish())
+    prefixes = [options.prefix for options in pipeline.engine.options]
+    assert prefixes[0] == () and any(prefixes)
+    numbers = [int(word.text[1:]) for word in words]
+    assert numbers == list(range(numbers[0], numbers[0] + len(numbers)))
+    assert all(prefix == tuple(numbers[: len(prefix)]) for prefix in prefixes if prefix)
+
+
+def test_speech_without_a_pause_is_decoded_in_windows_of_bounded_length(open_session, pipeline, speech):
+    listening = Listening(open_session())
+    spoken = np.concatenate([speech[SAMPLE_RATE // 2 : -SAMPLE_RATE // 2]] * 8)  # 32 s
+    listening.play(spoken)
+    listening.session.end()
+    events = listening.finish()
+    said = phrases(events)
     assert len(said) > 1 and [segment.id for segment in said] == list(range(len(said)))
-    assert all(earlier.end_s <= later.start_s for earlier, later in pairwise(said))
-    n_shown = [index for index, text in enumerate(texts) if not text.is_final and text.segment.end_s > 13]
-    assert n_shown, "what is said behind the cut is shown before it is final"
-    assert texts[n_shown[0]].segment.start_s == said[0].start_s
-    assert texts[n_shown[0]].segment.text.startswith(said[0].text)
+    assert [word for segment in said for word in segment.words] == committed(events)
+    assert all(segment.end_s - segment.start_s < 25 for segment in said)
+    assert max(pipeline.engine.n_frames) <= 1_000  # of more than 3,000
+    assert len(committed(events)) > 32 / WORD_S * 0.8
 
 
-def test_what_was_decoded_in_the_pause_need_not_be_decoded_at_its_end(open_session, pipeline, speech):
-    pipeline.engine.counts_calls = True
-    listening = Listening(open_session())
-    spoken = np.concatenate([speech, np.zeros(2 * SAMPLE_RATE, np.float32)])
-    for first in range(0, len(spoken), SAMPLE_RATE // 2):  # no faster than it is heard
-        listening.session.hear(pcm(spoken[first : first + SAMPLE_RATE // 2]))
-        listening.wait_until_heard(first)
-    listening.session.end()
-    *_, shown, final = listening.finish()
-    assert (shown.is_final, final.is_final) == (False, True)
-    assert shown.segment.text == final.segment.text
-
-
-def test_whoever_sends_all_at_once_gets_the_final_text_of_the_file(open_session, pipeline, speech):
-    long = np.concatenate([speech, speech, np.zeros(2 * SAMPLE_RATE, np.float32), speech])
-    session = open_session(parse_live_settings({"pause_s": 1.9}))  # what ends a window of a file
-    session.hear(pcm(long))
+def test_whoever_sends_all_at_once_gets_every_word_with_few_decodings(open_session, pipeline, speech):
+    spoken = np.concatenate([speech, silence(1), speech, *[speech[8_000:-8_000]] * 4, silence(1), speech])
+    session = open_session()
+    session.hear(pcm(spoken))
     session.end()
-    texts = Listening(session).finish()
-    of_file = [event for event in pipeline.transcribe(long) if hasattr(event, "avg_logprob")]
-    heard = finals(texts)
-    assert [(each.id, each.text) for each in heard] == [(each.id, each.text) for each in of_file]
-    np.testing.assert_allclose([each.start_s for each in heard], [each.start_s for each in of_file], atol=0.1)
-    assert len(heard) > 1 and len(texts) - len(heard) <= len(heard)
+    events = Listening(session).finish()
+    assert len(phrases(events)) >= 3
+    assert [word for segment in phrases(events) for word in segment.words] == committed(events)
+    assert len(pipeline.engine.options) < 12
+
+
+def test_a_phrase_can_be_ended_before_its_pause_and_forgotten(open_session, speech):
+    listening = Listening(open_session(parse_live_settings({"pause_s": math.inf})))
+    listening.play(speech)
+    listening.session.wish("finalise")
+    listening.wait_for(LiveDone)
+    assert len(phrases(listening.events)) == 1 and isinstance(listening.events[-1], LiveDone)
+    n_events = len(listening.events)
+    listening.session.hear(pcm(speech[:20_000]))
+    listening.session.wish("clear")
+    listening.session.hear(pcm(silence(1)))
+    listening.session.end()
+    later = listening.finish()[n_events:]
+    assert not phrases(later) and [each.wish for each in later if isinstance(each, LiveDone)] == ["clear"]
 
 
 def test_text_that_turns_out_to_be_nothing_is_taken_back(open_session, pipeline, speech):
-    listening = Listening(open_session())
-    listening.session.hear(pcm(speech[: len(speech) // 2]))
-    listening.wait_for(lambda text: text.segment.text)
+    listening = Listening(open_session(policy=lambda words, earlier, end_s: 0))
+    listening.play(speech[: len(speech) // 2])
+    assert any(isinstance(event, LiveWords) and event.partial for event in listening.events)
     pipeline.engine.is_noise = True
     listening.session.end()
-    texts = listening.finish()
-    assert not finals(texts) and texts[-1].segment.text == ""
+    events = listening.finish()
+    assert not phrases(events) and events[-1].partial == events[-1].phrase.text == ""
 
 
-def test_silence_gives_no_text(open_session):
+def test_silence_gives_no_text(open_session, pipeline):
     session = open_session()
-    session.hear(pcm(np.zeros(5 * SAMPLE_RATE)))
+    session.hear(pcm(silence(5)))
     session.end()
-    assert Listening(session).finish() == []
+    assert Listening(session).finish() == [] and not pipeline.engine.options
 
 
 def test_a_stream_that_ends_with_an_error_says_all_before_it(open_session, speech):
@@ -203,7 +265,7 @@ def test_a_stream_that_ends_with_an_error_says_all_before_it(open_session, speec
     session.hear(pcm(speech))
     session.end(NotReady("the service is shutting down"))
     listening = Listening(session)
-    assert finals(listening.finish())
+    assert phrases(listening.finish())
     assert isinstance(listening.error, NotReady)
 
 
@@ -213,9 +275,17 @@ def test_speech_over_the_limit_is_said_as_far_as_it_and_refused(open_session, sp
         session.hear(pcm(speech))
     session.end()
     listening = Listening(session)
-    said = finals(listening.finish())
+    said = phrases(listening.finish())
     assert isinstance(listening.error, AudioTooLong)
     assert said and said[-1].end_s <= 5.5
+
+
+def test_sound_that_is_no_recording_is_an_error(open_session):
+    session = open_session(LiveSettings(pcm=None))
+    session.hear(b"no header")
+    session.end()
+    listening = Listening(session)
+    assert listening.finish() == [] and isinstance(listening.error, UndecodableAudio)
 
 
 def test_a_fast_speaker_is_told_to_wait_and_called_when_there_is_room(open_session, speech):
@@ -235,27 +305,4 @@ def test_an_abandoned_session_ends_at_once(open_session, speech):
     session = open_session()
     session.hear(pcm(np.tile(speech, 100)))
     session.abandon()
-    assert finals(Listening(session).finish()) == []
-
-
-def test_short_runs_find_the_windows_of_long_ones(speech):
-    rng = np.random.default_rng(1)
-    pauses = [np.zeros(round(seconds * SAMPLE_RATE), np.float32) for seconds in (0.3, 2.5, 0.1, 1.0, 4.0)]
-    long = np.concatenate([piece for pause in pauses for piece in (speech, pause)])
-    long += rng.normal(0, 1e-4, len(long)).astype(np.float32)
-    limits = WindowLimits(max_window_s=9.0, max_packed_s=9.0, max_first_window_s=5.0, max_gap_s=1.0)
-    opened = []
-
-    def look(listeners):
-        if (found := listeners[0].open_window()) is not None:
-            opened.append(found)
-
-    whole = [window for window, _ in iter_windows([long[None]], limits)]
-    live = [window for window, _ in iter_windows([long[None]], limits, run_samples=4_096, on_run=look)]
-    assert len(whole) > 3
-    np.testing.assert_allclose([w.start for w in live], [w.start for w in whole], atol=SAMPLE_RATE // 10)
-    np.testing.assert_allclose([w.end for w in live], [w.end for w in whole], atol=SAMPLE_RATE // 10)
-    for window, samples in opened:
-        assert 0 < window.end - window.start == len(samples) <= 9.0 * SAMPLE_RATE
-        np.testing.assert_array_equal(samples, long[window.start : window.end])
-        assert any(closed.start == window.start for closed in live)
+    assert phrases(Listening(session).finish()) == []

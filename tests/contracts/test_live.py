@@ -1,0 +1,118 @@
+"""The snippets and the client of live speech against a real `serve`."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import threading
+from contextlib import suppress
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+from websockets.sync.client import connect
+
+ROOT = Path(__file__).parents[2]
+SNIPPETS = dict(
+    re.findall(r"^```(python|javascript)\n(.*?)^```$", (ROOT / "docs" / "live.md").read_text(), re.M | re.S)
+)
+CLIENT = [sys.executable, "-m", "train.command_line", "client"]
+
+
+@pytest.fixture(scope="module")
+def server(start_child, tiny_artifact_dir):
+    command = [sys.executable, "-m", "serve", "--model-dir", tiny_artifact_dir, "--host", "127.0.0.1"]
+    child = start_child(*command, "--port", "0")
+    child.wait_for("model.ready")
+    with child.client() as client:
+        yield str(client.base_url).rstrip("/")
+
+
+@pytest.fixture(scope="module")
+def words(server, speech_wav):
+    """The words that the service commits for the speech."""
+    with connect(f"ws{server[4:]}/live") as connection:
+        connection.send(speech_wav[44:])
+        connection.send(json.dumps({"type": "close"}))
+        frames = [json.loads(frame) for frame in connection]
+    found = [word["word"] for frame in frames if frame["type"] == "words" for word in frame["committed"]]
+    assert found and frames[-1]["type"] == "closed"
+    return " ".join(found).split()  # the tiny model writes letters
+
+
+def ran(command, folder, speech_wav, cwd=None):
+    (folder / "speech.wav").write_bytes(speech_wav)
+    run = subprocess.run(command, cwd=cwd or folder, capture_output=True, text=True, timeout=120)
+    assert run.returncode == 0, run.stderr
+    return run.stdout.split()
+
+
+def test_the_python_snippet_runs(server, speech_wav, words, tmp_path):
+    snippet = SNIPPETS["python"].replace("localhost:8080", server.removeprefix("http://"))
+    assert ran([sys.executable, "-c", snippet], tmp_path, speech_wav) == words
+
+
+@pytest.mark.slow
+def test_the_javascript_snippet_runs(server, speech_wav, words, tmp_path):
+    if shutil.which("node") is None:
+        pytest.skip("there is no node here")
+    snippet = SNIPPETS["javascript"].replace("localhost:8080", server.removeprefix("http://"))
+    command = ["node", "--experimental-websocket", "-e", snippet]  # for versions before 22
+    assert ran(command, tmp_path, speech_wav) == words
+
+
+def test_the_client_prints_the_words(server, speech_wav, words, tmp_path):
+    command = [*CLIENT, str(tmp_path / "speech.wav"), "--mode", "live", "--pace", "0", "--url", server]
+    assert ran(command, tmp_path, speech_wav, cwd=ROOT) == words
+
+
+class CuttingProxy:
+    """Passes connections on; the first is cut once so many bytes were sent through it."""
+
+    def __init__(self, address, n_bytes):
+        self.address, self.n_bytes = address, n_bytes
+        self.n_connections = 0
+        self.door = socket.create_server(("127.0.0.1", 0))
+        self.url = "http://{}:{}".format(*self.door.getsockname())
+        threading.Thread(target=self._admit, daemon=True).start()
+
+    def _admit(self):
+        with suppress(OSError):
+            while True:
+                client, _ = self.door.accept()
+                service = socket.create_connection(self.address)
+                self.n_connections += 1
+                left = self.n_bytes if self.n_connections == 1 else 1 << 40
+                for source, target, most in ((client, service, left), (service, client, 1 << 40)):
+                    threading.Thread(target=self._pass, args=(source, target, most), daemon=True).start()
+
+    @staticmethod
+    def _pass(source, target, left):
+        with suppress(OSError):
+            while left > 0 and (data := source.recv(min(left, 4_096))):
+                target.sendall(data)
+                left -= len(data)
+        for each in (source, target):
+            with suppress(OSError):
+                each.shutdown(socket.SHUT_RDWR)
+
+
+def test_the_client_goes_on_where_its_connection_broke(server, speech_wav, tmp_path):
+    host, port = server.removeprefix("http://").split(":")
+    proxy = CuttingProxy((host, int(port)), n_bytes=len(speech_wav) // 2)
+    command = [*CLIENT, str(tmp_path / "speech.wav"), "--mode", "live", "--pace", "4", "--url", proxy.url]
+    assert ran(command, tmp_path, speech_wav, cwd=ROOT)
+    assert proxy.n_connections == 2
+    proxy.door.close()
+
+
+def test_the_client_names_what_the_microphone_needs(server, tmp_path):
+    if find_spec("sounddevice") is not None:
+        pytest.skip("sounddevice is installed")
+    command = [*CLIENT, "-", "--mode", "live", "--url", server]
+    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+    assert run.returncode != 0 and "shrota[microphone]" in run.stderr

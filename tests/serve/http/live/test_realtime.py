@@ -1,0 +1,148 @@
+"""OpenAI's Realtime transcription, by the official package."""
+
+import base64
+
+import pytest
+from openai import AsyncOpenAI, OpenAI
+
+ITEM = "conversation.item.input_audio_transcription"
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:connect.. must be used as a context manager:DeprecationWarning"
+)
+DETECTED = {"type": "server_vad", "silence_duration_ms": 500}
+
+
+@pytest.fixture
+def address(shared):
+    return "http://{}:{}/v1".format(*shared.address)
+
+
+@pytest.fixture
+def sound(speech):
+    """The speech and a pause at 24 kHz, in base64 pieces."""
+    import torchaudio.functional
+    from torch import from_numpy
+
+    samples = torchaudio.functional.resample(from_numpy(speech), 16_000, 24_000).numpy()
+    data = (samples.clip(-1, 1) * 32_767).astype("<i2").tobytes() + bytes(2 * 24_000 * 2)
+    return [base64.b64encode(data[first : first + 24_000]).decode() for first in range(0, len(data), 24_000)]
+
+
+def settings(**audio):
+    transcription = {"model": "whisper-1", "language": "mr"}
+    sound = {"format": {"type": "audio/pcm", "rate": 24_000}, "transcription": transcription, **audio}
+    return {"type": "transcription", "audio": {"input": sound}}
+
+
+def connected(client):
+    return client.realtime.connect(extra_query={"intent": "transcription"})
+
+
+def until(connection, kind):
+    events = []
+    while not events or events[-1].type != kind:
+        events.append(connection.recv())
+    return events
+
+
+def test_a_phrase_is_an_item_with_deltas_and_its_completion(address, sound):
+    with OpenAI(base_url=address, api_key="unused") as client, connected(client) as connection:
+        assert connection.recv().type == "session.created"
+        connection.session.update(session=settings(turn_detection=DETECTED))
+        assert connection.recv().type == "session.updated"
+        for piece in sound:
+            connection.input_audio_buffer.append(audio=piece)
+        events = until(connection, f"{ITEM}.completed")
+    kinds = [event.type for event in events]
+    assert kinds == [
+        "input_audio_buffer.speech_started",
+        f"{ITEM}.delta",
+        "input_audio_buffer.speech_stopped",
+        "input_audio_buffer.committed",
+        f"{ITEM}.completed",
+    ]
+    assert len({event.item_id for event in events}) == 1
+    assert events[1].delta == events[-1].transcript == "श्रोता"
+    assert events[-1].usage.type == "duration" and events[-1].usage.seconds > 0
+
+
+async def spoken_by_turns(address, sound):
+    async with AsyncOpenAI(base_url=address, api_key="unused") as client, connected(client) as connection:
+        assert (await connection.recv()).type == "session.created"
+        await connection.session.update(session=settings(turn_detection=None))
+        assert (await connection.recv()).type == "session.updated"
+        texts = []
+        for _ in range(2):
+            for piece in sound:
+                await connection.input_audio_buffer.append(audio=piece)
+            await connection.input_audio_buffer.commit()
+            while (event := await connection.recv()).type != f"{ITEM}.completed":
+                pass
+            texts.append((event.item_id, event.transcript))
+        await connection.input_audio_buffer.commit()  # of nothing
+        while (event := await connection.recv()).type != f"{ITEM}.completed":
+            pass
+        texts.append((event.item_id, event.transcript))
+    return texts
+
+
+def test_without_a_detector_the_client_ends_each_item(address, sound):
+    import asyncio
+
+    texts = asyncio.run(spoken_by_turns(address, sound))
+    assert [text for _, text in texts[:2]] == ["श्रोता", "श्रोता"]
+    assert len({item for item, _ in texts}) == 3
+
+
+@pytest.mark.parametrize(
+    ("session", "param"),
+    [
+        ({"type": "realtime"}, "session.type"),
+        ({**settings(), "include": [f"item.{ITEM[18:]}.logprobs"]}, "session.include"),
+        (settings(format={"type": "audio/flac"}), "format"),
+        (settings(transcription={"language": "tlh"}), "language"),
+    ],
+)
+def test_settings_that_are_not_served_are_refused_by_name(address, sound, session, param):
+    with OpenAI(base_url=address, api_key="unused") as client, connected(client) as connection:
+        connection.recv()
+        connection.send({"type": "session.update", "session": session})
+        error = connection.recv()
+        assert error.type == "error" and error.error.param == param
+        connection.session.update(session=settings())  # the session goes on
+        assert connection.recv().type == "session.updated"
+
+
+def test_an_unknown_model_is_refused(address):
+    with OpenAI(base_url=address, api_key="unused") as client, connected(client) as connection:
+        connection.recv()
+        connection.session.update(session=settings(transcription={"model": "gpt-9"}))
+        assert connection.recv().error.code == "model_not_found"
+
+
+def test_wrong_events_are_told_and_the_session_goes_on(address, sound):
+    with OpenAI(base_url=address, api_key="unused") as client, connected(client) as connection:
+        connection.recv()
+        connection.send({"type": "response.create", "event_id": "mine"})
+        error = connection.recv()
+        assert error.type == "error" and error.error.event_id == "mine"
+        connection.input_audio_buffer.append(audio="*")
+        assert "base64" in connection.recv().error.message
+        connection.input_audio_buffer.append(audio=sound[1])
+        connection.input_audio_buffer.clear()
+        assert until(connection, "input_audio_buffer.cleared")
+
+
+def test_the_older_wording_is_understood(address, sound):
+    older = {
+        "input_audio_format": "pcm16",
+        "input_audio_transcription": {"model": "whisper-1", "language": "mr"},
+        "turn_detection": DETECTED,
+    }
+    with OpenAI(base_url=address, api_key="unused") as client, connected(client) as connection:
+        connection.recv()
+        connection.send({"type": "transcription_session.update", "session": older})
+        assert connection.recv().type == "transcription_session.updated"
+        for piece in sound:
+            connection.input_audio_buffer.append(audio=piece)
+        assert until(connection, f"{ITEM}.completed")[-1].transcript == "श्रोता"
