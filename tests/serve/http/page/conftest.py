@@ -16,6 +16,9 @@ SAMPLE = ROOT / "tests" / "data" / "sample-mr.flac"
 PATIENCE_MS = 180_000
 """Time for anything to happen on a busy machine."""
 
+TOLD_ELSEWHERE = ("Failed to load resource", "Applying inline style violates")
+"""Chromium notes statuses, of which the page tells its reader, and violations, which are counted below."""
+
 VIOLATIONS = """
 window.violations = [];
 document.addEventListener("securitypolicyviolation", (event) =>
@@ -61,8 +64,7 @@ def _pages(browser: Browser) -> Iterator[Callable[..., Page]]:
     pages: list[Page] = []
 
     def note(message: ConsoleMessage) -> None:
-        # A status that the page tells its reader in words is noted by Chromium all the same.
-        if message.type == "error" and not message.text.startswith("Failed to load resource"):
+        if message.type == "error" and not message.text.startswith(TOLD_ELSEWHERE):
             faults.append(message.text)
 
     def open_one(address: str, **profile: object) -> Page:
