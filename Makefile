@@ -24,9 +24,9 @@ ARGS ?=
 WORKERS ?= 2
 IMAGE ?= shrota:$(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
 
-# Voices and text for `make data`, and an ffmpeg for the tests. Serving needs none of these.
+# Voices and text for `make data`, and an ffmpeg and a browser for the tests. Serving needs none of these.
 SYSTEM_PACKAGES := ffmpeg espeak-ng festival festival-mr festvox-mr-nsk \
-	libreoffice-l10n-mr firefox-esr-l10n-mr tesseract-ocr tesseract-ocr-mar \
+	libreoffice-l10n-mr firefox-esr-l10n-mr tesseract-ocr tesseract-ocr-mar chromium \
 	$(shell command -v npm >/dev/null || echo npm)
 
 ##@ Serve
@@ -37,6 +37,10 @@ serve: install-serve ## serve the shipped Marathi adapter on PORT (8080), first 
 
 # A flag overrides variables and a file of settings, so none is passed where these name a model.
 NOT_NAMED_ELSEWHERE = $(if $(SHROTA_MODEL_DIR)$(SHROTA_BASE_MODEL)$(SHROTA_CONFIG),,$(SHIPPED))
+
+.PHONY: page
+page: system-deps ## build the page at / from page/ into serve/http/page/assets, which is committed
+	cd page && npm ci && npm run build
 
 .PHONY: image
 image: ## build the container image that serves and trains on SageMaker
@@ -118,7 +122,7 @@ lock: ## remake constraints.txt from the newest releases that pyproject.toml adm
 
 .PHONY: clean
 clean: ## remove the environment, caches and builds; recordings, runs and base models stay
-	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) build dist page/node_modules .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 .PHONY: help

@@ -127,6 +127,9 @@ class Settings:
     docs_path: str = "/docs"
     """Path of a page that describes all routes; openapi.json below it is the same for programs. Empty turns
     both off."""
+    page: bool = True
+    """Answer browsers at / with a page to transcribe with; programs get JSON there. A multi-model service has
+    no page."""
     max_audio_s: float = 14_400.0
     """Longest recording accepted."""
     adapter_roots: str = ""

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
-from litestar import Litestar, get
+from litestar import Litestar
 from litestar.config.cors import CORSConfig
 from litestar.datastructures import State
 from litestar.plugins import PluginProtocol
 from litestar.plugins.core import MsgspecDIPlugin
 from litestar.types import ASGIApp, ControllerRouterHandler
 
+from serve.engine.languages import LANGUAGE_NAMES
 from serve.http.context import CUSTOM_ATTRIBUTES, REQUEST_ID, RequestContext
 from serve.http.door.body import ArrivingBytes
 from serve.http.door.guards import check_key, check_origin, read_keys
@@ -24,6 +25,7 @@ from serve.http.metrics import Metrics, metrics
 from serve.http.openai.audio import transcriptions, translations
 from serve.http.openai.models import get_openai_model, list_openai_models
 from serve.http.openapi.routes import description_routes
+from serve.http.page.routes import address_routes
 from serve.http.sagemaker.adapters import add_adapter, get_adapter, list_adapters, remove_adapter
 from serve.http.sagemaker.bidirectional import PATH as LIVE_PATH
 from serve.http.sagemaker.bidirectional import live_stream
@@ -70,13 +72,15 @@ def create_app(service: Service, on_failure: Callable[[], None]) -> ASGIApp:
         finally:
             service.close()
 
-    place = service.settings.docs_path
+    settings = service.settings
+    # The page names no model, which every request of a multi-model service must.
+    address = address_routes(describe_service, with_page=settings.page and not settings.multi_model)
     counted = Metrics(lambda: service.queue, lambda: service.totals)
     app = Application(
         route_handlers=[
-            *(index, ping, execution_parameters, metrics),
+            *(*address, ping, execution_parameters, metrics),
             *_routes(service),
-            *description_routes(place),
+            *description_routes(settings.docs_path),
         ],
         exception_handlers=EXCEPTION_HANDLERS,
         guards=[check_origin, check_key],
@@ -90,7 +94,7 @@ def create_app(service: Service, on_failure: Callable[[], None]) -> ASGIApp:
             }
         ),
         openapi_config=None,
-        cors_config=_cors(service.settings.cors_origins),
+        cors_config=_cors(settings.cors_origins),
         logging_config=None,
     )
     return RequestContext(app, counted)
@@ -113,10 +117,11 @@ def _routes(service: Service) -> list[ControllerRouterHandler]:
     return [invocations, *live_routes, add_adapter, list_adapters, get_adapter, remove_adapter, *openai]
 
 
-@get("/", summary="What is served here", sync_to_thread=False)
-def index(state: State) -> dict[str, object]:
-    """Describe the service to a client that opens its address."""
-    many, place = state.service.settings.multi_model, state.service.settings.docs_path
+def describe_service(service: Service) -> dict[str, object]:
+    """Tell what is served, for programs that ask at the service's address."""
+    settings = service.settings
+    many, place = settings.multi_model, settings.docs_path
+    spoken = LANGUAGE_NAMES if service.adapters is None else service.adapters.pipeline.engine.languages
     return {
         "service": "shrota",
         "endpoints": {
@@ -128,4 +133,8 @@ def index(state: State) -> dict[str, object]:
         },
         "options": sorted(KNOWN_OPTIONS),
         "formats": {answer_format.name: answer_format.media_type for answer_format in FORMATS},
+        "languages": sorted(spoken),
+        "max_body_bytes": settings.max_body_bytes,
+        "docs": place or None,
+        "live": None if many else PLAIN_LIVE_PATH,
     }

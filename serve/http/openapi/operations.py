@@ -101,7 +101,7 @@ SAGEMAKER_HEADERS = {
 }
 
 OPERATIONS: Mapping[tuple[str, str], Operation] = {
-    ("GET", "/"): Operation(answers={JSON: {"type": "object"}}),
+    ("GET", "/"): Operation(answers={JSON: {"type": "object"}, "text/html": TEXT}),
     ("GET", "/ping"): Operation(answers=NOTHING, errors=(errors.NotReady,)),
     ("GET", "/execution-parameters"): Operation(
         answers={
