@@ -52,13 +52,19 @@ from serve.engine import (
     Engine,
     EngineInput,
     Hypothesis,
-    LanguageProbs,
     Task,
 )
 from serve.engine.fallback import NO_SPEECH_PROB, is_no_speech
 from serve.engine.scheduler import BatchLimits, Scheduler
 from serve.errors import UnsupportedOption
-from serve.language import LanguageTrack, in_language, settle_recording, settle_windows, whole_window
+from serve.language import (
+    LanguageTrack,
+    Listening,
+    in_language,
+    settle_recording,
+    settle_windows,
+    whole_window,
+)
 from serve.options import DETECT, NO_ADAPTER, TranscriptionOptions
 from serve.transcript.events import End, Event, Segment, Start, Transcript, build_transcript
 from serve.transcript.timeline import Timeline
@@ -116,14 +122,11 @@ class ServingFacts:
     """Whether the adapter was trained to emit the times of sentences."""
 
 
-class Decoder(Protocol):
+class Decoder(Listening, Protocol):
     """How windows reach the engine: a scheduler's ticket, or a wrapper of one."""
 
     def decode(self, inputs: Iterable[EngineInput]) -> Iterator[Hypothesis]:
         """Yield a hypothesis for every window, in order; windows are read as needed."""
-
-    def detect_languages(self, windows: Sequence[EngineInput]) -> list[LanguageProbs]:
-        """Return the language probabilities of each window."""
 
 
 class Pipeline:
@@ -324,7 +327,7 @@ class Pipeline:
                 pulled.append((window, None))
                 yield each
             return
-        for window, each, language_prob in settle_windows(given, decoder.detect_languages, track):
+        for window, each, language_prob in settle_windows(given, decoder, track):
             pulled.append((window, language_prob))
             yield each
 

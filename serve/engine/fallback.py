@@ -11,6 +11,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from itertools import islice
 
 from serve.engine import DecodingOptions, Hypothesis
 
@@ -41,9 +42,11 @@ def attempts(options: DecodingOptions) -> Iterator[DecodingOptions]:
 class Trial:
     """The decoding attempts for one window."""
 
-    def __init__(self, options: DecodingOptions) -> None:
+    def __init__(self, options: DecodingOptions, *, is_draft: bool = False) -> None:
+        """Start without an attempt; of a draft the first one is taken, whatever it gives."""
+        self.is_draft = is_draft
         self._asked = options
-        self._attempts = attempts(options)
+        self._attempts = islice(attempts(options), 1 if is_draft else None)
         self.options = next(self._attempts)
         """Options of the attempt to make next."""
         self._best: Hypothesis | None = None

@@ -106,13 +106,13 @@ class Ticket(AbstractContextManager["Ticket"]):
             yield self._result(ahead.popleft())
 
     def detect_languages(self, windows: Sequence[EngineInput]) -> list[LanguageProbs]:
-        """Return the language probabilities of each window.
-
-        Raises:
-            RequestTimeout: The request's deadline has passed.
-            ServiceError: The engine failed, or the ticket was cancelled with that error.
-        """
+        """Return the language probabilities of each window. Raises what `decode` raises."""
         asked = [self._scheduler._enqueue(self, window, None) for window in windows]
+        return [self._result(future) for future in asked]
+
+    def draft(self, windows: Sequence[EngineInput]) -> list[Hypothesis]:
+        """Return each window's first hypothesis, believable or not. Raises what `decode` raises."""
+        asked = [self._scheduler._enqueue(self, each, Trial(each.options, is_draft=True)) for each in windows]
         return [self._result(future) for future in asked]
 
     def check(self) -> None:
@@ -371,7 +371,7 @@ class Scheduler(AbstractContextManager["Scheduler"]):
             return
         with self._changed:
             self._totals += Totals(
-                n_windows=1, n_tokens=len(best.tokens), n_fallbacks=int(call.trial.is_drawn)
+                n_windows=not call.trial.is_draft, n_tokens=len(best.tokens), n_fallbacks=call.trial.is_drawn
             )
         self._settle(call, best)
 

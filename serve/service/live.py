@@ -160,6 +160,10 @@ class LiveSession:
             self._detected = window.log_mel, self._ticket.detect_languages(windows)[0]
         return [self._detected[1]]
 
+    def draft(self, windows: Sequence[EngineInput]) -> list[Hypothesis]:
+        """Decode windows once, to tell their language."""
+        return self._ticket.draft(windows)
+
     def _show(self, listeners: Sequence[Listener]) -> None:
         """Emit the open phrase's partial text, if it has grown enough and the session keeps up."""
         (listener,) = listeners
