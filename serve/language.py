@@ -62,10 +62,18 @@ ALIKE_TWIN_SHARE = 0.8
 """The same where the language, and not its twin, has the adapter's script. The base model takes Hindi for
 Urdu, with up to 0.7; from there on a single window is Urdu."""
 
+RELATIVE_ODDS = 4.0
+"""Odds for a relative in the adapter's script where base model and draft say the same of both. With even
+odds, four of 38 windows in Hindi, most of them chosen for being doubtful, are taken for Marathi; with 2.2 to 8
+none is, and of 25 in Marathi none for Hindi, if their drafts are in Marathi."""
+
 TEXT_ODDS = 20.0
-"""Most that a draft's text may shift the odds between two languages; where they are longer, no draft is
-written. Five of 200 sentences in Hindi and Marathi look like another language, none of them by more than 2:1.
-Drafts have misheard words besides."""
+"""Most that a draft's text may speak for another language than the adapter's, and the odds from which a
+language is out of the question. Five of 200 sentences in Hindi and Marathi look like another language, none
+of them by more than 2:1. Drafts have misheard words besides."""
+
+OWN_TEXT_ODDS = 3.0
+"""The same for the adapter's language. An adapter leans to its own words, in what it hears badly the more."""
 
 DRAFT_TOKENS = 48
 """Longest draft: about seven words in Devanagari."""
@@ -171,8 +179,8 @@ class LanguageTrack:
         """Return the likelihood of each language, up to a common factor."""
         self._codes = self._codes or sorted(probs)
         likely = self._likely(probs)
-        if shown:
-            likely.update(_weighed(likely, shown))
+        if shown and self._own is not None:
+            likely.update(_weighed(likely, shown, self._own))
         scaled = _scaled(np.array([likely[code] for code in self._codes]))
         self._heard = self._heard | (scaled >= min(HEARD_PROB, scaled.max()))
         evidence: npt.NDArray[np.float64] = np.maximum(scaled, LEAST_PROB) ** min(
@@ -215,13 +223,17 @@ def _own_evidence(probs: LanguageProbs, own: str) -> float:
     return min(1.0, OPEN_FACTOR * left_open**2 + OWN_FACTOR * probs[own])
 
 
-def _weighed(likely: Mapping[str, float], shown: Mapping[str, float]) -> dict[str, float]:
+def _weighed(likely: Mapping[str, float], shown: Mapping[str, float], own: str | None) -> dict[str, float]:
     """Share out the evidence for some languages anew: by what it was, and by what a text shows.
 
     A language's twin is heard like it, and loses with it.
     """
-    best = max(shown.values())
-    joint = {code: likely[code] * max(shown[code] / best, 1 / TEXT_ODDS) for code in shown}
+    best = max(shown, key=lambda code: shown[code])
+    least = shown[best] / (OWN_TEXT_ODDS if best == own else TEXT_ODDS)
+    joint = {
+        code: likely[code] * max(shown[code], least) / (RELATIVE_ODDS if code == own else 1.0)
+        for code in shown
+    }
     scale = sum(likely[code] for code in shown) / sum(joint.values())
     weighed = {code: scale * each for code, each in joint.items()}
     for code in shown:

@@ -12,6 +12,8 @@ from serve.engine import SERVED_ADAPTER, DecodingOptions, EngineInput, Hypothesi
 from serve.language import (
     DRAFT_TOKENS,
     LOOK_AHEAD,
+    OWN_TEXT_ODDS,
+    RELATIVE_ODDS,
     TEXT_ODDS,
     LanguageTrack,
     _weighed,
@@ -166,7 +168,7 @@ def window(number: int) -> tuple[Window, EngineInput]:
 
 
 def test_windows_come_out_in_order_and_are_asked_for_few_at_first():
-    listening = Listening(lambda number: SURE_ENGLISH if number < 3 else {"mr": 0.9})
+    listening = Listening(lambda number: SURE_ENGLISH if number < 3 else {"mr": 0.97})
     settled = list(settle_windows(map(window, range(8)), listening, LanguageTrack("mr")))
     assert listening.asked == [[0], [1, 2], [3, 4, 5, 6], [7]]
     assert listening.drafts == []
@@ -177,7 +179,7 @@ def test_windows_come_out_in_order_and_are_asked_for_few_at_first():
 
 
 def test_the_words_of_a_draft_settle_what_sounds_like_two_related_languages():
-    for doubt in ({"hi": 0.45, "mr": 0.1}, {"mr": 0.36, "hi": 0.2, "cy": 0.2}, {"bn": 0.3, "hi": 0.3}):
+    for doubt in ({"hi": 0.45, "mr": 0.1}, {"mr": 0.36, "hi": 0.2, "cy": 0.2}, {"cy": 0.3, "hi": 0.3}):
         for text, language in ((HINDI, "hi"), (MARATHI, "mr")):
             listening = Listening(lambda number, doubt=doubt: doubt, text)
             ((_, given, _),) = settle_windows([window(0)], listening, LanguageTrack("mr"))
@@ -210,15 +212,16 @@ def test_no_draft_is_written_where_the_sound_suffices_or_the_script_differs(hear
     assert LanguageTrack(own).rivals({"bn": 0.0, "cy": 0.0, "hi": 0.0, "mr": 0.0, "en": 0.0} | heard) == set()
 
 
-def test_what_a_text_shows_moves_evidence_among_relatives_and_no_more_than_twenty_to_one():
-    said = probs(hi=0.4, mr=0.1, en=0.3)
-    track = LanguageTrack("mr")
-    likely = track._likely(said)
-    weighed = _weighed(likely, {"hi": 1.0, "mr": 0.0})
-    assert weighed["hi"] + weighed["mr"] == pytest.approx(likely["hi"] + likely["mr"])
-    assert weighed["hi"] / weighed["mr"] == pytest.approx(TEXT_ODDS * likely["hi"] / likely["mr"])
-    assert _weighed(likely, {"hi": 0.0, "mr": 1.0})["ur"] < likely["ur"] / 5, "Urdu is heard like Hindi"
-    assert _weighed(likely, {"hi": 0.5, "mr": 0.5})["hi"] == pytest.approx(likely["hi"])
+def test_what_a_text_shows_moves_evidence_among_relatives_and_no_more_than_it_may():
+    likely = LanguageTrack("mr")._likely(probs(hi=0.2, mr=0.1, en=0.3))
+    before = RELATIVE_ODDS * likely["hi"] / likely["mr"]
+    hindi, marathi = (_weighed(likely, {"hi": hi, "mr": 1 - hi}, "mr") for hi in (1.0, 0.0))
+    for each in (hindi, marathi):
+        assert each["hi"] + each["mr"] == pytest.approx(likely["hi"] + likely["mr"])
+    assert hindi["hi"] / hindi["mr"] == pytest.approx(TEXT_ODDS * before)
+    assert marathi["hi"] / marathi["mr"] == pytest.approx(before / OWN_TEXT_ODDS), "a draft leans to its own"
+    nepali = _weighed({**likely, "ne": 0.2}, {"hi": 0.0, "ne": 1.0}, "mr")
+    assert nepali["ur"] < likely["ur"] and hindi["ur"] == likely["ur"], "Urdu is heard like Hindi"
 
 
 def test_of_twins_the_one_in_the_adapters_script_is_taken_unless_the_other_is_sure():
