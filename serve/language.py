@@ -64,8 +64,8 @@ Urdu, with up to 0.7; from there on a single window is Urdu."""
 
 RELATIVE_ODDS = 4.0
 """Odds for a relative in the adapter's script where base model and draft say the same of both. With even
-odds, four of 38 windows in Hindi, most of them chosen for being doubtful, are taken for Marathi; with 2.2 to 8
-none is, and of 25 in Marathi none for Hindi, if their drafts are in Marathi."""
+odds, four of 38 windows in Hindi, most of them chosen for being doubtful, are taken for Marathi. With 2.2 to
+8 none is, and of 25 in Marathi none for Hindi, if their drafts are in Marathi."""
 
 TEXT_ODDS = 20.0
 """Most that a draft's text may speak for another language than the adapter's, and the odds from which a
