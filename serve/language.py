@@ -223,7 +223,7 @@ def _own_evidence(probs: LanguageProbs, own: str) -> float:
     return min(1.0, OPEN_FACTOR * left_open**2 + OWN_FACTOR * probs[own])
 
 
-def _weighed(likely: Mapping[str, float], shown: Mapping[str, float], own: str | None) -> dict[str, float]:
+def _weighed(likely: Mapping[str, float], shown: Mapping[str, float], own: str) -> dict[str, float]:
     """Share out the evidence for some languages anew: by what it was, and by what a text shows.
 
     A language's twin is heard like it, and loses with it.
@@ -238,7 +238,7 @@ def _weighed(likely: Mapping[str, float], shown: Mapping[str, float], own: str |
     weighed = {code: scale * each for code, each in joint.items()}
     for code in shown:
         twin = TWINS.get(code)
-        if twin in likely and twin not in shown:
+        if twin is not None and twin in likely and twin not in shown:
             weighed[twin] = likely[twin] * min(1.0, weighed[code] / likely[code])
     return weighed
 
