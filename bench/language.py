@@ -5,9 +5,9 @@ r"""Is each window written in the language that is spoken? Sixty recordings thro
 
 Each source is a manifest (JSONL) or a directory of recordings. Clips of one speaker, or of one source where
 speakers are not told apart, are joined with pauses to recordings of 3 to 40 s; some of them go on in another
-language. They go through the serving pipeline, as a request with `language=auto` does; with `--no-text` no
-window is decoded, which takes a tenth of the time and changes no language, but windows in which nothing is
-said are counted as well. Writes bench/language.json, anew after each recording: how many windows with more
+language. They go through the serving pipeline, as a request with `language=auto` does; with `--no-text` only
+drafts are decoded, which takes less time and changes no language, but windows in which nothing is said are
+counted as well. Writes bench/language.json, anew after each recording: how many windows with more
 than 2 s of speech are in the right language, and how many were written in a language in doubt though both
 neighbours were sure of another. Name no clips here on which the constants of `serve/language.py` were chosen.
 """
@@ -97,6 +97,7 @@ class Noting:
     windows: list[Window] = field(default_factory=list)
     probs: list[LanguageProbs] = field(default_factory=list)
     heard: list[Hypothesis] = field(default_factory=list)
+    n_drafts: int = 0
 
     def cut(self, blocks: Iterable[Samples], limits: WindowLimits) -> Iterator[tuple[Window, Samples]]:
         """Cut as the service does."""
@@ -108,6 +109,11 @@ class Noting:
         """Ask, and note what the base model says of each window alone."""
         self.probs += (found := self.ticket.detect_languages(windows))
         return found
+
+    def draft(self, windows: Sequence[EngineInput]) -> list[Hypothesis]:
+        """Ask for drafts, and count them."""
+        self.n_drafts += len(windows)
+        return self.ticket.draft(windows)
 
     def decode(self, inputs: Iterable[EngineInput]) -> Iterator[Hypothesis]:
         """Decode, and note the language."""
@@ -209,6 +215,7 @@ def hear(pipeline: Pipeline, scheduler: Scheduler, recording: Recording, writes_
     return {
         "recording": recording.name,
         "duration_s": round(len(recording.samples) / SAMPLE_RATE, 2),
+        "drafts": noting.n_drafts,
         "windows": windows,
     }
 
@@ -254,6 +261,7 @@ def figures_of(heard: Sequence[dict[str, Any]]) -> dict[str, Any]:
             "recordings": len(heard),
             "recordings_that_switch": sum(" > " in each["recording"] for each in heard),
             "windows_without_text": sum(window["written"] is None for window in everything),
+            "drafts": sum(each["drafts"] for each in heard),
             "doubtful_between_sure": sum(len(list(doubtful(each["windows"]))) for each in heard),
         },
         "switching": share(windows_of(name for name in names if " > " in name)),

@@ -53,7 +53,6 @@ from serve.engine import (
     Engine,
     EngineInput,
     Hypothesis,
-    LanguageProbs,
     Task,
 )
 from serve.engine.admission import Admission
@@ -61,7 +60,14 @@ from serve.engine.fair_queue import BatchLimits
 from serve.engine.fallback import NO_SPEECH_PROB, is_no_speech
 from serve.engine.scheduler import Scheduler
 from serve.errors import UnsupportedOption
-from serve.language import LanguageTrack, in_language, settle_recording, settle_windows, whole_window
+from serve.language import (
+    LanguageTrack,
+    Listening,
+    in_language,
+    settle_recording,
+    settle_windows,
+    whole_window,
+)
 from serve.options import DETECT, NO_ADAPTER, TranscriptionOptions
 from serve.transcript.events import End, Event, Segment, Start, Transcript, build_transcript
 from serve.transcript.timeline import Timeline
@@ -120,14 +126,11 @@ Cut = Callable[[Iterable[Samples], WindowLimits], Iterator[tuple[Window, Samples
 """Finds windows in blocks of samples, each (n_channels, n_samples)."""
 
 
-class Decoder(Protocol):
+class Decoder(Listening, Protocol):
     """How windows reach the engine: a scheduler's ticket, or a wrapper of one."""
 
     def decode(self, inputs: Iterable[EngineInput]) -> Iterator[Hypothesis]:
         """Yield a hypothesis for every window, in order; windows are read as needed."""
-
-    def detect_languages(self, windows: Sequence[EngineInput]) -> list[LanguageProbs]:
-        """Return the language probabilities of each window."""
 
 
 class Pipeline:
@@ -325,7 +328,7 @@ class Pipeline:
                 pulled.append((window, None))
                 yield each
             return
-        for window, each, language_prob in settle_windows(given, decoder.detect_languages, track):
+        for window, each, language_prob in settle_windows(given, decoder, track):
             pulled.append((window, language_prob))
             yield each
 

@@ -42,10 +42,11 @@ def attempts(options: DecodingOptions) -> Iterator[DecodingOptions]:
 class Trial:
     """The decoding attempts for one window."""
 
-    def __init__(self, options: DecodingOptions, *, once: bool = False) -> None:
-        """Begin; with `once`, the first attempt is the last."""
+    def __init__(self, options: DecodingOptions, *, is_draft: bool = False) -> None:
+        """Start without an attempt; of a draft the first one is taken, whatever it gives."""
+        self.is_draft = is_draft
         self._asked = options
-        self._attempts = islice(attempts(options), 1 if once else None)
+        self._attempts = islice(attempts(options), 1 if is_draft else None)
         self.options = next(self._attempts)
         """Options of the attempt to make next."""
         self._best: Hypothesis | None = None

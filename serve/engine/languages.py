@@ -109,6 +109,45 @@ LANGUAGE_NAMES = {
 }
 """Whisper's code -> English name."""
 
+FAMILIES = tuple(
+    frozenset(codes.split())
+    for codes in (
+        "as bn gu hi mr ne pa sa sd si ur",
+        "kn ml ta te",
+        "fa ps tg",
+        "be bg bs cs hr mk pl ru sk sl sr uk",
+        "ca es fr gl it oc pt ro",
+        "af da de en fo is lb nl nn no sv yi",
+        "az ba kk tk tr tt uz",
+        "id jw ms su tl",
+        "et fi",
+        "yue zh",
+    )
+)
+"""Related languages, which the base model confuses."""
+
+TWINS = {"hi": "ur", "ur": "hi", "no": "nn", "nn": "no", "id": "ms", "ms": "id", "hr": "sr", "sr": "hr"}
+"""Pairs of languages that sound alike but are written differently."""
+
+WRITTEN_ALIKE = tuple(
+    frozenset(codes.split())
+    for codes in (
+        "hi mr ne sa",
+        "as bn",
+        "sd ur",
+        "fa ps",
+        "be bg mk ru sr uk",
+        "bs cs hr pl sk sl",
+        "ca es fr gl it oc pt ro",
+        "af da de en fo is lb nl nn no sv",
+        "az tk tr uz",
+        "ba kk tt",
+        "id jw ms su tl",
+        "et fi",
+    )
+)
+"""Related languages in one script: text in any of them shows which it is."""
+
 _OTHER_NAMES = {
     "burmese": "my",
     "castilian": "es",
@@ -136,3 +175,8 @@ def language_code(name_or_code: str) -> str | None:
         return _CODES[wanted]
     subtag = wanted.replace("_", "-").partition("-")[0]
     return subtag if subtag in LANGUAGE_NAMES else None
+
+
+def written_alike(language: str | None) -> frozenset[str]:
+    """Return the language's relatives in its script, itself included; empty where it has none."""
+    return next((each for each in WRITTEN_ALIKE if language in each), frozenset())

@@ -60,8 +60,8 @@ class Ticket(AbstractContextManager["Ticket"]):
         self.line = Line()  # the scheduler's lock guards this and `error`
         self.error: ServiceError | None = None
 
-    def decode(self, inputs: Iterable[EngineInput], *, once: bool = False) -> Iterator[Hypothesis]:
-        """Yield a hypothesis for every window, in order; `once` forbids retries. Reads a few windows ahead.
+    def decode(self, inputs: Iterable[EngineInput]) -> Iterator[Hypothesis]:
+        """Yield a hypothesis for every window, in order. Reads a few windows ahead.
 
         Raises:
             RequestTimeout: The request's deadline has passed.
@@ -79,7 +79,7 @@ class Ticket(AbstractContextManager["Ticket"]):
                 except Exception as error:  # raised once the windows before it are yielded
                     window, fault = None, error
                 if window is not None:
-                    ahead.append(self._scheduler._enqueue(self, window, Trial(window.options, once=once)))
+                    ahead.append(self._scheduler._enqueue(self, window, Trial(window.options)))
                     continue
                 if not ahead:
                     if fault is not None:
@@ -88,12 +88,7 @@ class Ticket(AbstractContextManager["Ticket"]):
             yield self._result(ahead.popleft())
 
     def detect_languages(self, windows: Sequence[EngineInput]) -> list[LanguageProbs]:
-        """Return the language probabilities of each window.
-
-        Raises:
-            RequestTimeout: The request's deadline has passed.
-            ServiceError: The engine failed, or the ticket was cancelled with that error.
-        """
+        """Return the language probabilities of each window. Raises what `decode` raises."""
         asked = [self._scheduler._enqueue(self, window, None) for window in windows]
         return [self._result(future) for future in asked]
 
@@ -104,6 +99,11 @@ class Ticket(AbstractContextManager["Ticket"]):
             Overloaded: There is too much of others.
         """
         self._scheduler._expect(self, audio_s)
+
+    def draft(self, windows: Sequence[EngineInput]) -> list[Hypothesis]:
+        """Return each window's first hypothesis, believable or not. Raises what `decode` raises."""
+        asked = [self._scheduler._enqueue(self, each, Trial(each.options, is_draft=True)) for each in windows]
+        return [self._result(future) for future in asked]
 
     def check(self) -> None:
         """Raise if the request has ended; for long work between windows, such as finding speech.
@@ -371,7 +371,7 @@ class Scheduler(AbstractContextManager["Scheduler"]):
             return
         with self._changed:
             self._totals += Totals(
-                n_windows=1, n_tokens=len(best.tokens), n_fallbacks=int(call.trial.is_drawn)
+                n_windows=not call.trial.is_draft, n_tokens=len(best.tokens), n_fallbacks=call.trial.is_drawn
             )
         self._settle(call, best)
 

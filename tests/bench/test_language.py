@@ -64,9 +64,10 @@ def window(spoken, written, own_prob=0.95, speech_s=4.0, likeliest=None):
 
 def test_windows_with_little_speech_or_without_text_are_not_counted():
     windows = [window("mr", "mr"), window("mr", "hi"), window("mr", "en", speech_s=1.9), window("mr", None)]
-    headline = figures_of([{"recording": "mr people", "windows": windows}])["headline"]
+    headline = figures_of([{"recording": "mr people", "windows": windows, "drafts": 1}])["headline"]
     assert (headline["windows"], headline["right"], headline["right_percent"]) == (2, 1, 50.0)
     assert headline["wrong"] == {"mr as hi": 1} and headline["windows_without_text"] == 1
+    assert headline["drafts"] == 1
 
 
 def test_a_window_is_doubtful_where_both_neighbours_are_sure_of_another_language():

@@ -10,8 +10,13 @@ from hypothesis import strategies as st
 from serve.audio.segmentation import Span, Window
 from serve.engine import SERVED_ADAPTER, DecodingOptions, EngineInput, Hypothesis
 from serve.language import (
+    DRAFT_TOKENS,
     LOOK_AHEAD,
+    OWN_TEXT_ODDS,
+    RELATIVE_ODDS,
+    TEXT_ODDS,
     LanguageTrack,
+    _weighed,
     in_language,
     settle_recording,
     settle_windows,
@@ -21,12 +26,39 @@ from serve.language import (
 CODES = ("bn", "cy", "en", "hi", "la", "mr", "ur")
 OPTIONS = DecodingOptions(adapter=SERVED_ADAPTER, expected_language="mr")
 SURE_ENGLISH = {"en": 0.97}
+HINDI = "सरकार ने कहा है कि यह योजना किसानों के लिए है"
+MARATHI = "आम्ही उद्या सकाळी बाजारात जाणार आहोत"
 
 
 def probs(**said: float) -> dict[str, float]:
     """Return what the base model says: what it leaves open is spread over all languages."""
     open_prob = (1 - sum(said.values())) / len(CODES)
     return {code: said.get(code, 0.0) + open_prob for code in CODES}
+
+
+def of_text(text: str) -> Hypothesis:
+    return Hypothesis(tokens=(), text=text, language="mr", avg_logprob=-0.1, no_speech_prob=0.0)
+
+
+class Listening:
+    """Says of each window what it is given for its number, and notes what it is asked."""
+
+    def __init__(self, heard, text="") -> None:
+        self.heard, self.text = heard, text
+        self.asked: list[list[int]] = []
+        self.drafts: list[EngineInput] = []
+
+    def detect_languages(self, windows):
+        numbers = [each.options.seed for each in windows]
+        self.asked.append(numbers)
+        assert all(each.n_frames == 3_000 for each in windows), "the base model is less sure of short windows"
+        return [probs(**self.heard(number)) for number in numbers]
+
+    def draft(self, windows):
+        for each in windows:
+            each.encoded = "by the adapter"
+        self.drafts += windows
+        return [of_text(self.text) for _ in windows]
 
 
 def languages(*windows: dict[str, float], own: str | None = "mr", speech_s: float = 5.0) -> list[str]:
@@ -65,7 +97,7 @@ def test_a_relative_of_the_adapters_language_is_no_sign_of_it_without_a_share_fo
 
 
 def test_a_language_and_its_twin_speak_for_each_other():
-    assert languages({"ur": 0.5, "hi": 0.45}) == ["ur"], "though neither is sure"
+    assert languages({"ur": 0.5, "hi": 0.45}, own=None) == ["ur"], "though neither is sure"
     assert languages({"hi": 0.95}, {"ur": 0.5, "hi": 0.45}) == ["hi", "hi"]
 
 
@@ -136,26 +168,73 @@ def window(number: int) -> tuple[Window, EngineInput]:
 
 
 def test_windows_come_out_in_order_and_are_asked_for_few_at_first():
-    asked = []
-
-    def detect(windows):
-        asked.append([each.options.seed for each in windows])
-        assert all(each.n_frames == 3_000 for each in windows), "the base model is less sure of short windows"
-        return [probs(**(SURE_ENGLISH if each.options.seed < 3 else {"mr": 0.9})) for each in windows]
-
-    settled = list(settle_windows(map(window, range(8)), detect, LanguageTrack("mr")))
-    assert asked == [[0], [1, 2], [3, 4, 5, 6], [7]]
+    listening = Listening(lambda number: SURE_ENGLISH if number < 3 else {"mr": 0.97})
+    settled = list(settle_windows(map(window, range(8)), listening, LanguageTrack("mr")))
+    assert listening.asked == [[0], [1, 2], [3, 4, 5, 6], [7]]
+    assert listening.drafts == []
     assert [given.options.seed for _, given, _ in settled] == list(range(8))
     assert [given.options.language for _, given, _ in settled] == ["en"] * 3 + ["mr"] * 5
     assert [given.options.adapter for _, given, _ in settled] == [None] * 3 + [SERVED_ADAPTER] * 5
     assert [given.n_frames for _, given, _ in settled] == [3_000] * 3 + [400] * 5, "the base decodes 30 s"
 
 
+def test_the_words_of_a_draft_settle_what_sounds_like_two_related_languages():
+    for doubt in ({"hi": 0.45, "mr": 0.1}, {"mr": 0.36, "hi": 0.2, "cy": 0.2}, {"mr": 0.2, "hi": 0.3}):
+        for text, language in ((HINDI, "hi"), (MARATHI, "mr")):
+            listening = Listening(lambda number, doubt=doubt: doubt, text)
+            ((_, given, _),) = settle_windows([window(0)], listening, LanguageTrack("mr"))
+            assert given.options.language == language
+
+
+def test_a_draft_is_short_by_the_adapter_and_led_by_nothing_but_the_sound():
+    number, given = window(0)
+    led = replace(given, options=replace(OPTIONS, prompt="पुणे", hotwords="मुंबई", beam_size=5, timestamps=True))
+    listening = Listening(lambda number: {"hi": 0.4, "mr": 0.2}, MARATHI)
+    ((_, settled, _),) = settle_windows([(number, led)], listening, LanguageTrack("mr"))
+    (draft,) = listening.drafts
+    assert draft.options == DecodingOptions(
+        language="mr", adapter=SERVED_ADAPTER, max_new_tokens=DRAFT_TOKENS
+    )
+    assert settled.encoded == "by the adapter", "it is not encoded again for its text"
+
+
+@pytest.mark.parametrize(
+    ("heard", "own"),
+    [
+        ({"hi": 0.97}, "mr"),
+        ({"cy": 0.6, "la": 0.3}, "mr"),
+        ({"en": 0.99}, "mr"),
+        ({"hi": 0.4, "mr": 0.3}, None),
+        ({"bn": 0.4, "mr": 0.01}, "mr"),
+    ],
+)
+def test_no_draft_is_written_where_the_sound_suffices_or_the_script_differs(heard, own):
+    assert LanguageTrack(own).rivals({"bn": 0.0, "cy": 0.0, "hi": 0.0, "mr": 0.0, "en": 0.0} | heard) == set()
+
+
+def test_what_a_text_shows_moves_evidence_among_relatives_and_no_more_than_it_may():
+    likely = LanguageTrack("mr")._likely(probs(hi=0.2, mr=0.1, en=0.3))
+    before = RELATIVE_ODDS * likely["hi"] / likely["mr"]
+    hindi, marathi = (_weighed(likely, {"hi": hi, "mr": 1 - hi}, "mr") for hi in (1.0, 0.0))
+    for each in (hindi, marathi):
+        assert each["hi"] + each["mr"] == pytest.approx(likely["hi"] + likely["mr"])
+    assert hindi["hi"] / hindi["mr"] == pytest.approx(TEXT_ODDS * before)
+    assert marathi["hi"] / marathi["mr"] == pytest.approx(before / OWN_TEXT_ODDS), "a draft leans to its own"
+    nepali = _weighed({**likely, "ne": 0.2}, {"hi": 0.0, "ne": 1.0}, "mr")
+    assert nepali["ur"] < likely["ur"] and hindi["ur"] == likely["ur"], "Urdu is heard like Hindi"
+
+
+def test_of_twins_the_one_in_the_adapters_script_is_taken_unless_the_other_is_sure():
+    assert languages({"ur": 0.65, "hi": 0.32}) == ["hi"]
+    assert languages({"ur": 0.95, "hi": 0.03}) == ["ur"]
+    assert languages({"ur": 0.65, "hi": 0.32}, own=None) == ["ur"]
+
+
 def test_windows_of_live_speech_are_not_waited_for():
     pulled = []
     windows = (pulled.append(number) or window(number) for number in range(3))
-    doubt = probs(hi=0.74)
-    settled = settle_windows(windows, lambda some: [doubt for _ in some], LanguageTrack("mr", look_ahead=0))
+    listening = Listening(lambda number: {"hi": 0.74})
+    settled = settle_windows(windows, listening, LanguageTrack("mr", look_ahead=0))
     next(settled)
     assert pulled == [0]
 
@@ -166,7 +245,7 @@ def test_what_goes_wrong_between_windows_comes_after_those_before_it():
         yield window(1)
         raise ValueError("cut off")
 
-    settled = settle_windows(windows(), lambda some: [probs(hi=0.74) for _ in some], LanguageTrack("mr"))
+    settled = settle_windows(windows(), Listening(lambda number: {"hi": 0.74}), LanguageTrack("mr"))
     assert [next(settled)[1].options.seed for _ in range(2)] == [0, 1]
     with pytest.raises(ValueError, match="cut off"):
         next(settled)

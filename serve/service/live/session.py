@@ -236,7 +236,7 @@ class LiveSession:
         """Decode the open window; commit what the policy allows, and show the rest."""
         started = self._clock()
         quickly = replace(self._careful, beam_size=1)
-        words, is_certain = self._decode(window, quickly, once=not is_full)
+        words, is_certain = self._decode(window, quickly, is_draft=not is_full)
         self._took_s = self._clock() - started
         end_s = (window.end - self._phrase.front) / SAMPLE_RATE
         n_committed = self._policy(words, self._phrase.earlier, end_s) if is_certain else 0
@@ -254,7 +254,7 @@ class LiveSession:
         """Decode the open window with care and commit all its words, once."""
         if window.end <= self._settled_until:
             return
-        words, _ = self._decode(window, self._careful, once=False)
+        words, _ = self._decode(window, self._careful, is_draft=False)
         self._settled_until = window.end
         self._show(window, words, len(words))
 
@@ -306,7 +306,7 @@ class LiveSession:
         self._ear.forget(phrase.front)
 
     def _decode(
-        self, window: Window, decoding: DecodingOptions, *, once: bool
+        self, window: Window, decoding: DecodingOptions, *, is_draft: bool
     ) -> tuple[list[TimedText], bool]:
         """Return the words behind the committed ones, and whether some may be committed."""
         self._decoded_until = window.end
@@ -322,8 +322,8 @@ class LiveSession:
             padded = whole_window(given)
             told = self._told = self._tell_language(window.speech_samples, padded)
             given, language_prob = in_language(given, padded, told.language), told.probability
-            is_certain = not once or told.spoken >= SPOKEN_TO_TELL_S * SAMPLE_RATE
-        (hypothesis,) = self._ticket.decode([given], once=once)
+            is_certain = not is_draft or told.spoken >= SPOKEN_TO_TELL_S * SAMPLE_RATE
+        (hypothesis,) = self._ticket.draft([given]) if is_draft else self._ticket.decode([given])
         hypothesis = replace(hypothesis, language_prob=language_prob)
         if not is_said(whole, hypothesis):
             return [], False

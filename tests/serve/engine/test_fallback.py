@@ -107,3 +107,7 @@ def test_where_nothing_is_believed_the_least_bad_is_kept():
 def test_a_drawn_text_that_fails_is_not_drawn_again():
     found, asked = outcome([LOOPED], replace(GREEDY, temperature=0.7))
     assert found.looped and found.temperature == 0.7 and len(asked) == 1
+
+
+def test_of_a_draft_the_first_text_is_taken():
+    assert Trial(GREEDY, is_draft=True).take(LOOPED).text == LOOPED.text

@@ -451,6 +451,15 @@ def detected(ticket, window):
         return ticket.detect_languages([window])
 
 
+def test_a_draft_is_a_first_attempt_and_no_window_of_the_totals(make, engine):
+    scheduler = make()
+    engine.go.release(100)
+    with scheduler.admit() as ticket:
+        drafts = ticket.draft([window("guess"), window("other")])
+    assert [(each.text, each.avg_logprob) for each in drafts] == [("guess", -2.0), ("other", 0.0)]
+    assert sum(len(batch) for batch in engine.batches) == 2 and scheduler.totals().n_windows == 0
+
+
 def test_an_engine_that_somebody_else_owns_is_left_open(engine):
     with Scheduler(engine, frees_engine=False) as scheduler:
         engine.go.release()
