@@ -127,7 +127,7 @@ class Adapters:
             UnknownPath: The source does not exist, or lies outside the roots.
             BadAdapter: Its files are damaged, or do not fit the base model.
             NoMemory: Pinned adapters and adapters in use leave no room.
-            TooManyAdapters: As many are registered as may be.
+            TooManyAdapters: The limit on registered adapters is reached.
         """
         names = [each for each in dict.fromkeys((name, alias)) if each is not None]
         self._take_names(names)
