@@ -145,7 +145,7 @@ def test_every_kind_of_number_is_read(artifact, tiny_base_dir, dtype):
         ({"rank_pattern": {"fc1": 2}}, r"fc1.*should be \(2, 64\)"),
         ({"r": 1_025}, "r is no whole number from 1 to 1024"),
         ({"rank_pattern": {"fc1": 10**9}}, "rank_pattern is no object of whole numbers"),
-        ({"target_modules": r"(\w+\.?)+\w+!"}, "takes too long"),
+        ({"target_modules": r"(\w|\w\w|\.|\.\w)+[^\w.]"}, "takes too long"),
         ({"r": 0}, "r is no"),
         ({"r": "4"}, "r is no"),
         ({"lora_alpha": None}, "lora_alpha"),
