@@ -200,7 +200,7 @@ def test_committed_words_are_given_to_the_model_and_not_written_again(open_sessi
     assert prefixes[0] == () and any(prefixes)
     numbers = [int(word.text[1:]) for word in words]
     assert numbers == list(range(numbers[0], numbers[0] + len(numbers)))
-    for prefix in filter(None, prefixes):  # of the words in the window, whose front moves up
+    for prefix in filter(None, prefixes):  # it begins with the window, which may begin later
         first = numbers.index(prefix[0])
         assert prefix == tuple(numbers[first : first + len(prefix)])
 
