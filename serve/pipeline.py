@@ -63,9 +63,6 @@ from serve.options import DETECT, NO_ADAPTER, TranscriptionOptions
 from serve.transcript.events import End, Event, Segment, Start, Transcript, build_transcript
 from serve.transcript.timeline import Timeline
 
-Cut = Callable[[Iterable[Samples], WindowLimits], Iterator[tuple[Window, Samples]]]
-"""Finds windows in blocks of samples, each (n_channels, n_samples)."""
-
 MAX_SIDE_BY_SIDE = 64
 """Recordings transcribed concurrently offline."""
 
@@ -116,6 +113,10 @@ class ServingFacts:
     """Whether the adapter was trained to emit the times of sentences."""
 
 
+Cut = Callable[[Iterable[Samples], WindowLimits], Iterator[tuple[Window, Samples]]]
+"""Finds windows in blocks of samples, each (n_channels, n_samples)."""
+
+
 class Decoder(Protocol):
     """How windows reach the engine: a scheduler's ticket, or a wrapper of one."""
 
@@ -157,8 +158,6 @@ class Pipeline:
         options: TranscriptionOptions | None = None,
         decoder: Decoder | None = None,
         cut: Cut = iter_windows,
-        timeline: Timeline | None = None,
-        track: LanguageTrack | None = None,
     ) -> Iterator[Event]:
         """Transcribe one recording, yielding each segment once its window is decoded.
 
@@ -166,9 +165,7 @@ class Pipeline:
             recording: Read block by block as decoding goes on; or float32 samples at 16 kHz, (n_samples,) or
                 (n_channels, n_samples).
             decoder: How windows reach the engine; None makes a scheduler for this recording alone.
-            cut: Cuts the recording into windows; live speech has its own.
-            timeline: Places the segments; for a caller that previews what waits there.
-            track: Settles the languages to be detected; live speech has its own.
+            cut: Cuts the recording into windows; a caller may look on.
 
         Yields:
             `Start`, any number of `Segment` in order of their start, `End`.
@@ -179,7 +176,7 @@ class Pipeline:
         """
         if decoder is None:
             with Scheduler(self.engine, frees_engine=False) as scheduler, scheduler.admit() as ticket:
-                yield from self.transcribe(recording, options, ticket, cut, timeline, track)
+                yield from self.transcribe(recording, options, ticket, cut)
             return
         started = time.perf_counter()
         options = options or TranscriptionOptions()
@@ -192,9 +189,9 @@ class Pipeline:
         yield Start(duration_s=recording.duration_s, language=decoding.language, sound=recording.report)
 
         windows = cut(recording.blocks(), self._limits(decoding))
-        timeline = timeline or Timeline(split=is_split, words=decoding.word_timestamps)
+        timeline = Timeline(split=is_split, words=decoding.word_timestamps)
         said: list[Hypothesis] = []
-        track = track or LanguageTrack(decoding.expected_language)
+        track = LanguageTrack(decoding.expected_language)
         for window, hypothesis in self._decoded(windows, decoding, decoder, track):
             heard = hypothesis if is_said(window, hypothesis) else None
             if heard is not None:

@@ -79,11 +79,7 @@ class Ticket(AbstractContextManager["Ticket"]):
         self.error: ServiceError | None = None
 
     def decode(self, inputs: Iterable[EngineInput], *, once: bool = False) -> Iterator[Hypothesis]:
-        """Yield a hypothesis for every window, in order; `inputs` is read a few windows ahead.
-
-        Args:
-            inputs: The windows.
-            once: Whether to yield what is not believable too, and not to try again.
+        """Yield a hypothesis for every window, in order; `once` forbids retries. Reads a few windows ahead.
 
         Raises:
             RequestTimeout: The request's deadline has passed.

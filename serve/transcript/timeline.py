@@ -55,10 +55,6 @@ class Timeline:
         begins_s = [window.start / SAMPLE_RATE, *(heard.start_s for heard in self._torn.values())]
         yield from self._settled(min(begins_s) if self._split else math.inf)
 
-    def preview(self, window: Window, hypothesis: Hypothesis | None) -> list[Segment]:
-        """Return what waits, and what is heard in a window that may still grow; nothing is placed."""
-        return [segment for heard in self._joined(window, hypothesis) for segment in self._segments_of(heard)]
-
     def rest(self) -> Iterator[Segment]:
         """Yield the segments behind the last window."""
         for heard in self._torn.values():

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import heapq
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 import numpy as np
 
 from serve.audio.samples import SAMPLE_RATE, Samples
-from serve.audio.segmentation.speech import RUN_SAMPLES, Span, SpeechDetector, iter_runs
+from serve.audio.segmentation.speech import Span, SpeechDetector, iter_runs
 from serve.audio.segmentation.windows import Window, WindowLimits, WindowPacker
 
 MIN_OVERLAP_SAMPLES = SAMPLE_RATE * 3 // 2
@@ -28,17 +28,12 @@ QUIET_FRAME_SAMPLES = SAMPLE_RATE * 20 // 1000  # resolution of the search for a
 def iter_windows(
     blocks: Iterable[Samples],
     limits: WindowLimits,
-    *,
-    run_samples: int = RUN_SAMPLES,
-    on_run: Callable[[Sequence[Listener]], None] | None = None,
 ) -> Iterator[tuple[Window, Samples]]:
     """Find the speech in a recording and pack it into windows.
 
     Args:
         blocks: float32 at 16 kHz, each (n_channels, n_samples); of any length.
         limits: How long windows may be.
-        run_samples: Heard at a time, a multiple of `FRAME_SAMPLES`; fewer give windows earlier and cost more.
-        on_run: Told after each run, once its windows are handed out; for live speech.
 
     Yields:
         Windows in order of their start, and the samples (n_samples,) of each. Those of a channel together
@@ -46,7 +41,7 @@ def iter_windows(
     """
     listeners: list[Listener] = []
     found: list[tuple[int, int, Window, Samples]] = []  # a heap; start and channel never tie
-    for run, is_last in iter_runs(blocks, run_samples):
+    for run, is_last in iter_runs(blocks):
         listeners = listeners or [Listener(channel, limits) for channel in range(len(run))]
         for listener, samples in zip(listeners, run, strict=True):
             for window, heard in listener.push(samples, is_last=is_last):
@@ -54,8 +49,6 @@ def iter_windows(
         settled = min(listener.settled for listener in listeners)
         while found and found[0][0] <= settled:
             yield heapq.heappop(found)[2:]
-        if on_run is not None:
-            on_run(listeners)
 
 
 class Listener:
@@ -103,25 +96,6 @@ class Listener:
     @property
     def _next_speech(self) -> int:
         return max(self._detector.settled, self._next)
-
-    @property
-    def n_heard(self) -> int:
-        """Samples listened to so far."""
-        return self._detector.n_heard
-
-    def open_window(self) -> tuple[Window, Samples] | None:
-        """Return the window that is being gathered, with the speech that goes on; None while nobody speaks.
-
-        It may yet be cut elsewhere. What would not fit into a window is left out.
-        """
-        heard = [self._rest(span) for span in self._detector.open_spans if span.end > self._n_taken]
-        spans = [*self._packer.gathered, *heard]
-        if not spans:
-            return None
-        latest = spans[0].start + self._max_samples
-        kept = tuple(replace(span, end=min(span.end, latest)) for span in spans if span.start < latest)
-        window = Window(kept[0].start, kept[-1].end, kept, self._channel)
-        return window, self._tape.between(window.start, window.end)
 
     def _cut(self, span: Span, *, is_whole: bool) -> Iterator[Span]:
         """Cut what is longer than a window at quiet points in the second half of each piece.

@@ -233,7 +233,8 @@ class Stream(ABC):
     async def _receive(self) -> str | bytes:
         message = await self.socket.receive()
         if message["type"] != "websocket.receive":
-            self._left_with = int(message.get("code") or 0)
+            code = message.get("code")
+            self._left_with = code if isinstance(code, int) else 0
             raise ClientGone
         text: str | None = message.get("text")
         data: bytes | None = message.get("bytes")

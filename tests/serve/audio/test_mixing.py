@@ -11,9 +11,9 @@ import soundfile
 from serve.audio.decode import AudioLimits, decode_audio, open_audio
 from serve.audio.ffmpeg import ffmpeg_binary
 from serve.audio.mixing import HOP_S, Layout, Mixer, mix_channels
-from serve.audio.streams.pcm import PcmFormat, PcmStream
 from serve.audio.recording import Recording
 from serve.audio.samples import SAMPLE_RATE
+from serve.audio.streams.pcm import PcmFormat, PcmStream
 
 LIMITS = AudioLimits(max_audio_s=60.0)
 STEREO = Layout(2)

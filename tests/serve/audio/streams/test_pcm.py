@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from serve.audio.streams.pcm import PcmFormat, PcmStream
 from serve.audio.samples import Resampler
+from serve.audio.streams.pcm import PcmFormat, PcmStream
 
 
 def tone(sample_rate, duration_s=1.0):
