@@ -44,8 +44,7 @@ export async function startSpeaking(choice: Choice, name: string): Promise<void>
   trouble.value = null;
   const { id } = newRecording(name, choice, { fromMicrophone: true, state: "live" });
   liveId.value = id;
-  // A browser's socket cannot send a key; then the recording is sent as a file, once it is whole.
-  const path = key.value ? null : (offered.value.facts?.live ?? null);
+  const path = offered.value.facts?.live ?? null;
   if (path) socket = new LiveSocket(id, path, choice, microphone.rate_hz, chunks);
   const finish = async () => {
     stop = null;
@@ -116,7 +115,8 @@ class LiveSocket {
     const own = { adapter, language, task, format: "pcm_s16le", rate: String(this.rate_hz) };
     const url = address(this.path, { ...own, ...(this.token ? { token: this.token, after: String(this.seq) } : {}) });
     url.protocol = url.protocol === "https:" ? "wss:" : "ws:";
-    const socket = new WebSocket(url);
+    // A page can set no header on a socket, so the key travels as a subprotocol.
+    const socket = new WebSocket(url, key.value ? ["token", key.value] : []);
     this.socket = socket;
     socket.onmessage = ({ data }: MessageEvent<string>) => this.take(JSON.parse(data) as Message);
     socket.onclose = () => this.lost();

@@ -33,8 +33,14 @@ ADMIN_PATHS = ("/adapters", "/models", "/metrics")
 INVOKE = "/invoke"
 """Ends the path below /models that transcribes."""
 
-OPEN_PATHS = ("/ping",)
-"""Answered without a key: platforms have none."""
+OPEN_PATHS = ("/", "/ping")
+"""Answered without a key: platforms have none, and the page must load before it can ask for one."""
+
+OPEN_BELOW = "/assets/"
+"""The files of the page."""
+
+KEY_PROTOCOL = "openai-insecure-api-key."
+"""Begins the WebSocket subprotocol in which browsers send a key to OpenAI, whose headers they cannot set."""
 
 REREAD_S = 1.0
 """How often the file of keys is looked at."""
@@ -179,14 +185,29 @@ def check_key(connection: Connection, _: BaseRouteHandler) -> None:
     """
     keys: Keys | None = connection.app.state.api_keys
     path = connection.scope["path"]
-    if keys is None or path in OPEN_PATHS:
+    if keys is None or path in OPEN_PATHS or path.startswith(OPEN_BELOW):
         return
-    kind, *rest = connection.headers.get("authorization", "").split(" ", 1)
-    key = "".join(rest)
-    if kind.lower() != "bearer":
-        key = connection.headers.get("x-api-key", "")
-    role = keys.role_of(key.strip()) if key else None
+    key = _key_of(connection)
+    role = keys.role_of(key) if key else None
     if role is None:
         raise WrongKey("send a key of this service as 'Authorization: Bearer KEY'")
     if is_admin_path(path) and role != "admin":
         raise WrongKey("this route needs an admin's key")
+
+
+def _key_of(connection: Connection) -> str:
+    """Return the key that a request carries; empty where it carries none.
+
+    Deepgram's clients say `Token` for `Bearer`. A browser's socket has subprotocols for headers: OpenAI's
+    pages put the key into one of them, Deepgram's behind `token`.
+    """
+    kind, _, rest = connection.headers.get("authorization", "").partition(" ")
+    if kind.lower() in ("bearer", "token"):
+        return rest.strip()
+    protocols = [each.strip() for each in connection.headers.get("sec-websocket-protocol", "").split(",")]
+    for number, protocol in enumerate(protocols):
+        if protocol.startswith(KEY_PROTOCOL):
+            return protocol.removeprefix(KEY_PROTOCOL)
+        if protocol in ("token", "bearer") and number + 1 < len(protocols):
+            return protocols[number + 1]
+    return connection.headers.get("x-api-key", "").strip()

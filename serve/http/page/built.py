@@ -23,12 +23,6 @@ MEDIA_TYPES = {
     ".woff2": "font/woff2",
 }
 
-SAFE: Mapping[str, str] = {
-    "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "no-referrer",
-}
-"""Headers of every response of this room."""
-
 POLICY = "; ".join(
     (
         "default-src 'none'",
@@ -63,7 +57,6 @@ def hashed_files() -> Mapping[str, File]:
             headers={
                 "Content-Type": MEDIA_TYPES[path.suffix],
                 "Cache-Control": "public, max-age=31536000, immutable",
-                **SAFE,
             },
         )
         for path in sorted((BUILT / HASHED).iterdir())
@@ -82,7 +75,6 @@ def index() -> File:
             "Permissions-Policy": "microphone=(self), camera=(), geolocation=()",
             "Cross-Origin-Opener-Policy": "same-origin",
             "Vary": "Accept",
-            **SAFE,
         },
     )
 

@@ -16,9 +16,10 @@ def own_origin(running) -> str:
     return f"http://{host}:{port}"
 
 
-def dial(running, **headers):
+def dial(running, subprotocols=None, **headers):
     host, port = running.address
-    return connect(f"ws://{host}:{port}{LIVE}", additional_headers=headers, open_timeout=30)
+    address = f"ws://{host}:{port}{LIVE}"
+    return connect(address, additional_headers=headers, subprotocols=subprotocols, open_timeout=30)
 
 
 def test_a_socket_of_a_foreign_page_is_refused_before_it_opens(shared):
@@ -84,8 +85,13 @@ def test_keys_are_demanded_once_there_are_any(serve, keys, speech_wav, wait_unti
     assert statuses(authorization="Bearer boss") == [200, 200, 200, 200]
     with pytest.raises(InvalidStatus):
         dial(running)
-    with dial(running, Authorization="Bearer one"):
-        pass
+    for kind in ("Bearer", "Token"):
+        with dial(running, Authorization=f"{kind} one"):
+            pass
+    for protocols in (["token", "one"], ["realtime", "openai-insecure-api-key.one"]):
+        with dial(running, protocols):
+            pass
+    assert running.client.get("/").status_code == 200  # the page, which asks for a key
     refused = running.client.get("/v1/models")
     assert (refused.status_code, refused.headers["www-authenticate"]) == (401, "Bearer")
     write(three="use")
