@@ -123,8 +123,12 @@ def _heard_cells(row: dict[str, Any]) -> tuple[str, ...]:
 
 
 def _heard_note(rows: list[dict[str, Any]]) -> str:
-    """Describe how much of the training data was spoken by people."""
-    hours = sum(row["hours"] for row in rows if row["kind"] == "people")
+    """Describe how much of the training data was spoken by people; a source of several runs counts once."""
+    by_source: dict[str, float] = {}
+    for row in rows:
+        if row["kind"] == "people":
+            by_source[row["source"]] = max(row["hours"], by_source.get(row["source"], 0.0))
+    hours = sum(by_source.values())
     if not hours:
         return "No recording of people is known to be among it."
     rest = "; the rest was not, as far as is known" if any(row["kind"] != "people" for row in rows) else ""
