@@ -12,21 +12,20 @@ through these calls, from its route to its text:
 
      1  transcribe_body           serve/http/transcription.py          in the event loop
      2  asked_outside_body        serve/http/sagemaker/invocations.py  options by headers and query
-     3  Service.check_room        serve/service/service.py
-     4  Service.admit             serve/service/service.py
-     5  read_body                 serve/http/door/body.py
-     6  Invocation.read_recording serve/http/sagemaker/invocations.py  recording and options of the body
-     7  whole_answer              serve/http/transcription.py
-     8  Service.transcribe        serve/service/service.py
-     9  Place.transcribe          serve/service/place.py               in the request's thread
-    10  open_audio                serve/audio/decode.py
-    11  Pipeline.transcribe       serve/pipeline.py
-    12  Pipeline._decoded         serve/pipeline.py
-    13  Ticket.decode             serve/engine/scheduler.py
-    14  Pipeline._inputs          serve/pipeline.py                    features, while there is room
-    15  Scheduler._run            serve/engine/scheduler.py            in an engine thread
-    16  Scheduler._call           serve/engine/scheduler.py            a batch of one kind
-    17  CTranslate2Engine.decode  serve/engine/ctranslate2/engine.py
+     3  Service.admit             serve/service/service.py            before the body, and again after it
+     4  read_body                 serve/http/door/body.py
+     5  Invocation.read_recording serve/http/sagemaker/invocations.py  recording and options of the body
+     6  whole_answer              serve/http/transcription.py
+     7  Service.transcribe        serve/service/service.py
+     8  Place.transcribe          serve/service/place.py               in the request's thread
+     9  open_audio                serve/audio/decode.py
+    10  Pipeline.transcribe       serve/pipeline.py
+    11  Pipeline._decoded         serve/pipeline.py
+    12  Ticket.decode             serve/engine/scheduler.py
+    13  Pipeline._inputs          serve/pipeline.py                    features, while there is room
+    14  Scheduler._run            serve/engine/scheduler.py            in an engine thread
+    15  Scheduler._call           serve/engine/scheduler.py            a batch of one kind
+    16  CTranslate2Engine.decode  serve/engine/ctranslate2/engine.py
 """
 
 from __future__ import annotations

@@ -70,7 +70,7 @@ async def transcribe_body(
     """
     service: Service = state.service
     asked = ask(request, service)
-    service.check_room(model)  # so that a refused client need not send its body
+    service.admit(model).close()  # so that a refused client need not send its body
     limits, arriving = body_limits(service.settings), state.arriving
     body = await read_body(request.receive, request.headers, limits, arriving)
     # A place is for work: a body that is still arriving has none.

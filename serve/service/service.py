@@ -153,14 +153,6 @@ class Service:
         }
         raise NotReady(reasons[self.state])
 
-    def check_room(self, model: str | None = None, *, is_long: bool = False) -> None:
-        """Raise where a request would be refused now, whatever its body holds.
-
-        Raises:
-            NotReady, Overloaded, UnknownModel: See `admit`.
-        """
-        self.admit(model, is_long=is_long).close()
-
     def admit(
         self, model: str | None = None, session: Session | None = None, *, is_long: bool = False
     ) -> Place:

@@ -169,7 +169,7 @@ class Stream(ABC):
     async def _open(self) -> LiveRun:
         if (token := self.token()) is not None:
             return self.service.live.resume(token)
-        self.service.check_room(is_long=True)  # so that a refused client need not send its settings
+        self.service.admit(is_long=True).close()  # so that a refused client need not send its settings
         settings = await self.read_settings()
         place = self.service.admit(is_long=True)
         try:
