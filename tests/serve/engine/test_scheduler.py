@@ -82,9 +82,9 @@ def make(engine):
     made = []
 
     def make(**limits):
-        others = {"max_requests": 8} | {
+        others = {"admission": Admission(max_requests=8)} | {
             name: limits.pop(name)
-            for name in ("max_requests", "request_timeout_s", "fills_batches")
+            for name in ("admission", "request_timeout_s", "fills_batches")
             if name in limits
         }
         # How fast this machine is shall not decide what is in a batch, but where a test says so.
