@@ -21,7 +21,7 @@ from serve.options import TranscriptionOptions
 def used(adapters, name):
     """Ask for an adapter as a request does, and let go of it."""
     with adapters.hold(name) as held:
-        held.pipeline._prepare(held.pipeline.resolve(TranscriptionOptions()))
+        held.pipeline.prepare(held.pipeline.resolve(TranscriptionOptions()))
 
 
 def loaded(adapters):
@@ -101,7 +101,7 @@ def test_what_is_removed_serves_those_that_hold_it_and_is_then_freed(make, sourc
     adapters.remove("a")
     with pytest.raises(UnsupportedOption):
         adapters.hold("a")
-    held.pipeline._prepare(held.pipeline.resolve(TranscriptionOptions()))
+    held.pipeline.prepare(held.pipeline.resolve(TranscriptionOptions()))
     assert len(adapters.pipeline.engine.loaded) == 1
     adapters.add("a", sources[1])  # the name is free again, while another of that name is still at work
     assert len(adapters.pipeline.engine.loaded) == 2

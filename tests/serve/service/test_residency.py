@@ -18,7 +18,7 @@ from serve.service.memory import MemoryBudget
 def used(adapters, name):
     """Ask for an adapter as a request does, and let go of it."""
     with adapters.hold(name) as held:
-        held.pipeline._prepare(held.pipeline.resolve(TranscriptionOptions()))
+        held.pipeline.prepare(held.pipeline.resolve(TranscriptionOptions()))
 
 
 @pytest.fixture
@@ -49,7 +49,7 @@ def real(tmp_path, tiny_base_dir, tiny_artifact_dir, write_tiny_artifact):
 def heard_as(adapters, name, language="mr"):
     """Prepare for a request as its pipeline does."""
     with adapters.hold(name) as held:
-        held.pipeline._prepare(held.pipeline.resolve(TranscriptionOptions(adapter=name, language=language)))
+        held.pipeline.prepare(held.pipeline.resolve(TranscriptionOptions(adapter=name, language=language)))
 
 
 def weights_bytes(adapters):
@@ -115,7 +115,7 @@ def test_a_request_that_is_over_waits_no_longer(make, sources):
         raise RequestTimeout(1.0)
 
     with adapters.hold("a"), adapters.hold("b", check) as held, pytest.raises(RequestTimeout):
-        held.pipeline._prepare(held.pipeline.resolve(TranscriptionOptions()))
+        held.pipeline.prepare(held.pipeline.resolve(TranscriptionOptions()))
 
 
 def test_an_adapter_that_many_ask_for_at_once_is_loaded_once(make, sources):
