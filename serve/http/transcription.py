@@ -72,9 +72,13 @@ async def transcribe_body(
     asked = ask(request, service)
     service.admit(model).close()  # so that a refused client need not send its body
     limits, arriving = body_limits(service.settings), state.arriving
-    body = await read_body(request.receive, request.headers, limits, arriving)
+    service.n_arriving += 1
+    try:
+        body = await read_body(request.receive, request.headers, limits, arriving)
+    finally:
+        service.n_arriving -= 1
     # A place is for work: a body that is still arriving has none.
-    place = service.admit(model, asked.session, is_long=len(body) > SMALL_BYTES)
+    place = service.admit(model, asked.session, is_long=len(body) > SMALL_BYTES, has_arrived=True)
     try:
         answer = await asked.answer_otherwise(service, place, body)
         if answer is not None:

@@ -95,6 +95,8 @@ class Service:
         self._workers = ThreadPoolExecutor(settings.max_requests, thread_name_prefix="request")
         self._audio_workers = ThreadPoolExecutor(settings.n_audio_workers, thread_name_prefix="audio")
         self._loaders = ThreadPoolExecutor(N_LOADERS, thread_name_prefix="loader")
+        self.n_arriving = 0
+        """Requests whose bodies are on their way; draining waits for these too."""
         self.live = LiveRuns(max_left=max(1, settings.max_requests // 2))
         """The live sessions."""
         self._audio_turns = threading.BoundedSemaphore(settings.n_audio_workers)
@@ -154,20 +156,27 @@ class Service:
         raise NotReady(reasons[self.state])
 
     def admit(
-        self, model: str | None = None, session: Session | None = None, *, is_long: bool = False
+        self,
+        model: str | None = None,
+        session: Session | None = None,
+        *,
+        is_long: bool = False,
+        has_arrived: bool = False,
     ) -> Place:
         """Admit a request, before any work is done for it.
 
         Args:
             session: The session that the request belongs to.
             is_long: Whether its work may be long; it then gets none of the places kept for short requests.
+            has_arrived: Whether its body was on its way, so that a draining service still serves it.
 
         Raises:
             NotReady: The service cannot take requests.
             Overloaded: All places are taken.
             UnknownModel: No such model is loaded, or a multi-model service got no name.
         """
-        self.check_ready()
+        if not (has_arrived and self.state == "draining"):
+            self.check_ready()
         if self.models is None:
             assert self._scheduler is not None and self.adapters is not None
             adapters, scheduler, held = self.adapters, self._scheduler, self.adapters.hold(None)
@@ -275,7 +284,7 @@ class Service:
 
     async def _wait_for_requests(self, timeout_s: float) -> None:
         deadline = time.monotonic() + timeout_s
-        while self.n_admitted and time.monotonic() < deadline:
+        while (self.n_admitted or self.n_arriving) and time.monotonic() < deadline:
             await asyncio.sleep(0.05)
 
     def close(self) -> None:

@@ -171,9 +171,13 @@ def test_what_cannot_be_loaded_later_is_not_counted(real, tmp_path):
     )
     assert adapters._residency._budget.taken_bytes == 2 * few + full
     adapters.remove("a")
-    weights.write_bytes(bytes(full))  # as long as it was, and no model
+    weights.write_bytes(bytes(full))  # as long as it was, and no model: it would be built again
     adapters.add("a", str(tmp_path / "a"))
+    source = next((tmp_path / "a").rglob("*.safetensors"))
+    whole = source.read_bytes()
+    source.write_bytes(b"")
     with pytest.raises(EngineError, match="adapter 'a' cannot be loaded"):
         heard_as(adapters, "a", language="hi")
+    source.write_bytes(whole)
     assert adapters._residency._budget.taken_bytes == weights_bytes(adapters) == 2 * few
     heard_as(adapters, "a")
