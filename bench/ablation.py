@@ -34,7 +34,7 @@ from train.report.results import EVALUATION  # noqa: E402
 
 FILE = click.Path(path_type=Path)
 KINDS = ("neural", "people", "synthesis")
-DECODER = ("--encoder.rank", "0")
+DECODER = ("--encoder.rank", "0", "--encoder.learning_rate", "null")
 WHOLE = ("--encoder.rank", "null", "--decoder.rank", "null")
 
 

@@ -103,6 +103,15 @@ class UnknownSession(RequestError):
         super().__init__("no such session: it has expired, was closed, or was never started")
 
 
+class TakenOver(RequestError):
+    """Another connection came back to the session."""
+
+    code = "taken_over"
+
+    def __init__(self) -> None:
+        super().__init__("another connection goes on with this session")
+
+
 class UnknownAdapter(RequestError):
     """No adapter is registered under that name."""
 

@@ -44,6 +44,7 @@ MAX_LISTING_BYTES = 1 << 18
 MAX_LINE_BYTES = 1 << 12
 MAX_TRIED_TRACKS = 8
 MAX_SILENT_VALUES = 1 << 30  # checked per track, over all channels, before trying the next: 3 h in stereo
+LEAST_BYTES_PER_S = 64  # of encoded silence; AAC takes 250
 FAINTEST = 1e-3  # of full scale: a track that stays below is silent
 
 # For every frame, compute how far the clock is ahead of the sample count (1). If that has changed (2) by more
@@ -117,13 +118,16 @@ def open_with_ffmpeg(
         UndecodableAudio: ffmpeg can decode no audio track, or took too long.
         UnsupportedOption: There is no such track.
     """
+    n_bytes = len(data)
     with _anonymous_file(data) as body, ExitStack() as stack:
         del data  # the file has a copy
         number = int(track) if track is not None and track.isdecimal() and 0 < int(track) < 100 else 1
         child = stack.enter_context(_started(body, container, limits, number, check))
         listing = child.listing()
-        # Where a clock may start anywhere, the duration is a guess of ffmpeg's.
-        if listing.duration_s > limits.max_audio_s and not container.starts_anywhere:
+        # Where a clock may start anywhere, the duration is a guess of ffmpeg's. Where the file is too small
+        # to hold so much, most of it is a gap, which the clock passes over.
+        is_sound = n_bytes > LEAST_BYTES_PER_S * listing.duration_s and not container.starts_anywhere
+        if is_sound and listing.duration_s > limits.max_audio_s:
             raise AudioTooLong(listing.duration_s, limits.max_audio_s)
         tracks = listing.tracks
         chosen = None

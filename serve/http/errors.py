@@ -42,6 +42,7 @@ STATUSES: dict[type[errors.ServiceError], int] = {
     errors.PayloadTooLarge: 413,
     BodyTimeout: 408,
     errors.UnknownSession: 400,
+    errors.TakenOver: 409,
     errors.UnknownAdapter: 404,
     errors.AdapterExists: 409,
     errors.UnknownModel: 404,

@@ -38,15 +38,6 @@ TRY_LATER = 1013
 _log = structlog.get_logger(__name__)
 
 
-class TakenOver(errors.RequestError):
-    """Another connection came back to the session."""
-
-    code = "taken_over"
-
-    def __init__(self) -> None:
-        super().__init__("another connection goes on with this session")
-
-
 class Stream(ABC):
     """One connection; each protocol has its own subclass."""
 
@@ -156,7 +147,7 @@ class Stream(ABC):
                 raise ClientGone
             speaking.result()
             if run.listener != listener:
-                raise TakenOver
+                raise errors.TakenOver
         finally:
             for task in (listening, speaking):
                 task.cancel()

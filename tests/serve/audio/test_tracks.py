@@ -143,7 +143,7 @@ def test_a_recording_of_one_track_says_nothing_of_it_unless_asked(film: Film) ->
     body = film("m4a", [440])
     assert heard(body)[1] is None
     assert heard(body, "1")[1] == Track(number=1, is_default=True)
-    with pytest.raises(UnsupportedOption, match="none of the recording's audio tracks"):
+    with pytest.raises(UnsupportedOption, match="not one of the recording's audio tracks"):
         heard(body, "2")
 
 

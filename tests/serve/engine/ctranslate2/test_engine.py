@@ -20,7 +20,7 @@ from serve.model.artifact import load_artifact
 
 WHOLE = DecodingOptions(language="mr", adapter=SERVED_ADAPTER)
 MARATHI = replace(WHOLE, max_new_tokens=12)
-SAMPLE_TEXT = "राजा अस्तुतर कर माफ करून टाकला असता"  # as the shipped adapter hears it: "असतो तर" is said
+SAMPLE_TEXT = "राजा असतो तर कर माफ करून टाकला असता"
 
 
 @pytest.fixture(scope="module")
@@ -227,7 +227,7 @@ def test_the_real_model_writes_the_same_in_both_engines(whisper_base_dir, shippe
     fast_texts, slow_texts = (
         [found.text for found in decode(engine, windows, options)] for engine in (exact, slow)
     )
-    assert fast_texts[0] == SAMPLE_TEXT
+    assert fast_texts[0] == SAMPLE_TEXT.replace("असतो", "अस्तो")  # one letter more than with int8
     assert fast_texts == slow_texts
 
 

@@ -71,7 +71,7 @@ def test_sound_in_small_frames_is_heard_whole(shared, dial, speech):
 
 
 def test_frames_are_joined_before_the_session_hears_them(shared, dial, monkeypatch):
-    from serve.service.live import LiveSession
+    from serve.service.live.session import LiveSession
 
     heard: list[int] = []
     hear = LiveSession.hear
