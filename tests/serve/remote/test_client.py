@@ -58,7 +58,7 @@ def test_lines_are_whole_wherever_the_parts_of_a_stream_are_cut():
             "engine_error: it is gone",
         ),
         ([{"type": "start"}, {"type": "segment", "text": TEXT}], "broke off"),
-        (["<html>"], "no stream of events"),
+        (["<html>"], "not a stream of events"),
     ],
 )
 def test_a_stream_that_ends_badly_is_an_error(lines, said):
@@ -79,7 +79,7 @@ def test_all_contradictions_are_named_together(tmp_path, capsys):
     wrong = ["--mode", "async", "--url", "ftp://x", "--endpoint", "e", "--pace", "-1", "--input", "bucket"]
     assert run_command(command, [str(tmp_path / "none.wav"), *wrong]) == 1
     said = capsys.readouterr().err
-    for part in ("no file", "exclude each other", "http://", "--pace", "s3://"):
+    for part in ("no such file", "exclude each other", "http://", "--pace", "s3://"):
         assert part in said
     with pytest.raises(ConfigError, match="boto3 cannot call"):
         Call(recording=Path(__file__), mode="bidirectional", endpoint="e")
