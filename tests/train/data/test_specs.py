@@ -47,10 +47,10 @@ def test_a_weight_and_a_label_say_nothing_of_which_clips_these_are():
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("cassette:tape", "no source of clips; it is the path of a .jsonl manifest"),
+        ("cassette:tape", "not a source of clips; write the path of a .jsonl manifest"),
         ("folder:", "lacks what comes after 'folder:'"),
         ("fleurs?splitt=train", "unknown option 'splitt'; known are split"),
-        ("fleurs?language=marathi", "no language code"),
+        ("fleurs?language=marathi", "not a language code"),
         ("fleurs?streaming=yes", "streaming is true or false"),
         ("fleurs?kind=robots", "kind is who speaks, one of people, neural, diphone, formant, not 'robots'"),
         ("fleurs?weight=0", "weight is a number above 0, and at most 1000, not '0'"),
