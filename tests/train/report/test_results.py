@@ -112,7 +112,7 @@ def test_the_page_warns_where_the_scores_are_of_synthetic_speech(run_dir, result
 
 
 def test_what_is_no_run_is_refused(tmp_path):
-    with pytest.raises(TrainError, match=r"holds no config\.yaml"):
+    with pytest.raises(TrainError, match=r"it has no config\.yaml"):
         write_report(tmp_path)
 
 
