@@ -12,7 +12,6 @@ import uuid
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
-from urllib.parse import parse_qsl
 
 import msgspec
 from litestar import websocket
@@ -58,8 +57,7 @@ class ListenStream(Stream):
 
     async def read_settings(self) -> LiveSettings:
         """Return the settings that the address names."""
-        query = self.socket.scope["query_string"].decode(errors="replace")
-        values: dict[str, Any] = dict(parse_qsl(query, keep_blank_values=True)[:64])
+        values: dict[str, Any] = self.query()
         self._shows_partial = _switch(values, "interim_results")
         self._tells_starts = _switch(values, "vad_events")
         self._tells_ends = values.pop("utterance_end_ms", "") != ""

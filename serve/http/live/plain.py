@@ -7,8 +7,6 @@ names the sound's format and the options; with a token, a client that lost its c
 
 from __future__ import annotations
 
-from urllib.parse import parse_qsl
-
 from litestar import websocket
 from litestar.datastructures import State
 
@@ -36,8 +34,7 @@ class PlainStream(Stream):
     async def accept(self) -> None:
         """Accept, and read the query."""
         await super().accept()
-        query = self.socket.scope["query_string"].decode(errors="replace")
-        self._query = dict(parse_qsl(query, keep_blank_values=True)[:64])
+        self._query = self.query()
 
     def token(self) -> str | None:
         """Return the token of the session to go on with.

@@ -12,6 +12,7 @@ import time
 from abc import ABC, abstractmethod
 from contextlib import suppress
 from typing import Any, ClassVar
+from urllib.parse import parse_qsl
 
 import structlog
 from litestar import WebSocket
@@ -27,6 +28,9 @@ from serve.service.service import Service
 from serve.transcript.events import LiveEvent
 
 AnySocket = WebSocket[Any, Any, State]
+
+MAX_VALUES = 64
+"""Values of an address that are read."""
 
 DONE = 1000
 GOING_AWAY = 1001
@@ -84,6 +88,11 @@ class Stream(ABC):
 
     async def bye(self) -> None:  # noqa: B027 - most say nothing
         """Send what comes after all events."""
+
+    def query(self) -> dict[str, str]:
+        """Return the values that the address names, empty ones too; of very many the first."""
+        query = self.socket.scope["query_string"].decode(errors="replace")
+        return dict(parse_qsl(query, keep_blank_values=True)[:MAX_VALUES])
 
     def token(self) -> str | None:
         """Return the token of the session to go on with, if any."""
