@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
 import subprocess
 import sys
@@ -134,6 +135,8 @@ class Service:
     pid: int
     ready_s: float
     """Time from the start of the process to the first 200 from /ping."""
+    ready_cpu_s: float
+    """Processor time of the process and its ended children until then."""
 
     def post(self, recording: Recording, **parameters: str) -> str:
         """Return the text of a recording's JSON answer."""
@@ -162,8 +165,8 @@ def _read_event(line: str) -> dict[str, Any]:
 
 
 @contextmanager
-def service(setup: Setup, *options: str) -> Iterator[Service]:
-    """Run the service as a child process, with the defaults of `make serve` but for `options`.
+def service(setup: Setup, *options: str, tree: Path = ROOT) -> Iterator[Service]:
+    """Run a tree's service as a child process, with the defaults of `make serve` but for `options`.
 
     Raises:
         ChildFailed: It ended before it was ready, or took minutes.
@@ -173,17 +176,17 @@ def service(setup: Setup, *options: str) -> Iterator[Service]:
         port = probe.getsockname()[1]
     command = [sys.executable, "-m", "serve", "--model-dir", str(setup.artifact_dir), "--host", "127.0.0.1"]
     command += ["--port", str(port), "--engine", setup.engine, "--n-threads", str(setup.n_threads), *options]
-    log_path = setup.scratch / "service.log"
+    log_path = setup.scratch / f"service-{port}.log"
     with log_path.open("w") as log:
         started = time.perf_counter()
-        child = subprocess.Popen(
-            command, cwd=ROOT, env=setup.child_environment(), stdout=log, stderr=subprocess.STDOUT
-        )
+        environment = setup.child_environment() | {"PYTHONPATH": str(tree)}
+        child = subprocess.Popen(command, cwd=tree, env=environment, stdout=log, stderr=subprocess.STDOUT)
     try:
         limits = httpx.Limits(max_connections=64)
         with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=1200, limits=limits) as client:
             _wait_until_ready(client, child, log_path)
-            yield Service(client=client, pid=child.pid, ready_s=time.perf_counter() - started)
+            ready_s = time.perf_counter() - started
+            yield Service(client=client, pid=child.pid, ready_s=ready_s, ready_cpu_s=cpu_s(child.pid))
     finally:
         child.terminate()
         try:
@@ -227,6 +230,12 @@ def tree_gib(pid: int) -> float:
         return 0.0
     own = int(status.partition("VmRSS:")[2].split()[0]) / 2**20 if "VmRSS:" in status else 0.0
     return own + sum(tree_gib(int(child)) for found in children for child in found)
+
+
+def cpu_s(pid: int) -> float:
+    """Return the processor time that a process and its ended children have used, in seconds."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
 
 
 def _wait_until_ready(client: httpx.Client, child: subprocess.Popen[bytes], log: Path) -> None:

@@ -1,0 +1,280 @@
+"""Compare this tree with another commit: start, short clips, eight clients, ten minutes, texts and training.
+
+    python bench/commits.py 8373332                         # everything, about 25 minutes on two quiet cores
+    python bench/commits.py HEAD~5 --only short,texts       # some sections
+    python bench/commits.py main --manifest FILE.jsonl      # other recordings
+
+Both trees run in the same environment and serve the same artifact. Each call of one is paired with a call
+of the other right before or after it. A ratio is this tree's time over the commit's: below 1, this tree is
+faster. Writes bench/commits.json, anew after each section.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+import click  # noqa: E402
+import yaml  # noqa: E402
+from rich.console import Console  # noqa: E402
+
+from bench.serving.children import Service, service, tree_gib  # noqa: E402
+from bench.serving.figures import Figures, ratios  # noqa: E402
+from bench.serving.machine import begin_record, write_record  # noqa: E402
+from bench.serving.recordings import join_clips, short_clips  # noqa: E402
+from bench.serving.setup import DATA, TEST_SETS, Plan, Setup  # noqa: E402
+from serve.config.progress import progress_bar  # noqa: E402
+
+CLIENTS = 8
+STARTS = 7
+ROUNDS = 4
+LONG_ROUNDS = 3
+TRAINING_STEPS = 24
+TRAINING_ROUNDS = 2
+SETTLE_S = 0.3
+"""Pause before each timed call, in which the other tree's threads come to rest."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trees:
+    """The two source trees, and what both are measured with."""
+
+    now: Path
+    before: Path
+    setup: Setup
+
+    def both(self, turn: int) -> Sequence[tuple[str, Path]]:
+        """Return both trees by name, in an order that alternates with `turn`."""
+        pair = [("now", self.now), ("before", self.before)]
+        return pair if turn % 2 == 0 else pair[::-1]
+
+
+def measure_start(trees: Trees) -> Figures:
+    """Measure starts of the service until /ping is 200, models cached, and its memory then."""
+    wall_s: dict[str, list[float]] = {"now": [], "before": []}
+    processor_s: dict[str, list[float]] = {"now": [], "before": []}
+    memory_gib: dict[str, float] = {}
+    with progress_bar("starts", 2 * (STARTS + 1), "starts") as advance:
+        for turn in range(STARTS + 1):
+            for name, tree in trees.both(turn):
+                with service(trees.setup, tree=tree) as running:
+                    memory_gib[name] = round(tree_gib(running.pid), 3)
+                advance()
+                if turn:  # the first start may build what later ones find in the cache
+                    wall_s[name].append(round(running.ready_s, 3))
+                    processor_s[name].append(round(running.ready_cpu_s, 3))
+    return {
+        "ratio": _ratio(wall_s),
+        "processor_time_ratio": _ratio(processor_s),
+        "memory_ratio": round(memory_gib["now"] / memory_gib["before"], 3),
+        "memory_gib": memory_gib,
+        "runs_s": wall_s,
+        "processor_s": processor_s,
+    }
+
+
+def measure_short(trees: Trees) -> Figures:
+    """Send clips of 2 to 8 s one at a time over HTTP."""
+    clips = short_clips(trees.setup, 48)
+    seconds: dict[str, list[float]] = {"now": [], "before": []}
+    with _services(trees) as running, progress_bar("short clips", len(clips), "clips") as advance:
+        for turn, clip in enumerate([*clips[:2], *clips]):  # two clips warm up
+            for name, _ in trees.both(turn):
+                seconds[name].append(_timed(lambda name=name, clip=clip: running[name].post(clip)))
+            advance()
+    timed = {name: taken[2:] for name, taken in seconds.items()}
+    return {"ratio": _ratio(timed), "pairs": ratios(timed["now"], timed["before"]), "seconds": timed}
+
+
+def measure_concurrent(trees: Trees) -> Figures:
+    """Send clips of 2 to 8 s from eight clients over HTTP."""
+    clips = short_clips(trees.setup, 48)
+    seconds: dict[str, list[float]] = {"now": [], "before": []}
+    with (
+        _services(trees) as running,
+        ThreadPoolExecutor(CLIENTS) as pool,
+        progress_bar("eight clients", 2 * (ROUNDS + 1), "rounds") as advance,
+    ):
+        for turn in range(ROUNDS + 1):
+            for name, _ in trees.both(turn):
+                seconds[name].append(_timed(lambda name=name: list(pool.map(running[name].post, clips))))
+                advance()
+    timed = {name: taken[1:] for name, taken in seconds.items()}  # the first round warms up
+    return {"ratio": _ratio(timed), "clients": CLIENTS, "clips": len(clips), "seconds": timed}
+
+
+def measure_long(trees: Trees) -> Figures:
+    """Send ten minutes of speech with pauses over HTTP."""
+    recording = join_clips(trees.setup, trees.setup.plan.long_s)
+    (warm_up,) = short_clips(trees.setup, 1)
+    seconds: dict[str, list[float]] = {"now": [], "before": []}
+    texts: dict[str, set[str]] = {"now": set(), "before": set()}
+    with _services(trees) as running, progress_bar("ten minutes", 2 * LONG_ROUNDS, "answers") as advance:
+        for turn in range(LONG_ROUNDS):
+            for name, _ in trees.both(turn):
+                running[name].post(warm_up)
+                seconds[name].append(_timed(lambda name=name: texts[name].add(running[name].post(recording))))
+                advance()
+    return {
+        "ratio": _ratio(seconds),
+        "recording_s": round(recording.duration_s, 1),
+        "seconds": seconds,
+        "same_text": texts["now"] == texts["before"],
+    }
+
+
+def compare_texts(trees: Trees) -> Figures:
+    """Have both trees transcribe all clips of the manifests, and list the texts that differ."""
+    clips = short_clips(trees.setup, 10**6, longest_s=60.0)
+    different: list[Figures] = []
+    with _services(trees) as running, progress_bar("texts", len(clips), "clips") as advance:
+        for clip in clips:
+            now, before = (running[name].post(clip) for name in ("now", "before"))
+            if now != before:
+                different.append({"clip": clip.path.stem, "said": clip.text, "now": now, "before": before})
+            advance()
+    return {"clips": len(clips), "different": len(different), "texts": different}
+
+
+def measure_training(trees: Trees) -> Figures:
+    """Train some steps from the bare base in both trees, on clips of espeak and festival."""
+    seconds: dict[str, list[float]] = {"now": [], "before": []}
+    with progress_bar("training", 2 * TRAINING_ROUNDS, "runs") as advance:
+        for turn in range(TRAINING_ROUNDS):
+            for name, tree in trees.both(turn):
+                seconds[name].append(_seconds_of_training(trees.setup, tree, f"{name}-{turn}"))
+                advance()
+    return {"ratio": _ratio(seconds), "steps": TRAINING_STEPS, "seconds": seconds}
+
+
+def _seconds_of_training(setup: Setup, tree: Path, name: str) -> float:
+    """Train in a tree, and return the time of its steps but for the first eight, by its own metrics."""
+    run_dir = setup.scratch / name
+    config = {
+        "name": name,
+        "output_dir": str(run_dir),
+        "base_model": "openai/whisper-base",
+        "quantization": "none",
+        "language": setup.language,
+        "train_data": [str(DATA / "train.jsonl")],
+        "encoder_context": "dynamic",
+        "max_window_s": 14,
+        "max_steps": TRAINING_STEPS,
+        "batch_s": 48,
+        "log_every_steps": 4,
+        "evaluate_base": False,
+        "tensorboard": False,
+    }
+    path = setup.scratch / f"{name}.yaml"
+    path.write_text(yaml.safe_dump(config), encoding="utf-8")
+    environment = setup.child_environment() | {"PYTHONPATH": str(tree)}
+    command = [sys.executable, "train/run.py", "--config", str(path)]
+    subprocess.run(command, cwd=tree, env=environment, check=True, capture_output=True)
+    lines = map(json.loads, (run_dir / "metrics.jsonl").read_text(encoding="utf-8").splitlines())
+    trained_s = {line["step"]: line["trained_s"] for line in lines if "trained_s" in line}
+    return round(trained_s[TRAINING_STEPS] - trained_s[8], 2)
+
+
+def _timed(call: Callable[[], object]) -> float:
+    time.sleep(SETTLE_S)
+    started = time.perf_counter()
+    call()
+    return round(time.perf_counter() - started, 4)
+
+
+def _ratio(seconds: dict[str, list[float]]) -> float:
+    return round(statistics.median(seconds["now"]) / statistics.median(seconds["before"]), 3)
+
+
+@contextmanager
+def _services(trees: Trees) -> Iterator[dict[str, Service]]:
+    """Run the services of both trees; only one is asked at a time."""
+    with ExitStack() as stack:
+        yield {
+            name: stack.enter_context(service(trees.setup, tree=tree)) for name, tree in trees.both(turn=0)
+        }
+
+
+@contextmanager
+def _checked_out(commit: str) -> Iterator[tuple[Path, str]]:
+    """Check a commit out beside this tree while the block runs; yield its directory and its full hash."""
+    try:
+        full = _git("rev-parse", "--verify", f"{commit}^{{commit}}")
+    except subprocess.CalledProcessError as error:
+        raise click.BadParameter(f"there is no commit {commit} here") from error
+    with tempfile.TemporaryDirectory(prefix="shrota-commit-") as scratch:
+        tree = Path(scratch) / "tree"
+        _git("worktree", "add", "--detach", str(tree), full)
+        try:
+            yield tree, full
+        finally:
+            _git("worktree", "remove", "--force", str(tree))
+
+
+def _git(*arguments: str) -> str:
+    done = subprocess.run(["git", "-C", str(ROOT), *arguments], check=True, capture_output=True, text=True)
+    return done.stdout.strip()
+
+
+SECTIONS: dict[str, Callable[[Trees], Figures]] = {
+    "start": measure_start,
+    "short": measure_short,
+    "concurrent": measure_concurrent,
+    "long": measure_long,
+    "texts": compare_texts,
+    "train": measure_training,
+}
+
+FILE = click.Path(path_type=Path)
+
+
+@click.command(context_settings={"show_default": True})
+@click.argument("commit")
+@click.option("--only", default="", help=f"Sections, with commas, of {', '.join(SECTIONS)}; all by default.")
+@click.option("--manifest", "manifests", type=FILE, multiple=True, default=TEST_SETS, help="Recordings.")
+@click.option(
+    "--model-dir", type=FILE, default=ROOT / "model_artifacts" / "whisper-base-mr", help="Artifact to serve."
+)
+@click.option("--output", type=FILE, default=ROOT / "bench" / "commits.json", help="File of the figures.")
+def main(commit: str, only: str, manifests: tuple[Path, ...], model_dir: Path, output: Path) -> None:
+    """Compare this tree with COMMIT."""
+    chosen = [name.strip() for name in only.split(",") if name.strip()] or list(SECTIONS)
+    if unknown := set(chosen) - set(SECTIONS):
+        raise click.BadParameter(f"--only knows no section '{min(unknown)}'")
+    n_threads = len(os.sched_getaffinity(0))
+    console = Console(width=150)
+    with _checked_out(commit) as (tree, full), tempfile.TemporaryDirectory(prefix="shrota-bench-") as scratch:
+        setup = Setup(
+            plan=Plan(),
+            artifact_dir=model_dir.resolve(),
+            engine="auto",
+            language="mr",
+            n_threads=n_threads,
+            manifests=manifests,
+            scratch=Path(scratch),
+        )
+        record: Figures = {**begin_record(n_threads), "now": _git("rev-parse", "HEAD"), "before": full}
+        for name in (name for name in SECTIONS if name in chosen):
+            figures = SECTIONS[name](Trees(now=ROOT, before=tree, setup=setup))
+            record[name] = figures
+            write_record(record, output)
+            shown = {key: value for key, value in figures.items() if "ratio" in key or key == "different"}
+            console.print(f"{name}: {json.dumps(shown)}", highlight=False)
+    console.print(f"written to {output}")
+
+
+if __name__ == "__main__":
+    main()
