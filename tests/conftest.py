@@ -20,6 +20,7 @@ from tempfile import TemporaryDirectory
 import httpx
 import numpy as np
 import pytest
+from hypothesis import settings
 
 from serve.engine.ctranslate2.instruction_set import choose_instruction_set
 from serve.model.base_model import default_cache_dir
@@ -35,6 +36,11 @@ TINY_LETTERS = "अआइईउऊएऐओऔकखगघचछजझटठड�
 LARGE_MODEL_BYTES = 10 << 20
 """More than any model that tests make up: converted real ones are worth keeping."""
 
+# Properties are tried on as many examples as these where a test names no number of its own.
+settings.register_profile("quick", max_examples=100, deadline=None)
+settings.register_profile("thorough", max_examples=1_000, deadline=None)
+settings.load_profile("quick")
+
 
 def pytest_configure(config: pytest.Config) -> None:
     """Let pass what libraries say to each other, and give the tests a cache of their own."""
@@ -45,24 +51,25 @@ def pytest_configure(config: pytest.Config) -> None:
     # peft tells of adapters with saved layers.
     for message in ("Model has `tie_word_embeddings=True`", "Input and output embeddings are no longer tied"):
         config.addinivalue_line("filterwarnings", f"ignore:{message}:UserWarning")
-    config.stash[KEPT_CACHE] = default_cache_dir()
-    own = TemporaryDirectory(prefix="shrota-tests-")
-    link_cache(config.stash[KEPT_CACHE], Path(own.name) / "shrota")
-    config.stash[OWN_CACHE] = own
-    os.environ["XDG_CACHE_HOME"] = own.name
+    if not hasattr(config, "workerinput"):  # a worker of pytest-xdist inherits the cache, and shares it
+        config.stash[KEPT_CACHE] = default_cache_dir()
+        own = TemporaryDirectory(prefix="shrota-tests-")
+        link_cache(config.stash[KEPT_CACHE], Path(own.name) / "shrota")
+        config.stash[OWN_CACHE] = own
+        os.environ["XDG_CACHE_HOME"] = own.name
     choose_instruction_set()  # as services do, before a test imports CTranslate2
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
     """Keep the real models that were converted, and nothing else."""
-    own = config.stash[OWN_CACHE]
-    keep_large_models(Path(own.name) / "shrota", config.stash[KEPT_CACHE])
-    own.cleanup()
+    if (own := config.stash.get(OWN_CACHE, None)) is not None:
+        keep_large_models(Path(own.name) / "shrota", config.stash[KEPT_CACHE])
+        own.cleanup()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with whole programs: a worker that began one of these long tests last would finish alone."""
-    programs = (ROOT / "tests", ROOT / "tests" / "contracts")
+    programs = [ROOT / "tests" / folder for folder in ("", "contracts", "train/sagemaker", "train/loop")]
     items.sort(key=lambda item: item.path.parent not in programs)
 
 

@@ -260,7 +260,7 @@ def recordings(draw: st.DrawFn) -> list[Span]:
     return spans
 
 
-@settings(max_examples=1000, deadline=None, derandomize=True, database=None)
+@settings(derandomize=True, database=None)
 @given(
     spans=recordings(),
     max_window_s=st.floats(0.5, 30.0),
@@ -329,7 +329,7 @@ BUZZ = speech_like(13)
 QUIET = silence(13)
 
 
-@settings(max_examples=1000, deadline=None, derandomize=True, database=None)
+@settings(derandomize=True, database=None)
 @given(
     samples=splices(),
     max_window_s=st.sampled_from([2.0, 10.0, 30.0]),
