@@ -6,7 +6,6 @@ import io
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import threading
@@ -123,33 +122,6 @@ def speech() -> np.ndarray:
     return np.concatenate([silence, 0.3 * voice / np.abs(voice).max(), silence]).astype(np.float32)
 
 
-@contextmanager
-def _served(model_dir: Path) -> Iterator[httpx.Client]:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "serve", "--model-dir", str(model_dir), "--host", "127.0.0.1"]
-    child = subprocess.Popen([*command, "--port", str(port)], cwd=ROOT, stdout=subprocess.DEVNULL)
-    try:
-        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=300) as client:
-            while not _is_ready(client):
-                assert child.poll() is None, "the service ended"
-                time.sleep(0.3)
-            yield client
-        child.terminate()
-        assert child.wait(30) == 0
-    finally:
-        child.kill()
-        child.wait()
-
-
-def _is_ready(client: httpx.Client) -> bool:
-    try:
-        return client.get("/ping").status_code == 200
-    except httpx.TransportError:
-        return False
-
-
 class Child:
     """A server in a child process; its log is read as it is written."""
 
@@ -214,9 +186,20 @@ def start_child() -> Iterator[Callable[..., Child]]:
 
 
 @pytest.fixture(scope="session")
-def served() -> Callable[[Path], AbstractContextManager[httpx.Client]]:
-    """A context that serves a model directory as `make serve` does, in a child process; gives its client."""
-    return _served
+def served(start_child: Callable[..., Child]) -> Callable[..., AbstractContextManager[httpx.Client]]:
+    """A context that serves a model as `make serve` does: `served(model_dir, *flags)`; gives its client."""
+
+    @contextmanager
+    def serve(model_dir: Path, *flags: str) -> Iterator[httpx.Client]:
+        command = [sys.executable, "-m", "serve", "--model-dir", model_dir, "--host", "127.0.0.1"]
+        child = start_child(*command, "--port", "0", *flags)
+        with child.client() as client:
+            child.wait_for("model.ready")
+            yield client
+        child.process.terminate()
+        assert child.finish() == 0
+
+    return serve
 
 
 def wav_bytes(samples: np.ndarray) -> bytes:
