@@ -114,6 +114,7 @@ def test_two_processes_make_the_steps_of_one_with_twice_the_batches(config, comm
     assert (pair.output_dir / "artifact" / "manifest.json").is_file()
 
 
+@pytest.mark.slow
 def test_a_signal_to_any_process_stops_all_of_them_after_the_same_step(config, command):
     config = dataclasses.replace(config, max_steps=100_000, save_every_steps=100_000)
     child = command(config, PAIR)
