@@ -24,10 +24,10 @@ def run_python(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory) -> Path:
-    """Two dozen everyday sentences, and two of each held-out set."""
+    """Forty everyday sentences, and four of each held-out set."""
     directory = tmp_path_factory.mktemp("corpus")
-    sizes = ["--everyday", "24", "--catalogue", "0", "--exchanged", "0", "--words", "0"]
-    sizes += ["--kokoro", "0", "--piper", "0", "--test", "2"]
+    sizes = ["--everyday", "40", "--catalogue", "0", "--exchanged", "0", "--words", "0"]
+    sizes += ["--kokoro", "0", "--piper", "0", "--test", "4"]
     run_python("-m", "train.command_line", "data", "--output-dir", str(directory), *sizes)
     return directory
 
