@@ -66,13 +66,16 @@ evaluate: install ## score MODEL_DIR on MANIFEST through the serving pipeline; f
 test test-all: export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: test
-test: system-deps install lint types ## what every change must pass: linters, types and the quick tests, in WORKERS (2) processes
+test: system-deps install lint ## what every change must pass: linters, types and the quick tests, in WORKERS (2) processes
+	@# mypy works on one core for a minute or more, so the tests begin meanwhile.
+	$(PY) -m mypy & types=$$!; \
 	OMP_NUM_THREADS=1 $(PY) -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder \
-		-m "not slow and not gpu and not network"
+		-m "not slow and not gpu and not network" || tests=$$?; \
+	wait $$types && exit $${tests:-0}
 
 .PHONY: test-all
 test-all: system-deps install lint types ## the same with the slow tests, and those that need a GPU or the network
-	$(PY) -m pytest
+	$(PY) -m pytest --hypothesis-profile thorough
 
 .PHONY: lint
 lint: install ## ruff's rules and formatting

@@ -6,7 +6,6 @@ import io
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import threading
@@ -20,6 +19,7 @@ from tempfile import TemporaryDirectory
 import httpx
 import numpy as np
 import pytest
+from hypothesis import settings
 
 from serve.engine.ctranslate2.instruction_set import choose_instruction_set
 from serve.model.base_model import default_cache_dir
@@ -35,6 +35,11 @@ TINY_LETTERS = "अआइईउऊएऐओऔकखगघचछजझटठड�
 LARGE_MODEL_BYTES = 10 << 20
 """More than any model that tests make up: converted real ones are worth keeping."""
 
+# Properties are tried on as many examples as these where a test names no number of its own.
+settings.register_profile("quick", max_examples=100, deadline=None)
+settings.register_profile("thorough", max_examples=1_000, deadline=None)
+settings.load_profile("quick")
+
 
 def pytest_configure(config: pytest.Config) -> None:
     """Let pass what libraries say to each other, and give the tests a cache of their own."""
@@ -45,24 +50,25 @@ def pytest_configure(config: pytest.Config) -> None:
     # peft tells of adapters with saved layers.
     for message in ("Model has `tie_word_embeddings=True`", "Input and output embeddings are no longer tied"):
         config.addinivalue_line("filterwarnings", f"ignore:{message}:UserWarning")
-    config.stash[KEPT_CACHE] = default_cache_dir()
-    own = TemporaryDirectory(prefix="shrota-tests-")
-    link_cache(config.stash[KEPT_CACHE], Path(own.name) / "shrota")
-    config.stash[OWN_CACHE] = own
-    os.environ["XDG_CACHE_HOME"] = own.name
+    if not hasattr(config, "workerinput"):  # a worker of pytest-xdist inherits the cache, and shares it
+        config.stash[KEPT_CACHE] = default_cache_dir()
+        own = TemporaryDirectory(prefix="shrota-tests-")
+        link_cache(config.stash[KEPT_CACHE], Path(own.name) / "shrota")
+        config.stash[OWN_CACHE] = own
+        os.environ["XDG_CACHE_HOME"] = own.name
     choose_instruction_set()  # as services do, before a test imports CTranslate2
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
     """Keep the real models that were converted, and nothing else."""
-    own = config.stash[OWN_CACHE]
-    keep_large_models(Path(own.name) / "shrota", config.stash[KEPT_CACHE])
-    own.cleanup()
+    if (own := config.stash.get(OWN_CACHE, None)) is not None:
+        keep_large_models(Path(own.name) / "shrota", config.stash[KEPT_CACHE])
+        own.cleanup()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with whole programs: a worker that began one of these long tests last would finish alone."""
-    programs = (ROOT / "tests", ROOT / "tests" / "contracts")
+    programs = [ROOT / "tests" / folder for folder in ("", "contracts", "train/sagemaker", "train/loop")]
     items.sort(key=lambda item: item.path.parent not in programs)
 
 
@@ -114,33 +120,6 @@ def speech() -> np.ndarray:
     voice = voice * syllables + np.random.default_rng(0).normal(0, 0.003, len(time_s))
     silence = np.zeros(SAMPLE_RATE // 2)
     return np.concatenate([silence, 0.3 * voice / np.abs(voice).max(), silence]).astype(np.float32)
-
-
-@contextmanager
-def _served(model_dir: Path) -> Iterator[httpx.Client]:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "serve", "--model-dir", str(model_dir), "--host", "127.0.0.1"]
-    child = subprocess.Popen([*command, "--port", str(port)], cwd=ROOT, stdout=subprocess.DEVNULL)
-    try:
-        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=300) as client:
-            while not _is_ready(client):
-                assert child.poll() is None, "the service ended"
-                time.sleep(0.3)
-            yield client
-        child.terminate()
-        assert child.wait(30) == 0
-    finally:
-        child.kill()
-        child.wait()
-
-
-def _is_ready(client: httpx.Client) -> bool:
-    try:
-        return client.get("/ping").status_code == 200
-    except httpx.TransportError:
-        return False
 
 
 class Child:
@@ -207,9 +186,20 @@ def start_child() -> Iterator[Callable[..., Child]]:
 
 
 @pytest.fixture(scope="session")
-def served() -> Callable[[Path], AbstractContextManager[httpx.Client]]:
-    """A context that serves a model directory as `make serve` does, in a child process; gives its client."""
-    return _served
+def served(start_child: Callable[..., Child]) -> Callable[..., AbstractContextManager[httpx.Client]]:
+    """A context that serves a model as `make serve` does: `served(model_dir, *flags)`; gives its client."""
+
+    @contextmanager
+    def serve(model_dir: Path, *flags: str) -> Iterator[httpx.Client]:
+        command = [sys.executable, "-m", "serve", "--model-dir", model_dir, "--host", "127.0.0.1"]
+        child = start_child(*command, "--port", "0", *flags)
+        with child.client() as client:
+            child.wait_for("model.ready")
+            yield client
+        child.process.terminate()
+        assert child.finish() == 0
+
+    return serve
 
 
 def wav_bytes(samples: np.ndarray) -> bytes:

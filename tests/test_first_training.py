@@ -79,15 +79,3 @@ def test_a_child_process_serves_the_artifact_and_answers_in_devanagari(trained, 
         answer = client.post("/invocations", content=(corpus / clip["audio"]).read_bytes())
     assert answer.status_code == 200, answer.text
     assert DEVANAGARI.search(answer.json()["text"])
-
-
-def test_the_same_command_again_does_not_train_again(trained, corpus):
-    run_dir, _ = trained
-    before = (run_dir / "metrics.jsonl").read_bytes()
-    options = {"train_data": corpus / "train.jsonl", "valid_data": corpus / "valid.jsonl"}
-    overrides = [word for key, value in options.items() for word in (f"--{key}", str(value))]
-    run_python(
-        *("train/run.py", "--config", "train/configs/smoke.yaml", "--output_dir", str(run_dir)),
-        *("--test_data", "[]", *overrides),
-    )
-    assert (run_dir / "metrics.jsonl").read_bytes() == before

@@ -7,6 +7,7 @@ import io
 import itertools
 import json
 import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -194,3 +195,18 @@ def test_silence_gives_an_empty_text(client):
     soundfile.write(body, np.zeros(48_000, np.float32), 16_000, format="WAV")
     transcript = client.post("/invocations", content=body.getvalue()).json()
     assert transcript["text"] == "" and transcript["segments"] == []
+
+
+def test_the_words_of_a_recording_come_over_the_socket_as_from_invocations(client):
+    headers = {"content-type": "audio/flac", "accept": "text/plain"}
+    plain = client.post("/invocations", content=SAMPLE.read_bytes(), headers=headers).text
+    command = [sys.executable, "-m", "train.command_line", "client", SAMPLE, "--url", str(client.base_url)]
+    live = subprocess.run(
+        [*command, "--mode", "bidirectional", "--pace", "4"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
+    assert live.stdout.split() == plain.split() and len(plain.split()) > 5

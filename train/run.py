@@ -44,12 +44,8 @@ class _Data(NamedTuple):
 
 def run(config: TrainConfig, processes: Processes) -> int:
     """Do the whole run and return the exit status; the leader alone writes and prints."""
-    from serve.engine.transformers.quiet import quiet_libraries
-
-    quiet_libraries()  # before the libraries, some of which speak on being imported
     from serve.model.base_model import resolve_base_model
     from train.examples.corpus import sum_up_heard
-    from train.loop.loop import train_adapter
 
     console = _begin(config, processes)
     base_dir = resolve_base_model(config.base_model)
@@ -57,6 +53,12 @@ def run(config: TrainConfig, processes: Processes) -> int:
     heard = sum_up_heard(corpus.train)
     if processes.leads:
         _report_clips(corpus, heard, config, console)
+    # Imported only now: transformers and peft take seconds, and most faults are those of the data.
+    from serve.engine.transformers.quiet import quiet_libraries
+
+    quiet_libraries()  # before the libraries, some of which speak on being imported
+    from train.loop.loop import train_adapter
+
     n_left_out = len(corpus.log)
     model = _build_model(config, base_dir, data.train, processes.device, console)
     outcome = train_adapter(model, config, data.train, data.valid, processes.device, processes, data.distill)

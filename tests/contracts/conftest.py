@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import socket
 import sys
@@ -108,8 +109,9 @@ def endpoint(start_container: Callable[..., Container]) -> Container:
 
 @pytest.fixture(scope="module")
 def transform(start_container: Callable[..., Container]) -> Container:
-    """The container of a batch transform whose job names its own figures."""
+    """The container of a batch transform whose job names its own figures, its model converted before."""
     return start_container(
+        XDG_CACHE_HOME=os.environ["XDG_CACHE_HOME"],
         SAGEMAKER_BATCH="TRUE",
         SAGEMAKER_BATCH_STRATEGY="SINGLE_RECORD",
         SAGEMAKER_MAX_PAYLOAD_IN_MB="0",

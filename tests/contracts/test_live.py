@@ -23,11 +23,8 @@ CLIENT = [sys.executable, "-m", "train.command_line", "client"]
 
 
 @pytest.fixture(scope="module")
-def server(start_child, tiny_artifact_dir):
-    command = [sys.executable, "-m", "serve", "--model-dir", tiny_artifact_dir, "--host", "127.0.0.1"]
-    child = start_child(*command, "--port", "0")
-    child.wait_for("model.ready")
-    with child.client() as client:
+def server(served, tiny_artifact_dir):
+    with served(tiny_artifact_dir) as client:
         yield str(client.base_url).rstrip("/")
 
 

@@ -41,12 +41,9 @@ def client_of(server: httpx.Client, **options) -> OpenAI:
 
 
 @pytest.fixture(scope="module")
-def server(start_child, tiny_artifact_dir):
+def server(served, tiny_artifact_dir):
     """The service as `shrota serve` starts it, with a small limit of bodies."""
-    command = [sys.executable, "-m", "serve", "--model-dir", tiny_artifact_dir, "--host", "127.0.0.1"]
-    child = start_child(*command, "--port", "0", "--max-body-bytes", str(MAX_BODY_BYTES))
-    child.wait_for("model.ready")
-    with child.client() as server:
+    with served(tiny_artifact_dir, "--max-body-bytes", str(MAX_BODY_BYTES)) as server:
         yield server
 
 

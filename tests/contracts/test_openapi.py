@@ -15,12 +15,9 @@ MAX_TIME_S = 120
 
 
 @pytest.fixture(scope="module")
-def address(start_child, tiny_artifact_dir):
+def address(served, tiny_artifact_dir):
     """Where the service is, as `shrota serve` starts it."""
-    command = [sys.executable, "-m", "serve", "--model-dir", tiny_artifact_dir, "--host", "127.0.0.1"]
-    child = start_child(*command, "--port", "0")
-    child.wait_for("model.ready")
-    with child.client() as client:
+    with served(tiny_artifact_dir) as client:
         yield str(client.base_url).rstrip("/")
 
 

@@ -22,6 +22,7 @@ from train.config import TrainConfig
 from train.data.manifest import Clip, read_manifest
 from train.evaluate.evaluation import compare_with_base, group_scores, utterance_rows
 from train.examples.collate import Collator
+from train.loop.loop import Outcome, train_adapter
 from train.model.build import build_model
 
 CPU = torch.device("cpu")
@@ -142,6 +143,21 @@ def tiny_model(tiny_base_dir: Path) -> Callable[[TrainConfig], Any]:
         return build_model(tiny_base_dir, config, CPU)
 
     return make
+
+
+@pytest.fixture
+def train(
+    tiny_model: Callable[[TrainConfig], Any], tiny_collator: Callable[..., Collator]
+) -> Callable[..., Outcome]:
+    """Return a function that trains a tiny model as a configuration says."""
+
+    def run(
+        config: TrainConfig, *, train_data: Collator | None = None, valid_data: Collator | None = None
+    ) -> Outcome:
+        config.output_dir.mkdir(parents=True, exist_ok=True)
+        return train_adapter(tiny_model(config), config, train_data or tiny_collator(config), valid_data, CPU)
+
+    return run
 
 
 @pytest.fixture(scope="session")

@@ -12,8 +12,7 @@ def quiet_libraries() -> None:
     """Silence what transformers, peft and bitsandbytes print on every load or product, for this process."""
     # On a CPU, bitsandbytes warns at every int8 product that fp32 activations are cast.
     logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
-    # On import, bitsandbytes warns of a missing package for 4-bit products, and torch of missing Triton.
-    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
+    # On import, torch warns of missing Triton.
     logging.getLogger("torch.utils.flop_counter").setLevel(logging.ERROR)
     # transformers draws a progress bar while weights are read, over the caller's own.
     disable_progress_bar()  # type: ignore[no-untyped-call]

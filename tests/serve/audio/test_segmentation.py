@@ -245,7 +245,7 @@ def test_memory_does_not_grow_with_the_recording(kind: str) -> None:
         tracemalloc.stop()
         return peak
 
-    assert peak_bytes(1_200) < peak_bytes(300) + 10_000_000  # 900 s of samples take 58 MB
+    assert peak_bytes(500) < peak_bytes(100) + 10_000_000  # 400 s of samples take 26 MB
 
 
 @st.composite
@@ -260,7 +260,7 @@ def recordings(draw: st.DrawFn) -> list[Span]:
     return spans
 
 
-@settings(max_examples=1000, deadline=None, derandomize=True, database=None)
+@settings(derandomize=True, database=None)
 @given(
     spans=recordings(),
     max_window_s=st.floats(0.5, 30.0),
@@ -329,7 +329,7 @@ BUZZ = speech_like(13)
 QUIET = silence(13)
 
 
-@settings(max_examples=1000, deadline=None, derandomize=True, database=None)
+@settings(derandomize=True, database=None)
 @given(
     samples=splices(),
     max_window_s=st.sampled_from([2.0, 10.0, 30.0]),
@@ -362,8 +362,8 @@ def test_channels_give_their_own_windows_in_order_of_their_start() -> None:
     rng = np.random.default_rng(5)
     channels = [
         np.concatenate(
-            [piece for seed in range(20) for piece in (speech_like(2, seed), silence(rng.uniform(0.1, 6)))]
-        )[: 90 * SAMPLE_RATE]
+            [piece for seed in range(10) for piece in (speech_like(2, seed), silence(rng.uniform(0.1, 6)))]
+        )[: 45 * SAMPLE_RATE]
         for _ in range(4)
     ]
     shortest = min(map(len, channels))

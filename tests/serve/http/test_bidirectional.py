@@ -3,12 +3,9 @@
 import json
 import signal
 import socket
-import subprocess
-import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,7 +16,6 @@ from websockets.sync.client import connect
 
 from serve.service.live.session import WAITING_S
 
-ROOT = Path(__file__).parents[3]
 PATH = "/invocations-bidirectional-stream"
 END = json.dumps({"type": "end"})
 
@@ -267,29 +263,3 @@ def test_shutdown_says_why_even_where_the_engine_hangs(serve, dial, speech, wait
     frames, code = hear_out(connection)
     assert (error_of(frames), code) == ("not_ready", 1013)
     running.engine.pace.set()
-
-
-def test_the_words_of_a_recording_come_over_the_socket_as_from_invocations(served):
-    recording = ROOT / "tests" / "data" / "sample-mr.flac"
-    with served(ROOT / "model_artifacts" / "whisper-base-mr") as client:
-        body = recording.read_bytes()
-        headers = {"content-type": "audio/flac", "accept": "text/plain"}
-        plain = client.post("/invocations", content=body, headers=headers).text
-        command = [
-            sys.executable,
-            "-m",
-            "train.command_line",
-            "client",
-            str(recording),
-            "--url",
-            str(client.base_url),
-        ]
-        live = subprocess.run(
-            [*command, "--mode", "bidirectional", "--pace", "4"],
-            cwd=ROOT,
-            capture_output=True,
-            text=True,
-            timeout=120,
-            check=True,
-        )
-    assert live.stdout.split() == plain.split() and len(plain.split()) > 5

@@ -42,7 +42,7 @@ def run(*arguments: object, **environ: str) -> subprocess.CompletedProcess[str]:
 @pytest.fixture(scope="module")
 def tiny(tiny_artifact_dir):
     """Run the command with a random model of two layers."""
-    model = ("--model-dir", tiny_artifact_dir, "--quantization", "none", "--engine", "transformers")
+    model = ("--model-dir", tiny_artifact_dir)
     return lambda *arguments, **environ: run(*arguments, *model, **environ)
 
 
@@ -156,6 +156,7 @@ def test_the_flags_of_the_model_are_what_loading_takes():
 def test_a_run_that_is_stopped_leaves_no_half_transcripts(tiny_artifact_dir, recordings):
     for number in range(300):
         (recordings / f"{number}.wav").write_bytes((recordings / "a.wav").read_bytes())
+    # This engine is slow enough to be stopped in the midst of them.
     model = ("--model-dir", tiny_artifact_dir, "--quantization", "none", "--engine", "transformers")
     child = subprocess.Popen(
         command(recordings, *model), cwd=ROOT, env=ENVIRON, stdout=subprocess.PIPE, stderr=subprocess.PIPE

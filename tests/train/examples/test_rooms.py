@@ -1,16 +1,21 @@
 """Simulated rooms, and that each is simulated once."""
 
+from functools import cache
+
 import numpy as np
 import pytest
 
 from train.examples import rooms
 from train.examples.rooms import walled_room
 
+simulated = cache(rooms._simulated)  # takes a second or two
+
 
 @pytest.fixture(autouse=True)
 def cache_dir(tmp_path, monkeypatch):
     """A cache of its own on disk, and none in memory."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(rooms, "_simulated", simulated)
     walled_room.cache_clear()
     yield tmp_path / "shrota" / f"rooms-{rooms.N_ROOMS}-{rooms._SIMULATION}"
     walled_room.cache_clear()

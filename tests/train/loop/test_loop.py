@@ -31,27 +31,12 @@ RANDOM = {
 }
 
 
-@pytest.fixture
-def train(tiny_model, tiny_collator):
-    """Return a function that trains a tiny model as a configuration says."""
-
-    def run(config, *, train_data=None, valid_data=None):
-        return train_adapter(tiny_model(config), config, train_data or tiny_collator(config), valid_data, CPU)
-
-    return run
-
-
 def metrics(config):
     return [json.loads(line) for line in (config.output_dir / "metrics.jsonl").read_text().splitlines()]
 
 
 def losses(config):
     return [row["loss"] for row in metrics(config) if "loss" in row]
-
-
-def make_run_dir(config):
-    config.output_dir.mkdir(parents=True)
-    return config
 
 
 class FailsAt(Collator):
@@ -72,7 +57,7 @@ def failing_at(number, data):
 
 
 def test_the_loss_falls_and_every_step_is_logged(tiny_config, train):
-    config = make_run_dir(tiny_config(max_steps=40))
+    config = tiny_config(max_steps=40)
     outcome = train(config)
     assert outcome.finished and outcome.step == outcome.total_steps == 40
     assert [row["step"] for row in metrics(config)] == list(range(1, 41))
@@ -82,7 +67,7 @@ def test_the_loss_falls_and_every_step_is_logged(tiny_config, train):
 
 
 def test_epochs_decide_the_number_of_steps_where_none_is_given(tiny_config, train):
-    config = make_run_dir(tiny_config(max_steps=0, epochs=2))
+    config = tiny_config(max_steps=0, epochs=2)
     outcome = train(config)
     assert outcome.samples == 2 * 12
     assert outcome.total_steps == outcome.step and outcome.step % 2 == 0
@@ -92,18 +77,18 @@ def test_epochs_decide_the_number_of_steps_where_none_is_given(tiny_config, trai
 def test_validation_is_looked_at_when_due_and_at_the_end_without_touching_training(
     tiny_config, train, tiny_collator
 ):
-    config = make_run_dir(tiny_config(max_steps=5, eval_every_steps=2, lora_dropout=0.1))
+    config = tiny_config(max_steps=5, eval_every_steps=2, lora_dropout=0.1)
     train(config, valid_data=tiny_collator(config, augmented=False))
     assert [row["step"] for row in metrics(config) if "valid_loss" in row] == [2, 4, 5]
-    unseen = make_run_dir(tiny_config(max_steps=5, lora_dropout=0.1, output_dir=config.output_dir / "unseen"))
+    unseen = tiny_config(max_steps=5, lora_dropout=0.1, output_dir=config.output_dir / "unseen")
     train(unseen)
     assert losses(unseen) == losses(config)
 
 
 def test_a_run_that_broke_off_goes_on_exactly_as_if_it_had_not(tiny_config, train, tiny_collator):
-    whole = make_run_dir(tiny_config(max_steps=6, **RANDOM))
+    whole = tiny_config(max_steps=6, **RANDOM)
     unbroken = train(whole)
-    broken = make_run_dir(tiny_config(max_steps=6, output_dir=whole.output_dir.with_name("broken"), **RANDOM))
+    broken = tiny_config(max_steps=6, output_dir=whole.output_dir.with_name("broken"), **RANDOM)
     with pytest.raises(DataError, match="the disk is gone"):
         train(broken, train_data=failing_at(4, tiny_collator(broken)))
     assert len(losses(broken)) == 4  # one more than the checkpoint at step 3 knows of
@@ -120,7 +105,7 @@ def test_a_run_that_broke_off_goes_on_exactly_as_if_it_had_not(tiny_config, trai
 
 
 def test_a_finished_run_is_not_trained_further(tiny_config, train):
-    config = make_run_dir(tiny_config(max_steps=3))
+    config = tiny_config(max_steps=3)
     train(config)
     before = (config.output_dir / "metrics.jsonl").read_text()
     outcome = train(config)
@@ -129,7 +114,7 @@ def test_a_finished_run_is_not_trained_further(tiny_config, train):
 
 
 def test_a_signal_saves_and_returns_unfinished_and_the_next_start_goes_on(tiny_config, train):
-    config = make_run_dir(tiny_config(max_steps=100_000, save_every_steps=100_000))
+    config = tiny_config(max_steps=100_000, save_every_steps=100_000)
 
     def stop_after_some_steps():
         while len(losses(config) if (config.output_dir / "metrics.jsonl").exists() else []) < 3:
@@ -148,7 +133,7 @@ def test_a_signal_saves_and_returns_unfinished_and_the_next_start_goes_on(tiny_c
 
 
 def test_starting_anew_leaves_nothing_of_the_older_run_to_go_on_from(tiny_config, train):
-    train(make_run_dir(tiny_config(max_steps=6)))
+    train(tiny_config(max_steps=6))
     config = tiny_config(max_steps=3, resume="never")
     assert train(config).step == 3
     assert [row["step"] for row in metrics(config)] == [1, 2, 3]
@@ -156,7 +141,7 @@ def test_starting_anew_leaves_nothing_of_the_older_run_to_go_on_from(tiny_config
 
 
 def test_time_and_steps_both_make_checkpoints(tiny_config, train):
-    config = make_run_dir(tiny_config(save_every_steps=100, save_every_s=1e-6, keep_checkpoints=3))
+    config = tiny_config(save_every_steps=100, save_every_s=1e-6, keep_checkpoints=3)
     train(config)
     names = sorted(path.name for path in (config.output_dir / "checkpoints").iterdir())
     assert names == ["step-000004", "step-000005", "step-000006"]
@@ -179,7 +164,7 @@ def spoilt_manifest(tiny_manifest, tmp_path):
 def test_a_batch_without_a_finite_loss_is_skipped_counted_and_the_rest_learnt(
     tiny_config, train, spoilt_manifest
 ):
-    config = make_run_dir(tiny_config(max_steps=0, epochs=3, train_data=(str(spoilt_manifest(4)),)))
+    config = tiny_config(max_steps=0, epochs=3, train_data=(str(spoilt_manifest(4)),))
     outcome = train(config)
     assert outcome.finished and outcome.skipped_batches == 3
     assert losses(config).count(None) == 3
@@ -187,7 +172,7 @@ def test_a_batch_without_a_finite_loss_is_skipped_counted_and_the_rest_learnt(
 
 
 def test_data_of_which_nothing_can_be_learnt_ends_the_run_with_advice(tiny_config, train, spoilt_manifest):
-    config = make_run_dir(tiny_config(max_steps=50, train_data=(str(spoilt_manifest(*range(12))),)))
+    config = tiny_config(max_steps=50, train_data=(str(spoilt_manifest(*range(12))),))
     with pytest.raises(TrainError, match="20 batches in a row"):
         train(config)
 
@@ -208,7 +193,7 @@ def test_a_run_stops_after_looks_in_vain_and_does_not_begin_again(
     tiny_config, train, tiny_collator, scripted_looks
 ):
     values = scripted_looks(3.0, 2.0, 2.5, 2.0)
-    config = make_run_dir(tiny_config(early_stopping_evals=2, **values))
+    config = tiny_config(early_stopping_evals=2, **values)
     data = tiny_collator(config, augmented=False)
     outcome = train(config, valid_data=data)
     assert outcome.finished and (outcome.step, outcome.total_steps) == (8, 12)
@@ -219,7 +204,7 @@ def test_the_adapter_of_the_best_look_is_what_the_model_holds_at_the_end(
     tiny_config, tiny_model, tiny_collator, scripted_looks
 ):
     values = scripted_looks(3.0, 2.0, 2.5, 2.6, 2.7, 2.8)
-    config = make_run_dir(tiny_config(export_best=True, save_every_steps=4, keep_checkpoints=9, **values))
+    config = tiny_config(export_best=True, save_every_steps=4, keep_checkpoints=9, **values)
     model = tiny_model(config)
     data = tiny_collator(config, augmented=False)
     outcome = train_adapter(model, config, tiny_collator(config), data, CPU)
@@ -230,7 +215,7 @@ def test_the_adapter_of_the_best_look_is_what_the_model_holds_at_the_end(
 
 
 def test_the_wer_of_validation_clips_is_among_the_metrics(tiny_config, train, tiny_collator):
-    config = make_run_dir(tiny_config(max_steps=2, eval_every_steps=2, valid_clips=3))
+    config = tiny_config(max_steps=2, eval_every_steps=2, valid_clips=3)
     train(config, valid_data=tiny_collator(config, augmented=False))
     (look,) = (row for row in metrics(config) if "valid_loss" in row)
     assert look["valid_wer"] > 0
@@ -238,9 +223,9 @@ def test_the_wer_of_validation_clips_is_among_the_metrics(tiny_config, train, ti
 
 def test_adamw_in_eight_bits_learns_and_resumes_exactly(tiny_config, train, tiny_collator):
     changes = {"optimiser": "adamw_8bit", "lora_targets": ("all-linear",), "lora_rank": 16, **RANDOM}
-    whole = make_run_dir(tiny_config(**changes))
+    whole = tiny_config(**changes)
     train(whole)
-    broken = make_run_dir(tiny_config(output_dir=whole.output_dir.with_name("broken"), **changes))
+    broken = tiny_config(output_dir=whole.output_dir.with_name("broken"), **changes)
     with pytest.raises(DataError):
         train(broken, train_data=failing_at(4, tiny_collator(broken)))
     train(broken)

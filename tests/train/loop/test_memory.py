@@ -46,7 +46,7 @@ def step(model, n_clips):
     return estimate_memory(model, config, batch, device).total_bytes
 
 before = peak()
-print(step(build_model(directory, config, device).train(), 12), peak() - before)
+print(step(build_model(directory, config, device).train(), 4), peak() - before)
 """
 
 

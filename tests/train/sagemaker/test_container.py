@@ -62,6 +62,15 @@ class Job:
         rows = [json.loads(line) for line in lines if line.endswith("}\n")]
         return [row["loss"] for row in rows if "loss" in row]
 
+    def wait_for_config(self) -> str:
+        """Return the resolved configuration, which the trainer writes before it reads a clip."""
+        file = self.base_dir / "output" / "data" / "config.yaml"
+        deadline = time.monotonic() + HANG_S
+        while not (file.exists() and (text := file.read_text())):
+            assert self.process.poll() is None and time.monotonic() < deadline
+            time.sleep(0.02)
+        return text
+
     def wait_for_steps(self, n_steps: int) -> None:
         deadline = time.monotonic() + HANG_S
         while len(self.losses()) < n_steps:
@@ -221,10 +230,7 @@ def test_a_job_that_went_on_elsewhere_has_the_losses_and_weights_of_an_unbroken_
 
 def test_sigterm_before_the_first_step_ends_with_status_0_too(job):
     run = job(max_steps="100000")
-    deadline = time.monotonic() + HANG_S
-    while not (run.base_dir / "output" / "data" / "config.yaml").exists():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    run.wait_for_config()
     run.process.send_signal(signal.SIGTERM)
     run.finish()
     assert run.failure is None and not (run.base_dir / "model").exists()
@@ -267,8 +273,8 @@ def test_a_failure_of_training_itself_is_told_in_its_own_words(job):
 
 
 def test_a_trainer_that_is_killed_leaves_a_reason(job):
-    run = job(max_steps="100000", eval_every_steps="0")
-    run.wait_for_steps(1)
+    run = job(max_steps="100000")
+    run.wait_for_config()
     (trainer,) = children(run.process.pid)
     os.kill(trainer, signal.SIGKILL)
     run.finish(1)
@@ -276,9 +282,8 @@ def test_a_trainer_that_is_killed_leaves_a_reason(job):
 
 
 def test_flags_of_the_verb_win_over_hyperparameters(job):
-    run = job("ml", "--max-steps", "2", "--eval_every_steps=0", test_data="[]")
-    run.finish()
-    assert len(run.losses()) == 2
+    config = job("ml", "--max-steps", "2", "--eval_every_steps=0").wait_for_config()
+    assert "\nmax_steps: 2\n" in config and "\neval_every_steps: 0\n" in config
 
 
 def test_a_script_of_the_users_own_finds_the_variables_it_expects(job):

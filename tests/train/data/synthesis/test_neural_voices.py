@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from functools import cache
 
 import numpy as np
 import pytest
@@ -16,13 +17,21 @@ from train.data.synthesis.kokoro import (
     draw_blend,
     parts_of,
 )
-from train.data.synthesis.voices import PIPER_VOICES, Delivery, kokoro_voice, speak
+from train.data.synthesis.voices import PIPER_VOICES, Delivery, Voice, kokoro_voice, speak
 
 SENTENCE = "मला चहा हवा आहे"
 PLAIN = Delivery(speed=1.0, pitch=0.0, liveliness=0.5)
 engines = pytest.mark.parametrize(
     "voice", [kokoro_voice("hf_alpha"), PIPER_VOICES[2]], ids=lambda v: v.engine
 )
+
+
+@cache
+def plain(voice: Voice) -> np.ndarray:
+    """Return the sentence as it is usually spoken, which takes seconds."""
+    samples = speak(SENTENCE, voice, PLAIN)
+    assert samples is not None
+    return samples
 
 
 def test_every_speaker_has_one_purpose():
@@ -45,7 +54,7 @@ def test_drawn_mixtures_hold_training_speakers_alone_in_parts_that_make_a_whole(
 
 @engines
 def test_a_sentence_is_spoken_at_the_rate_level_and_length_of_a_clip(voice):
-    samples = speak(SENTENCE, voice, PLAIN)
+    samples = plain(voice)
     assert samples.dtype == np.float32 and np.abs(samples).max() == pytest.approx(0.5, rel=1e-3)
     assert 0.7 < len(samples) / SAMPLE_RATE < 4.0
     assert voice.kind == "neural"
@@ -54,13 +63,11 @@ def test_a_sentence_is_spoken_at_the_rate_level_and_length_of_a_clip(voice):
 @engines
 def test_a_faster_delivery_is_shorter(voice):
     fast = Delivery(speed=1.3, pitch=0.0, liveliness=0.5)
-    assert len(speak(SENTENCE, voice, fast)) < 0.9 * len(speak(SENTENCE, voice, PLAIN))
+    assert len(speak(SENTENCE, voice, fast)) < 0.9 * len(plain(voice))
 
 
 def test_a_mixture_is_a_voice_of_its_own():
-    alone, mixed = (
-        speak(SENTENCE, kokoro_voice(blend), PLAIN) for blend in ("hf_alpha", "hf_alpha*0.50+am_adam*0.50")
-    )
+    alone, mixed = (plain(kokoro_voice(blend)) for blend in ("hf_alpha", "hf_alpha*0.50+am_adam*0.50"))
     n = min(len(alone), len(mixed))
     assert np.corrcoef(alone[:n], mixed[:n])[0, 1] < 0.9
 
