@@ -18,7 +18,7 @@ from serve.engine.admission import Admission
 from serve.engine.fair_queue import BatchLimits
 from serve.engine.figures import Queue, Totals
 from serve.engine.scheduler import Scheduler
-from serve.errors import NotReady, ServiceError, StartupError, UnknownModel
+from serve.errors import NotReady, ServiceError, StartupError, UnknownModel, let_go
 from serve.options import TranscriptionOptions
 from serve.service.live.runs import LiveRun, LiveRuns
 from serve.service.memory import MemoryBudget
@@ -260,7 +260,7 @@ class Service:
             if not loop.is_closed():
                 loop.call_soon_threadsafe(emitted.put_nowait, item)
 
-        done = self._workers.submit(work, put)
+        done = self._workers.submit(_run, work, put)
         done.add_done_callback(put)
         del work
         while (item := await emitted.get()) is not done:
@@ -378,3 +378,12 @@ class Service:
 
 def _budget(limit_mib: float | None) -> MemoryBudget:
     return MemoryBudget(None if limit_mib is None else int(limit_mib * 2**20), measured=True)
+
+
+def _run(work: Callable[[Callable[[T], None]], None], emit: Callable[[T], None]) -> None:
+    """Do a request's work; its recording goes with it, even if nobody waits for the error."""
+    try:
+        work(emit)
+    except BaseException as error:
+        let_go(error)
+        raise
