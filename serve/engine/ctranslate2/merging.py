@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import structlog
 
+from serve.engine.ctranslate2.apart import convert_apart
 from serve.engine.ctranslate2.kept_tokens import KeptTokens, tokens_of_scripts
 from serve.engine.vocabulary import Vocabulary
 from serve.errors import ArtifactError, BaseModelError, ConversionError
@@ -89,7 +90,7 @@ def converted_model(
 
     def build(building: Path) -> None:
         _log.info("converted_model.building", path=str(target))
-        convert(base_dir, artifact, storage, building, scripts)
+        convert_apart(base_dir, artifact, storage, building, scripts)
         write_record(building, wanted)
 
     try:
