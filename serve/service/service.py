@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import math
 import threading
 import time
@@ -260,7 +261,7 @@ class Service:
             if not loop.is_closed():
                 loop.call_soon_threadsafe(emitted.put_nowait, item)
 
-        done = self._workers.submit(_run, work, put)
+        done = self._workers.submit(contextvars.copy_context().run, _run, work, put)
         done.add_done_callback(put)
         del work
         while (item := await emitted.get()) is not done:
@@ -303,6 +304,8 @@ class Service:
 
     def _start_model(self) -> None:
         """Load what the settings name, and warm up with a first window."""
+        from serve.service.known_sound import check_known_sound
+
         started = time.monotonic()
         pipeline = self._load(self.settings)
         hooks = self._load_hooks()
@@ -310,9 +313,9 @@ class Service:
         with scheduler.admit() as ticket:
             try:
                 pipeline.warm_up(ticket)
+                check_known_sound(pipeline, ticket)  # decodes a recording, as the first request will
             except ServiceError as error:
                 raise StartupError("the model is loaded, but fails on its first window") from error
-        import serve.audio.decode  # noqa: F401  # imported now, so that the first request need not
         from serve.service.adapters import Adapters
 
         self.adapters = Adapters(
