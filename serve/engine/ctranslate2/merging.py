@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+import sys
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -90,7 +91,9 @@ def converted_model(
 
     def build(building: Path) -> None:
         _log.info("converted_model.building", path=str(target))
-        convert_apart(base_dir, artifact, storage, building, scripts)
+        # Whoever trains or evaluates has loaded what converting takes; whoever serves never does.
+        convert_here_or_apart = convert if "transformers" in sys.modules else convert_apart
+        convert_here_or_apart(base_dir, artifact, storage, building, scripts)
         write_record(building, wanted)
 
     try:
