@@ -41,7 +41,7 @@ class SndFile:
     """Hz."""
     n_channels: int
     n_frames: int
-    """As declared or guessed."""
+    """The file declares it, or libsndfile guesses it."""
     blocks: Iterator[Samples]
     """Each (n_frames, n_channels)."""
 
