@@ -175,7 +175,7 @@ class _Cage:
             with theirs:
                 self._process = subprocess.Popen(
                     [sys.executable, "-P", str(Path(sndfile_child.__file__))],
-                    stdin=theirs,
+                    stdin=theirs.fileno(),
                     stdout=subprocess.DEVNULL,
                     stderr=subprocess.DEVNULL,  # codecs print there
                     env={**_environment(), "OPENBLAS_NUM_THREADS": "1"},
