@@ -91,6 +91,11 @@ format: install ## rewrite the sources the way `make lint` wants them
 types: install ## mypy, strictly, on serve and train
 	$(PY) -m mypy
 
+.PHONY: audit
+audit: install ## secrets in the checkout, and known weaknesses in constraints.txt, as far as pypi.org can be reached
+	$(PY) -m pip install --quiet --constraint constraints.txt --editable '.[audit]'
+	.ci/audit $(VENV)/bin
+
 ##@ Measure
 
 .PHONY: bench

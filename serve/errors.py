@@ -42,6 +42,7 @@ ShrotaError
 from __future__ import annotations
 
 import math
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -337,3 +338,10 @@ class ArtifactError(StartupError):
 
 class ConversionError(StartupError):
     """A model cannot be converted for its runtime, or the result cannot be stored."""
+
+
+def let_go(error: BaseException | None) -> None:
+    """Clear the frames that an error passed through: they hold the recording, and a cycle holds them."""
+    while error is not None:
+        traceback.clear_frames(error.__traceback__)
+        error = error.__cause__ or error.__context__

@@ -41,6 +41,7 @@ from typing import Protocol
 
 import numpy as np
 
+from serve import tracing
 from serve.audio.features import MAX_WINDOW_S, FeatureExtractor, window_length_s
 from serve.audio.mixing import chosen_channels
 from serve.audio.recording import Recording
@@ -119,6 +120,8 @@ class ServingFacts:
     """A longer pause ends a window, in seconds."""
     timestamps: bool = False
     """Whether the adapter was trained to emit the times of sentences."""
+    known_text: str | None = None
+    """What the exported adapter wrote for a known recording."""
 
 
 Cut = Callable[[Iterable[Samples], WindowLimits], Iterator[tuple[Window, Samples]]]
@@ -193,7 +196,7 @@ class Pipeline:
         self.prepare(decoding)
         yield Start(duration_s=recording.duration_s, language=decoding.language, sound=recording.report)
 
-        windows = cut(recording.blocks(), self._limits(decoding))
+        windows = tracing.each("find speech", cut(recording.blocks(), self._limits(decoding)))
         timeline = Timeline(split=is_split, words=decoding.word_timestamps)
         said: list[Hypothesis] = []
         track = LanguageTrack(decoding.expected_language)
@@ -335,7 +338,8 @@ class Pipeline:
         """Compute a window's features, and limit its tokens by the speech in it."""
         n_tokens = math.ceil(window.speech_samples / SAMPLE_RATE * TOKENS_PER_S)
         budget_tokens = max(0, n_tokens - len(decoding.prefix)) + SPARE_TOKENS
-        log_mel = self.features.log_mel(samples, self._window_s(window, decoding))
+        with tracing.span("mel"):
+            log_mel = self.features.log_mel(samples, self._window_s(window, decoding))
         options = replace(decoding, max_new_tokens=budget_tokens)
         if window.overlap or window.is_torn:  # by the times of its words it is joined to its neighbours
             timed = replace(options, word_timestamps=True)

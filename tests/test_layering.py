@@ -236,7 +236,7 @@ def test_tests_are_no_packages_so_that_they_shadow_none():
 @pytest.mark.parametrize(
     ("folder", "extras"),
     [
-        ("serve", ("aws", "microphone")),
+        ("serve", ("aws", "microphone", "otel")),
         ("train", (*TRAIN_EXTRAS, "mlflow")),
         ("tests", (*TRAIN_EXTRAS, "test")),
         ("bench", ("train", "test", "bench")),
@@ -246,7 +246,11 @@ def test_every_imported_distribution_is_declared(folder, extras):
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     requirements = project["dependencies"] + [r for e in extras for r in project["optional-dependencies"][e]]
     declared = {distribution_key(re.split(r"[^\w.-]", requirement)[0]) for requirement in requirements}
-    optional = {"mlflow": ["mlflow-skinny"], "whisper": ["openai-whisper"]}  # may be absent
+    optional = {  # may be absent
+        "mlflow": ["mlflow-skinny"],
+        "opentelemetry": ["opentelemetry-sdk"],
+        "whisper": ["openai-whisper"],
+    }
     distributions = {**optional, **installed()}
     undeclared = {
         each.package

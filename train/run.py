@@ -181,7 +181,7 @@ def _evaluate(
 ) -> None:
     """Score the artifact, and write merged models, model card, report and published copy."""
     from train.evaluate.evaluation import evaluate_artifact
-    from train.export.artifact import publish_artifact, record_evaluation
+    from train.export.artifact import note_known_sound, publish_artifact, record_evaluation
     from train.export.merged import export_merged
     from train.export.model_card import write_model_card
     from train.loop.metrics import open_metrics
@@ -189,6 +189,7 @@ def _evaluate(
 
     scores = evaluate_artifact(artifact_dir, config, tests, console)
     record_evaluation(artifact_dir, scores)
+    note_known_sound(artifact_dir, config)
     with open_metrics(config, outcome.step) as metrics:
         metrics.log_evaluation(outcome.step, scores)
     for kind in config.export_formats:

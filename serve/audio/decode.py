@@ -4,31 +4,30 @@
         for block in recording.blocks(): ...
     samples = decode_audio(data, AudioLimits())             # at once, mono
 
-libsndfile reads WAV, FLAC, Ogg and MP3 in this process; an ffmpeg child process reads everything else. Both
-yield blocks of frames, with silence inserted by the container's clock, and limits are checked after every
-block. Serving and training share this definition of "audio". Knows no file names, no content types, and no
-speech.
+libsndfile reads WAV, FLAC, Ogg and MP3, and ffmpeg everything else, both in confined processes of their own
+(`serve.audio.caged`). They yield blocks of frames, with silence inserted by the container's clock, and limits
+are checked after every block. Serving and training share this definition of "audio". Knows no file names, no
+content types, and no speech.
 """
 
 from __future__ import annotations
 
-import io
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-import soundfile
 
+from serve.audio.caged.ffmpeg import ChildLimits, open_with_ffmpeg
+from serve.audio.caged.sndfile import SndFile, open_with_sndfile
 from serve.audio.clock import Clock
-from serve.audio.container import AAC, FLAC, MP3, OGG, WAV, Container, sniff_container
-from serve.audio.ffmpeg import ChildLimits, open_with_ffmpeg
+from serve.audio.container import AAC, FLAC, MP3, MP4, OGG, WAV, Container, sniff_container
 from serve.audio.framing import (
     check_whole,
     flac_speaker_mask,
     has_hidden_size,
+    mp4_sound_s,
     read_wav_header,
     walk_ogg,
     with_size_filled_in,
@@ -38,15 +37,11 @@ from serve.audio.mpeg import find_bare_stream, find_mpeg_frames
 from serve.audio.recording import Recording, SoundReport, Track
 from serve.audio.samples import SAMPLE_RATE, FullScale, Resampler, Samples, without_wild_values
 from serve.audio.tracks import wanted_tracks
-from serve.errors import AudioTooLong, ConfigError, EmptyAudio, ServiceError, UndecodableAudio
+from serve.errors import AudioTooLong, ConfigError, EmptyAudio, UndecodableAudio
 
 BLOCK_S = 10.0  # decoded at a time
 HEAD_S = 30.0  # decoded before a recording is accepted, so that errors in short ones are raised at once
 SAMPLE_BYTES = 4  # float32
-READS_IN_ALL = 20_000  # of libsndfile, and one more for so many bytes:
-BYTES_FOR_A_READ = 256
-READS_BETWEEN_CHECKS = 64
-MAX_TIMES_READ = 8  # the whole file, for its index and its sound
 FLAC_UNKNOWN_FRAMES = 1 << 36  # FLAC counts in 36 bits; libsndfile returns more where the total is unknown
 
 
@@ -182,27 +177,38 @@ def _report(source: _Source, mixers: Sequence[Mixer]) -> SoundReport | None:
 def _open(
     data: bytes, container: Container, limits: AudioLimits, track: str | None, check: Callable[[], None]
 ) -> Iterator[_Source]:
-    file = _open_in_process(data, container, limits, check)
-    if file is not None:
-        with file:
-            heard = None if track is None else wanted_tracks([Track(number=1)], track)[0]
-            # libsndfile guesses the length of an MP3; FLAC may declare none.
-            is_exact = container is not MP3 and file.frames < FLAC_UNKNOWN_FRAMES
-            n_frames = file.frames if is_exact else None
-            layout = Layout(file.channels, _speaker_mask(data, container, file.channels))
-            del data
-            yield _Source(file.samplerate, layout, n_frames, _read_blocks(file, container), track=heard)
-        return
     child_limits = ChildLimits(
         timeout_s=limits.ffmpeg_timeout_s,
         memory_bytes=limits.ffmpeg_memory_bytes,
         max_audio_s=limits.max_audio_s,
     )
-    with open_with_ffmpeg(data, container, child_limits, track=track, check=check) as output:
+    with ExitStack() as stack:
+        if (found := _for_libsndfile(data, container, limits, check)) is not None:
+            file = stack.enter_context(open_with_sndfile(found[0], child_limits, BLOCK_S, check))
+            # None: an unsupported codec, such as Speex in Ogg. Where an MP3 declares no length, libsndfile
+            # stops at a guessed one. Vorbis and Opus order surround channels differently.
+            is_read = file is not None and file.n_frames >= found[1]
+            if file is not None and is_read and not (container is OGG and file.n_channels > 2):
+                yield _source(data, container, file, track)
+                return
+            stack.close()
+        del found
+        output = stack.enter_context(
+            open_with_ffmpeg(data, container, child_limits, track=track, check=check)
+        )
         del data
         yield _Source(
             output.sample_rate, output.layout, None, output.blocks, clock=output.clock, track=output.track
         )
+
+
+def _source(data: bytes, container: Container, file: SndFile, track: str | None) -> _Source:
+    heard = None if track is None else wanted_tracks([Track(number=1)], track)[0]
+    # libsndfile guesses the length of an MP3; FLAC may declare none.
+    is_exact = container is not MP3 and file.n_frames < FLAC_UNKNOWN_FRAMES
+    layout = Layout(file.n_channels, _speaker_mask(data, container, file.n_channels))
+    blocks = _whole_flac(file) if container is FLAC else file.blocks
+    return _Source(file.sample_rate, layout, file.n_frames if is_exact else None, blocks, track=heard)
 
 
 def _speaker_mask(data: bytes, container: Container, n_channels: int) -> int:
@@ -216,95 +222,44 @@ def _speaker_mask(data: bytes, container: Container, n_channels: int) -> int:
     return 0
 
 
-def _open_in_process(
+def _for_libsndfile(
     data: bytes, container: Container, limits: AudioLimits, check: Callable[[], None]
-) -> soundfile.SoundFile | None:
-    """Open with libsndfile; None where it cannot read the file completely."""
+) -> tuple[bytes, int] | None:
+    """Return the bytes for libsndfile, and the fewest samples in them; None where ffmpeg must read them."""
     fewest_samples = 0
     if container is MP3:
         frames = find_mpeg_frames(data, limits.max_audio_s, check)
         if not frames.is_intact:
-            return None  # libsndfile can read it, but prints to standard error
+            return None
         fewest_samples = frames.fewest_samples
         data = data[frames.start : frames.end]  # without tags
     check_whole(data, container)
+    if container is MP4:
+        _check_stated(mp4_sound_s(data), limits)
     if not container.in_libsndfile:
         return None
     if container is OGG:
         pages = walk_ogg(data, check)
+        _check_stated(pages.stated_s, limits)
         if pages.n_streams > 1 or not pages.is_intact:
             return None  # libsndfile would stop too early, or search for hours
     if container is WAV and has_hidden_size(data):
         return None  # libsndfile would stop too early
-    try:
-        file = _ForwardOnly(_Body(data, check))
-    except soundfile.SoundFileError:
-        check()
-        return None  # an unsupported codec, such as Speex in Ogg
-    # Where an MP3 declares no length, libsndfile stops at a guessed one. Vorbis and Opus order surround
-    # channels differently.
-    if file.frames < fewest_samples or (container is OGG and file.channels > 2):
-        file.close()
-        return None
-    return file
+    return data, fewest_samples
 
 
-class _Body(io.BytesIO):
-    """Bounds how much libsndfile reads, and ends once nobody waits for the recording any more.
-
-    Seeks to before the start, which libsndfile attempts in damaged files, are ignored.
-    """
-
-    def __init__(self, data: bytes, check: Callable[[], None]) -> None:
-        super().__init__(data)
-        self._check = check
-        self._n_left = READS_IN_ALL + len(data) // BYTES_FOR_A_READ
-        self._n_unchecked = 0
-        self._bytes_left = MAX_TIMES_READ * len(data) + (1 << 20)
-
-    def readinto(self, buffer: Any) -> int:
-        """Read; at the bounds, or once `check` raises, answer as at the end of the file."""
-        self._n_left -= 1
-        self._n_unchecked -= 1
-        try:
-            if self._n_unchecked < 0:
-                self._n_unchecked = READS_BETWEEN_CHECKS
-                self._check()
-        except ServiceError:
-            self._n_left = 0
-        if self._n_left <= 0 or self._bytes_left <= 0:
-            return 0
-        n_bytes = super().readinto(buffer)
-        self._bytes_left -= n_bytes
-        return n_bytes
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        try:
-            return super().seek(offset, whence)
-        except (ValueError, OverflowError):
-            return self.tell()
+def _check_stated(stated_s: float, limits: AudioLimits) -> None:
+    if stated_s > limits.max_audio_s:
+        raise AudioTooLong(stated_s, limits.max_audio_s)
 
 
-class _ForwardOnly(soundfile.SoundFile):  # type: ignore[misc]
-    """Reads front to back: soundfile otherwise seeks after every read, which is slow and disturbs MP3."""
-
-    def seekable(self) -> bool:
-        return False
-
-
-def _read_blocks(file: soundfile.SoundFile, container: Container) -> Iterator[Samples]:
-    block_frames = max(1, int(BLOCK_S * file.samplerate / file.channels))
+def _whole_flac(file: SndFile) -> Iterator[Samples]:
+    """Yield the blocks of a FLAC, whose decoder does not tell that it is cut off."""
     n_frames = 0
-    while True:
-        try:
-            block: Samples = file.read(block_frames, dtype="float32", always_2d=True)
-        except soundfile.SoundFileError as error:
-            raise UndecodableAudio(f"the {container.name} recording is damaged or cut off") from error
-        if not len(block):
-            break
+    for block in file.blocks:
         n_frames += len(block)
         yield block
-    if container is FLAC and n_frames < file.frames < FLAC_UNKNOWN_FRAMES:
+    if n_frames < file.n_frames < FLAC_UNKNOWN_FRAMES:
         raise UndecodableAudio("the FLAC recording is cut off: it announces more than was sent")
 
 

@@ -1,4 +1,4 @@
-"""Check whether a recording is truncated, as by an interrupted upload, by its own framing.
+"""Tell by a recording's own framing whether it is truncated, as by an interrupted upload, and how long it is.
 
 Half a transcript that looks complete is worse than an error, so truncated recordings are refused. The rule:
 what a header declares must be there. Streamed recordings declare no size, or a placeholder (a WAV of size 0,
@@ -17,8 +17,10 @@ from __future__ import annotations
 import re
 import struct
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+
+import numpy as np
 
 from serve.audio.container import AIFF, MATROSKA, MP4, OGG, W64, WAV, Container
 from serve.errors import UndecodableAudio
@@ -33,6 +35,7 @@ MAX_BOXES = 200_000  # of an MP4: four hours in fragments of a sixth of a second
 MAX_DAMAGES = 64  # places in an Ogg file that are no page
 MAX_EMPTY_PAGES = 4_096
 OGG_HEAD_BYTES = 27
+OPUS_HZ = 48_000  # the clock of Opus in Ogg, whatever the sound was sampled at
 PAGES_BETWEEN_CHECKS = 1_024
 FLAC_COMMENT_BYTES = 1 << 16  # searched for comments
 REVERSED_BITS = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
@@ -203,6 +206,51 @@ def _mp4_is_cut(data: bytes) -> bool:
     return not has_index
 
 
+def mp4_sound_s(data: bytes) -> float:
+    """Return how much sound the index of an MP4 lists, in seconds: the least of its audio tracks, 0 for none.
+
+    A gap between two packets does not count, so a packet counts for a second at most.
+    """
+    found = []
+    for track in _boxes(data, 0, len(data), (b"moov", b"trak")):
+        media = list(_boxes(data, *track, (b"mdia",)))
+        kinds = [box for part in media for box in _boxes(data, *part, (b"hdlr",))]
+        heads = [box for part in media for box in _boxes(data, *part, (b"mdhd",))]
+        if not heads or not any(data[start + 8 : start + 12] == b"soun" for start, _ in kinds):
+            continue
+        start, end = heads[0]
+        at = start + (20 if data[start : start + 1] == b"\x01" else 12)
+        per_s = int.from_bytes(data[at : min(end, at + 4)], "big")
+        tables = [box for part in media for box in _boxes(data, *part, (b"minf", b"stbl", b"stts"))]
+        counted = sum(_counted_units(data[start + 8 : end], per_s) for start, end in tables)
+        found.append(counted / max(1, per_s))
+    return min(found, default=0.0)
+
+
+def _counted_units(table: bytes, longest: int) -> int:
+    """Return the sum of packets times their length, from (packets, length) pairs."""
+    pairs = np.frombuffer(table[: len(table) // 8 * 8], ">u4").reshape(-1, 2).astype(object)
+    return sum(packets * min(length, longest) for packets, length in pairs[:MAX_BOXES])
+
+
+def _boxes(data: bytes, start: int, end: int, path: tuple[bytes, ...]) -> Iterator[tuple[int, int]]:
+    """Yield where the contents of all boxes with this path begin and end."""
+    n_boxes = 0
+    while start + 8 <= end:
+        n_boxes = _counted(n_boxes, MAX_BOXES)
+        size, name = struct.unpack_from(">I4s", data, start)
+        head = 8
+        if size == 1 and start + 16 <= end:
+            size, head = struct.unpack_from(">Q", data, start + 8)[0], 16
+        last = end if size == 0 else min(end, start + size)
+        if last < start + head:
+            return
+        if name == path[0]:
+            inside = (start + head, last)
+            yield from _boxes(data, *inside, path[1:]) if path[1:] else (inside,)
+        start = last
+
+
 def _matroska_is_cut(data: bytes) -> bool:
     offset = 0
     for wanted in (b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67"):  # EBML header, Segment
@@ -236,6 +284,8 @@ class OggPages:
     """Streams that begin, chained or multiplexed."""
     is_intact: bool
     """Whether page follows page, each with the checksum that it states."""
+    stated_s: float
+    """Seconds of Opus or Vorbis by the pages' clock, from the first page to the last; 0 for other codecs."""
 
 
 def walk_ogg(data: bytes, check: Callable[[], None] = lambda: None) -> OggPages:
@@ -249,6 +299,7 @@ def walk_ogg(data: bytes, check: Callable[[], None] = lambda: None) -> OggPages:
         Exception: What `check` raises.
     """
     offset = n_pages = n_streams = n_damages = n_empty = 0
+    clock = _OggClock()
     while 0 <= offset < len(data):
         n_pages += 1
         if n_pages % PAGES_BETWEEN_CHECKS == 0:
@@ -260,10 +311,44 @@ def walk_ogg(data: bytes, check: Callable[[], None] = lambda: None) -> OggPages:
         else:
             n_streams += data[offset + 5] >> 1 & 1
             n_empty += end == offset + OGG_HEAD_BYTES + data[offset + 26]
+            clock.read(data, offset)
             offset = end
         if n_damages > MAX_DAMAGES or n_empty > MAX_EMPTY_PAGES:
             raise UndecodableAudio("the Ogg recording is damaged: too much of it is no sound")
-    return OggPages(n_streams, n_damages == 0)
+    return OggPages(n_streams, n_damages == 0, clock.stated_s)
+
+
+class _OggClock:
+    """Adds up how long the streams of an Ogg file last that follow each other."""
+
+    def __init__(self) -> None:
+        self._over_s = self._link_s = 0.0  # of the streams before, and of those that run side by side now
+        self._is_start = True
+        self._rates: dict[int, int] = {}  # Hz by stream
+        self._first: dict[int, int] = {}  # position by stream: one may have been cut out of a longer one
+
+    @property
+    def stated_s(self) -> float:
+        return self._over_s + self._link_s
+
+    def read(self, data: bytes, page: int) -> None:
+        """Take a page's position in its stream, or a new stream's sample rate."""
+        position, stream = struct.unpack_from("<qI", data, page + 6)
+        is_start = bool(data[page + 5] & 2)
+        if is_start:
+            if not self._is_start:
+                self._over_s, self._link_s = self.stated_s, 0.0
+            packet = page + OGG_HEAD_BYTES + data[page + 26]
+            self._rates.pop(stream, None)
+            self._first.pop(stream, None)
+            if data.startswith(b"OpusHead", packet):
+                self._rates[stream] = OPUS_HZ
+            elif data.startswith(b"\x01vorbis", packet) and packet + 16 <= len(data):
+                self._rates[stream] = max(1, struct.unpack_from("<12xI", data, packet)[0])
+        elif position > 0 and stream in self._rates:
+            first = self._first.setdefault(stream, position)
+            self._link_s = max(self._link_s, (position - first) / self._rates[stream])
+        self._is_start = is_start
 
 
 def _ogg_page_end(data: bytes, offset: int) -> int | None:

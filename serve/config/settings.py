@@ -130,6 +130,9 @@ class Settings:
     page: bool = True
     """Answer browsers at / with a page to transcribe with; programs get JSON there. A multi-model service has
     no page."""
+    traces: bool = False
+    """Send spans of requests to a collector of OpenTelemetry, which OTEL_EXPORTER_OTLP_ENDPOINT names; needs
+    the packages of shrota[otel]."""
     max_audio_s: float = 14_400.0
     """Longest recording accepted."""
     adapter_roots: str = ""

@@ -14,6 +14,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any
 
+from serve import tracing
 from serve.audio.samples import FRAMES_PER_S
 from serve.engine import BatchSize, EngineInput
 from serve.engine.batch_cost import BatchCost
@@ -63,6 +64,7 @@ class Call:
     trial: Trial | None
     """The decoding attempts; None for language detection."""
     future: Future[Any] = field(default_factory=Future)
+    waiting: tracing.Waiting | None = field(default_factory=tracing.waiting)
 
     @property
     def window_s(self) -> float:

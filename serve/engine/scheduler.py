@@ -22,6 +22,7 @@ from typing import Any, NoReturn
 
 import structlog
 
+from serve import tracing
 from serve.engine import Engine, EngineInput, Hypothesis, LanguageProbs
 from serve.engine.admission import Admission, Demand, Pace
 from serve.engine.fair_queue import BatchLimits, Call, FairQueue, Line
@@ -334,11 +335,9 @@ class Scheduler(AbstractContextManager["Scheduler"]):
         windows, encoded_s = [call.window for call in batch], sum(call.encoded_s for call in batch)
         found: list[Answer] = []
         try:
-            found += (
-                self._engine.detect_language(windows)
-                if batch[0].kind == LANGUAGE
-                else self._engine.decode(windows)
-            )
+            is_language = batch[0].kind == LANGUAGE
+            with tracing.batch(call.waiting for call in batch):
+                found += (self._engine.detect_language if is_language else self._engine.decode)(windows)
         except Exception as error:
             self._fail(batch, error)
             return

@@ -12,6 +12,7 @@ from litestar.plugins import PluginProtocol
 from litestar.plugins.core import MsgspecDIPlugin
 from litestar.types import ASGIApp, ControllerRouterHandler
 
+from serve import tracing
 from serve.engine.languages import LANGUAGE_NAMES
 from serve.http.context import CUSTOM_ATTRIBUTES, REQUEST_ID, RequestContext
 from serve.http.door.body import ArrivingBytes
@@ -66,6 +67,8 @@ def create_app(service: Service, on_failure: Callable[[], None]) -> ASGIApp:
 
     @asynccontextmanager
     async def lifespan(app: Litestar) -> AsyncIterator[None]:
+        if settings.traces:
+            tracing.begin()
         service.start(on_failure)
         try:
             yield

@@ -17,6 +17,7 @@ from litestar.enums import ScopeType
 from litestar.routes import HTTPRoute
 from litestar.types import HTTPScope, Message, Receive, Scope, Send
 
+from serve import tracing
 from serve.http.door.frames import Allowance
 from serve.http.door.unread import UnreadBody
 from serve.http.metrics import OTHER_ROUTE, Metrics
@@ -83,7 +84,10 @@ class RequestContext:
                 n_bytes += len(message.get("body", b""))
             await body.send(message, send)
 
-        with structlog.contextvars.bound_contextvars(request_id=request_id):
+        with (
+            structlog.contextvars.bound_contextvars(request_id=request_id),
+            tracing.request(f"{scope['method']} {route}", headers),
+        ):
             try:
                 await self._app(scope, cast(Receive, body.receive), send_with_headers)
             finally:

@@ -86,6 +86,7 @@ def answer_service_error(request: AnyRequest, error: errors.ServiceError) -> Res
     if isinstance(error, errors.WrongKey):
         headers["WWW-Authenticate"] = "Bearer"
     _count(request, error.code)
+    errors.let_go(error)
     if isinstance(error, errors.UnsupportedOption) and _speaks_openai(request):
         error = errors.UnsupportedOption(OPENAI_OPTIONS.get(error.name, error.name), error.reason)
     param = error.name if isinstance(error, errors.UnsupportedOption) else None
@@ -113,6 +114,7 @@ def answer_unknown_error(request: AnyRequest, error: Exception) -> Response[byte
 
 def answer_client_gone(request: AnyRequest, error: ClientGone) -> Response[bytes]:
     """Record that the client left."""
+    errors.let_go(error)
     _count(request, "client_gone")
     return _answer(request, CLIENT_GONE_STATUS, "client_gone", "the client closed the connection", {})
 

@@ -64,6 +64,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """Whether the adapter was trained with timestamp tokens."""
     scripts: tuple[str, ...] | None = None
     """Unicode names of the scripts of all training texts; the adapter writes in no other. None: any."""
+    known_text: str | None = None
+    """What the exported adapter wrote for the recording of `serve.service.known_sound`. None: not noted."""
     created: str = ""
     """UTC time of the export, ISO 8601."""
     training: dict[str, Any] = {}

@@ -155,6 +155,7 @@ def serving_facts(
         margin_s=manifest.window_margin_s,
         max_window_s=manifest.max_window_s,
         timestamps=manifest.timestamps,
+        known_text=manifest.known_text,
     )
 
 

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from typing import TYPE_CHECKING
 
+from serve import tracing
 from serve.audio.samples import SAMPLE_RATE
 from serve.engine.scheduler import Ticket
 from serve.errors import AudioTooLong
@@ -120,7 +121,8 @@ class Place(ExitStack):
         with ExitStack() as stack:
             with self._audio_turns:
                 self.ticket.check()  # the client may have left while others had their turns
-                recording = stack.enter_context(opening)
+                with tracing.span("decode"):
+                    recording = stack.enter_context(opening)
             if recording.duration_s is not None:
                 self.ticket.expect(recording.duration_s)
             recording = _in_turn(recording, self._audio_turns, self.ticket)
@@ -136,7 +138,7 @@ def _in_turn(recording: Recording, turns: AbstractContextManager[object], ticket
     def in_turn(unread: Iterator[Samples]) -> Iterator[Samples]:
         while True:
             ticket.check()
-            with turns:
+            with turns, tracing.span("decode"):
                 block = next(unread, None)
             if block is None:
                 return

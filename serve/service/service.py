@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import math
 import threading
 import time
@@ -18,7 +19,7 @@ from serve.engine.admission import Admission
 from serve.engine.fair_queue import BatchLimits
 from serve.engine.figures import Queue, Totals
 from serve.engine.scheduler import Scheduler
-from serve.errors import NotReady, ServiceError, StartupError, UnknownModel
+from serve.errors import NotReady, ServiceError, StartupError, UnknownModel, let_go
 from serve.options import TranscriptionOptions
 from serve.service.live.runs import LiveRun, LiveRuns
 from serve.service.memory import MemoryBudget
@@ -260,7 +261,7 @@ class Service:
             if not loop.is_closed():
                 loop.call_soon_threadsafe(emitted.put_nowait, item)
 
-        done = self._workers.submit(work, put)
+        done = self._workers.submit(contextvars.copy_context().run, _run, work, put)
         done.add_done_callback(put)
         del work
         while (item := await emitted.get()) is not done:
@@ -303,6 +304,8 @@ class Service:
 
     def _start_model(self) -> None:
         """Load what the settings name, and warm up with a first window."""
+        from serve.service.known_sound import check_known_sound
+
         started = time.monotonic()
         pipeline = self._load(self.settings)
         hooks = self._load_hooks()
@@ -310,9 +313,9 @@ class Service:
         with scheduler.admit() as ticket:
             try:
                 pipeline.warm_up(ticket)
+                check_known_sound(pipeline, ticket)  # decodes a recording, as the first request will
             except ServiceError as error:
                 raise StartupError("the model is loaded, but fails on its first window") from error
-        import serve.audio.decode  # noqa: F401  # imported now, so that the first request need not
         from serve.service.adapters import Adapters
 
         self.adapters = Adapters(
@@ -378,3 +381,12 @@ class Service:
 
 def _budget(limit_mib: float | None) -> MemoryBudget:
     return MemoryBudget(None if limit_mib is None else int(limit_mib * 2**20), measured=True)
+
+
+def _run(work: Callable[[Callable[[T], None]], None], emit: Callable[[T], None]) -> None:
+    """Do a request's work; its recording goes with it, even if nobody waits for the error."""
+    try:
+        work(emit)
+    except BaseException as error:
+        let_go(error)
+        raise

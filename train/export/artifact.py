@@ -29,6 +29,8 @@ from serve.model.artifact import (
 )
 from serve.model.base_model import base_fingerprint
 from serve.model.scripts import scripts_of
+from serve.service.known_sound import text_of_known_sound
+from serve.service.loading import load_pipeline
 from train.config import TrainConfig
 from train.errors import ExportError
 from train.export.directories import replace_directory
@@ -77,6 +79,17 @@ def record_evaluation(artifact_dir: Path, scores: dict[str, Any]) -> None:
         for test_set, models in scores.items()
     }
     write_manifest(artifact_dir, msgspec.structs.replace(manifest, evaluation=summary))
+
+
+def note_known_sound(artifact_dir: Path, config: TrainConfig) -> None:
+    """Note in the manifest what the adapter writes for a known recording; a service compares it."""
+    pipeline = load_pipeline(artifact_dir, quantization=config.quantization)
+    try:
+        text = text_of_known_sound(pipeline)
+    finally:
+        pipeline.engine.close()
+    manifest = load_artifact(artifact_dir).manifest
+    write_manifest(artifact_dir, msgspec.structs.replace(manifest, known_text=text))
 
 
 def publish_artifact(artifact_dir: Path, target: Path) -> Path:

@@ -21,8 +21,8 @@ from typing import Any
 import ffmpeg
 import numpy as np
 
+from serve.audio.caged.ffmpeg import CODECS, PIPE_BYTES, ChildLimits, ffmpeg_binary, restrict
 from serve.audio.container import MATROSKA, OGG, Container, sniff_container
-from serve.audio.ffmpeg import CODECS, PIPE_BYTES, ChildLimits, ffmpeg_binary, restrict
 from serve.audio.samples import SAMPLE_RATE, Samples, without_wild_values
 from serve.errors import UndecodableAudio
 

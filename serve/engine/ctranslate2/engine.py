@@ -19,6 +19,7 @@ from pathlib import Path
 import ctranslate2
 import numpy as np
 
+from serve import tracing
 from serve.audio.samples import FRAMES_PER_S
 from serve.engine import (
     CPU_BATCH,
@@ -238,7 +239,8 @@ class CTranslate2Engine:
             encoded = gathered([window.encoded for window in windows])
             prompts = [self._vocabulary.prompt_of(window.options) for window in windows]
             limits = [_limit(window.options, len(prompts[0])) for window in windows]
-            written = self._generate(variant, encoded, prompts, options, max(limits))
+            with tracing.step("generate"):
+                written = self._generate(variant, encoded, prompts, options, max(limits))
             model = self.variants.model(variant)
             hypotheses = [
                 self._hypothesis(model, window, each, limit, max(limits))
@@ -330,7 +332,8 @@ def _encode(model: CT2Model, windows: Sequence[EngineInput]) -> None:
     """Store encoder output on each window that has none yet."""
     fresh = [window for window in windows if window.encoded is None]
     if fresh:
-        encoded = model.encode(np.stack([window.log_mel for window in fresh]))
+        with tracing.step("encode"):
+            encoded = model.encode(np.stack([window.log_mel for window in fresh]))
         for row, window in enumerate(fresh):
             window.encoded = (encoded, row)
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+import sys
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -20,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import structlog
 
+from serve.engine.ctranslate2.apart import convert_apart
 from serve.engine.ctranslate2.kept_tokens import KeptTokens, tokens_of_scripts
 from serve.engine.vocabulary import Vocabulary
 from serve.errors import ArtifactError, BaseModelError, ConversionError
@@ -89,7 +91,9 @@ def converted_model(
 
     def build(building: Path) -> None:
         _log.info("converted_model.building", path=str(target))
-        convert(base_dir, artifact, storage, building, scripts)
+        # Whoever trains or evaluates has loaded what converting takes; whoever serves never does.
+        convert_here_or_apart = convert if "transformers" in sys.modules else convert_apart
+        convert_here_or_apart(base_dir, artifact, storage, building, scripts)
         write_record(building, wanted)
 
     try:

@@ -25,6 +25,7 @@ from safetensors import safe_open
 from torch import Tensor
 from transformers import BitsAndBytesConfig, WhisperForConditionalGeneration
 
+from serve import tracing
 from serve.engine import (
     CPU_BATCH,
     GPU_BATCH,
@@ -224,10 +225,12 @@ class TransformersEngine:
         rules = self._rules[may_be_silent].without(vocabulary.suppressed_by(options.suppress))
         rules = rules.going_on() if options.prefix else rules
         with self._turn, self._adapter(options.adapter), torch.inference_mode():
-            encoder_output = self._encode(windows)
+            with tracing.step("encode"):
+                encoder_output = self._encode(windows)
             state = self._decoder.begin(encoder_output, n_prompt + max(row.max_new_tokens for row in rows))
             tokens = torch.tensor(prompts, device=encoder_output.device)
-            search(self._decoder, state, tokens, prompts[0].index(vocabulary.start), rows, rules)
+            with tracing.step("generate"):
+                search(self._decoder, state, tokens, prompts[0].index(vocabulary.start), rows, rules)
         return [self._hypothesis(window, row) for window, row in zip(windows, rows, strict=True)]
 
     def _hypothesis(self, window: EngineInput, row: Row) -> Hypothesis:

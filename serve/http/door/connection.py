@@ -45,6 +45,9 @@ MAX_PIPELINED = 16
 LINGER_S = 2.0
 """Time in which a refused client may go on sending, so that it reads the refusal."""
 
+MAX_DROPPED_BYTES = 16 << 20
+"""Most bytes that it may send meanwhile; they are thrown away."""
+
 _OFFER = frozenset((b"upgrade", b"http2-settings"))
 """Headers of an upgrade offer, and their names in `Connection`."""
 
@@ -87,6 +90,7 @@ class PlainHttpProtocol(HttpToolsProtocol):
         self._born = self.loop.time()
         self._fault: tuple[int, str] | None = None
         self._is_refused = False
+        self._dropped_bytes = 0
         self._timer: asyncio.TimerHandle | None = None
         self._write_timer: asyncio.TimerHandle | None = None
 
@@ -118,6 +122,9 @@ class PlainHttpProtocol(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         """Feed received bytes to the parser, piece by piece, until a limit is exceeded."""
         if self._is_refused or self.transport.is_closing():
+            self._dropped_bytes += len(data)
+            if self._dropped_bytes > MAX_DROPPED_BYTES:
+                self.transport.abort()
             return
         self._unset_keepalive_if_required()
         for at in range(0, len(data), PIECE_BYTES):

@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from serve.audio.ffmpeg import ChildLimits
+from serve.audio.caged.ffmpeg import ChildLimits
 from serve.audio.samples import SAMPLE_RATE, Samples
 from serve.audio.segmentation import FRAME_SAMPLES, Window
 from serve.audio.streams.pcm import PcmStream

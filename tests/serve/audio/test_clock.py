@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import soundfile
 
+from serve.audio.caged.ffmpeg import ffmpeg_binary
 from serve.audio.clock import MAX_SILENCE_S, Clock, Reading
 from serve.audio.decode import AudioLimits, open_audio
-from serve.audio.ffmpeg import ffmpeg_binary
 from serve.audio.recording import ClockReport
 from serve.audio.samples import SAMPLE_RATE
 from serve.errors import AudioTooLong

@@ -221,7 +221,7 @@ def test_what_is_no_recording_is_refused_with_a_sentence(body: bytes) -> None:
 def test_a_playlist_is_refused_before_any_decoder_sees_it(
     playlist: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("serve.audio.ffmpeg.ffmpeg_binary", lambda: pytest.fail("a child was started"))
+    monkeypatch.setattr("serve.audio.caged.ffmpeg.ffmpeg_binary", lambda: pytest.fail("a child was started"))
 
     with pytest.raises(UndecodableAudio):
         decode_audio(playlist, LIMITS)

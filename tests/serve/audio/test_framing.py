@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import soundfile
 
+from serve.audio.caged.ffmpeg import ffmpeg_binary
 from serve.audio.decode import AudioLimits, decode_audio
-from serve.audio.ffmpeg import ffmpeg_binary
 from serve.audio.samples import SAMPLE_RATE
 from serve.errors import EmptyAudio, UndecodableAudio
 

@@ -2,14 +2,23 @@
 
 import io
 import itertools
+import re
 import struct
+import zlib
 
 import numpy as np
 import pytest
 import soundfile
 
 from serve.audio.decode import AudioLimits, decode_audio, open_audio
-from serve.audio.framing import MAX_CHUNKS, MAX_DAMAGES, MAX_EMPTY_PAGES, walk_ogg
+from serve.audio.framing import (
+    MAX_CHUNKS,
+    MAX_DAMAGES,
+    MAX_EMPTY_PAGES,
+    REVERSED_BITS,
+    mp4_sound_s,
+    walk_ogg,
+)
 from serve.audio.mpeg import MAX_FALSE_STARTS, find_mpeg_frames
 from serve.errors import AudioError, AudioTooLong, NotReady, UndecodableAudio, UnsupportedOption
 
@@ -146,7 +155,7 @@ def test_many_channels_are_not_resampled_to_be_refused(monkeypatch):
 def test_a_stated_duration_over_the_limit_is_refused_before_it_is_decoded(tmp_path, monkeypatch):
     import subprocess
 
-    from serve.audio.ffmpeg import Child, ffmpeg_binary
+    from serve.audio.caged.ffmpeg import Child, ffmpeg_binary
 
     target = tmp_path / "long.m4a"
     source = ("-f", "lavfi", "-i", "anullsrc=r=8000:cl=mono:d=600", "-c:a", "aac", "-b:a", "8k")
@@ -154,3 +163,99 @@ def test_a_stated_duration_over_the_limit_is_refused_before_it_is_decoded(tmp_pa
     monkeypatch.setattr(Child, "blocks", None)
     with pytest.raises(AudioTooLong):
         decode_audio(target.read_bytes(), AudioLimits(max_audio_s=500.0))
+
+
+def silent_opus(n_bytes: int, position: int | None = None) -> bytes:
+    """Return an Ogg of packets of one byte that hold 0.12 s of silence each: half an hour in 32 kB.
+
+    `position` is what all pages state instead of the truth.
+    """
+
+    def page(kind: int, at: int, number: int, packets: list[bytes]) -> bytes:
+        table = bytes(map(len, packets))
+        head = b"OggS\0" + bytes([kind]) + struct.pack("<qIII", at, 1, number, 0) + bytes([len(table)])
+        return with_checksum_of_zlib(head + table + b"".join(packets))
+
+    start = b"OpusHead\x01\x01" + struct.pack("<HIhB", 312, 48_000, 0, 0)
+    pages = [page(2, 0, 0, [start]), page(0, 0, 1, [b"OpusTags" + bytes(8)])]
+    n_pages = n_bytes // 537
+    for number in range(2, n_pages + 2):
+        stated = (number - 1) * 255 * 5_760 if position is None else position
+        pages.append(page(0, stated, number, [bytes([3 << 3 | 1])] * 255))
+    return b"".join(pages)
+
+
+def with_checksum_of_zlib(page: bytes) -> bytes:
+    """Return the same as `with_checksum`, for pages by the thousand."""
+    blank = page[:22] + bytes(4) + page[26:]
+    summed = zlib.crc32(blank.translate(REVERSED_BITS), 0xFFFF_FFFF) ^ 0xFFFF_FFFF
+    return page[:22] + summed.to_bytes(4, "big").translate(REVERSED_BITS) + page[26:]
+
+
+@pytest.fixture
+def no_decoder(monkeypatch):
+    """Make every decoder a fault."""
+    monkeypatch.setattr("serve.audio.decode.open_with_sndfile", None)
+    monkeypatch.setattr("serve.audio.decode.open_with_ffmpeg", None)
+
+
+@pytest.mark.parametrize("n_bytes", [3_000_000, 25_000_000])
+def test_days_of_silence_in_an_opus_are_refused_before_a_decoder_is_started(n_bytes, no_decoder):
+    body = silent_opus(n_bytes)
+    with pytest.raises(AudioTooLong, match=r"at least \d{6,7}\.\d s"):
+        decode_audio(body, LIMITS)
+
+
+def test_joined_opus_files_count_together(no_decoder):
+    one = silent_opus(100_000)
+    alone_s = walk_ogg(one).stated_s
+    assert alone_s == pytest.approx(185 * 30.6)
+    assert walk_ogg(one + one).stated_s == pytest.approx(2 * alone_s)
+    with pytest.raises(AudioTooLong):
+        decode_audio(one * 3, LIMITS)
+
+
+def test_an_opus_that_states_less_than_it_holds_is_given_up_at_the_limit():
+    liar = silent_opus(300_000, position=48_000 * 100)  # 16,000 s in truth
+    with pytest.raises(AudioError):
+        decode_audio(liar, AudioLimits(max_audio_s=50.0))
+
+
+def test_an_opus_cut_out_of_a_longer_one_counts_what_it_holds():
+    assert walk_ogg(ogg(10.0)).stated_s == pytest.approx(10.0, abs=1.1)
+    body = silent_opus(50_000)
+    far = 10**12  # of a stream that has run for 240 days
+    moved = b"".join(
+        with_checksum_of_zlib(page[:6] + struct.pack("<q", far + number * 255 * 5_760) + page[14:])
+        if number > 1
+        else page
+        for number, page in enumerate(re.split(b"(?=OggS)", body)[1:])
+    )
+    assert walk_ogg(moved).is_intact
+    assert walk_ogg(moved).stated_s == pytest.approx(walk_ogg(body).stated_s, abs=31.0)
+
+
+@pytest.mark.parametrize("options", [(), ("-movflags", "+faststart")])
+@pytest.mark.parametrize("sample_rate", [8_000, 44_100])
+def test_silence_in_an_m4a_is_refused_by_its_index(options, sample_rate, no_decoder, tmp_path):
+    import subprocess
+
+    from serve.audio.caged.ffmpeg import ffmpeg_binary
+
+    target = tmp_path / "long.m4a"
+    source = ("-f", "lavfi", "-i", f"anullsrc=r={sample_rate}:cl=mono:d=600", "-c:a", "aac", "-b:a", "8k")
+    subprocess.run([ffmpeg_binary(), "-v", "error", *source, *options, str(target)], check=True)
+    assert mp4_sound_s(target.read_bytes()) == pytest.approx(600.0, abs=0.3)
+    with pytest.raises(AudioTooLong):
+        decode_audio(target.read_bytes(), AudioLimits(max_audio_s=500.0))
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_an_index_of_anything_is_read_within_bounds(seed):
+    rng = np.random.default_rng(seed)
+    names = [b"moov", b"trak", b"mdia", b"mdhd", b"hdlr", b"minf", b"stbl", b"stts", b"free"]
+    body = b"".join(
+        struct.pack(">I4s", int(rng.choice([0, 1, 7, 8, 16, 40, 2**32 - 1])), names[rng.integers(9)])
+        for _ in range(2_000)
+    )
+    assert mp4_sound_s(body) >= 0.0

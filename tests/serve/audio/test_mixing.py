@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import soundfile
 
+from serve.audio.caged.ffmpeg import ffmpeg_binary
 from serve.audio.decode import AudioLimits, decode_audio, open_audio
-from serve.audio.ffmpeg import ffmpeg_binary
 from serve.audio.mixing import HOP_S, Layout, Mixer, mix_channels
 from serve.audio.recording import Recording
 from serve.audio.samples import SAMPLE_RATE

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import soundfile
 
+from serve.audio.caged.ffmpeg import ffmpeg_binary
 from serve.audio.decode import AudioLimits, open_audio
-from serve.audio.ffmpeg import ffmpeg_binary
 from serve.audio.recording import Track
 from serve.audio.samples import SAMPLE_RATE
 from serve.audio.tracks import read_listing, wanted_tracks

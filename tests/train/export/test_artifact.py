@@ -10,10 +10,11 @@ from safetensors.torch import load_file, save_file
 
 from serve.errors import ArtifactError
 from serve.model.artifact import load_artifact, load_manifest, write_manifest
+from serve.service.known_sound import check_known_sound, text_of_known_sound
 from serve.service.loading import load_pipeline
 from train.config import BlockConfig
 from train.errors import ExportError, TrainConfigError
-from train.export.artifact import export_artifact, publish_artifact, record_evaluation
+from train.export.artifact import export_artifact, note_known_sound, publish_artifact, record_evaluation
 from train.loop.loop import Outcome
 from train.model.adapter import continue_adapter
 
@@ -61,6 +62,15 @@ def test_what_is_exported_is_served(exported, speech):
     pipeline = load_pipeline(exported, quantization="none")
     assert pipeline.engine.has_adapter
     assert pipeline.transcribe_many([speech])[0].text
+
+
+def test_the_manifest_notes_what_the_adapter_writes_for_the_known_recording(exported, tiny_config):
+    config = tiny_config()
+    note_known_sound(exported, config)
+    noted = load_manifest(exported).known_text
+    pipeline = load_pipeline(exported, quantization=config.quantization)
+    assert noted and text_of_known_sound(pipeline) == noted == pipeline.facts.known_text
+    check_known_sound(pipeline)
 
 
 @pytest.mark.parametrize("quantization", ["none", "int8"])

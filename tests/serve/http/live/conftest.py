@@ -11,7 +11,7 @@ import pytest
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
-from serve.audio.ffmpeg import ffmpeg_binary
+from serve.audio.caged.ffmpeg import ffmpeg_binary
 
 
 class Dialled:

@@ -119,7 +119,7 @@ def open_with_ffmpeg(
         UnsupportedOption: There is no such track.
     """
     n_bytes = len(data)
-    with _anonymous_file(data) as body, ExitStack() as stack:
+    with anonymous_file(data) as body, ExitStack() as stack:
         del data  # the file has a copy
         number = int(track) if track is not None and track.isdecimal() and 0 < int(track) < 100 else 1
         child = stack.enter_context(_started(body, container, limits, number, check))
@@ -229,7 +229,7 @@ def ffmpeg_binary() -> str:
 
 
 @contextmanager
-def _anonymous_file(data: bytes) -> Iterator[IO[bytes]]:
+def anonymous_file(data: bytes) -> Iterator[IO[bytes]]:
     """Write bytes to a file without a name, in memory where the system supports that."""
     if sys.platform == "linux":
         file: IO[bytes] = os.fdopen(os.memfd_create("audio", os.MFD_CLOEXEC), "w+b")

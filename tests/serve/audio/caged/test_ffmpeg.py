@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import soundfile
 
+from serve.audio.caged.ffmpeg import ChildLimits, ffmpeg_binary, open_with_ffmpeg
 from serve.audio.container import CAF, MATROSKA, MP4, WAV
 from serve.audio.decode import AudioLimits, decode_audio
-from serve.audio.ffmpeg import ChildLimits, ffmpeg_binary, open_with_ffmpeg
 from serve.audio.samples import SAMPLE_RATE
 from serve.errors import AudioTooLong, UndecodableAudio
 

@@ -1,0 +1,56 @@
+"""What an adapter writes for a recording that comes with shrota: noted at its export, compared at its start.
+
+Hashes tell that files are as they were exported, but not that base model, adapter and runtime make sense
+together. A text tells that: other quantisations change a letter or two, and damage leaves none in place.
+"""
+
+from __future__ import annotations
+
+from difflib import SequenceMatcher
+from pathlib import Path
+
+from serve.audio.decode import AudioLimits, decode_audio
+from serve.errors import StartupError
+from serve.options import TranscriptionOptions
+from serve.pipeline import Decoder, Pipeline
+from serve.transcript.events import End
+
+KNOWN_SOUND = Path(__file__).with_name("known_sound.flac")
+"""Three seconds of Marathi."""
+
+LANGUAGE = "mr"
+LEAST_LIKENESS = 0.4
+"""Share of characters that two texts have in common, in order. Of 2,000 pairs of unrelated Marathi
+sentences 97 % lie below."""
+
+
+def text_of_known_sound(pipeline: Pipeline, decoder: Decoder | None = None) -> str | None:
+    """Return the text; None where the model knows neither the language of its adapter nor Marathi."""
+    language = pipeline.facts.language or LANGUAGE
+    if language not in pipeline.engine.languages:
+        return None
+    samples = decode_audio(KNOWN_SOUND.read_bytes(), AudioLimits())
+    *_, end = pipeline.transcribe(samples, TranscriptionOptions(language=language), decoder)
+    assert isinstance(end, End), "a pipeline ends with its transcript"
+    return end.transcript.text
+
+
+def check_known_sound(pipeline: Pipeline, decoder: Decoder | None = None) -> None:
+    """Compare the text with what the manifest notes, if it does.
+
+    Raises:
+        StartupError: It differs wildly.
+    """
+    if (noted := pipeline.facts.known_text) is None:
+        return
+    text = text_of_known_sound(pipeline, decoder)
+    if text is not None and likeness(text, noted) < LEAST_LIKENESS:
+        raise StartupError(
+            "the model writes something else for a known recording than when its adapter was exported: files"
+            " of the adapter or of the base model are damaged, or do not belong together; fetch them again"
+        )
+
+
+def likeness(text: str, other: str) -> float:
+    """Return from 0 to 1 how much two texts have in common; 1 for two empty ones."""
+    return SequenceMatcher(None, text, other, autojunk=False).ratio()
