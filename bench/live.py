@@ -41,7 +41,7 @@ from serve.service.live.session import LiveSession  # noqa: E402
 from serve.service.live.settings import LiveSettings  # noqa: E402
 from serve.service.live.sound_queue import Piece, SoundQueue  # noqa: E402
 from serve.service.loading import load_pipeline  # noqa: E402
-from serve.transcript.events import End, LiveEvent, LiveWords, Word  # noqa: E402
+from serve.transcript.events import End, LiveEvent, LivePhrase, LiveWords, Word  # noqa: E402
 
 POLICIES: dict[str, Policy] = {"agreement": by_agreement, "alignment": by_alignment}
 FRAME_S = 0.1
@@ -168,7 +168,7 @@ def main(
 def joined_clips(manifest: Path, seconds: float, n_recordings: int) -> list[tuple[str, Samples]]:
     """Return the text and the samples of recordings, made of clips in turn that are joined with pauses."""
     clips = iter(manifest.read_text(encoding="utf-8").splitlines())
-    found = []
+    found: list[tuple[str, Samples]] = []
     while len(found) < n_recordings:
         texts: list[str] = []
         pieces: list[Samples] = []
@@ -280,8 +280,9 @@ def _followed(events: Events) -> tuple[list[tuple[float, str]], list[dict[str, f
     shown: list[dict[str, float]] = []  # by position: text -> when it was first shown there
     phrases: list[str] = []
     for at, event in events:
-        if not isinstance(event, LiveWords):
+        if isinstance(event, LivePhrase):
             phrases += [word.text for word in event.segment.words]
+        if not isinstance(event, LiveWords):
             continue
         committed += [(at, word.text) for word in event.committed]
         now = [word for _, word in committed] + event.partial.split()
