@@ -1,9 +1,9 @@
 """Measure live sessions: how long after they were spoken words are committed, and how right they are.
 
     python bench/live.py                              # one session with each policy, then six at once
-    python bench/live.py --sessions 1 --cpu-clock     # on a busy machine: only this process's work takes time
+    python bench/live.py --recordings 3 --sessions 1 --cpu-clock     # on a busy machine: its own work counts
 
-Joins clips of a test set with short pauses, and plays them to sessions at the pace of speech.
+Joins clips of a test set with short pauses to recordings, and plays them to sessions at the pace of speech.
 A word counts as spoken when it ends, by the alignment of the whole file. Its committed lag lasts until the
 event that committed it, its partial lag until the first event that shows it. Writes bench/live.json.
 """
@@ -18,6 +18,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
@@ -40,7 +41,7 @@ from serve.service.live.session import LiveSession  # noqa: E402
 from serve.service.live.settings import LiveSettings  # noqa: E402
 from serve.service.live.sound_queue import Piece, SoundQueue  # noqa: E402
 from serve.service.loading import load_pipeline  # noqa: E402
-from serve.transcript.events import End, LiveEvent, LiveWords, Word  # noqa: E402
+from serve.transcript.events import End, LiveEvent, LivePhrase, LiveWords, Word  # noqa: E402
 
 POLICIES: dict[str, Policy] = {"agreement": by_agreement, "alignment": by_alignment}
 FRAME_S = 0.1
@@ -50,6 +51,15 @@ PAUSES_S = (0.3, 0.6, 1.2)
 FILE = click.Path(path_type=Path)
 Events = list[tuple[float, LiveEvent]]
 """Seconds since the first sample was spoken, and the event."""
+
+
+class Played(NamedTuple):
+    """A recording, and what a session heard in it."""
+
+    text: str
+    of_file: Sequence[Word]
+    """The words of the file sent whole."""
+    events: Events
 
 
 class CpuClock:
@@ -95,7 +105,8 @@ class PlayedSound(SoundQueue):
 @click.command(context_settings={"show_default": True})
 @click.option("--manifest", type=FILE, default=ROOT / "data" / "mr-neural" / "test-neural.jsonl")
 @click.option("--model-dir", type=FILE, default=ROOT / "model_artifacts" / "whisper-base-mr")
-@click.option("--seconds", default=60.0, help="Speech and pauses to play.")
+@click.option("--seconds", default=60.0, help="Speech and pauses in each recording.")
+@click.option("--recordings", default=1, help="Recordings to play to one session after the other.")
 @click.option("--policy", type=click.Choice(["both", *POLICIES]), default="both", help="For one session.")
 @click.option("--sessions", default=6, help="Sessions at once, after one alone.")
 @click.option("--threads", default=0, help="CPU threads; 0: all cores.")
@@ -105,6 +116,7 @@ def main(
     manifest: Path,
     model_dir: Path,
     seconds: float,
+    recordings: int,
     policy: str,
     sessions: int,
     threads: int,
@@ -116,49 +128,60 @@ def main(
     console = Console(width=150)
     n_threads = 1 if cpu_clock else threads or len(os.sched_getaffinity(0))
     record: Figures = begin_record(n_threads)
-    text, samples = joined_clips(manifest, seconds)
+    sounds = joined_clips(manifest, seconds, recordings)
     pipeline = load_pipeline(model_dir, n_threads=n_threads)
-    of_file = offline_words(pipeline, samples)
-    file_text = " ".join(word.text for word in of_file)
+    of_files = [offline_words(pipeline, samples) for _, samples in sounds]
+    texts = [text for text, _ in sounds]
     record |= {
         "clock": "cpu" if cpu_clock else "wall",
-        "audio_s": round(len(samples) / SAMPLE_RATE, 1),
-        "file": {"words": len(of_file), **error_rates([text], [file_text])},
+        "recordings": len(sounds),
+        "audio_s": round(sum(len(samples) for _, samples in sounds) / SAMPLE_RATE, 1),
+        "file": {
+            "words": sum(len(words) for words in of_files),
+            **error_rates(texts, [" ".join(word.text for word in words) for words in of_files]),
+        },
     }
     chosen = list(POLICIES) if policy == "both" else [policy]
     for name in chosen:
-        (events,), busy = play(pipeline, samples, POLICIES[name], 1, cpu_clock)
-        record[f"one_session_{name}"] = {**figures(events, of_file, text), "engine_busy": busy}
+        played, busy = [], []
+        for (text, samples), of_file in zip(sounds, of_files, strict=True):
+            (events,), share = play(pipeline, samples, POLICIES[name], 1, cpu_clock)
+            played.append(Played(text, of_file, events))
+            busy.append(share)
+        record[f"one_session_{name}"] = {**figures(played), "engine_busy": round(statistics.mean(busy), 3)}
         console.print(name, record[f"one_session_{name}"])
     if sessions > 1 and not cpu_clock:
-        heard, busy = play(pipeline, samples, POLICIES[chosen[-1]], sessions, False)
-        each = [figures(events, of_file, text) for events in heard]
+        (text, samples), of_file = sounds[0], of_files[0]
+        heard, share = play(pipeline, samples, POLICIES[chosen[-1]], sessions, False)
+        each = [figures([Played(text, of_file, events)]) for events in heard]
         record[f"{sessions}_sessions"] = {
             "committed_lag_s": max(one["committed_lag_s"]["median"] for one in each),
             "partial_lag_s": max(one["partial_lag_s"]["median"] for one in each),
             "changed_words": sum(one["changed_words"] for one in each),
             "wer": max(one["wer"] for one in each),
-            "engine_busy": busy,
+            "engine_busy": share,
         }
         console.print(f"{sessions} sessions, the worst of each", record[f"{sessions}_sessions"])
     write_record(record, output)
 
 
-def joined_clips(manifest: Path, seconds: float) -> tuple[str, Samples]:
-    """Return the text and the samples of the first clips, joined with pauses."""
-    texts: list[str] = []
-    pieces: list[Samples] = []
-    n_samples = 0
-    for line in manifest.read_text(encoding="utf-8").splitlines():
-        clip = json.loads(line)
-        samples = decode_audio((manifest.parent / clip["audio"]).read_bytes(), AudioLimits())
-        pause_s = PAUSES_S[len(texts) % len(PAUSES_S)]
-        pieces += [samples, np.zeros(round(pause_s * SAMPLE_RATE), np.float32)]
-        texts.append(clip["text"])
-        n_samples += len(samples) + round(pause_s * SAMPLE_RATE)
-        if n_samples >= seconds * SAMPLE_RATE:
-            break
-    return " ".join(texts), np.concatenate(pieces)
+def joined_clips(manifest: Path, seconds: float, n_recordings: int) -> list[tuple[str, Samples]]:
+    """Return the text and the samples of recordings, made of clips in turn that are joined with pauses."""
+    clips = iter(manifest.read_text(encoding="utf-8").splitlines())
+    found: list[tuple[str, Samples]] = []
+    while len(found) < n_recordings:
+        texts: list[str] = []
+        pieces: list[Samples] = []
+        while sum(len(piece) for piece in pieces) < seconds * SAMPLE_RATE:
+            if (line := next(clips, None)) is None:
+                raise SystemExit(f"{manifest} has too few clips for that")
+            clip = json.loads(line)
+            pause_s = PAUSES_S[len(texts) % len(PAUSES_S)]
+            pieces.append(decode_audio((manifest.parent / clip["audio"]).read_bytes(), AudioLimits()))
+            pieces.append(np.zeros(round(pause_s * SAMPLE_RATE), np.float32))
+            texts.append(clip["text"])
+        found.append((" ".join(texts), np.concatenate(pieces)))
+    return found
 
 
 def offline_words(pipeline: Pipeline, samples: Samples) -> list[Word]:
@@ -221,40 +244,52 @@ def speak(
         working.join()
 
 
-def figures(events: Events, of_file: Sequence[Word], text: str) -> Figures:
-    """Return lags, changes and word errors of a session."""
+def figures(played: Sequence[Played]) -> Figures:
+    """Return lags, changes and word errors of sessions, all words together."""
+    heard = [_followed(each.events) for each in played]
+    committed_lags, partial_lags = [], []
+    for each, (committed, shown, _) in zip(played, heard, strict=True):
+        words = [word for _, word in committed]
+        aligned = jiwer.process_words([" ".join(word.text for word in each.of_file)], [" ".join(words)])
+        for chunk in aligned.alignments[0]:
+            if chunk.type == "equal":
+                for offset in range(chunk.ref_end_idx - chunk.ref_start_idx):
+                    spoken_s = each.of_file[chunk.ref_start_idx + offset].end_s
+                    place = chunk.hyp_start_idx + offset
+                    committed_lags.append(committed[place][0] - spoken_s)
+                    partial_lags.append(shown[place][words[place]] - spoken_s)
+    texts = [[word for _, word in committed] for committed, _, _ in heard]
+    return {
+        "words": sum(len(words) for words in texts),
+        "words_as_in_file": len(committed_lags),
+        "committed_lag_s": spread(committed_lags),
+        "partial_lag_s": spread(partial_lags),
+        "events": sum(len(each.events) for each in played),
+        "changed_words": sum(
+            sum(one != other for one, other in zip(words, phrases, strict=False))
+            + abs(len(words) - len(phrases))
+            for words, (_, _, phrases) in zip(texts, heard, strict=True)
+        ),
+        **error_rates([each.text for each in played], [" ".join(words) for words in texts]),
+    }
+
+
+def _followed(events: Events) -> tuple[list[tuple[float, str]], list[dict[str, float]], list[str]]:
+    """Return committed words with their times, when each text was first shown there, and phrases."""
     committed: list[tuple[float, str]] = []
     shown: list[dict[str, float]] = []  # by position: text -> when it was first shown there
     phrases: list[str] = []
     for at, event in events:
-        if not isinstance(event, LiveWords):
+        if isinstance(event, LivePhrase):
             phrases += [word.text for word in event.segment.words]
+        if not isinstance(event, LiveWords):
             continue
         committed += [(at, word.text) for word in event.committed]
         now = [word for _, word in committed] + event.partial.split()
         shown += [{} for _ in range(len(now) - len(shown))]
         for seen, word in zip(shown, now, strict=False):
             seen.setdefault(word, at)
-    heard = [word for _, word in committed]
-    aligned = jiwer.process_words([" ".join(word.text for word in of_file)], [" ".join(heard)])
-    committed_lags, partial_lags = [], []
-    for chunk in aligned.alignments[0]:
-        if chunk.type == "equal":
-            for offset in range(chunk.ref_end_idx - chunk.ref_start_idx):
-                spoken_s = of_file[chunk.ref_start_idx + offset].end_s
-                place = chunk.hyp_start_idx + offset
-                committed_lags.append(committed[place][0] - spoken_s)
-                partial_lags.append(shown[place][heard[place]] - spoken_s)
-    return {
-        "words": len(heard),
-        "words_as_in_file": len(committed_lags),
-        "committed_lag_s": spread(committed_lags),
-        "partial_lag_s": spread(partial_lags),
-        "events": len(events),
-        "changed_words": sum(one != other for one, other in zip(heard, phrases, strict=False))
-        + abs(len(heard) - len(phrases)),
-        **error_rates([text], [" ".join(heard)]),
-    }
+    return committed, shown, phrases
 
 
 def spread(lags: Sequence[float]) -> Figures:

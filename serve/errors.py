@@ -138,9 +138,7 @@ class UnknownModel(RequestError):
 
     def __init__(self, name: str) -> None:
         super().__init__(
-            f"no model is named '{name[:60]}'"
-            if name
-            else "this service has several models; POST to /models/<name>/invoke"
+            f"no model is named '{name[:60]}'" if name else "this service has several models: name one"
         )
 
 

@@ -154,12 +154,14 @@ class LanguageTrack:
         """Settle all remaining windows at the end of the recording; return their languages."""
         return [self._settle(self._first()) for _ in range(len(self._open))]
 
-    def guess(self, probs: LanguageProbs, speech_s: float) -> Settled:
+    def guess(
+        self, probs: LanguageProbs, speech_s: float, shown: Mapping[str, float] | None = None
+    ) -> Settled:
         """Return the language that the next window would get if it were the last; do not add it."""
         ahead = LanguageTrack(self._own)
         ahead._codes, ahead._heard = self._codes, self._heard
         ahead._past, ahead._open = self._past, self._open.copy()
-        ahead._open.append(ahead._evidence(probs, speech_s))
+        ahead._open.append(ahead._evidence(probs, speech_s, shown))
         return ahead.rest()[-1]
 
     def _likely(self, probs: LanguageProbs) -> dict[str, float]:
@@ -282,7 +284,7 @@ def settle_windows(
             break
         waiting += some
         heard = listening.detect_languages([whole for _, _, whole in some])
-        texts = _shown_by_texts([given for _, given, _ in some], heard, listening, track)
+        texts = shown_by_texts([given for _, given, _ in some], heard, listening, track)
         settled: list[Settled] = []
         for (window, _, _), probs, shown in zip(some, heard, texts, strict=True):
             settled += track.push(probs, window.speech_samples / SAMPLE_RATE, shown)
@@ -293,7 +295,7 @@ def settle_windows(
         raise fault
 
 
-def _shown_by_texts(
+def shown_by_texts(
     windows: Sequence[EngineInput],
     heard: Sequence[LanguageProbs],
     listening: Listening,

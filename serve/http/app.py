@@ -36,18 +36,22 @@ from serve.options import KNOWN_OPTIONS
 from serve.service.service import Service
 from serve.transcript.formats import FORMATS
 
+OPENAI_ROUTES = {
+    "POST /v1/audio/transcriptions": "the same as OpenAI's API words it; likewise /v1/audio/translations",
+    "GET /v1/models": "what OpenAI's clients may name as model",
+}
 SINGLE_ROUTES = {
     "POST /invocations": "a recording in, its transcript out",
     f"WebSocket {PLAIN_LIVE_PATH}": "speech in and committed words out, while it is being spoken",
     f"WebSocket {LIVE_PATH}": "the same as SageMaker's streams word it",
     "WebSocket /v1/realtime, /v1/listen": "the same as OpenAI's and Deepgram's APIs word it",
-    "POST /v1/audio/transcriptions": "the same as OpenAI's API words it; likewise /v1/audio/translations",
-    "GET /v1/models": "what OpenAI's clients may name as model",
+    **OPENAI_ROUTES,
     "POST, GET, DELETE /adapters": "adapters beside the served one",
 }
 MODEL_ROUTES = {
     "POST /models/NAME/invoke": "a recording in, its transcript out",
     "POST, GET, DELETE /models": "the models",
+    **OPENAI_ROUTES,
 }
 
 
@@ -113,9 +117,9 @@ def _cors(origins: str) -> CORSConfig | None:
 
 def _routes(service: Service) -> list[ControllerRouterHandler]:
     """Return the routes of a service with one model and its adapters, or of a multi-model service."""
-    if service.settings.multi_model:
-        return [add_model, list_models, get_model, remove_model, invoke_model]
     openai = [transcriptions, translations, list_openai_models, get_openai_model]
+    if service.settings.multi_model:
+        return [add_model, list_models, get_model, remove_model, invoke_model, *openai]
     live_routes = [live_stream, live, listen, realtime]
     return [invocations, *live_routes, add_adapter, list_adapters, get_adapter, remove_adapter, *openai]
 

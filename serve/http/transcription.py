@@ -36,6 +36,17 @@ class Asked(Protocol):
     def session(self) -> Session | None:
         """Session of the request, if any."""
 
+    @property
+    def model(self) -> str | None:
+        """Name of the model in a multi-model service; None where only the body says it."""
+
+    async def model_in(self, service: Service, body: bytes) -> str | None:
+        """Return the name of the model in a multi-model service, which the body may say.
+
+        Raises:
+            RequestError: The body is malformed.
+        """
+
     async def answer_otherwise(self, service: Service, place: Place, body: bytes) -> Response[bytes] | None:
         """Return the response to a body without a recording; None if it holds one."""
 
@@ -59,18 +70,14 @@ Ask = Callable[[AnyRequest, Service], Asked]
 """Reads a request's headers and query."""
 
 
-async def transcribe_body(
-    request: AnyRequest, state: State, ask: Ask, model: str | None = None
-) -> Response[bytes] | Stream:
-    """Answer a request whose body holds a recording.
-
-    Args:
-        ask: Reads headers and query in the terms of the route's API.
-        model: Name of the model in a multi-model service.
-    """
+async def transcribe_body(request: AnyRequest, state: State, ask: Ask) -> Response[bytes] | Stream:
+    """Answer a request whose body holds a recording; `ask` reads the rest in the terms of the route's API."""
     service: Service = state.service
     asked = ask(request, service)
-    service.admit(model).close()  # so that a refused client need not send its body
+    if asked.model is None and service.models is not None:  # one of many engines, which the body names
+        service.check_ready()
+    else:
+        service.admit(asked.model).close()  # so that a refused client need not send its body
     limits, arriving = body_limits(service.settings), state.arriving
     service.n_arriving += 1
     try:
@@ -78,6 +85,7 @@ async def transcribe_body(
     finally:
         service.n_arriving -= 1
     # A place is for work: a body that is still arriving has none.
+    model = await asked.model_in(service, body)
     place = service.admit(model, asked.session, is_long=len(body) > SMALL_BYTES, has_arrived=True)
     try:
         answer = await asked.answer_otherwise(service, place, body)

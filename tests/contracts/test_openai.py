@@ -19,10 +19,13 @@ ROOT = Path(__file__).parents[2]
 PACED = ROOT / "tests" / "contracts" / "paced_service.py"
 SNIPPETS = dict(
     re.findall(
-        r"^```(bash|python|javascript)\n(.*?)^```$", (ROOT / "docs" / "clients.md").read_text(), re.M | re.S
+        r"^```(bash|python|javascript|js)\n(.*?)^```$",
+        (ROOT / "docs" / "clients.md").read_text(),
+        re.M | re.S,
     )
 )
 RUNTIMES = {"bash": ["bash", "-euc"], "python": [sys.executable, "-c"], "javascript": ["node", "-e"]}
+NPM_CLIENT = "openai@7.59.0"
 NOBODYS_KEY = "unused"
 MAX_BODY_BYTES = 1 << 20
 VERBOSE = {"response_format": "verbose_json"}
@@ -243,3 +246,77 @@ def test_the_snippets_of_the_documentation_run(server, speech_wav, text, tmp_pat
     assert run.returncode == 0, run.stderr
     heard = " ".join(line for line in run.stdout.split("\n") if line and not re.search(r"^\d", line))
     assert heard.split() == text.split() * (2 if language == "python" else 1)
+
+
+NPM_QUESTIONS = """
+const { createReadStream } = require("node:fs");
+const { OpenAI } = require("openai");
+
+const client = new OpenAI({ baseURL: process.argv[1], apiKey: "unused", maxRetries: 0 });
+const usual = () => ({ model: "whisper-1", file: createReadStream("speech.wav") });
+const ask = (options) => client.audio.transcriptions.create({ ...usual(), ...options });
+const refusal = (asked) => asked.then(() => null, ({ constructor, status, code, param }) => ({
+  name: constructor.name, status, code, param,
+}));
+
+(async () => {
+  const events = [];
+  for await (const event of await ask({ stream: true })) events.push(event);
+  console.log(JSON.stringify({
+    models: (await client.models.list()).data.map(({ id }) => id),
+    srt: await ask({ response_format: "srt" }),
+    verbose: await ask({ response_format: "verbose_json", timestamp_granularities: ["word", "segment"] }),
+    logprobs: (await ask({ include: ["logprobs"] })).logprobs,
+    events,
+    unknown: await refusal(ask({ model: "gpt-4o" })),
+    wrong: await refusal(ask({ language: "tlh" })),
+    noise: await refusal(ask({ file: new File(["no recording"], "speech.wav") })),
+  }));
+})();
+"""
+
+
+@pytest.fixture(scope="module")
+def npm_folder(tmp_path_factory, speech_wav):
+    """A folder with the official client for node, and the recording."""
+    folder = tmp_path_factory.mktemp("node")
+    install = ["npm", "install", NPM_CLIENT, "--no-audit", "--no-fund", "--ignore-scripts"]
+    subprocess.run(install, cwd=folder, check=True, capture_output=True, timeout=300)
+    (folder / "speech.wav").write_bytes(speech_wav)
+    return folder
+
+
+def in_node(folder, program, *arguments):
+    command = ["node", "-e", program, *arguments]
+    run = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120)
+    assert run.returncode == 0, run.stderr
+    return run.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.network
+def test_the_official_client_for_node_understands_answers_streams_and_errors(npm_folder, server, text):
+    told = json.loads(in_node(npm_folder, NPM_QUESTIONS, f"{str(server.base_url).rstrip('/')}/v1"))
+    assert told["models"][0] == "whisper-1" and "tiny-mr" in told["models"]
+    assert told["srt"].startswith("1\n00:00:0") and text.split()[0] in told["srt"]
+    assert told["verbose"]["text"] == text and told["verbose"]["words"] and told["verbose"]["segments"]
+    assert "".join(each["token"] for each in told["logprobs"]) == text.replace(" ", "")
+    *deltas, done = told["events"]
+    assert {each["type"] for each in deltas} == {"transcript.text.delta"}
+    assert done["type"] == "transcript.text.done"
+    assert "".join(each["delta"] for each in deltas) == done["text"] == text
+    assert told["unknown"] == {
+        "name": "NotFoundError",
+        "status": 404,
+        "code": "model_not_found",
+        "param": None,
+    }
+    assert (told["wrong"]["name"], told["wrong"]["param"]) == ("BadRequestError", "language")
+    assert (told["noise"]["status"], told["noise"]["code"]) == (415, "undecodable_audio")
+
+
+@pytest.mark.slow
+@pytest.mark.network
+def test_the_snippet_for_the_official_client_for_node_runs(npm_folder, server, text):
+    snippet = SNIPPETS["js"].replace("http://localhost:8080", str(server.base_url).rstrip("/"))
+    assert in_node(npm_folder, snippet).split() == text.split() * 2

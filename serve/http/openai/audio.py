@@ -14,10 +14,10 @@ from litestar.response import Stream
 
 from serve.engine import Task
 from serve.errors import RequestError, UnsupportedMediaType
-from serve.http.door.body import FORM, LIST_MARK, parse_body
+from serve.http.door.body import FORM, LIST_MARK, ParsedBody, parse_body
 from serve.http.errors import AnyRequest
 from serve.http.openai.fields import MODEL, read_fields
-from serve.http.openai.models import adapter_of
+from serve.http.openai.models import SERVED, adapter_of
 from serve.http.transcription import Wanted, transcribe_body
 from serve.options import TranscriptionOptions
 from serve.service.place import Place
@@ -41,7 +41,7 @@ async def translations(request: AnyRequest, state: State) -> Response[bytes] | S
     return await transcribe_body(request, state, partial(_asked, task="translate"))
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True)
 class AudioForm:
     """A request of OpenAI's audio API, before its body is read."""
 
@@ -49,6 +49,19 @@ class AudioForm:
     query: Mapping[str, Any]
     task: Task
     session: None = None
+    model: None = None
+    _parsed: ParsedBody | None = None
+
+    async def model_in(self, service: Service, body: bytes) -> str | None:
+        """Return the name of the model where there are several.
+
+        Raises:
+            RequestError: The form is malformed.
+        """
+        if service.models is None:
+            return None
+        self._parsed = await self._parse(service, body)
+        return str({**self.query, **self._parsed.options}.get(MODEL, "")).strip() or SERVED
 
     async def answer_otherwise(self, service: Service, place: Place, body: bytes) -> Response[bytes] | None:
         """Return None: every body holds a recording."""
@@ -62,11 +75,14 @@ class AudioForm:
             UnsupportedOption: A field is unknown or invalid.
             UnknownModel: The named model does not exist.
         """
-        parsed = await service.in_worker(parse_body, body, "form", self.request.headers.get("content-type"))
+        parsed = self._parsed or await self._parse(service, body)
         fields = {**self.query, **parsed.options}
         base = TranscriptionOptions(task=self.task, adapter=adapter_of(service, fields.pop(MODEL, "")))
         options, answer_format = read_fields(fields, base)
         return Wanted(parsed.audio, options, answer_format)
+
+    async def _parse(self, service: Service, body: bytes) -> ParsedBody:
+        return await service.in_worker(parse_body, body, "form", self.request.headers.get("content-type"))
 
 
 def _asked(request: AnyRequest, service: Service, task: Task) -> AudioForm:

@@ -1,6 +1,7 @@
 """GET /v1/models: the names that a request may give as its model.
 
-`whisper-1` is the served model. Every adapter is a model of its own, and so is the base model alone.
+`whisper-1` is the served model. Every adapter is a model of its own, and so is the base model alone. In a
+multi-model service the names are those of its models, and none is served without being named.
 """
 
 from __future__ import annotations
@@ -75,6 +76,8 @@ def adapter_of(service: Service, model: str) -> str | None:
 def adapters_of_models(service: Service) -> dict[str, str | None]:
     """Return the names of all models, each with the adapter that it stands for."""
     service.check_ready()
+    if service.models is not None:
+        return {model.name: None for model in service.models.all()}
     if service.adapters is None:
         raise NotReady("the model is loading")
     base_dir = service.adapters.pipeline.base_dir

@@ -215,7 +215,8 @@ def _components(options: Mapping[str, Schema], service: Service) -> Document:
     in_form = _in_text(options)
     components["RecordingForm"] = _object({FILE_FIELD: BYTES, **in_form}, required=[FILE_FIELD])
     components["OpenAIForm"] = _object(
-        {FILE_FIELD: BYTES, **_openai_fields(in_form, service)}, required=[FILE_FIELD]
+        {FILE_FIELD: BYTES, **_openai_fields(in_form, service)},
+        required=[FILE_FIELD, *([MODEL] if service.settings.multi_model else [])],
     )
     return dict(sorted(components.items()))
 
@@ -273,13 +274,20 @@ def _openai_fields(options: Mapping[str, Schema], service: Service) -> dict[str,
     _, components = msgspec.json.schema_components((OwnFields,), ref_template=REFERENCE)
     own: Mapping[str, Schema] = components["OwnFields"]["properties"]
     ours = [name for name in options if name not in (*REFUSED, *FORMAT_OPTIONS)]
-    models = [*adapters_of_models(service)] if service.state == "ready" and service.adapters else [SERVED]
     return {
-        MODEL: {"enum": models, "default": SERVED},
+        MODEL: _models(service),
         **{f"{name}{LIST_MARK}" if name in LISTS else name: schema for name, schema in own.items()},
         CHUNKING: {"enum": ["auto", "server_vad"]},
         **{name: options[name] for name in ours},
     }
+
+
+def _models(service: Service) -> Schema:
+    """Return the schema of a model's name; where models come and go, it may be any name."""
+    if service.settings.multi_model:
+        return _NAME
+    is_ready = service.state == "ready" and service.adapters
+    return {"enum": [*adapters_of_models(service)] if is_ready else [SERVED], "default": SERVED}
 
 
 def _version() -> str:

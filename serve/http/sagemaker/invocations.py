@@ -76,6 +76,12 @@ class Invocation:
     """None where the body may name one."""
     accept: str
     body_kind: BodyKind
+    model: str | None
+    """Name of the model in a multi-model service."""
+
+    async def model_in(self, service: Service, body: bytes) -> str | None:
+        """Return the model's name, which the route says."""
+        return self.model
 
     async def answer_otherwise(self, service: Service, place: Place, body: bytes) -> Response[bytes] | None:
         """Answer what the pipeline need not: a session that starts or ends, and what hooks answer."""
@@ -114,8 +120,11 @@ class Invocation:
         )
 
 
-def asked_outside_body(request: AnyRequest, service: Service) -> Invocation:
+def asked_outside_body(request: AnyRequest, service: Service, model: str | None = None) -> Invocation:
     """Read options from headers and query, with the session's options as defaults.
+
+    Args:
+        model: Name of the model in a multi-model service.
 
     Raises:
         UnknownSession: The named session is not open.
@@ -138,6 +147,7 @@ def asked_outside_body(request: AnyRequest, service: Service) -> Invocation:
         answer_format=answer_format,
         accept=accept,
         body_kind=kind,
+        model=model,
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bisect
+from functools import partial
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -81,7 +82,7 @@ async def remove_model(name: FromPath[str], state: State) -> Response[bytes]:
 )
 async def invoke_model(request: AnyRequest, name: FromPath[str], state: State) -> Response[bytes] | Stream:
     """Transcribe the recording in the body, like POST /invocations."""
-    return await transcribe_body(request, state, asked_outside_body, model=name)
+    return await transcribe_body(request, state, partial(asked_outside_body, model=name))
 
 
 def _models(service: Service) -> Models:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from serve.audio.samples import SAMPLE_RATE
 from serve.engine import Hypothesis, ScoredToken, TimedText
@@ -48,7 +48,7 @@ class Phrase:
     def words_behind(self, hypothesis: Hypothesis, window_s: float) -> list[TimedText]:
         """Return the hypothesis's words behind the committed ones, in seconds of the window.
 
-        Letters that a hypothesis adds to the last committed word are left out: committed words do not change.
+        Committed words do not change: what a hypothesis adds to the last of them is a word of its own.
         """
         self._last = hypothesis
         n_known = len(self.prefix)
@@ -59,8 +59,28 @@ class Phrase:
         for word in words:
             if n_tokens >= n_known:
                 behind.append(word)
+            elif n_tokens + len(word.tokens) > n_known and (rest := self._added(word, n_known - n_tokens)):
+                behind.append(rest)
             n_tokens += len(word.tokens)
         return behind
+
+    def _added(self, word: TimedText, n_known: int) -> TimedText | None:
+        """Return what a word adds to the committed ones that it begins with.
+
+        None where that is no word: a vowel sign, which needs the letter before it, or a full stop.
+
+        Args:
+            n_known: Tokens of the word that are committed.
+        """
+        known, n_tokens = "", 0
+        for each in reversed(self.committed[self._n_before :]):
+            if n_tokens < n_known:
+                known, n_tokens = each.word.text + known, n_tokens + len(each.tokens)
+        text = word.text.strip().removeprefix(known)
+        if len(text) == len(word.text.strip()) or not text[:1].isalnum():
+            return None
+        tokens, scored = word.tokens[n_known:], word.scored[n_known:]
+        return replace(word, text=text, tokens=tokens, scored=scored)
 
     def commit(self, words: Sequence[TimedText], end_s: float) -> tuple[Word, ...]:
         """Commit the next words, which end by `end_s` of the recording; return them in its time."""

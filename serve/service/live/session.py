@@ -28,7 +28,7 @@ from serve.engine import DecodingOptions, EngineInput, LanguageProbs, TimedText
 from serve.engine.fallback import is_believable
 from serve.engine.scheduler import Ticket
 from serve.errors import AudioError, AudioTooLong, ServiceError
-from serve.language import LanguageTrack, in_language, whole_window
+from serve.language import LanguageTrack, in_language, shown_by_texts, whole_window
 from serve.pipeline import Pipeline, is_said
 from serve.service.live.ear import Ear
 from serve.service.live.phrase import Phrase
@@ -76,6 +76,7 @@ class _Told:
     probability: float | None
     spoken: int
     probs: LanguageProbs
+    shown: dict[str, float]
 
 
 class LiveSession:
@@ -272,7 +273,7 @@ class LiveSession:
         if phrase.committed:
             self._tell_phrase(phrase)
             if self._told is not None:
-                self._track.push(self._told.probs, self._told.spoken / SAMPLE_RATE)
+                self._track.push(self._told.probs, self._told.spoken / SAMPLE_RATE, self._told.shown)
         self._forget()
 
     def _tell_phrase(self, phrase: Phrase) -> None:
@@ -320,7 +321,7 @@ class LiveSession:
         language_prob, is_certain = None, True
         if decoding.language is None:
             padded = whole_window(given)
-            told = self._told = self._tell_language(window.speech_samples, padded)
+            told = self._told = self._tell_language(window.speech_samples, given, padded)
             given, language_prob = in_language(given, padded, told.language), told.probability
             is_certain = not is_draft or told.spoken >= SPOKEN_TO_TELL_S * SAMPLE_RATE
         (hypothesis,) = self._ticket.draft([given]) if is_draft else self._ticket.decode([given])
@@ -330,14 +331,15 @@ class LiveSession:
         words = phrase.words_behind(hypothesis, len(samples) / SAMPLE_RATE)
         return words, is_certain and is_believable(hypothesis)
 
-    def _tell_language(self, spoken: int, padded: EngineInput) -> _Told:
+    def _tell_language(self, spoken: int, given: EngineInput, padded: EngineInput) -> _Told:
         """Tell the open phrase's language, again each time that twice as much was spoken."""
         told = self._told
         if told is not None and (self._phrase.committed or spoken < 2 * told.spoken):
             return told
         (probs,) = self._ticket.detect_languages([padded])
-        guessed = self._track.guess(probs, spoken / SAMPLE_RATE)
-        return _Told(guessed.language, guessed.probability, spoken, probs)
+        (shown,) = shown_by_texts([given], [probs], self._ticket, self._track)
+        guessed = self._track.guess(probs, spoken / SAMPLE_RATE, shown)
+        return _Told(guessed.language, guessed.probability, spoken, probs, shown)
 
     def _show(self, window: Window, words: list[TimedText], n_committed: int) -> None:
         """Commit the first of some words, and show the rest as partial text."""

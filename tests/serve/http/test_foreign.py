@@ -2,19 +2,30 @@
 
 import json
 import shutil
+from pathlib import Path
 
+import numpy as np
 import pytest
+import soundfile
+import torch
+from peft import LoraConfig, get_peft_model
+from transformers import WhisperFeatureExtractor, WhisperTokenizer
+from transformers import WhisperForConditionalGeneration as Whisper
 
 from serve.config.settings import Settings
 from serve.engine.ctranslate2.merging import convert, merge
 from serve.errors import ArtifactError, BaseModelError, ConfigError
 from serve.model.artifact import Told
+from serve.model.base_model import resolve_base_model
 from serve.model.foreign import peft_artifact
 from serve.options import TranscriptionOptions
 from serve.service.loading import find_served, load_pipeline
 from serve.service.service import load_from_settings
+from train.evaluate.scoring import score
 
 CONFIG = "adapter_config.json"
+SAMPLE = Path(__file__).parents[2] / "data" / "sample-mr.flac"
+SAMPLE_TEXT = "राजा असतो तर कर माफ करून टाकला असता"
 
 
 def renamed_base(adapter_dir, name):
@@ -157,3 +168,48 @@ def test_all_three_are_taken_by_a_running_service(
     said_twice = add("again", src=str(tmp_path / "served"), language="hi")
     assert (said_twice.status_code, said_twice.json()["error"]["code"]) == (400, "bad_adapter")
     assert add("klingon", src=str(peft_dir), language="tlh").json()["error"]["code"] == "bad_request"
+
+
+@pytest.fixture(scope="module")
+def taught_dir(tmp_path_factory):
+    """An adapter of openai/whisper-base that learned one sentence, by peft and transformers alone."""
+    base_dir = resolve_base_model("openai/whisper-base")
+    samples, sample_rate = soundfile.read(SAMPLE, dtype="float32")
+    features = WhisperFeatureExtractor.from_pretrained(base_dir)
+    tokenizer = WhisperTokenizer.from_pretrained(base_dir, language="marathi", task="transcribe")
+    heard = features(samples, sampling_rate=sample_rate, return_tensors="pt").input_features
+    labels = torch.tensor([tokenizer(SAMPLE_TEXT).input_ids])
+    torch.manual_seed(0)
+    lora = LoraConfig(r=8, lora_alpha=32, use_rslora=True, target_modules=r".*decoder.*(q_proj|v_proj|fc1)")
+    model = get_peft_model(Whisper.from_pretrained(base_dir), lora)
+    optimiser = torch.optim.AdamW((each for each in model.parameters() if each.requires_grad), lr=1e-3)
+    with torch.no_grad():
+        encoded = model.get_encoder()(heard)
+    for _ in range(30):
+        loss = model(encoder_outputs=encoded, labels=labels[:, 1:]).loss
+        loss.backward()
+        optimiser.step()
+        optimiser.zero_grad()
+    directory = tmp_path_factory.mktemp("taught")
+    model.save_pretrained(directory)
+    return directory
+
+
+@pytest.mark.slow
+def test_what_an_adapter_learned_by_plain_peft_is_heard_as_it_is_served(serve, taught_dir, tmp_path):
+    assert {file.name for file in taught_dir.iterdir()} == {
+        *("adapter_config.json", "adapter_model.safetensors", "README.md")
+    }
+    running = serve(load_from_settings, model_dir=taught_dir, n_threads=1, cache_dir=tmp_path, language="mr")
+    samples, sample_rate = soundfile.read(SAMPLE, dtype="float32")
+    noise = np.random.default_rng(0).normal(0, 0.003, len(samples))
+    soundfile.write(tmp_path / "noisy.wav", samples + noise, sample_rate)
+
+    def wer(recording, adapter):
+        answer = running.client.post(f"/invocations?adapter={adapter}", content=recording.read_bytes())
+        assert answer.status_code == 200, answer.text
+        return score([SAMPLE_TEXT], [answer.json()["text"]], "marathi").wer
+
+    served = running.service.adapters.pipeline.facts.adapter_name
+    assert wer(SAMPLE, "none") > 0.5
+    assert wer(SAMPLE, served) == wer(tmp_path / "noisy.wav", served) == 0.0

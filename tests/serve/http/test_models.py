@@ -92,6 +92,42 @@ def test_options_and_streams_are_those_of_invocations(start, root, speech_wav):
     assert code_of(invoke(running, "marathi", b"")) == (422, "empty_audio")
 
 
+def test_clients_of_openai_name_a_model_in_their_form(start, root, speech_wav):
+    running = start()
+    form = {"response_format": "verbose_json"}
+
+    def ask(route="transcriptions", **fields):
+        return running.client.post(f"/v1/audio/{route}", files={"file": speech_wav}, data={**form, **fields})
+
+    def refusal(answer):
+        return answer.status_code, answer.json()["error"]["code"], answer.json()["error"]["type"]
+
+    not_found = (404, "model_not_found", "invalid_request_error")
+    assert refusal(ask(model="marathi")) == not_found, "nothing is loaded yet"
+    for name in ("marathi", "hindi", "base"):
+        load(running, name, root / name)
+    for name, language in (("marathi", "marathi"), ("hindi", "hindi")):
+        answer = ask(model=name)
+        assert (answer.status_code, answer.json()["language"]) == (200, language)
+        assert answer.json()["text"] == invoke(running, name, speech_wav).json()["text"]
+    assert ask("translations", model="base", language="mr").status_code == 200
+    assert (
+        running.client.post(
+            "/v1/audio/transcriptions?model=hindi", files={"file": speech_wav}, data=form
+        ).json()["language"]
+        == "hindi"
+    )
+    for fields in ({}, {"model": ""}, {"model": "whisper-1"}, {"model": "missing"}):
+        assert refusal(ask(**fields)) == not_found, "no model is served without being named"
+    listed = running.client.get("/v1/models").json()["data"]
+    assert [each["id"] for each in listed] == ["base", "hindi", "marathi"]
+    assert running.client.get("/v1/models/hindi").json()["id"] == "hindi"
+    assert refusal(running.client.get("/v1/models/whisper-1")) == not_found
+    running.client.delete("/models/hindi")
+    assert refusal(ask(model="hindi")) == not_found
+    assert running.service.n_admitted == 0
+
+
 def test_what_cannot_be_loaded_is_refused_and_leaves_nothing(start, root, tmp_path, speech_wav):
     running = start()
     (tmp_path / "empty").mkdir()

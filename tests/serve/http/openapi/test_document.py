@@ -42,7 +42,8 @@ def test_the_routes_of_many_models_are_described_where_they_are(serve, tmp_path)
     running = serve(multi_model=True, model_dir=tmp_path)
     assert undescribed(routes_of(running)) == []
     paths = running.client.get("/docs/openapi.json").json()["paths"]
-    assert "/models/{name}/invoke" in paths and "/invocations" not in paths
+    assert {"/models/{name}/invoke", "/v1/audio/transcriptions", "/v1/models"} <= set(paths)
+    assert "/invocations" not in paths and "/adapters" not in paths
 
 
 def test_every_reference_leads_to_a_body(document):

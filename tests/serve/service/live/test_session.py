@@ -3,6 +3,7 @@
 import math
 import threading
 import time
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -71,6 +72,23 @@ class NumberingEngine:
         )
 
     def close(self): ...
+
+
+class DoubtingEngine(NumberingEngine):
+    """Cannot tell Marathi from Hindi; its text without the times of words is a sentence of the test's."""
+
+    languages = frozenset({"mr", "hi", "en"})
+
+    def __init__(self, sentence):
+        super().__init__()
+        self.sentence = sentence
+
+    def detect_language(self, windows):
+        return [{"mr": 0.3, "hi": 0.6, "en": 0.1}] * len(windows)
+
+    def _heard(self, window):
+        heard = replace(super()._heard(window), language=window.options.language)
+        return heard if window.options.word_timestamps else replace(heard, text=self.sentence)
 
 
 class Seconds:
@@ -253,6 +271,28 @@ def test_text_that_turns_out_to_be_nothing_is_taken_back(open_session, pipeline,
     listening.session.end()
     events = listening.finish()
     assert not phrases(events) and events[-1].partial == events[-1].phrase.text == ""
+
+
+@pytest.mark.parametrize(
+    ("sentence", "language"),
+    [
+        ("मुझे आज बाज़ार जाना है और सब्ज़ी लेनी है", "hi"),
+        ("मला आज बाजारात जायचं आहे आणि भाजी घ्यायची आहे", "mr"),
+    ],
+)
+def test_a_language_in_doubt_is_told_by_the_words_of_a_draft_as_in_files(speech, sentence, language):
+    pipeline = Pipeline(
+        DoubtingEngine(sentence),
+        Seconds(),
+        ServingFacts(adapter_name="tiny-mr", language="mr", dynamic=True, max_window_s=12.0),
+    )
+    settings = parse_live_settings({"language": "auto"})
+    with Scheduler(pipeline.engine) as scheduler:
+        session = LiveSession(pipeline, settings, scheduler.admit())
+        session.hear(pcm(speech))
+        session.end()
+        (phrase,) = phrases(Listening(session).finish())
+    assert phrase.language == language and phrase.words
 
 
 def test_silence_gives_no_text(open_session, pipeline):
