@@ -316,8 +316,10 @@ class Service:
                 check_known_sound(pipeline, ticket)  # decodes a recording, as the first request will
             except ServiceError as error:
                 raise StartupError("the model is loaded, but fails on its first window") from error
+        from serve.audio.caged.sndfile import start_cage
         from serve.service.adapters import Adapters
 
+        start_cage()  # now, so that the first request need not
         self.adapters = Adapters(
             pipeline,
             roots=self.settings.loading_roots,
@@ -340,10 +342,12 @@ class Service:
         import numpy as np
 
         import serve.audio.decode  # noqa: F401  # imported now, so that the first request need not
+        from serve.audio.caged.sndfile import start_cage
         from serve.audio.samples import SAMPLE_RATE
         from serve.audio.segmentation import find_speech
         from serve.service.models import Models
 
+        start_cage()
         find_speech(np.zeros(SAMPLE_RATE, np.float32))
         self.models = Models(self.settings, self._scheduler_of, _budget(self.settings.model_memory_mib))
         if self.state == "loading":
