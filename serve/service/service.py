@@ -304,7 +304,7 @@ class Service:
 
     def _start_model(self) -> None:
         """Load what the settings name, and warm up with a first window."""
-        from serve.service.known_sound import check_known_sound
+        from serve.service.known_sound import warm_up
 
         started = time.monotonic()
         pipeline = self._load(self.settings)
@@ -312,14 +312,12 @@ class Service:
         scheduler = self._scheduler_of(pipeline)
         with scheduler.admit() as ticket:
             try:
-                pipeline.warm_up(ticket)
-                check_known_sound(pipeline, ticket)  # decodes a recording, as the first request will
+                warm_up(pipeline, ticket)
             except ServiceError as error:
                 raise StartupError("the model is loaded, but fails on its first window") from error
-        from serve.audio.caged.sndfile import start_cage
+        import serve.audio.decode  # noqa: F401  # imported now, so that the first request need not
         from serve.service.adapters import Adapters
 
-        start_cage()  # now, so that the first request need not
         self.adapters = Adapters(
             pipeline,
             roots=self.settings.loading_roots,
@@ -333,9 +331,11 @@ class Service:
         seconds = round(time.monotonic() - started, 1)
         _log.info("model.ready", adapter=facts.adapter_name, language=facts.language, load_s=seconds)
 
+        from serve.audio.caged.sndfile import start_cage
         from serve.audio.samples import load_resampler
 
-        load_resampler()  # after the ready state: only recordings at other rates than 16 kHz wait for it
+        start_cage()  # after the ready state: a first recording hardly waits for it,
+        load_resampler()  # and only those at other rates than 16 kHz for this
 
     def _start_models(self) -> None:
         """Prepare to load models on request."""

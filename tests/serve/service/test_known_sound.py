@@ -27,7 +27,7 @@ def test_an_adapter_is_served_as_it_was_exported_and_not_when_its_values_are_oth
     noted_dir = write_tiny_artifact(tmp_path / "noted", known_text=text)
     noted = load_pipeline(noted_dir)
     assert text_of_known_sound(noted) == text
-    check_known_sound(noted)
+    check_known_sound(noted, text)
     weights = load_artifact(noted_dir).adapter_dir / ADAPTER_WEIGHTS
     rng = np.random.default_rng(0)
     values = {
@@ -35,7 +35,7 @@ def test_an_adapter_is_served_as_it_was_exported_and_not_when_its_values_are_oth
     }
     save_file(values, weights, metadata={"format": "pt"})
     with pytest.raises(StartupError, match="known recording"):
-        check_known_sound(load_pipeline(noted_dir))
+        check_known_sound(load_pipeline(noted_dir), text)
 
 
 def test_a_service_does_not_become_ready_with_another_text(start_child, write_tiny_artifact, tmp_path):
