@@ -38,7 +38,7 @@ def text_of_known_sound(pipeline: Pipeline, decoder: Decoder | None = None) -> s
 
 
 def warm_up(pipeline: Pipeline, decoder: Decoder) -> None:
-    """Decode the known recording where its text is noted, else noise, so that a first request finds all loaded.
+    """Decode the known recording where its text is noted, else noise: a first request then finds all loaded.
 
     Raises:
         StartupError: The text differs wildly from the manifest's.

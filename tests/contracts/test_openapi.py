@@ -14,15 +14,34 @@ MAX_EXAMPLES = 10
 MAX_TIME_S = 120
 
 
-@pytest.fixture(scope="module")
-def address(served, tiny_artifact_dir):
+SERVE = [sys.executable, "-m", "serve", "--host", "127.0.0.1", "--port", "0"]
+
+
+@pytest.fixture
+def one_model(served, tiny_artifact_dir):
     """Where the service is, as `shrota serve` starts it."""
     with served(tiny_artifact_dir) as client:
         yield str(client.base_url).rstrip("/")
 
 
+@pytest.fixture
+def many_models(start_child, tiny_artifact_dir, tiny_base_dir):
+    """The same for a multi-model service with one model, which a chain of requests may unload."""
+    roots = f"{tiny_artifact_dir}:{tiny_base_dir}"
+    child = start_child(*SERVE, "--adapter-roots", roots, SAGEMAKER_MULTI_MODEL="true")
+    child.wait_for("models.ready")
+    with child.client() as client:
+        new = {"model_name": "marathi", "url": str(tiny_artifact_dir)}
+        assert client.post("/models", json=new, timeout=300).status_code == 200  # a model is converted
+        yield str(client.base_url).rstrip("/")
+
+
 @pytest.mark.slow
-def test_no_request_that_schemathesis_thinks_of_is_answered_otherwise_than_described(address, tmp_path):
+@pytest.mark.parametrize("service", ["one_model", "many_models"])
+def test_no_request_that_schemathesis_thinks_of_is_answered_otherwise_than_described(
+    request, tmp_path, service
+):
+    address = request.getfixturevalue(service)
     command = [sys.executable, "-m", "schemathesis.cli", "--config-file", HERE / "schemathesis.toml", "run"]
     run = subprocess.run(
         [

@@ -52,6 +52,11 @@ RETRIED = (429, 503)
 
 _NAME: Schema = {"type": "string", "pattern": f"^{NAME.pattern}$"}
 
+LONG_ADDRESS: Schema = {
+    "description": "path and query are longer than 16 KiB; answered before any route",
+    "content": {"text/plain": {"schema": TEXT}},
+}
+
 PATTERNS: Mapping[str, Mapping[str, Schema]] = {
     "NewAdapter": {"name": {**_NAME, "not": {"const": NO_ADAPTER}}},
     "NewModel": {"model_name": _NAME},
@@ -141,6 +146,7 @@ def _operation(
                 [*operation.errors, *([WrongKey] if _needs_key(path, service) else [])],
                 is_openai=path.startswith(OPENAI_PREFIX),
             ),
+            **({"414": LONG_ADDRESS} if parameters or _names(path) else {}),
         },
     }
     if operation.bodies:

@@ -2,6 +2,8 @@
 
 import numpy as np
 import pytest
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from serve import tracing
 from serve.config.settings import Settings
@@ -15,10 +17,8 @@ STEPS = {"decode", "find speech", "mel", "queue", "encode", "generate"}
 @pytest.fixture
 def spans():
     """Finished spans, kept in memory."""
-    export = pytest.importorskip("opentelemetry.sdk.trace.export")
-    memory = pytest.importorskip("opentelemetry.sdk.trace.export.in_memory_span_exporter")
-    exporter = memory.InMemorySpanExporter()
-    tracing.begin(export.SimpleSpanProcessor(exporter))
+    exporter = InMemorySpanExporter()
+    tracing.begin(SimpleSpanProcessor(exporter))
     yield exporter.get_finished_spans
     tracing.end()
 
