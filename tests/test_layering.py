@@ -238,7 +238,7 @@ def test_tests_are_no_packages_so_that_they_shadow_none():
     [
         ("serve", ("aws", "microphone", "otel")),
         ("train", (*TRAIN_EXTRAS, "mlflow")),
-        ("tests", (*TRAIN_EXTRAS, "test")),
+        ("tests", (*TRAIN_EXTRAS, "otel", "test")),
         ("bench", ("train", "test", "bench")),
     ],
 )

@@ -261,8 +261,13 @@ class Service:
             if not loop.is_closed():
                 loop.call_soon_threadsafe(emitted.put_nowait, item)
 
-        done = self._workers.submit(contextvars.copy_context().run, _run, work, put)
-        done.add_done_callback(put)
+        def end(done: Future[None]) -> None:
+            # An error that nobody waits for would keep the recording.
+            let_go(None if done.cancelled() else done.exception())
+            put(done)
+
+        done = self._workers.submit(contextvars.copy_context().run, work, put)
+        done.add_done_callback(end)
         del work
         while (item := await emitted.get()) is not done:
             yield cast(T, item)
@@ -385,12 +390,3 @@ class Service:
 
 def _budget(limit_mib: float | None) -> MemoryBudget:
     return MemoryBudget(None if limit_mib is None else int(limit_mib * 2**20), measured=True)
-
-
-def _run(work: Callable[[Callable[[T], None]], None], emit: Callable[[T], None]) -> None:
-    """Do a request's work; its recording goes with it, even if nobody waits for the error."""
-    try:
-        work(emit)
-    except BaseException as error:
-        let_go(error)
-        raise
