@@ -41,10 +41,14 @@ ShrotaError
 
 from __future__ import annotations
 
+import inspect
 import math
 import traceback
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
+
+_RESUMABLE = inspect.CO_COROUTINE | inspect.CO_GENERATOR | inspect.CO_ASYNC_GENERATOR
 
 
 class ShrotaError(Exception):
@@ -339,7 +343,13 @@ class ConversionError(StartupError):
 
 
 def let_go(error: BaseException | None) -> None:
-    """Clear the frames that an error passed through: they hold the recording, and a cycle holds them."""
+    """Clear the frames of plain functions that an error passed through: they may hold the recording.
+
+    Coroutines and generators are left alone: one that caught the error goes on, and clearing would end it.
+    """
     while error is not None:
-        traceback.clear_frames(error.__traceback__)
+        for frame, _ in traceback.walk_tb(error.__traceback__):
+            if not frame.f_code.co_flags & _RESUMABLE:
+                with suppress(RuntimeError):  # it is still running
+                    frame.clear()
         error = error.__cause__ or error.__context__

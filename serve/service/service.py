@@ -271,7 +271,10 @@ class Service:
         del work
         while (item := await emitted.get()) is not done:
             yield cast(T, item)
-        done.result()
+        try:
+            done.result()
+        finally:
+            del done, item  # else the error's traceback, this frame and the future would keep each other
 
     async def drain(self) -> None:
         """Refuse new requests; cancel running ones that do not end within `drain_s`."""
