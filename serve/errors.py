@@ -48,7 +48,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-_RESUMABLE = inspect.CO_COROUTINE | inspect.CO_GENERATOR | inspect.CO_ASYNC_GENERATOR
+_RESUMABLE = inspect.CO_COROUTINE | inspect.CO_ASYNC_GENERATOR
 
 
 class ShrotaError(Exception):
@@ -343,9 +343,9 @@ class ConversionError(StartupError):
 
 
 def let_go(error: BaseException | None) -> None:
-    """Clear the frames of plain functions that an error passed through: they may hold the recording.
+    """Clear the frames that an error passed through: they may hold the recording, and a cycle holds them.
 
-    Coroutines and generators are left alone: one that caught the error goes on, and clearing would end it.
+    Coroutines are left alone: one that caught the error goes on, and clearing would end it.
     """
     while error is not None:
         for frame, _ in traceback.walk_tb(error.__traceback__):
