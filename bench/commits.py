@@ -20,8 +20,8 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -55,11 +55,19 @@ class Trees:
     now: Path
     before: Path
     setup: Setup
+    artifact_before: Path
+    """The same adapter, as the commit reads it."""
 
     def both(self, turn: int) -> Sequence[tuple[str, Path]]:
         """Return both trees by name, in an order that alternates with `turn`."""
         pair = [("now", self.now), ("before", self.before)]
         return pair if turn % 2 == 0 else pair[::-1]
+
+    def service(self, name: str) -> AbstractContextManager[Service]:
+        """Run a tree's service."""
+        if name == "now":
+            return service(self.setup, tree=self.now)
+        return service(replace(self.setup, artifact_dir=self.artifact_before), tree=self.before)
 
 
 def measure_start(trees: Trees) -> Figures:
@@ -69,8 +77,8 @@ def measure_start(trees: Trees) -> Figures:
     memory_gib: dict[str, float] = {}
     with progress_bar("starts", 2 * (STARTS + 1), "starts") as advance:
         for turn in range(STARTS + 1):
-            for name, tree in trees.both(turn):
-                with service(trees.setup, tree=tree) as running:
+            for name, _ in trees.both(turn):
+                with trees.service(name) as running:
                     memory_gib[name] = round(tree_gib(running.pid), 3)
                 advance()
                 if turn:  # the first start may build what later ones find in the cache
@@ -203,9 +211,7 @@ def _ratio(seconds: dict[str, list[float]]) -> float:
 def _services(trees: Trees) -> Iterator[dict[str, Service]]:
     """Run the services of both trees; only one is asked at a time."""
     with ExitStack() as stack:
-        yield {
-            name: stack.enter_context(service(trees.setup, tree=tree)) for name, tree in trees.both(turn=0)
-        }
+        yield {name: stack.enter_context(trees.service(name)) for name in ("now", "before")}
 
 
 @contextmanager
@@ -248,8 +254,16 @@ FILE = click.Path(path_type=Path)
 @click.option(
     "--model-dir", type=FILE, default=ROOT / "model_artifacts" / "whisper-base-mr", help="Artifact to serve."
 )
+@click.option("--model-dir-before", type=FILE, help="The same for the commit, if it reads another manifest.")
 @click.option("--output", type=FILE, default=ROOT / "bench" / "commits.json", help="File of the figures.")
-def main(commit: str, only: str, manifests: tuple[Path, ...], model_dir: Path, output: Path) -> None:
+def main(
+    commit: str,
+    only: str,
+    manifests: tuple[Path, ...],
+    model_dir: Path,
+    model_dir_before: Path | None,
+    output: Path,
+) -> None:
     """Compare this tree with COMMIT."""
     chosen = [name.strip() for name in only.split(",") if name.strip()] or list(SECTIONS)
     if unknown := set(chosen) - set(SECTIONS):
@@ -266,9 +280,15 @@ def main(commit: str, only: str, manifests: tuple[Path, ...], model_dir: Path, o
             manifests=manifests,
             scratch=Path(scratch),
         )
+        trees = Trees(
+            now=ROOT,
+            before=tree,
+            setup=setup,
+            artifact_before=(model_dir_before or model_dir).resolve(),
+        )
         record: Figures = {**begin_record(n_threads), "now": _git("rev-parse", "HEAD"), "before": full}
         for name in (name for name in SECTIONS if name in chosen):
-            figures = SECTIONS[name](Trees(now=ROOT, before=tree, setup=setup))
+            figures = SECTIONS[name](trees)
             record[name] = figures
             write_record(record, output)
             shown = {key: value for key, value in figures.items() if "ratio" in key or key == "different"}
