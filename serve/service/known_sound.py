@@ -18,7 +18,7 @@ from serve.pipeline import Decoder, Pipeline
 from serve.transcript.events import End
 
 KNOWN_SOUND = Path(__file__).with_name("known_sound.npy")
-"""Three seconds of Marathi, 16-bit samples at 16 kHz: a start need not wait for a decoder."""
+"""Four words of Marathi, 16-bit samples at 16 kHz: short and undecoded, as each start waits for them."""
 
 LANGUAGE = "mr"
 LEAST_LIKENESS = 0.4

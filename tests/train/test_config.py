@@ -170,6 +170,7 @@ def test_blocks_take_what_is_said_for_the_whole_model_unless_they_say_otherwise(
         ({"decoder": {"targets": ["proj_out"]}}, "decoder.targets names proj_out"),
         ({"lora_method": "adalora", "encoder": {"rank": 4}}, "adalora begins with one rank"),
         ({"continue_blocks": ["decoder"]}, "continue_blocks names one block at least"),
+        ({"average_with_start": 0.5}, "average_with_start is below 1, and stands only beside continue_from"),
         ({"continue_blocks": ["head"]}, "'head' is not one of encoder, decoder"),
         ({"distill_data": ["a.jsonl"]}, "distill_data and distill_weight need each other"),
         ({"distill_weight": 1.0}, "distill_data and distill_weight need each other"),

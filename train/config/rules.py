@@ -89,6 +89,15 @@ def _rules_between_keys(config: TrainConfig) -> list[tuple[bool, str]]:
             "continue_blocks names one block at least, and only beside continue_from",
         ),
         (
+            config.average_with_start == 0.0
+            or (0.0 < config.average_with_start < 1.0 and config.continue_from is not None),
+            "average_with_start is below 1, and stands only beside continue_from",
+        ),
+        (
+            config.average_with_start == 0.0 or config.continue_blocks == BLOCKS,
+            "average_with_start needs both blocks in continue_blocks: a fresh one has no start",
+        ),
+        (
             not (config.export_best or config.early_stopping_evals) or looks,
             "export_best and early_stopping_evals need valid_data and eval_every_steps",
         ),

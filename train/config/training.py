@@ -73,6 +73,9 @@ class TrainConfig:
     continue_blocks: tuple[BlockName, ...] = BLOCKS
     """Blocks whose adapter is taken from `continue_from`; the other block starts afresh, or stays as in the
     base model."""
+    average_with_start: float = 0.0
+    """Share of `continue_from`'s weights in the exported adapter: 0.5 exports their mean with the trained
+    ones, which may hear unseen people better than either."""
     lora_method: Literal["lora", "rslora", "dora", "adalora"] = "lora"
     """`rslora` scales by alpha / sqrt(rank); `dora` also trains the norm of each weight vector; `adalora`
     moves rank to the layers that need it, halves it on the way, and is exported as plain LoRA."""

@@ -140,4 +140,6 @@ def _before(training: dict[str, Any]) -> str:
     if not (earlier := training.get("continued_from")):
         return ""
     steps = f"{earlier['training']['steps']} steps, sha256 {earlier['sha256'][:12]}"
-    return f",\ncontinuing `{earlier['name']}` ({steps}){_before(earlier['training'])}"
+    share = training.get("average_with_start")
+    averaged = f", whose weights make up {share:.0%} of the mean exported" if share else ""
+    return f",\ncontinuing `{earlier['name']}` ({steps}){averaged}{_before(earlier['training'])}"

@@ -132,6 +132,21 @@ def test_training_further_starts_with_the_artifact_and_says_so(
     assert lineage["name"] == "tiny" and lineage["training"]["steps"] == 6 and len(lineage["sha256"]) == 64
 
 
+def test_the_mean_of_the_start_and_the_trained_weights_is_exported_where_asked(
+    exported, model, tiny_config, tiny_base_dir, tmp_path
+):
+    start = load_file(exported / "adapter" / "adapter_model.safetensors")
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_" in name:
+                parameter += 1.0
+    config = tiny_config(continue_from=exported, average_with_start=0.25, output_dir=tmp_path / "further")
+    further = export_artifact(model, tiny_base_dir, config, OUTCOME, TEXTS)
+    for name, tensor in load_file(further / "adapter" / "adapter_model.safetensors").items():
+        torch.testing.assert_close(tensor.float(), start[name].float() + 0.75, atol=5e-3, rtol=0)
+    assert load_manifest(further).training["average_with_start"] == 0.25
+
+
 @pytest.mark.parametrize(
     ("changes", "named"),
     [
