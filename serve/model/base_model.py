@@ -210,7 +210,7 @@ def _is_complete(directory: Path) -> bool:
     if not directory.is_dir():
         return False
     try:
-        if is_as_recorded(directory / _COMPLETE) and _is_whole(directory):
+        if is_as_recorded(directory / _COMPLETE, trust_unwritten=True) and _is_whole(directory):
             return True
     except (OSError, ValueError, KeyError, TypeError, AttributeError):  # no record, or a foreign one
         pass

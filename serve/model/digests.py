@@ -2,7 +2,8 @@
 
 A record is a JSON file in the directory with `sizes_bytes`, and `sha256_of` for the same files. One from a
 version without hashes gets them when it is first met. A hash takes a second for two gigabytes, so a process
-checks a file once, and again if the file has changed since.
+checks a file once, and again if the file has changed since. Files that a start seldom loads are not even read
+again by the next process while nobody has written to them: the record also keeps their times and inode.
 """
 
 from __future__ import annotations
@@ -18,9 +19,9 @@ import structlog
 
 from serve.model.durable_write import write_whole
 
-SIZES, HASHES = "sizes_bytes", "sha256_of"
+SIZES, HASHES, STATES = "sizes_bytes", "sha256_of", "when_checked"
 
-_checked: dict[tuple[str, int, int, int], str] = {}
+_checked: dict[tuple[int, ...], str] = {}
 
 _log = structlog.get_logger(__name__)
 
@@ -34,8 +35,11 @@ def described(directory: Path) -> dict[str, dict[str, Any]]:
     }
 
 
-def is_as_recorded(record: Path) -> bool:
+def is_as_recorded(record: Path, *, trust_unwritten: bool = False) -> bool:
     """Tell whether the files beside a record are those that it describes; log a damaged one.
+
+    Args:
+        trust_unwritten: Do not read files that have been checked and not written to since.
 
     Raises:
         OSError, ValueError, KeyError, TypeError, AttributeError: There is no record, or a foreign one.
@@ -45,16 +49,26 @@ def is_as_recorded(record: Path) -> bool:
     files = [record.parent / name for name in sizes]
     if any(file.stat().st_size != n_bytes for file, n_bytes in zip(files, sizes.values(), strict=True)):
         return False
-    found = dict(zip(sizes, _hashes(files), strict=True))
-    if HASHES not in content:
-        with suppress(OSError):  # a read-only directory stays without
-            text = json.dumps({**content, HASHES: found}, ensure_ascii=False, indent=2)
-            write_whole(record, f"{text}\n".encode())
+    states = {file.name: _state(file) for file in files}
+    if trust_unwritten and HASHES in content and content.get(STATES) == states:
         return True
-    damaged = [name for name in sizes if content[HASHES].get(name) != found[name]]
+    found = dict(zip(sizes, _hashes(files), strict=True))
+    wanted = content.get(HASHES, found)
+    damaged = [name for name in sizes if wanted.get(name) != found[name]]
     if damaged:
         _log.warning("files.damaged", path=str(record.parent), files=damaged)
-    return not damaged
+        return False
+    if HASHES not in content or trust_unwritten:
+        with suppress(OSError):  # a read-only directory stays as it is
+            checked = {**content, HASHES: found, **({STATES: states} if trust_unwritten else {})}
+            write_whole(record, f"{json.dumps(checked, ensure_ascii=False, indent=2)}\n".encode())
+    return True
+
+
+def _state(file: Path) -> list[int]:
+    """Return what changes when anybody writes to a file: the second cannot be set to a chosen time."""
+    state = file.stat()
+    return [state.st_mtime_ns, state.st_ctime_ns, state.st_ino]
 
 
 def _hashes(files: list[Path]) -> list[str]:
@@ -64,7 +78,7 @@ def _hashes(files: list[Path]) -> list[str]:
 
 def _hash(file: Path) -> str:
     state = file.stat()
-    key = (str(file.resolve()), state.st_size, state.st_mtime_ns, state.st_ino)
+    key = (state.st_dev, state.st_size, *_state(file))
     if key not in _checked:
         with file.open("rb") as content:
             _checked[key] = hashlib.file_digest(content, "sha256").hexdigest()

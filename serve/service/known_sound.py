@@ -22,8 +22,8 @@ KNOWN_SOUND = Path(__file__).with_name("known_sound.npy")
 
 LANGUAGE = "mr"
 LEAST_LIKENESS = 0.4
-"""Share of characters that two texts have in common, in order. Of 2,000 pairs of unrelated Marathi
-sentences 97 % lie below."""
+"""Share of characters that two texts have in common, in order. Of 2,000 pairs of unrelated Marathi sentences
+97 % lie below, even with their spaces counted."""
 
 
 def text_of_known_sound(pipeline: Pipeline, decoder: Decoder | None = None) -> str | None:
@@ -64,5 +64,5 @@ def check_known_sound(pipeline: Pipeline, noted: str, decoder: Decoder | None = 
 
 
 def likeness(text: str, other: str) -> float:
-    """Return from 0 to 1 how much two texts have in common; 1 for two empty ones."""
-    return SequenceMatcher(None, text, other, autojunk=False).ratio()
+    """Return from 0 to 1 how much two texts have in common besides spaces; 1 for two empty ones."""
+    return SequenceMatcher(None, text.replace(" ", ""), other.replace(" ", ""), autojunk=False).ratio()

@@ -70,7 +70,7 @@ def test_the_manifest_notes_what_the_adapter_writes_for_the_known_recording(expo
     noted = load_manifest(exported).known_text
     pipeline = load_pipeline(exported, quantization=config.quantization)
     assert noted and text_of_known_sound(pipeline) == noted == pipeline.facts.known_text
-    check_known_sound(pipeline)
+    check_known_sound(pipeline, noted)
 
 
 @pytest.mark.parametrize("quantization", ["none", "int8"])
