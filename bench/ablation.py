@@ -128,6 +128,7 @@ def command_of(
         "max_steps": str(of["steps"]),
         "max_eval_clips": str(of["max_eval_clips"]),
         **dict.fromkeys(("publish_to", "continue_from"), "null"),
+        "average_with_start": "0",
         "continue_blocks": _listed(BLOCKS),
         **dict.fromkeys(("export_formats", "distill_data"), "[]"),
         **dict.fromkeys(("evaluate_base", "export_best", "tensorboard"), "false"),
