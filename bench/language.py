@@ -1,7 +1,7 @@
 r"""Is each window written in the language that is spoken? Sixty recordings through `language=auto`.
 
     python bench/language.py --speech en=people/english --speech hi=people/hindi-valid.jsonl \
-        --speech mr=people/marathi.jsonl --speech mr=data/mr-neural/test-neural.jsonl
+        --speech mr=people/marathi.jsonl --speech mr=data/mr/test-neural.jsonl
 
 Each source is a manifest (JSONL) or a directory of recordings. Clips of one speaker, or of one source where
 speakers are not told apart, are joined with pauses to recordings of 3 to 40 s; some of them go on in another

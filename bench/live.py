@@ -103,7 +103,7 @@ class PlayedSound(SoundQueue):
 
 
 @click.command(context_settings={"show_default": True})
-@click.option("--manifest", type=FILE, default=ROOT / "data" / "mr-neural" / "test-neural.jsonl")
+@click.option("--manifest", type=FILE, default=ROOT / "data" / "mr" / "test-neural.jsonl")
 @click.option("--model-dir", type=FILE, default=ROOT / "model_artifacts" / "whisper-base-mr")
 @click.option("--seconds", default=60.0, help="Speech and pauses in each recording.")
 @click.option("--recordings", default=1, help="Recordings to play to one session after the other.")
