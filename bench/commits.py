@@ -4,7 +4,7 @@
     python bench/commits.py HEAD~5 --only short,texts       # some sections
     python bench/commits.py main --manifest FILE.jsonl      # other recordings
 
-Both trees run in the same environment and serve the same artifact. Each call of one is paired with a call
+Both trees run in the same environment and serve the same adapter. Each call of one is paired with a call
 of the other right before or after it. A ratio is this tree's time over the commit's: below 1, this tree is
 faster. Writes bench/commits.json, anew after each section.
 """
@@ -13,12 +13,13 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, replace
@@ -31,43 +32,49 @@ import click  # noqa: E402
 import yaml  # noqa: E402
 from rich.console import Console  # noqa: E402
 
-from bench.serving.children import Service, service, tree_gib  # noqa: E402
+from bench.serving.children import SETTLE_S, Service, service, tree_gib  # noqa: E402
 from bench.serving.figures import Figures, ratios  # noqa: E402
 from bench.serving.machine import begin_record, write_record  # noqa: E402
 from bench.serving.recordings import join_clips, short_clips  # noqa: E402
-from bench.serving.setup import DATA, TEST_SETS, Plan, Setup  # noqa: E402
+from bench.serving.setup import (  # noqa: E402
+    CLIENTS,
+    DATA,
+    TEST_SETS,
+    Plan,
+    Setup,
+    required,
+    sections_named,
+)
 from serve.config.progress import progress_bar  # noqa: E402
+from serve.model.artifact import MANIFEST  # noqa: E402
 
-CLIENTS = 8
 STARTS = 7
 ROUNDS = 4
 LONG_ROUNDS = 3
 TRAINING_STEPS = 24
 TRAINING_ROUNDS = 2
-SETTLE_S = 0.3
-"""Pause before each timed call, in which the other tree's threads come to rest."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Trees:
     """The two source trees, and what both are measured with."""
 
-    now: Path
-    before: Path
+    paths: Mapping[str, Path]
+    """The trees by name: this one is "now", the commit's "before"."""
     setup: Setup
     artifact_before: Path
     """The same adapter, as the commit reads it."""
 
-    def both(self, turn: int) -> Sequence[tuple[str, Path]]:
-        """Return both trees by name, in an order that alternates with `turn`."""
-        pair = [("now", self.now), ("before", self.before)]
-        return pair if turn % 2 == 0 else pair[::-1]
+    def both(self, turn: int) -> Sequence[str]:
+        """Return the names of both trees, in an order that alternates with `turn`."""
+        return list(self.paths) if turn % 2 == 0 else list(self.paths)[::-1]
 
     def service(self, name: str) -> AbstractContextManager[Service]:
         """Run a tree's service."""
-        if name == "now":
-            return service(self.setup, tree=self.now)
-        return service(replace(self.setup, artifact_dir=self.artifact_before), tree=self.before)
+        setup = self.setup
+        if name == "before":
+            setup = replace(setup, artifact_dir=self.artifact_before)
+        return service(setup, tree=self.paths[name])
 
 
 def measure_start(trees: Trees) -> Figures:
@@ -77,7 +84,7 @@ def measure_start(trees: Trees) -> Figures:
     memory_gib: dict[str, float] = {}
     with progress_bar("starts", 2 * (STARTS + 1), "starts") as advance:
         for turn in range(STARTS + 1):
-            for name, _ in trees.both(turn):
+            for name in trees.both(turn):
                 with trees.service(name) as running:
                     memory_gib[name] = round(tree_gib(running.pid), 3)
                 advance()
@@ -100,7 +107,7 @@ def measure_short(trees: Trees) -> Figures:
     seconds: dict[str, list[float]] = {"now": [], "before": []}
     with _services(trees) as running, progress_bar("short clips", len(clips), "clips") as advance:
         for turn, clip in enumerate([*clips[:2], *clips]):  # two clips warm up
-            for name, _ in trees.both(turn):
+            for name in trees.both(turn):
                 seconds[name].append(_timed(lambda name=name, clip=clip: running[name].post(clip)))
             advance()
     timed = {name: taken[2:] for name, taken in seconds.items()}
@@ -117,7 +124,7 @@ def measure_concurrent(trees: Trees) -> Figures:
         progress_bar("eight clients", 2 * (ROUNDS + 1), "rounds") as advance,
     ):
         for turn in range(ROUNDS + 1):
-            for name, _ in trees.both(turn):
+            for name in trees.both(turn):
                 seconds[name].append(_timed(lambda name=name: list(pool.map(running[name].post, clips))))
                 advance()
     timed = {name: taken[1:] for name, taken in seconds.items()}  # the first round warms up
@@ -132,7 +139,7 @@ def measure_long(trees: Trees) -> Figures:
     texts: dict[str, set[str]] = {"now": set(), "before": set()}
     with _services(trees) as running, progress_bar("ten minutes", 2 * LONG_ROUNDS, "answers") as advance:
         for turn in range(LONG_ROUNDS):
-            for name, _ in trees.both(turn):
+            for name in trees.both(turn):
                 running[name].post(warm_up)
                 seconds[name].append(_timed(lambda name=name: texts[name].add(running[name].post(recording))))
                 advance()
@@ -150,7 +157,7 @@ def compare_texts(trees: Trees) -> Figures:
     different: list[Figures] = []
     with _services(trees) as running, progress_bar("texts", len(clips), "clips") as advance:
         for clip in clips:
-            now, before = (running[name].post(clip) for name in ("now", "before"))
+            now, before = (running[name].post(clip) for name in trees.paths)
             if now != before:
                 different.append({"clip": clip.path.stem, "said": clip.text, "now": now, "before": before})
             advance()
@@ -162,7 +169,8 @@ def measure_training(trees: Trees) -> Figures:
     seconds: dict[str, list[float]] = {"now": [], "before": []}
     with progress_bar("training", 2 * TRAINING_ROUNDS, "runs") as advance:
         for turn in range(TRAINING_ROUNDS):
-            for name, tree in trees.both(turn):
+            for name in trees.both(turn):
+                tree = trees.paths[name]
                 seconds[name].append(_seconds_of_training(trees.setup, tree, f"{name}-{turn}"))
                 advance()
     return {"ratio": _ratio(seconds), "steps": TRAINING_STEPS, "seconds": seconds}
@@ -211,7 +219,16 @@ def _ratio(seconds: dict[str, list[float]]) -> float:
 def _services(trees: Trees) -> Iterator[dict[str, Service]]:
     """Run the services of both trees; only one is asked at a time."""
     with ExitStack() as stack:
-        yield {name: stack.enter_context(trees.service(name)) for name in ("now", "before")}
+        yield {name: stack.enter_context(trees.service(name)) for name in trees.paths}
+
+
+def _without_known_text(artifact_dir: Path, copy: Path) -> Path:
+    """Copy an artifact but for its note of a known text, which an older tree refuses as unknown."""
+    shutil.copytree(artifact_dir, copy)
+    manifest = json.loads((copy / MANIFEST).read_text(encoding="utf-8"))
+    manifest.pop("known_text", None)
+    write_record(manifest, copy / MANIFEST)
+    return copy
 
 
 @contextmanager
@@ -254,20 +271,17 @@ FILE = click.Path(path_type=Path)
 @click.option(
     "--model-dir", type=FILE, default=ROOT / "model_artifacts" / "whisper-base-mr", help="Artifact to serve."
 )
-@click.option("--model-dir-before", type=FILE, help="The same for the commit, if it reads another manifest.")
 @click.option("--output", type=FILE, default=ROOT / "bench" / "commits.json", help="File of the figures.")
 def main(
     commit: str,
     only: str,
     manifests: tuple[Path, ...],
     model_dir: Path,
-    model_dir_before: Path | None,
     output: Path,
 ) -> None:
     """Compare this tree with COMMIT."""
-    chosen = [name.strip() for name in only.split(",") if name.strip()] or list(SECTIONS)
-    if unknown := set(chosen) - set(SECTIONS):
-        raise click.BadParameter(f"--only knows no section '{min(unknown)}'")
+    chosen = sections_named(only, SECTIONS)
+    required(manifests)
     n_threads = len(os.sched_getaffinity(0))
     console = Console(width=150)
     with _checked_out(commit) as (tree, full), tempfile.TemporaryDirectory(prefix="shrota-bench-") as scratch:
@@ -281,13 +295,12 @@ def main(
             scratch=Path(scratch),
         )
         trees = Trees(
-            now=ROOT,
-            before=tree,
+            paths={"now": ROOT, "before": tree},
             setup=setup,
-            artifact_before=(model_dir_before or model_dir).resolve(),
+            artifact_before=_without_known_text(model_dir, Path(scratch) / "artifact"),
         )
         record: Figures = {**begin_record(n_threads), "now": _git("rev-parse", "HEAD"), "before": full}
-        for name in (name for name in SECTIONS if name in chosen):
+        for name in chosen:
             figures = SECTIONS[name](trees)
             record[name] = figures
             write_record(record, output)

@@ -17,7 +17,7 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -34,7 +34,15 @@ from bench.serving.memory import measure_memory  # noqa: E402
 from bench.serving.no_speech import measure_no_speech  # noqa: E402
 from bench.serving.quality import measure_accuracy, measure_bad_input, measure_streaming  # noqa: E402
 from bench.serving.report import draw_speeds, headline, tables  # noqa: E402
-from bench.serving.setup import NO_SPEECH, QUICK, TEST_SETS, Plan, Setup  # noqa: E402
+from bench.serving.setup import (  # noqa: E402
+    NO_SPEECH,
+    QUICK,
+    TEST_SETS,
+    Plan,
+    Setup,
+    required,
+    sections_named,
+)
 from bench.serving.speed import (  # noqa: E402
     measure_concurrent,
     measure_drift,
@@ -94,7 +102,8 @@ def main(
     output: Path,
 ) -> None:
     """Measure the service and its peers, and write the figures."""
-    chosen = chosen_sections(only, manifests)
+    chosen = sections_named(only, SECTIONS)
+    required([*manifests, *([NO_SPEECH] if "no_speech" in chosen else [])])
     console = Console(width=150)
     n_threads = threads or len(os.sched_getaffinity(0))
     record: Figures = {**begin_record(n_threads), "quick": quick, "engine": engine}
@@ -121,28 +130,12 @@ def main(
     print_record(record, sections, output, console)
 
 
-def chosen_sections(only: str, manifests: Sequence[Path]) -> list[str]:
-    """Return the sections that --only names, where the recordings that they need exist.
-
-    Raises:
-        click.BadParameter: There is no such section.
-        SystemExit: Recordings are missing.
-    """
-    chosen = [name.strip() for name in only.split(",") if name.strip()] or list(SECTIONS)
-    if unknown := set(chosen) - set(SECTIONS):
-        raise click.BadParameter(f"--only knows no section '{min(unknown)}'")
-    needed = [*manifests, *([NO_SPEECH] if "no_speech" in chosen else [])]
-    if missing := [path for path in needed if not path.is_file()]:
-        raise SystemExit(f"{missing[0]} does not exist: `make data` builds the test sets")
-    return chosen
-
-
 def measure(setup: Setup, chosen: list[str], console: Console) -> tuple[Figures, Figures, Figures]:
     """Run sections in their order; return their figures, what failed and why, and how long each took."""
     sections: Figures = {}
     failed: Figures = {}
     took_s: Figures = {}
-    for name in (name for name in SECTIONS if name in chosen):
+    for name in chosen:
         started = time.monotonic()
         try:
             sections[name] = SECTIONS[name](setup)

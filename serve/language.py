@@ -28,8 +28,7 @@ from serve.audio.features import MAX_WINDOW_S, pad_with_silence
 from serve.audio.samples import FRAMES_PER_S, SAMPLE_RATE
 from serve.audio.segmentation import Window
 from serve.engine import DecodingOptions, EngineInput, Hypothesis, LanguageProbs
-from serve.engine.languages import FAMILIES, TWINS, written_alike
-from serve.engine.text_language import fits
+from serve.engine.languages import FAMILIES, TWINS, fits, written_alike
 
 LOOK_AHEAD = 2
 """Later windows that may decide the language of a doubtful one. Its text waits for their detection."""

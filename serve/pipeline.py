@@ -41,7 +41,6 @@ from typing import Protocol
 
 import numpy as np
 
-from serve import tracing
 from serve.audio.features import MAX_WINDOW_S, FeatureExtractor, window_length_s
 from serve.audio.mixing import chosen_channels
 from serve.audio.recording import Recording
@@ -54,6 +53,7 @@ from serve.engine import (
     EngineInput,
     Hypothesis,
     Task,
+    tracing,
 )
 from serve.engine.admission import Admission
 from serve.engine.fair_queue import BatchLimits

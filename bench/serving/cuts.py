@@ -13,11 +13,10 @@ import soundfile
 from bench.serving.children import Service, service
 from bench.serving.figures import Figures
 from bench.serving.recordings import join_clips, read_samples
-from bench.serving.setup import Setup
+from bench.serving.setup import CLIENTS, Setup
 from serve.audio.samples import SAMPLE_RATE
 from serve.config.progress import progress_bar
 
-CLIENTS = 8
 PIECE_S = (0.5, 12.0)
 TOLERANCE_S = 1e-3
 """Times are written with three decimals."""

@@ -13,14 +13,13 @@ import soundfile
 from bench.serving.children import Service, service
 from bench.serving.figures import Figures, times_real_time
 from bench.serving.recordings import join_clips
-from bench.serving.setup import Setup
+from bench.serving.setup import CLIENTS, Setup
 from serve.audio.samples import SAMPLE_RATE
 from serve.config.progress import progress_bar
 from train.data.manifest import Clip, load_samples, read_audio, read_manifest
 from train.evaluate.evaluation import REPORTED_PROFILES, group_scores
 from train.evaluate.scoring import score
 
-CLIENTS = 8
 STREAMED_S = 300.0
 
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
+
+import click
 
 ROOT = Path(__file__).resolve().parents[2]
 DATA = ROOT / "data" / "mr"
@@ -12,6 +15,30 @@ TEST_SETS = tuple(
     DATA / f"test-{name}.jsonl" for name in ("catalogue", "everyday", "everyday-telephone", "everyday-room")
 )
 NO_SPEECH = DATA / "test-no-speech.jsonl"
+CLIENTS = 8
+"""Clients that send at once."""
+
+
+def sections_named(only: str, sections: Collection[str]) -> list[str]:
+    """Return the sections that --only names with commas between, or all.
+
+    Raises:
+        click.BadParameter: There is no such section.
+    """
+    chosen = [name.strip() for name in only.split(",") if name.strip()] or list(sections)
+    if unknown := set(chosen) - set(sections):
+        raise click.BadParameter(f"--only knows no section '{min(unknown)}'")
+    return [name for name in sections if name in chosen]
+
+
+def required(paths: Iterable[Path]) -> None:
+    """End the program where recordings are missing.
+
+    Raises:
+        SystemExit: One is.
+    """
+    if missing := [path for path in paths if not path.is_file()]:
+        raise SystemExit(f"{missing[0]} does not exist: `make data` builds the test sets")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,12 +18,11 @@ from bench.serving.children import SETTLE_S, Answer, ChildFailed, PeerProcess, s
 from bench.serving.figures import Figures, error_rates, percentiles, ratios, times_real_time
 from bench.serving.peers import OURS, PEERS, REFERENCE
 from bench.serving.recordings import Recording, join_clips, short_clips, total_s
-from bench.serving.setup import Setup
+from bench.serving.setup import CLIENTS, Setup
 from serve.config.progress import progress_bar
 from train.data.normalise import PROFILES
 from train.evaluate.scoring import compare, score_utterances
 
-CLIENTS = 8
 SHORT_PEERS = [name for name in PEERS if name not in (OURS, "faster-whisper-vad")]
 LONG_PEERS = [name for name in PEERS if name not in (OURS, REFERENCE)]
 

@@ -14,9 +14,8 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any
 
-from serve import tracing
 from serve.audio.samples import FRAMES_PER_S
-from serve.engine import BatchSize, EngineInput
+from serve.engine import BatchSize, EngineInput, tracing
 from serve.engine.batch_cost import BatchCost
 from serve.engine.fallback import Trial
 

@@ -1,9 +1,16 @@
-"""Whisper's languages: codes, English names and aliases. Knows no model.
+"""Whisper's languages: codes, English names, aliases, and which of them fits a text. Knows no speech model.
 
 Not every checkpoint has every language (`yue` came with large-v3); an engine lists its own.
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from py3langid.langid import LanguageIdentifier
 
 LANGUAGE_NAMES = {
     "af": "afrikaans",
@@ -180,3 +187,32 @@ def language_code(name_or_code: str) -> str | None:
 def written_alike(language: str | None) -> frozenset[str]:
     """Return the language's relatives in its script, itself included; empty where it has none."""
     return next((each for each in WRITTEN_ALIKE if language in each), frozenset())
+
+
+def fits(text: str, languages: Iterable[str]) -> dict[str, float]:
+    """Return the probability of each language, given that the text is in one of them.
+
+    The words and letters decide, by py3langid's model of 140 languages (naive Bayes over byte sequences: Lui
+    and Baldwin, 2012).
+
+    Args:
+        languages: Those that the model does not know are left out.
+
+    Returns:
+        Language -> probability; empty where fewer than two languages are known. Equal for a text that shows
+        nothing.
+    """
+    wanted = set(languages)
+    ranked = {code: prob for code, prob in _identifier().rank(text) if code in wanted}
+    total = sum(ranked.values())
+    if len(ranked) < 2 or not total:
+        return {}
+    return {code: prob / total for code, prob in ranked.items()}
+
+
+@lru_cache(maxsize=1)
+def _identifier() -> LanguageIdentifier:
+    """Load the model when a text is first in doubt: it takes a second and 80 MB."""
+    from py3langid.langid import MODEL_FILE, LanguageIdentifier
+
+    return LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)

@@ -22,8 +22,7 @@ from typing import Any, NoReturn
 
 import structlog
 
-from serve import tracing
-from serve.engine import Engine, EngineInput, Hypothesis, LanguageProbs
+from serve.engine import Engine, EngineInput, Hypothesis, LanguageProbs, tracing
 from serve.engine.admission import Admission, Demand, Pace
 from serve.engine.fair_queue import BatchLimits, Call, FairQueue, Line
 from serve.engine.fallback import Trial

@@ -12,7 +12,7 @@ from litestar.plugins import PluginProtocol
 from litestar.plugins.core import MsgspecDIPlugin
 from litestar.types import ASGIApp, ControllerRouterHandler
 
-from serve import tracing
+from serve.engine import tracing
 from serve.engine.languages import LANGUAGE_NAMES
 from serve.http.context import CUSTOM_ATTRIBUTES, REQUEST_ID, RequestContext
 from serve.http.door.body import ArrivingBytes

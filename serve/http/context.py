@@ -17,7 +17,7 @@ from litestar.enums import ScopeType
 from litestar.routes import HTTPRoute
 from litestar.types import HTTPScope, Message, Receive, Scope, Send
 
-from serve import tracing
+from serve.engine import tracing
 from serve.http.door.frames import Allowance
 from serve.http.door.unread import UnreadBody
 from serve.http.metrics import OTHER_ROUTE, Metrics

@@ -43,24 +43,26 @@ def warm_up(pipeline: Pipeline, decoder: Decoder) -> None:
     Raises:
         StartupError: The text differs wildly from the manifest's.
     """
-    if pipeline.facts.known_text is None:
+    noted = pipeline.facts.known_text
+    if noted is None or not check_known_sound(pipeline, noted, decoder):
         pipeline.warm_up(decoder)
-    else:
-        check_known_sound(pipeline, pipeline.facts.known_text, decoder)
 
 
-def check_known_sound(pipeline: Pipeline, noted: str, decoder: Decoder | None = None) -> None:
-    """Compare the text with what the manifest notes.
+def check_known_sound(pipeline: Pipeline, noted: str, decoder: Decoder | None = None) -> bool:
+    """Compare the text with what the manifest notes; tell whether the model knows its language.
 
     Raises:
         StartupError: It differs wildly.
     """
     text = text_of_known_sound(pipeline, decoder)
-    if text is not None and likeness(text, noted) < LEAST_LIKENESS:
+    if text is None:
+        return False
+    if likeness(text, noted) < LEAST_LIKENESS:
         raise StartupError(
             "the model writes something else for a known recording than when its adapter was exported: files"
             " of the adapter or of the base model are damaged, or do not belong together; fetch them again"
         )
+    return True
 
 
 def likeness(text: str, other: str) -> float:

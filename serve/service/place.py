@@ -13,8 +13,8 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from typing import TYPE_CHECKING
 
-from serve import tracing
 from serve.audio.samples import SAMPLE_RATE
+from serve.engine import tracing
 from serve.engine.scheduler import Ticket
 from serve.errors import AudioTooLong
 from serve.options import TranscriptionOptions

@@ -19,7 +19,6 @@ from pathlib import Path
 import ctranslate2
 import numpy as np
 
-from serve import tracing
 from serve.audio.samples import FRAMES_PER_S
 from serve.engine import (
     CPU_BATCH,
@@ -31,6 +30,7 @@ from serve.engine import (
     Hypothesis,
     LanguageProbs,
     Quantization,
+    tracing,
 )
 from serve.engine.copies import is_repetitive, weighed
 from serve.engine.ctranslate2.merging import Storage

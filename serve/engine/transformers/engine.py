@@ -25,7 +25,6 @@ from safetensors import safe_open
 from torch import Tensor
 from transformers import BitsAndBytesConfig, WhisperForConditionalGeneration
 
-from serve import tracing
 from serve.engine import (
     CPU_BATCH,
     GPU_BATCH,
@@ -36,6 +35,7 @@ from serve.engine import (
     Hypothesis,
     LanguageProbs,
     Quantization,
+    tracing,
 )
 from serve.engine.copies import is_repetitive, sound_repeats, weighed
 from serve.engine.repetition import before_loop

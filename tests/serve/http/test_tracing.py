@@ -5,8 +5,8 @@ import pytest
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-from serve import tracing
 from serve.config.settings import Settings
+from serve.engine import tracing
 from serve.errors import ConfigError
 from serve.service.loading import load_pipeline
 

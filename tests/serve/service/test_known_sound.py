@@ -4,9 +4,16 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from serve.engine.scheduler import Scheduler
 from serve.errors import StartupError
 from serve.model.artifact import ADAPTER_WEIGHTS, load_artifact
-from serve.service.known_sound import LEAST_LIKENESS, check_known_sound, likeness, text_of_known_sound
+from serve.service.known_sound import (
+    LEAST_LIKENESS,
+    check_known_sound,
+    likeness,
+    text_of_known_sound,
+    warm_up,
+)
 from serve.service.loading import load_pipeline
 
 
@@ -27,7 +34,7 @@ def test_an_adapter_is_served_as_it_was_exported_and_not_when_its_values_are_oth
     noted_dir = write_tiny_artifact(tmp_path / "noted", known_text=text)
     noted = load_pipeline(noted_dir)
     assert text_of_known_sound(noted) == text
-    check_known_sound(noted, text)
+    assert check_known_sound(noted, text)
     weights = load_artifact(noted_dir).adapter_dir / ADAPTER_WEIGHTS
     rng = np.random.default_rng(0)
     values = {
@@ -36,6 +43,18 @@ def test_an_adapter_is_served_as_it_was_exported_and_not_when_its_values_are_oth
     save_file(values, weights, metadata={"format": "pt"})
     with pytest.raises(StartupError, match="known recording"):
         check_known_sound(load_pipeline(noted_dir), text)
+
+
+def test_a_model_that_knows_no_language_of_the_recording_is_warmed_up_with_noise(
+    write_tiny_artifact, tmp_path, monkeypatch
+):
+    pipeline = load_pipeline(write_tiny_artifact(tmp_path / "noted", known_text="तर"))
+    warmed = []
+    monkeypatch.setattr(type(pipeline), "warm_up", lambda self, decoder: warmed.append(decoder))
+    monkeypatch.setattr(type(pipeline.engine), "languages", frozenset({"en"}))
+    with Scheduler(pipeline.engine) as scheduler, scheduler.admit() as ticket:
+        warm_up(pipeline, ticket)
+        assert warmed == [ticket]
 
 
 def test_a_service_does_not_become_ready_with_another_text(start_child, write_tiny_artifact, tmp_path):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from serve.engine.text_language import fits
+from serve.engine.languages import fits
 
 
 @pytest.mark.parametrize(
