@@ -63,6 +63,7 @@ VARIANTS = {
 
 @click.command(context_settings={"show_default": True})
 @click.option("--steps", default=300, help="Steps of each variant, from the bare base.")
+@click.option("--batch-s", default=48.0, help="Seconds of speech in a step.")
 @click.option(
     "--config",
     default="train/configs/whisper-base-mr.yaml",
@@ -126,6 +127,8 @@ def command_of(
         "valid_data": "[]",
         "test_data": _listed(of["tests"]),
         "max_steps": str(of["steps"]),
+        "batch_s": str(of["batch_s"]),
+        "learning_rate": "1e-3",  # the configuration's is for a run that goes on from an adapter
         "max_eval_clips": str(of["max_eval_clips"]),
         **dict.fromkeys(("publish_to", "continue_from"), "null"),
         "average_with_start": "0",

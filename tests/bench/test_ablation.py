@@ -19,6 +19,7 @@ SOURCES = {
 OF = {
     "config": "train/configs/whisper-base-mr.yaml",
     "steps": 30,
+    "batch_s": 24.0,
     "tests": ["people/test.jsonl?label=people", "data/test.jsonl"],
     "max_eval_clips": 5,
 }
@@ -36,7 +37,7 @@ def config_of(name):
 @pytest.mark.parametrize("name", VARIANTS)
 def test_every_variant_is_a_run_from_the_bare_base_of_the_same_length(name):
     config = config_of(name)
-    assert (config.continue_from, config.publish_to, config.max_steps) == (None, None, 30)
+    assert (config.continue_from, config.publish_to, config.max_steps, config.batch_s) == (None, None, 30, 24)
     assert config.test_data == tuple(OF["tests"])
     heard = [kind for kind in SOURCES if SOURCES[kind][0] in config.train_data]
     assert sorted(heard) == sorted(VARIANTS[name].kinds)
