@@ -91,6 +91,9 @@ class Settings:
     max_waiting_audio_s: float = 57_600.0
     """Sound of all admitted requests that is not yet transcribed; a further recording that exceeds it gets
     status 429."""
+    max_wait_s: float | None = None
+    """Longest time that a further recording should wait for the engine; where more is predicted, it gets
+    status 429 at once. None lets all that have a place wait for their turn."""
     max_connections: int = 512
     """Connections open at a time; a further one replaces the longest idle one, or gets status 503."""
     max_connections_per_address: int | None = None

@@ -14,6 +14,8 @@ from serve.errors import Overloaded
 
 LATEST_RETRY_S = 600
 """Longest time after which a refused client is told to retry."""
+SLOWEST = 0.1
+"""Least speed to reckon with: the first measurement of one may be of a disturbed moment."""
 
 
 @dataclass(eq=False)
@@ -44,6 +46,8 @@ class Admission:
     """Places that long requests leave free."""
     max_waiting_audio_s: float = math.inf
     """Sound of all requests that is not yet read, in seconds."""
+    max_wait_s: float = math.inf
+    """Predicted time until the engine is free for a further request, in seconds."""
 
     def admit(self, demand: Demand, others: Collection[Demand], pace: Pace) -> None:
         """Raise unless there is a place beside the others.
@@ -53,23 +57,30 @@ class Admission:
         """
         n_long = sum(each.is_long for each in others)
         is_full = len(others) >= self.max_requests
-        if is_full or (demand.is_long and n_long >= self.max_requests - self.n_kept_for_short):
+        is_full |= demand.is_long and n_long >= self.max_requests - self.n_kept_for_short
+        if is_full or _wait_s(others, pace) > self.max_wait_s:
             raise Overloaded(retry_after_s(others, pace))
 
     def expect(self, demand: Demand, audio_s: float, others: Collection[Demand], pace: Pace) -> None:
         """Note how much sound a request has brought.
 
         Raises:
-            Overloaded: The others have brought so much that it would exceed the bound.
+            Overloaded: The others have brought so much that it would exceed a bound.
         """
         others_s = sum(each.left_s or 0.0 for each in others)
-        if others_s and others_s + audio_s > self.max_waiting_audio_s:
+        is_full = bool(others_s) and others_s + audio_s > self.max_waiting_audio_s
+        if is_full or _wait_s(others, pace) > self.max_wait_s:
             raise Overloaded(retry_after_s(others, pace))
         demand.left_s = audio_s
+
+
+def _wait_s(others: Collection[Demand], pace: Pace) -> float:
+    """Return the engine's time for what others have brought, in seconds."""
+    return pace.waiting_s + sum(each.left_s or 0.0 for each in others) / max(pace.speed, SLOWEST)
 
 
 def retry_after_s(admitted: Collection[Demand], pace: Pace) -> int:
     """Return in how many seconds a place should be free: once the least sound is read, at its share."""
     known = [each.left_s for each in admitted if each.left_s is not None]
-    next_free_s = min(known) * len(admitted) / max(pace.speed, 0.1) if known else 0.0
+    next_free_s = min(known) * len(admitted) / max(pace.speed, SLOWEST) if known else 0.0
     return min(LATEST_RETRY_S, max(1, math.ceil(max(next_free_s, pace.waiting_s))))

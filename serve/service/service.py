@@ -385,6 +385,7 @@ class Service:
                 max_requests=settings.max_requests,
                 n_kept_for_short=settings.n_short_places,
                 max_waiting_audio_s=settings.max_waiting_audio_s,
+                max_wait_s=math.inf if settings.max_wait_s is None else settings.max_wait_s,
             ),
             request_timeout_s=settings.request_timeout_s,
             limits=limits,
