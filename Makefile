@@ -91,6 +91,10 @@ format: install ## rewrite the sources the way `make lint` wants them
 types: install ## mypy, strictly, on serve and train
 	$(PY) -m mypy
 
+.PHONY: fuzz
+fuzz: system-deps install ## 20,000 mutated inputs through every door of a running service; what fails goes to runs/fuzz.jsonl
+	$(PY) bench/fuzz.py $(ARGS)
+
 .PHONY: audit
 audit: install ## secrets in the checkout, and known weaknesses in constraints.txt, as far as pypi.org can be reached
 	$(PY) -m pip install --quiet --constraint constraints.txt --editable '.[audit]'

@@ -139,7 +139,7 @@ def read_header(directory: Path) -> Header:
         raise DataError(
             f"{directory} holds no shards, or their preparation was not finished: {HEADER} is missing"
         ) from error
-    except (OSError, msgspec.DecodeError) as error:
+    except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
         raise DataError(f"{path} cannot be read: {error}") from error
     if header.schema_version != SCHEMA_VERSION:
         raise DataError(f"{path} has version {header.schema_version}; this program reads {SCHEMA_VERSION}")
@@ -164,7 +164,7 @@ def read_shards(directory: Path, log: DropLog) -> list[Clip]:
     try:
         lines = index.read_bytes().splitlines()
         entries = [msgspec.json.decode(line, type=Entry) for line in lines]
-    except (OSError, msgspec.DecodeError) as error:
+    except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
         raise DataError(f"{index} cannot be read: {error}") from error
     for number, entry in enumerate(entries, 1):
         origin = f"{index}:{number}"

@@ -49,6 +49,6 @@ def _checksums(storage: Any, header_url: str) -> dict[str, str]:
     """Return {shard: sha256} of an earlier copy; empty where there is none."""
     try:
         header = msgspec.json.decode(storage.cat_file(header_url), type=Header)
-    except (FileNotFoundError, msgspec.DecodeError):
+    except (FileNotFoundError, msgspec.DecodeError, UnicodeDecodeError):
         return {}
     return {shard.name: shard.sha256 for shard in header.shards}
