@@ -6,6 +6,7 @@ import socket
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
+import httpx
 import numpy as np
 import pytest
 import soundfile
@@ -132,14 +133,29 @@ def test_the_start_comes_before_any_window_is_decoded(serve, long_wav):
     assert types.count("segment") > 1
 
 
-@pytest.mark.parametrize("accept", ["application/json", "application/x-ndjson"])
-def test_a_client_that_leaves_frees_its_place_while_the_engine_is_busy(serve, wait_until, speech_wav, accept):
+@pytest.mark.parametrize(
+    ("path", "accept", "fields"),
+    [
+        (INVOCATIONS, "application/json", None),
+        (INVOCATIONS, "application/x-ndjson", None),
+        (INVOCATIONS, "text/event-stream", None),
+        (INVOCATIONS, "application/json", {}),
+        ("/v1/audio/transcriptions", "*/*", {"model": "whisper-1"}),
+        ("/v1/audio/transcriptions", "*/*", {"model": "whisper-1", "stream": "true"}),
+        ("/v1/audio/translations", "*/*", {"model": "whisper-1"}),
+    ],
+)
+def test_a_client_that_leaves_frees_its_place_while_the_engine_is_busy(
+    serve, wait_until, speech_wav, path, accept, fields
+):
     running = serve(max_requests=1)
     n_windows = len(running.engine.options)
     running.engine.pace.clear()
+    body = {"content": speech_wav} if fields is None else {"data": fields, "files": {"file": speech_wav}}
+    request = httpx.Request("POST", f"http://x{path}", headers={"Accept": accept}, **body)
+    head = "".join(f"{name}: {value}\r\n" for name, value in request.headers.items())
     with socket.create_connection(running.address, timeout=30) as connection:
-        head = f"POST /invocations HTTP/1.1\r\nHost: x\r\nAccept: {accept}\r\n"
-        connection.sendall(f"{head}Content-Length: {len(speech_wav)}\r\n\r\n".encode() + speech_wav)
+        connection.sendall(f"POST {path} HTTP/1.1\r\n{head}\r\n".encode() + request.read())
         wait_until(lambda: len(running.engine.options) > n_windows)
         assert running.service.n_admitted == 1
     wait_until(lambda: running.service.n_admitted == 0)
