@@ -1,7 +1,7 @@
 """Transcribe a corpus: `shrota batch`.
 
-Exit status: 0 if every file has a result or a place in the quarantine, 1 if the run could not go on (a sentence
-on standard error says why), 2 for unknown words on the command line, 130 when interrupted.
+Exit status: 0 if every file has a result or a place in the quarantine, 1 if the run could not go on (a
+sentence on standard error says why), 2 for unknown words on the command line, 130 when interrupted.
 """
 
 from __future__ import annotations
@@ -169,7 +169,7 @@ work, on this machine or on a cluster; --local needs no Ray.""",
     examples="""\
 shrota batch --input recordings/ --output transcripts --local
 shrota batch --input 'calls/**/*.wav' --output transcripts --workers 8 --format parquet
-shrota batch --input s3://bucket/calls --output s3://bucket/transcripts --address ray-head:6379 --gpu-workers 4
+shrota batch --input s3://bucket/calls --output s3://bucket/texts --address ray-head:6379 --gpu-workers 4
 shrota batch --input corpus.jsonl --output transcripts --retry-quarantined --word-timestamps
 """,
     flags=[*flags_of(Corpus, bare=True), *engine_flags()],

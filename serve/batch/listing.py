@@ -1,4 +1,4 @@
-"""Find the recordings of a corpus: a folder, a pattern, a manifest or a URL -> paths with sizes. Opens none."""
+"""Find the recordings of a corpus: a folder, a pattern, a manifest or a URL -> paths and sizes. Opens none."""
 
 from __future__ import annotations
 
@@ -79,7 +79,8 @@ def _named_in_manifest(where: str) -> Iterator[str]:
         except msgspec.DecodeError as error:
             raise ConfigError([f"{where}, line {number}: {error}"]) from error
         path = posixpath.normpath(posixpath.join(root, name))
-        yield name if SCHEME in name else f"{scheme}{SCHEME}{path}" if scheme else path
+        is_here = not scheme or name.startswith("/")
+        yield name if SCHEME in name else path if is_here else f"{scheme}{SCHEME}{path}"
 
 
 def _found_on_disk(path: str) -> Found:

@@ -1,7 +1,7 @@
 """Do a corpus's shards by Ray Data: actors hold the model, each on its cores or its GPU.
 
-Without an address, Ray runs in processes of this command, and listens on loopback only. This is the only module
-that imports Ray. Knows no files: a worker gets a shard and returns a report.
+Without an address, Ray runs in processes of this command, and listens on loopback only. This is the only
+module that imports Ray. Knows no files: a worker gets a shard and returns a report.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ TRIES = 20
 ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_AUTH_MODE": "token",
-    "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
+    "RAY_BACKEND_LOG_LEVEL": "fatal",
 }
 LOCAL_ENVIRONMENT = {
     # Despite its name Ray obeys it on any system: all of its sockets are then on loopback.
@@ -93,9 +93,10 @@ def _ray(pools: Pools, n_threads: int) -> Iterator[Any]:
     """Start Ray, or join a cluster, while the block runs."""
     for name, value in (ENVIRONMENT if pools.address else ENVIRONMENT | LOCAL_ENVIRONMENT).items():
         os.environ.setdefault(name, value)
-    import ray
+    import ray.data
 
-    logging.getLogger("ray").setLevel(logging.ERROR)
+    for name in ("ray", "ray.data"):  # which bring handlers of their own
+        logging.getLogger(name).setLevel(logging.ERROR)
     usual: dict[str, Any] = {"configure_logging": False, "log_to_driver": False, "namespace": "shrota"}
     try:
         if pools.address:
@@ -120,11 +121,9 @@ def _ray(pools: Pools, n_threads: int) -> Iterator[Any]:
 def _dataset(ray: Any, work: Work, shards: Sequence[Shard], pools: Pools) -> Any:
     """Return the dataset of reports.
 
-    Workers on GPUs begin with the longest recordings, those on CPUs with the shortest where there are both; they
-    meet somewhere, and a shard that is done is passed over. So neither waits for the other.
+    Workers on GPUs begin with the longest recordings, those on CPUs with the shortest where there are both;
+    they meet somewhere, and a shard that is done is passed over. So neither waits for the other.
     """
-    import ray.data
-
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False

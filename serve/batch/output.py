@@ -8,7 +8,8 @@ quarantine/0000-000000.jsonl its files without a result
 quarantine.jsonl             all of these, written at the end of a run
 ```
 
-Every file is written as a whole, so a process that is killed leaves a shard done or not done. Knows no engine.
+Every file is written as a whole, so a process that is killed leaves a shard done or not done. Knows no
+engine.
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ from serve.transcribe.transcriber import MAX_FILE_BYTES, USUAL_BYTES_PER_S, expe
 MAX_SHARD_FILES = 512
 SHARDS_OF_A_SMALL_CORPUS = 128
 SHORTEST_SHARD_S = 60.0
-"""A small corpus is divided more finely, so that workers end at about the same time, but no shard is so short."""
+"""A small corpus is divided more finely, so that workers end at about the same time; no shard is shorter."""
 
 READERS = 16
 """Files read at a time to be compared; a storage elsewhere takes long to answer."""

@@ -3,7 +3,8 @@
     step = Step(work)                # loads the model
     report = step.run(shard)         # from several threads: one shard's last files meet the next one's first
 
-Recordings of all running shards are transcribed at the same time, so that windows of one length share batches.
+Recordings of all running shards are transcribed at the same time, so that windows of one length share
+batches.
 """
 
 from __future__ import annotations
