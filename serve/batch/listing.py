@@ -1,4 +1,4 @@
-"""Find the recordings of a corpus: a folder, a pattern, a manifest or a URL -> paths and sizes. Opens none."""
+"""Find the recordings of a corpus: folder, pattern, manifest or URL -> paths and sizes. Opens none."""
 
 from __future__ import annotations
 
