@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
@@ -151,7 +151,7 @@ def _runner(corpus: Corpus) -> Runner:
         address=corpus.address,
     )
 
-    def run(work: Work, shards: Sequence[Shard]) -> Iterator[Report]:
+    def run(work: Work, shards: Sequence[Shard]) -> Generator[Report, None, None]:
         return run_on_ray(work, shards, pools)
 
     return run

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator, Sequence
+import signal
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -31,6 +32,7 @@ ENVIRONMENT = {
     "RAY_BACKEND_LOG_LEVEL": "fatal",
 }
 LOCAL_ENVIRONMENT = {
+    "RAY_worker_niceness": "0",  # Ray's workers would run at low priority, although all of the work is theirs
     # Despite its name Ray obeys it on any system: all of its sockets are then on loopback.
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
 }
@@ -68,7 +70,7 @@ class Worker:
         return report
 
 
-def run_on_ray(work: Work, shards: Sequence[Shard], pools: Pools) -> Iterator[Report]:
+def run_on_ray(work: Work, shards: Sequence[Shard], pools: Pools) -> Generator[Report, None, None]:
     """Yield a report for each shard, once it is done.
 
     Raises:
@@ -98,6 +100,7 @@ def _ray(pools: Pools, n_threads: int) -> Iterator[Any]:
     for name in ("ray", "ray.data"):  # which bring handlers of their own
         logging.getLogger(name).setLevel(logging.ERROR)
     usual: dict[str, Any] = {"configure_logging": False, "log_to_driver": False, "namespace": "shrota"}
+    on_sigterm = signal.getsignal(signal.SIGTERM)
     try:
         if pools.address:
             ray.init(address=pools.address, **usual)
@@ -112,6 +115,7 @@ def _ray(pools: Pools, n_threads: int) -> Iterator[Any]:
             )
     except (ConnectionError, ValueError, RuntimeError) as error:
         raise StartupError(f"Ray cannot be started or joined: {error}") from error
+    signal.signal(signal.SIGTERM, on_sigterm)  # Ray has put its own there
     try:
         yield ray
     finally:

@@ -25,8 +25,6 @@ class EngineFacts(msgspec.Struct, frozen=True, kw_only=True):
     """Hash of the base model's weights, which adapters name it by."""
     artifact_sha256: str | None
     """Hash of the artifact's manifest and adapter; None for a base model alone."""
-    version: str
-    """Version of shrota."""
 
 
 class Row(EngineFacts, frozen=True, kw_only=True):

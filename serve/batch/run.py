@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import cache
 
@@ -21,9 +21,9 @@ from serve.batch.plan import Shard, plan_shards
 from serve.batch.step import SHARDS_AT_ONCE, Report, Step, Work
 from serve.batch.stores import LocalStore
 from serve.config.progress import AudioBar, audio_bar
-from serve.errors import ConfigError
+from serve.errors import ConfigError, StorageError
 
-Runner = Callable[[Work, Sequence[Shard]], Iterator[Report]]
+Runner = Callable[[Work, Sequence[Shard]], Generator[Report, None, None]]
 """Does shards, and yields a report for each once it is done."""
 
 
@@ -93,7 +93,7 @@ def transcribe_corpus(where: str, work: Work, run: Runner, *, shard_s: float, re
     )
 
 
-def run_here(work: Work, shards: Sequence[Shard]) -> Iterator[Report]:
+def run_here(work: Work, shards: Sequence[Shard]) -> Generator[Report, None, None]:
     """Do shards in this process."""
     step = Step(work)
     threads = ThreadPoolExecutor(SHARDS_AT_ONCE, thread_name_prefix="shard")
@@ -114,12 +114,13 @@ def _run(run: Runner, work: Work, shards: Sequence[Shard], bar: AudioBar) -> Non
     expected_s = {shard.name: shard.expected_s for shard in shards}
     n_left, n_quarantined = sum(shard.n_files for shard in shards), 0
     bar.note(f"{n_left} files to go")
-    for report in run(work, shards):
-        n_left -= report.n_files
-        n_quarantined += report.n_quarantined
-        bar.expect(report.audio_s - expected_s[report.shard])
-        bar.advance(report.audio_s)
-        bar.note(f"{n_left} files to go" + (f", {n_quarantined} in quarantine" if n_quarantined else ""))
+    with closing(run(work, shards)) as reports:  # so that a break ends the workers
+        for report in reports:
+            n_left -= report.n_files
+            n_quarantined += report.n_quarantined
+            bar.expect(report.audio_s - expected_s[report.shard])
+            bar.advance(report.audio_s)
+            bar.note(f"{n_left} files to go" + (f", {n_quarantined} in quarantine" if n_quarantined else ""))
 
 
 def _planned(found: Sequence[Found], output: Output, shard_s: float, retries: bool) -> list[Shard]:
@@ -157,9 +158,11 @@ def _alone(output: Output) -> Iterator[None]:
     if not isinstance(output.store, LocalStore):
         yield
         return
-    output.store.directory.mkdir(parents=True, exist_ok=True)
     try:
+        output.store.directory.mkdir(parents=True, exist_ok=True)
         with FileLock(output.store.directory / ".lock", timeout=0):
             yield
     except Timeout as error:
         raise ConfigError([f"{output.where}: another run writes here"]) from error
+    except OSError as error:
+        raise StorageError(f"{output.where} cannot be written: {error.strerror or error}") from error

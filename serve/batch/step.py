@@ -107,7 +107,6 @@ class Step:
             quantization=settings.quantization,
             base_fingerprint=work.model[0],
             artifact_sha256=work.model[1],
-            version=version("shrota"),
         )
         self._output = Output(work.output, work.format)
         self._room = Room(min(MAX_BYTES_AT_ONCE, free_memory_bytes() // (4 * work.n_workers)))

@@ -50,7 +50,10 @@ class LocalStore:
         return None
 
     def write(self, name: str, content: bytes) -> None:
-        write_whole(self.directory / name, content)
+        try:
+            write_whole(self.directory / name, content)
+        except OSError as error:
+            raise StorageError(f"{self.directory} cannot be written: {error.strerror or error}") from error
 
     def delete(self, name: str) -> None:
         (self.directory / name).unlink(missing_ok=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import subprocess
 import time
 from contextlib import suppress
@@ -70,13 +69,10 @@ def test_killed_drivers_and_workers_leave_each_file_with_one_result(batch, tmp_p
             worker.kill()
             n_worker_kills += 1
         wait_for_shards(output, n_done + 3 * BETWEEN_KILLS_SHARDS, child)
-        orphans = family(child.pid)
         assert child.poll() is None  # it had work left
-        child.send_signal(signal.SIGKILL)
+        child.kill()  # its workers may write for a while, beside those of the next run
         child.communicate()
         n_driver_kills += 1
-        psutil.wait_procs(orphans, timeout=60)
-        assert not [each for each in orphans if each.is_running() and each.status() != psutil.STATUS_ZOMBIE]
     assert n_worker_kills == 3
     assert len(batch.rows(output)) < len(clips)
     said = batch.run(tmp_path / "corpus", output, *arguments[4:])

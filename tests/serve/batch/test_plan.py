@@ -20,7 +20,6 @@ FACTS = {
     "quantization": "int8",
     "base_fingerprint": "f",
     "artifact_sha256": None,
-    "version": "1",
 }
 
 
