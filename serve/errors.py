@@ -30,6 +30,7 @@ ShrotaError
 │   ├── HookError                a user's own code failed
 │   └── EngineError              the engine failed
 ├── AwsError                     AWS refuses a request, or cannot be asked
+├── StorageError                 recordings or results lie where nothing answers
 ├── ClientError                  the client could not have a recording transcribed
 └── StartupError                 the process cannot start: exit 1 and one sentence
     ├── ConfigError              settings or flags are invalid
@@ -307,6 +308,10 @@ class EngineError(ServiceError):
 
 class AwsError(ShrotaError):
     """AWS refuses a request, or cannot be reached."""
+
+
+class StorageError(ShrotaError):
+    """A storage of recordings or results does not answer, refuses, or is of an unknown kind."""
 
 
 class ClientError(ShrotaError):

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import httpx
 import numpy as np
@@ -334,3 +335,27 @@ def _write_tiny_artifact(
     base = BaseModel(name=str(tiny_base_dir), fingerprint=base_fingerprint(tiny_base_dir))
     usual = {"name": "tiny-mr", "language": "mr", "encoder_context": "dynamic", "max_window_s": 12.0}
     write_manifest(directory, Manifest(schema_version=SCHEMA_VERSION, base_model=base, **{**usual, **facts}))
+
+
+@pytest.fixture(scope="module")
+def s3() -> Iterator[Any]:
+    """An S3 server on loopback with one bucket, as botocore finds it by the environment."""
+    import fsspec
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    environment = {
+        "AWS_ENDPOINT_URL": f"http://{host}:{port}",
+        "AWS_ACCESS_KEY_ID": "test",
+        "AWS_SECRET_ACCESS_KEY": "test",
+        "AWS_DEFAULT_REGION": "us-east-1",
+    }
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        for name, value in environment.items():
+            monkeypatch.setenv(name, value)
+        storage = fsspec.filesystem("s3", skip_instance_cache=True)
+        storage.mkdir("bucket")
+        yield storage
+    server.stop()

@@ -153,6 +153,11 @@ def test_every_exception_to_the_runtime_rule_is_still_needed():
         assert any((module, package) in used for package in packages), module
 
 
+def test_only_one_module_knows_ray():
+    strays = {each.importer for each in imports("serve", "train") if each.package == "ray"}
+    assert strays == {"serve.batch.on_ray"}
+
+
 def test_the_engine_knows_no_step_of_the_pipeline_and_no_http():
     strays = [
         each for each in imports("serve/engine") if lies_in(each.module, "serve.http", "serve.pipeline")
@@ -236,7 +241,7 @@ def test_tests_are_no_packages_so_that_they_shadow_none():
 @pytest.mark.parametrize(
     ("folder", "extras"),
     [
-        ("serve", ("aws", "microphone", "otel")),
+        ("serve", ("aws", "microphone", "otel", "ray", "s3")),
         ("train", (*TRAIN_EXTRAS, "mlflow")),
         ("tests", (*TRAIN_EXTRAS, "otel", "test")),
         ("bench", ("train", "test", "bench")),

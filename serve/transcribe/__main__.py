@@ -16,6 +16,8 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import click
+
 from serve.config.command_line import INTERRUPTED, Command, config_flag, exit_with, flags_of
 from serve.config.reader import Given, read_dataclass
 from serve.config.settings import CONFIG, Settings, unknown_settings
@@ -78,26 +80,39 @@ def read_transcription(flags: Mapping[str, Any]) -> Transcription:
     faults: list[str] = []
     own = {name: flags[name] for name in ("files", "format", "output_dir", "overwrite") if name in flags}
     files = read_dataclass(Files, flag_layer(own), faults, names={"files": "a recording or folder"})
-    heard = {name: flags[name] for name in OPTION_FLAGS if name in flags}
-    options, answer_format, settings = None, None, None
-    try:
-        options = parse_options(heard)
-    except ServiceError as error:
-        faults.append(str(error))
+    answer_format = None
+    options, settings = read_options(flags, faults), read_settings(flags, faults)
     try:
         answer_format = named_format(flags.get("format", Files.format))
     except ServiceError as error:
         faults.append(str(error))
+    if files is None or options is None or answer_format is None or settings is None:
+        raise ConfigError(faults)
+    return Transcription(files=files, format=answer_format, options=options, settings=settings)
+
+
+def read_options(flags: Mapping[str, Any], faults: list[str]) -> TranscriptionOptions | None:
+    """Read the options of a transcription; faults are appended."""
+    try:
+        return parse_options({name: flags[name] for name in OPTION_FLAGS if name in flags})
+    except ServiceError as error:
+        faults.append(str(error))
+        return None
+
+
+def read_settings(flags: Mapping[str, Any], faults: list[str]) -> Settings | None:
+    """Read model and limits from flags, environment and settings file; faults are appended.
+
+    The adapter of this checkout stands in where no model is named.
+    """
     named = {name: flags[name] for name in (CONFIG, *MODEL_FLAGS, *LIMIT_FLAGS) if name in flags}
     has_own = Settings().model_dir.exists() or not SHIPPED_ARTIFACT.exists()
     shipped = {} if has_own else {"model_dir": Given(str(SHIPPED_ARTIFACT), "the shipped artifact")}
     try:
-        settings = Settings.from_env(os.environ, named, fallback=shipped)
+        return Settings.from_env(os.environ, named, fallback=shipped)
     except ConfigError as error:
         faults += error.faults
-    if files is None or options is None or answer_format is None or settings is None:
-        raise ConfigError(faults)
-    return Transcription(files=files, format=answer_format, options=options, settings=settings)
+        return None
 
 
 def transcribe(wanted: Transcription) -> int:
@@ -181,7 +196,7 @@ def _write_transcripts(wanted: Transcription, report: Report) -> None:
     with _transcriber(wanted) as transcriber:
         started = time.monotonic()
         with audio_bar("transcribing", sum(each.expected_s for each in measured)) as bar:
-            transcriber.write_all(measured, bar, on_written=announce, on_problem=report)
+            transcriber.write_all(measured, wanted.format, bar, on_written=announce, on_problem=report)
         speed = bar.done_s / (time.monotonic() - started)
     figures = f"{bar.done_s:.0f} s of audio at {speed:.1f} x real time"
     print(f"{n_written} transcripts written, {len(measured) - n_written} failed: {figures}", file=sys.stderr)
@@ -218,7 +233,6 @@ def _transcriber(wanted: Transcription) -> Iterator[Transcriber]:
     transcriber = Transcriber(
         pipeline,
         wanted.options,
-        wanted.format,
         audio_limits=AudioLimits(max_audio_s=settings.max_audio_s),
         max_batch_windows=settings.max_batch_windows,
         max_batch_s=settings.max_batch_s,
@@ -227,6 +241,19 @@ def _transcriber(wanted: Transcription) -> Iterator[Transcriber]:
         yield transcriber
     finally:
         transcriber.close()
+
+
+def engine_flags() -> list[click.Option]:
+    """Return the flags of options, model and limits."""
+    return [
+        *flags_of(
+            TranscriptionOptions,
+            heading="Transcription options, with the same values as in requests",
+            bare=True,
+        ),
+        config_flag("File of settings, YAML or TOML. [SHROTA_CONFIG]", heading=_MODEL),
+        *flags_of(Settings, (*MODEL_FLAGS, *LIMIT_FLAGS), heading=_MODEL, prefix=PREFIX, bare=True),
+    ]
 
 
 command = Command(
@@ -247,13 +274,7 @@ shrota transcribe 'calls/**/*.wav' --channels split --format ndjson --model-dir 
 """,
     flags=[
         *flags_of(Files, ("format", "output_dir", "overwrite"), bare=True, choices={"format": FORMAT_NAMES}),
-        *flags_of(
-            TranscriptionOptions,
-            heading="Transcription options, with the same values as in requests",
-            bare=True,
-        ),
-        config_flag("File of settings, YAML or TOML. [SHROTA_CONFIG]", heading=_MODEL),
-        *flags_of(Settings, (*MODEL_FLAGS, *LIMIT_FLAGS), heading=_MODEL, prefix=PREFIX, bare=True),
+        *engine_flags(),
     ],
     words="files",
     many_words=True,

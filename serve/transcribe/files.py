@@ -6,7 +6,7 @@ import glob
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from serve.model.junk import is_junk
 
@@ -103,10 +103,14 @@ def _recordings_below(folder: Path) -> Iterator[Path]:
     return (path for path in sorted(folder.rglob("*")) if _is_recording(path))
 
 
-def _is_recording(path: Path) -> bool:
-    # Hidden files are skipped, since they are seldom recordings.
+def is_recording_name(path: PurePath) -> bool:
+    """Tell whether folders are searched for files of such a name; hidden ones are seldom recordings."""
     is_hidden = path.name.startswith(".") or is_junk(path)
-    return path.suffix.lower() in EXTENSIONS and not is_hidden and path.is_file()
+    return path.suffix.lower() in EXTENSIONS and not is_hidden
+
+
+def _is_recording(path: Path) -> bool:
+    return is_recording_name(path) and path.is_file()
 
 
 def _matching(pattern: Path) -> list[FoundFile]:

@@ -20,7 +20,7 @@ from serve.audio.decode import AudioLimits, open_audio
 from serve.config.progress import AudioBar
 from serve.engine.admission import Admission
 from serve.engine.fair_queue import BatchLimits
-from serve.engine.scheduler import Scheduler
+from serve.engine.scheduler import Scheduler, Ticket
 from serve.errors import PayloadTooLarge, ServiceError
 from serve.model.durable_write import write_whole
 from serve.options import TranscriptionOptions
@@ -60,19 +60,22 @@ class Measured:
 
 
 class Transcriber:
-    """A loaded pipeline, with the options and the format of its transcripts."""
+    """A loaded pipeline, with the options of its transcripts."""
 
     def __init__(
         self,
         pipeline: Pipeline,
         options: TranscriptionOptions,
-        answer_format: Format,
         *,
         audio_limits: AudioLimits,
         max_batch_windows: int | None,
         max_batch_s: float | None,
+        files_at_once: int = FILES_AT_ONCE,
     ) -> None:
         """Start the engine's threads.
+
+        Args:
+            files_at_once: Most recordings that are transcribed at a time.
 
         Raises:
             UnsupportedOption: The served model does not support an option.
@@ -80,12 +83,11 @@ class Transcriber:
         pipeline.resolve(options)
         self._pipeline = pipeline
         self._options = options
-        self._format = answer_format
         self._limits = audio_limits
         # Latency does not matter offline, so batches may take any time.
         limits = BatchLimits(max_batch_windows, max_batch_s, target_s=math.inf)
         self._scheduler = Scheduler(
-            pipeline.engine, admission=Admission(max_requests=FILES_AT_ONCE), limits=limits
+            pipeline.engine, admission=Admission(max_requests=files_at_once), limits=limits
         )
 
     def transcribe(self, path: Path) -> Iterator[Event]:
@@ -98,13 +100,26 @@ class Transcriber:
         with self._scheduler.admit() as ticket:
             if path.stat().st_size > MAX_FILE_BYTES:
                 raise PayloadTooLarge(MAX_FILE_BYTES)
-            split, track = self._options.channels == "split", self._options.track
-            with open_audio(path.read_bytes(), self._limits, split=split, track=track) as recording:
-                yield from self._pipeline.transcribe(recording, self._options, ticket)
+            yield from self._events(path.read_bytes(), ticket)
+
+    def transcribe_bytes(self, data: bytes) -> Iterator[Event]:
+        """Yield the events of one recording.
+
+        Raises:
+            ServiceError: The recording is not usable, or the transcription broke off.
+        """
+        with self._scheduler.admit() as ticket:
+            yield from self._events(data, ticket)
+
+    def _events(self, data: bytes, ticket: Ticket) -> Iterator[Event]:
+        split, track = self._options.channels == "split", self._options.track
+        with open_audio(data, self._limits, split=split, track=track) as recording:
+            yield from self._pipeline.transcribe(recording, self._options, ticket)
 
     def write_all(
         self,
         jobs: Sequence[Measured],
+        answer_format: Format,
         bar: AudioBar,
         *,
         on_written: Callable[[Job], None],
@@ -125,7 +140,7 @@ class Transcriber:
             while waiting or running:
                 while waiting and _has_room(waiting[-1], list(running.values())):
                     measured = waiting.pop()
-                    running[workers.submit(self._write, measured, bar)] = measured
+                    running[workers.submit(self._write, measured, answer_format, bar)] = measured
                 done, _ = wait(running, return_when=FIRST_COMPLETED)
                 for future in done:
                     job = running.pop(future).job
@@ -141,27 +156,36 @@ class Transcriber:
         """Break off running work, and free the engine."""
         self._scheduler.close(timeout_s=1.0)
 
-    def _write(self, measured: Measured, bar: AudioBar) -> None:
-        encoder = self._format.new_encoder()
+    def _write(self, measured: Measured, answer_format: Format, bar: AudioBar) -> None:
+        encoder = answer_format.new_encoder()
         events = watched(self.transcribe(measured.job.source), bar, measured.expected_s)
         write_whole(measured.job.target, b"".join([encoder.encode(event) for event in events]))
 
 
 def measure(job: Job) -> Measured:
-    """Estimate a recording's duration from its header and its size.
+    """Estimate a recording's duration.
 
     Raises:
         OSError: There is no such file.
     """
     n_bytes = job.source.stat().st_size
+    return Measured(job, n_bytes, expected_s(job.source, n_bytes))
+
+
+def expected_s(path: Path, n_bytes: int) -> float:
+    """Estimate a recording's duration from its header and its size.
+
+    Raises:
+        OSError: There is no such file.
+    """
     announced_s = n_bytes / USUAL_BYTES_PER_S
-    with job.source.open("rb") as file:
+    with path.open("rb") as file:
         container = sniff_container(file.read(HEAD_BYTES))
     # An MP3 declares no length: libsndfile would read all of it, and print its errors.
     if container is not None and container.in_libsndfile and container is not MP3:
         with suppress(soundfile.SoundFileError):
-            announced_s = float(soundfile.info(job.source).duration)
-    return Measured(job, n_bytes, min(announced_s, n_bytes / FEWEST_BYTES_PER_S))
+            announced_s = float(soundfile.info(path).duration)
+    return min(announced_s, n_bytes / FEWEST_BYTES_PER_S)
 
 
 def watched(events: Iterator[Event], bar: AudioBar, expected_s: float) -> Iterator[Event]:

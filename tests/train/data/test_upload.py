@@ -2,35 +2,12 @@
 
 from __future__ import annotations
 
-import fsspec
 import pytest
-from moto.server import ThreadedMotoServer
 
 from train.data.preparation import Preparation, prepare_source
 from train.data.specs import parse_spec
 from train.data.upload import upload_shards
 from train.errors import DataError
-
-
-@pytest.fixture(scope="module")
-def s3():
-    """An S3 server on loopback with one bucket, as botocore finds it by the environment."""
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    environment = {
-        "AWS_ENDPOINT_URL": f"http://{host}:{port}",
-        "AWS_ACCESS_KEY_ID": "test",
-        "AWS_SECRET_ACCESS_KEY": "test",
-        "AWS_DEFAULT_REGION": "us-east-1",
-    }
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        for name, value in environment.items():
-            monkeypatch.setenv(name, value)
-        storage = fsspec.filesystem("s3", skip_instance_cache=True)
-        storage.mkdir("bucket")
-        yield storage
-    server.stop()
 
 
 @pytest.fixture
