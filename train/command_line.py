@@ -21,6 +21,8 @@ COMMANDS = {
     "evaluate": ("train.evaluate.__main__:command", "score a model on test sets", "train"),
     "report": ("train.report.__main__:command", "write the page of a run again", "train"),
     "export": ("train.export.__main__:command", "merge an adapter, or push it to the hub", "train"),
+    "select": ("train.pseudo_labels.__main__:command", "choose transcripts to train on", "train"),
+    "selftrain": ("train.pseudo_labels.rounds:command", "train on transcripts of the model's own", "train"),
     "launch": ("train.sagemaker.launch:command", "start a training job on SageMaker", "train"),
 }
 """Name -> (location of the command, what it does, the extra of the package that it needs)."""

@@ -44,6 +44,11 @@ class Reason(StrEnum):
     TOO_MANY_TOKENS = "too many tokens"
     HELD_OUT_TEXT = "sentence is held out"
     HELD_OUT_VOICE = "voice is held out"
+    UNSURE = "low confidence"
+    NO_SPEECH = "probably no speech"
+    REPETITIVE = "text repeats itself"
+    DISAGREEMENT = "outputs disagree"
+    NOT_TWICE = "heard only once"
 
 
 @dataclass(kw_only=True)
