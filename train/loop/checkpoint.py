@@ -39,6 +39,8 @@ class Position:
     """Wall-clock seconds of training, over all starts of the run."""
     samples: int = 0
     skipped_batches: int = 0
+    n_processes: int = 1
+    """Most processes that the run has had; each step has so many times `accumulate_batches`."""
     best: float | None = None
     """WER or loss of the best validation."""
     best_step: int = 0

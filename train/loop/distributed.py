@@ -1,5 +1,8 @@
 """Several processes train one adapter: `torchrun --nproc_per_node 2 train/run.py --config FILE`.
 
+torchrun restarts the processes when one of them dies (`--max-restarts`), fewer of them where a machine has
+left (`--nnodes 1:2`), and they go on from the newest checkpoint.
+
 Each process holds the whole frozen base and computes its own share of a step's batches. The adapter is a few
 megabytes: its gradients are summed by hand, which works with any base, quantised or not. Knows no model.
 """
@@ -27,6 +30,8 @@ class Processes:
     local_rank: int = 0
     """Number among the machine's processes, which is also its GPU."""
     local_count: int = 1
+    restarted: bool = False
+    """Whether torchrun started this process in place of one that ended, so that the run goes on."""
 
     @property
     def leads(self) -> bool:
@@ -103,14 +108,16 @@ def join_processes(environ: Mapping[str, str]) -> Iterator[Processes]:
         environ: `RANK`, `WORLD_SIZE`, `LOCAL_RANK`, `LOCAL_WORLD_SIZE` and the rendezvous address, set by
             torchrun.
     """
+    restarted = int(environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
     if "RANK" not in environ or int(environ["WORLD_SIZE"]) == 1:
-        yield ALONE
+        yield Processes(restarted=restarted)
         return
     processes = Processes(
         rank=int(environ["RANK"]),
         count=int(environ["WORLD_SIZE"]),
         local_rank=int(environ["LOCAL_RANK"]),
         local_count=int(environ["LOCAL_WORLD_SIZE"]),
+        restarted=restarted,
     )
     if processes.device.type == "cuda":
         torch.cuda.set_device(processes.device)

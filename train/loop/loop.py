@@ -2,7 +2,8 @@
 
 Written by hand, so that resuming is exact: a checkpoint holds the position in the batch plan, and every
 random choice about a batch follows from the seed, the epoch and the batch's number. Several processes share
-one plan: two processes with one batch each take the same step as one process with two.
+one plan: two processes with one batch each take the same step as one process with two, and so does the one
+that is left of two.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from train.examples.batches import ExamplePlan, plan_epoch, shard_numbers
 from train.examples.collate import Batch, Collator
 from train.loop.anchor import EncoderAnchor
 from train.loop.checkpoint import (
+    Checkpoint,
     Position,
     newest_checkpoint,
     read_checkpoint,
@@ -84,16 +86,21 @@ def train_adapter(
         languages=[clip.language for clip in train_data.clips],
         n_tokens=train_data.n_tokens,
     )
-    total_steps = _total_steps(plan, config, processes.count)
+    saved = _saved(config, processes)
+    # A process that has left has its batches taken by the others, so that the steps stay the same.
+    n_processes = max(processes.count, saved.position.n_processes if saved else 1)
+    total_steps = _total_steps(plan, config, n_processes)
     anchor = EncoderAnchor(model, config, distill_data, device, processes) if distill_data else None
     optimiser = AdapterOptimiser(model, config, device, processes, total_steps, anchor)
+    position = restore_checkpoint(saved, model, optimiser.adamw) if saved else Position()
+    position.n_processes = n_processes
     run = _Run(
         model=model,
         config=config,
         processes=processes,
         optimiser=optimiser,
         validation=Validation(valid_data, config, device, processes) if valid_data else None,
-        position=_resume(config, model, optimiser.adamw, processes),
+        position=position,
         total_steps=total_steps,
     )
     planned = _planned_batches(plan, run.position.epoch, run.position.batch)
@@ -216,23 +223,20 @@ def _total_steps(plan: EpochPlanner, config: TrainConfig, n_processes: int) -> i
     return max(1, round(config.epochs * per_epoch))
 
 
-def _resume(
-    config: TrainConfig, model: PeftModel, adamw: torch.optim.Optimizer, processes: Processes
-) -> Position:
-    """Restore the newest complete checkpoint; with `resume: never`, delete what an earlier run left.
+def _saved(config: TrainConfig, processes: Processes) -> Checkpoint | None:
+    """Return the newest complete checkpoint; with `resume: never`, delete what an earlier run left.
 
     The leader's disk decides, because other machines' disks may hold an older state. In a new run directory,
     as on the next machine of a spot job, the checkpoint also restores the metrics so far.
     """
     checkpoints = config.checkpoints
-    if config.resume == "never" and processes.leads:
+    if config.resume == "never" and processes.leads and not processes.restarted:
         shutil.rmtree(checkpoints, ignore_errors=True)  # else a later start would resume the older run
     newest = newest_checkpoint(checkpoints) if processes.leads else None
     log = config.output_dir / METRICS_FILE
     if newest and not log.exists() and (newest / METRICS_FILE).is_file():
         shutil.copyfile(newest / METRICS_FILE, log)
-    saved = processes.from_leader(read_checkpoint(newest) if newest else None)
-    return restore_checkpoint(saved, model, adamw) if saved else Position()
+    return processes.from_leader(read_checkpoint(newest) if newest else None)
 
 
 PlannedBatch = tuple[int, int, list[ExamplePlan]]

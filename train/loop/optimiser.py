@@ -79,7 +79,8 @@ class AdapterOptimiser:
             TrainError: The loss was not finite for twenty batches in a row, or a clip does not fit in memory.
         """
         share, loss_sum, n_tokens, n_bad = Window(), 0.0, 0, 0
-        for _ in range(self._config.accumulate_batches):
+        n_batches = self._config.accumulate_batches * position.n_processes
+        for _ in range(math.ceil(n_batches / self._processes.count)):
             numbered = next(batches)
             position.epoch, position.batch = numbered.next_epoch, numbered.next_number
             self._seed_dropout(numbered.epoch, numbered.number)

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -19,7 +20,8 @@ from train.config import dump_config
 
 ROOT = Path(__file__).parents[3]
 ALONE = [sys.executable]
-PAIR = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run"]
+PAIR = [*TORCHRUN, "--standalone", "--nproc_per_node", "2"]
 
 
 @pytest.fixture
@@ -127,10 +129,65 @@ def test_a_signal_to_any_process_stops_all_of_them_after_the_same_step(config, c
     assert checkpoint.name == f"step-{n_steps:06d}"
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("local_rank", [0, 1])
+def test_a_killed_process_of_two_is_replaced_and_the_run_ends_like_an_unbroken_one(
+    config, command, train, local_rank
+):
+    whole = dataclasses.replace(config, accumulate_batches=2)
+    broken = dataclasses.replace(config, output_dir=config.output_dir.with_name("broken"), resume="never")
+    child = command(broken, [*PAIR, "--max-restarts", "1"])
+    wait_for_steps(broken, 4)
+    os.kill(process_of(child, local_rank), signal.SIGKILL)
+    finish(child)
+    assert steps(broken) == list(range(1, 11))
+    train(whole)
+    assert_same_run(broken, whole, 10, 1e-5, weight_tolerance=2e-4)
+    assert (broken.output_dir / "artifact" / "manifest.json").is_file()
+
+
+@pytest.mark.slow
+def test_when_one_of_two_machines_leaves_the_other_makes_the_same_steps_alone(config, command, train):
+    whole = dataclasses.replace(config, accumulate_batches=2)
+    broken = dataclasses.replace(config, output_dir=config.output_dir.with_name("broken"))
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        endpoint = f"127.0.0.1:{probe.getsockname()[1]}"
+    machine = [*TORCHRUN, "--nnodes", "1:2", "--nproc_per_node", "1", "--max-restarts", "3"]
+    machine += ["--rdzv-backend", "c10d", "--rdzv-endpoint", endpoint, "--rdzv-id", "pair"]
+    machine += ["--local-addr", "127.0.0.1", "--rdzv-conf", "last_call_timeout=20"]
+    stays = command(broken, [*machine, "--rdzv-conf", "is_host=true,last_call_timeout=20"])
+    leaves = command(broken, [*machine, "--rdzv-conf", "is_host=false,last_call_timeout=20"])
+    wait_for_steps(broken, 4)
+    trainer = process_of(leaves, 0)
+    assert environment_of(trainer)["WORLD_SIZE"] == "2"
+    leaves.kill()
+    os.kill(trainer, signal.SIGKILL)
+    finish(stays)
+    assert steps(broken) == list(range(1, 11))
+    train(whole)
+    assert_same_run(broken, whole, 10, 1e-5, weight_tolerance=2e-4)
+
+
+def steps(config):
+    lines = (config.output_dir / "metrics.jsonl").read_text().splitlines()
+    return [row["step"] for row in map(json.loads, lines) if "loss" in row]
+
+
 def follower_of(torchrun):
     """Return the process id of the second process that torchrun started."""
+    return process_of(torchrun, 1)
+
+
+def process_of(torchrun, local_rank):
+    """Return the id of the process that torchrun started with this number."""
     for task in Path(f"/proc/{torchrun.pid}/task").iterdir():
-        for pid in (task / "children").read_text().split():
-            if b"\0LOCAL_RANK=1\0" in b"\0" + Path(f"/proc/{pid}/environ").read_bytes():
-                return int(pid)
-    raise AssertionError("torchrun has no second process")
+        for pid in map(int, (task / "children").read_text().split()):
+            if environment_of(pid).get("LOCAL_RANK") == str(local_rank):
+                return pid
+    raise AssertionError(f"torchrun has no process {local_rank}")
+
+
+def environment_of(pid):
+    pairs = Path(f"/proc/{pid}/environ").read_text().split("\0")
+    return dict(pair.split("=", 1) for pair in pairs if "=" in pair)
