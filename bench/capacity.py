@@ -3,10 +3,10 @@
     python bench/capacity.py                       # about five minutes
     python bench/capacity.py --clips 6 --seconds 10 --manifest data/mr/test-neural.jsonl   # does it work?
 
-Starts `python -m serve` on the shipped adapter. Measures with one set of clips: each sent alone, then by two,
-four and eight clients at once; the model is fitted to that. Then other clips arrive at random (Poisson) at 30,
-60 and 85 % of what eight clients got, and the model, which is not touched again, predicts the latencies of the
-same arrivals. Writes bench/capacity.json, which `shrota capacity --measured` reads.
+Starts `python -m serve` on the shipped adapter. Measures with one set of clips: each sent alone, then by
+two, four and eight clients at once; the model is fitted to that. Then other clips arrive at random (Poisson)
+at 30, 60 and 85 % of what eight clients got, and the model, which is not touched again, predicts the
+latencies of the same arrivals. Writes bench/capacity.json, which `shrota capacity --measured` reads.
 """
 
 from __future__ import annotations
@@ -45,6 +45,7 @@ from serve.remote.capacity.options import CapacityOptions  # noqa: E402
 from serve.remote.capacity.service_time import ServiceTime, Shape  # noqa: E402
 
 LOADS = (0.3, 0.6, 0.85)
+JUDGED = ("p95_s", "throughput_per_s")
 CLIENTS = (2, 4, 8)
 LONGEST_S = 14.0
 WANTED = 0.15
@@ -165,8 +166,7 @@ def compare(
     )
     measured = outcome(send_at(target, arrivals), 0.0, until_s + 1e-6, 1.0)
     found = {"predicted": dataclasses.asdict(predicted), "measured": dataclasses.asdict(measured)}
-    names = ("p50_s", "p95_s", "throughput_per_s")
-    off = {name: found["predicted"][name] / found["measured"][name] - 1 for name in names}
+    off = {name: found["predicted"][name] / found["measured"][name] - 1 for name in ("p50_s", *JUDGED)}
     return {"rate_per_s": rate_per_s, **found, "off": off}
 
 
@@ -240,7 +240,7 @@ def show(compared: Sequence[dict[str, Any]]) -> None:
         table.add_column(heading, justify="right")
     for each in compared:
         cells = [f"{each['load']:.0%}", f"{each['rate_per_s']:.2f}"]
-        for name in ("p95_s", "throughput_per_s"):
+        for name in JUDGED:
             cells += [f"{each[side][name]:.2f}" for side in ("predicted", "measured")]
             cells.append(f"{each['off'][name]:+.0%}")
         table.add_row(*cells)

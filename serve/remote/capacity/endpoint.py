@@ -38,7 +38,7 @@ class Scaling:
 
 
 class Endpoint:
-    """Instances that start and end. A request goes to the instance with the fewest (`shrota deploy` asks for it)."""
+    """Instances that start and end. A request goes to the one with the fewest, as with `shrota deploy`."""
 
     def __init__(self, env: simpy.Environment, make: MakeInstance, n_instances: int) -> None:
         """Start with instances that are ready."""
@@ -114,7 +114,7 @@ class Outcome:
 
 
 def outcome(requests: Sequence[Request], from_s: float, until_s: float, mean_instances: float) -> Outcome:
-    """Sum up the requests that arrived within a stretch; those still unanswered at its end are run to theirs."""
+    """Sum up the requests that arrived within a stretch, some of which may be answered after it."""
     counted = [each for each in requests if from_s <= each.arrived_s < until_s]
     latencies_s = [each.latency_s for each in counted if math.isfinite(each.answered_s)]
     p50_s, p95_s, p99_s = np.percentile(latencies_s or [math.nan], [50, 95, 99]).tolist()

@@ -1,4 +1,4 @@
-"""One instance: requests are admitted, prepared on the cores, and decoded in batches by the engine's workers."""
+"""One instance: requests are admitted, prepared on the cores, and decoded in batches by the engine."""
 
 from __future__ import annotations
 
@@ -146,8 +146,7 @@ class Instance:
             while ahead and (ahead[0].processed or len(ahead) >= WINDOWS_AHEAD * self._n_workers):
                 yield ahead.popleft()
                 demand.left_s = (demand.left_s or 0.0) - audio_s / len(pieces)
-        for each in ahead:
-            yield each
+        yield from ahead
         self._admitted.discard(demand)
         request.answered_s = self._env.now
 

@@ -126,8 +126,9 @@ class CapacityOptions:
             ConfigError: The measurement cannot be read.
         """
         time, shape = read_measurement(self.measured) if self.measured else (ServiceTime(), Shape())
-        changed = {"n_workers": self.workers, "cores": self.cores}
-        return time, dataclasses.replace(shape, **{k: v for k, v in changed.items() if v is not None})
+        n_workers = shape.n_workers if self.workers is None else self.workers
+        cores = shape.cores if self.cores is None else self.cores
+        return time, dataclasses.replace(shape, n_workers=n_workers, cores=cores)
 
 
 def _flag(name: str) -> str:

@@ -1,17 +1,18 @@
 """Hours of audio a day -> instances, latency, refusals and cost.
 
-What is simulated is a few minutes of the peak, with at most `CELL` instances. A larger endpoint counts as many
-such cells: with more instances to choose from, its router does no worse. The rest of the day is computed: the
-number of instances that scaling settles at follows from the mean number of requests in flight, which is
-simulated once for each of some loads.
+What is simulated is a few minutes of the peak, with at most `CELL` instances. A larger endpoint counts as
+many such cells: with more instances to choose from, its router does no worse. The rest of the day is
+computed: the number of instances that scaling settles at follows from the mean number of requests in flight,
+which is simulated once for each of some loads.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property, partial
+from typing import Any
 
 import numpy as np
 import simpy
@@ -98,7 +99,7 @@ class Planner:
         instance = self._make(env)
         answered: list[float] = []
 
-        def keep_busy() -> Iterator[simpy.Event]:
+        def keep_busy() -> Generator[simpy.Event, Any, None]:
             while len(answered) < LEAST_REQUESTS:
                 request = Request(draw(), env.now)
                 yield env.process(instance.serve(request))

@@ -12,7 +12,7 @@ from serve.engine import BatchSize
 from serve.engine.admission import Admission
 from serve.http.door.body import SMALL_BYTES
 from serve.remote.capacity.endpoint import Endpoint, outcome, simulate
-from serve.remote.capacity.instance import LONG_BYTES, Cores, Instance, Rules
+from serve.remote.capacity.instance import LONG_BYTES, Cores, Instance, Request, Rules
 from serve.remote.capacity.service_time import ServiceTime, Shape
 from serve.remote.capacity.traffic import Recording, poisson
 
@@ -145,8 +145,6 @@ def test_windows_of_one_length_share_a_batch_and_others_do_not():
 
 
 def _request(env, audio_s):
-    from serve.remote.capacity.instance import Request
-
     return Request(Recording(audio_s, 1_000), env.now)
 
 
