@@ -47,6 +47,7 @@ from serve.remote.capacity.service_time import ServiceTime, Shape  # noqa: E402
 LOADS = (0.3, 0.6, 0.85)
 JUDGED = ("p95_s", "throughput_per_s")
 CLIENTS = (2, 4, 8)
+LEAST_ARRIVALS = 20
 LONGEST_S = 14.0
 WANTED = 0.15
 """Largest difference of predicted and measured figures that passes, relative to the measured one."""
@@ -154,7 +155,9 @@ def compare(
     """Send Poisson traffic, predict the same arrivals, and return both outcomes and their differences."""
     rng = np.random.default_rng(round(1_000 * rate_per_s))
     order = itertools.cycle(rng.permutation(len(clips)))
-    times_s = np.cumsum(rng.exponential(1 / rate_per_s, max(2, round(seconds * rate_per_s)))).tolist()
+    times_s = np.cumsum(
+        rng.exponential(1 / rate_per_s, max(LEAST_ARRIVALS, round(seconds * rate_per_s)))
+    ).tolist()
     arrivals = [(when_s, clips[next(order)]) for when_s in times_s]
     until_s = times_s[-1]
     rules = CapacityOptions().rules

@@ -63,6 +63,11 @@ def _without_nan(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
+def _short(value: float) -> str:
+    """Write a number with about three digits."""
+    return f"{value:,.3f}" if value < 1 else f"{value:,.1f}" if value < 100 else f"{value:,.0f}"
+
+
 def show(planner: Planner, plans: Sequence[VolumePlan]) -> None:
     """Print a table."""
     from rich import box
@@ -70,23 +75,29 @@ def show(planner: Planner, plans: Sequence[VolumePlan]) -> None:
     from rich.table import Table
 
     audio = planner.sustained_per_s * planner.mean_audio_s
-    table = Table(box=box.SIMPLE, title=f"An instance transcribes at most {audio:.1f} s of audio in a second")
-    for heading in ("hours/day", "peak req/s", "instances", "mean of day", "p50", "p95", "p99", "refused"):
-        table.add_column(heading, justify="right")
-    with_cost = any(each.day_cost is not None for each in plans)
-    for heading in ("cost/day", "cost/hour") if with_cost else ():
-        table.add_column(heading, justify="right")
+    table = Table(
+        box=box.SIMPLE, padding=0, title=f"An instance keeps up with {audio:.1f} s of audio in a second."
+    )
+    table.caption = "Instances at the peak and in the mean of the day; requests and latency at the peak."
+    headings = ["hours/day", "req/s", "peak", "mean", "p50 s", "p95 s", "p99 s", "refused"]
+    if any(each.day_cost is not None for each in plans):
+        headings += ["cost/day", "cost/h"]
+    for heading in headings:
+        table.add_column(heading, justify="right", no_wrap=True)
     for each in plans:
         peak = each.peak
-        costs = (f"{each.day_cost:,.2f}", f"{each.cost_per_hour:,.4f}") if with_cost else ()
         table.add_row(
-            f"{each.hours:,g}" if each.hours < 1e4 else f"{each.hours:,.0f}",
-            f"{each.peak_rate_per_s:.3g}",
+            f"{each.hours:,.15g}",
+            _short(each.peak_rate_per_s),
             f"{each.peak_instances:,}",
-            f"{each.mean_instances:,.1f}",
-            *(f"{latency_s:.2f} s" for latency_s in (peak.p50_s, peak.p95_s, peak.p99_s)),
+            _short(each.mean_instances),
+            *(f"{latency_s:.2f}" for latency_s in (peak.p50_s, peak.p95_s, peak.p99_s)),
             f"{peak.refused:.2%}",
-            *costs,
+            *(
+                f"{cost:,.{n}f}"
+                for cost, n in ((each.day_cost, 2), (each.cost_per_hour, 4))
+                if cost is not None
+            ),
         )
     Console().print(table)
 

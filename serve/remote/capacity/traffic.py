@@ -67,16 +67,18 @@ def manifest_durations(path: Path) -> np.ndarray:
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError([f"--manifest {path} cannot be read: {error}"]) from error
     for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
         try:
-            found.append(float(json.loads(line)["duration_s"]) if line.strip() else math.nan)
+            duration_s = float(json.loads(line)["duration_s"])
         except (ValueError, KeyError, TypeError):
-            found.append(0.0)
-        if found[-1] <= 0 or math.isinf(found[-1]):
+            duration_s = 0.0
+        if not 0 < duration_s < math.inf:
             raise ConfigError([f"--manifest {path}, line {number}: there is no duration_s above 0"])
-    durations_s = np.array([each for each in found if not math.isnan(each)])
-    if not len(durations_s):
+        found.append(duration_s)
+    if not found:
         raise ConfigError([f"--manifest {path} names no recording"])
-    return durations_s
+    return np.array(found)
 
 
 class DailyCurve:
