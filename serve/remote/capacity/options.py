@@ -31,8 +31,8 @@ class CapacityOptions:
     """Rate of arrivals at the peak of the day, relative to the day's mean."""
 
     measured: Path | None = None
-    """What `python bench/capacity.py` measured on such an instance; by default the shipped adapter on two
-    cores."""
+    """What `python bench/capacity.py` measured on such an instance; by default about the shipped adapter on
+    two cores."""
     workers: int | None = None
     """Batches that an instance decodes at a time; by default as measured."""
     cores: float | None = None

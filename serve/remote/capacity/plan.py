@@ -113,12 +113,17 @@ class Planner:
     def at_load(self, load: float, n_instances: int = 1) -> Outcome:
         """Simulate instances at a constant load, relative to the sustainable one."""
         rate_per_s = load * self.sustained_per_s * n_instances
-        return self._sample(rate_per_s, n_instances, None, (2, n_instances, round(1_000 * load)))
+        sample_s = LEAST_REQUESTS / rate_per_s
+        return self._sample(rate_per_s, sample_s, n_instances, None, (2, n_instances, round(1_000 * load)))
 
     def _sample(
-        self, rate_per_s: float, n_instances: int, scaling: Scaling | None, seed: Sequence[int]
+        self,
+        rate_per_s: float,
+        sample_s: float,
+        n_instances: int,
+        scaling: Scaling | None,
+        seed: Sequence[int],
     ) -> Outcome:
-        sample_s = max(self._options.sample_s, LEAST_REQUESTS / rate_per_s)
         from_s = _WARM_SHARE * sample_s
         rng, draw = np.random.default_rng([self._options.seed, 3, *seed]), self._durations(4, *seed)
         arrivals = poisson(rng, rate_per_s, from_s + sample_s, draw)
@@ -163,7 +168,10 @@ class Planner:
             least=max(1, round(options.min_instances / scale)),
             most=max(1, math.floor(options.max_instances / scale)),
         )
-        peak = self._sample(slots[0] / scale, max(1, round(before / scale)), scaling, (5, round(hours)))
+        rate_per_s = slots[0] / scale
+        sample_s = max(options.sample_s, LEAST_REQUESTS / rate_per_s)
+        n_first = max(1, round(before / scale))
+        peak = self._sample(rate_per_s, sample_s, n_first, scaling, (5, round(hours)))
         mean_instances = float(np.mean(instances))
         day_cost = None if options.price is None else 24 * mean_instances * options.price
         return VolumePlan(
