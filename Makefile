@@ -154,9 +154,9 @@ $(VENV)/.installed-serve: pyproject.toml constraints.txt | $(PY)
 	touch $@
 
 $(VENV)/.installed: pyproject.toml constraints.txt | $(PY)
-	$(PY) -m pip install --constraint constraints.txt --editable '.[train,hub,s3,ray,aws,otel,test]'
+	$(PY) -m pip install --constraint constraints.txt --editable '.[train,hub,s3,ray,aws,otel,capacity,test]'
 	touch $(VENV)/.installed-serve $@
 
 $(VENV)/.installed-bench: $(VENV)/.installed
-	$(PY) -m pip install --constraint constraints.txt --editable '.[train,hub,s3,ray,aws,otel,test,bench]'
+	$(PY) -m pip install --constraint constraints.txt --editable '.[train,hub,s3,ray,aws,otel,capacity,test,bench]'
 	touch $@

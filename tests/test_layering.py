@@ -241,10 +241,10 @@ def test_tests_are_no_packages_so_that_they_shadow_none():
 @pytest.mark.parametrize(
     ("folder", "extras"),
     [
-        ("serve", ("aws", "microphone", "otel", "ray", "s3")),
+        ("serve", ("aws", "capacity", "microphone", "otel", "ray", "s3")),
         ("train", (*TRAIN_EXTRAS, "mlflow")),
-        ("tests", (*TRAIN_EXTRAS, "otel", "test")),
-        ("bench", ("train", "test", "bench")),
+        ("tests", (*TRAIN_EXTRAS, "otel", "capacity", "test")),
+        ("bench", ("train", "capacity", "test", "bench")),
     ],
 )
 def test_every_imported_distribution_is_declared(folder, extras):

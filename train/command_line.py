@@ -15,6 +15,7 @@ COMMANDS = {
     "batch": ("serve.batch.__main__:command", "transcribe a corpus of many recordings", "ray"),
     "client": ("serve.remote.client:command", "have a service elsewhere transcribe a recording", ""),
     "deploy": ("serve.remote.deploy:command", "deploy a model on SageMaker", ""),
+    "capacity": ("serve.remote.capacity.command:command", "say how many instances traffic needs", "capacity"),
     "data": ("train.data.synthesis.__main__:command", "speak a Marathi corpus", "train"),
     "prepare": ("train.data.prepare:command", "decode a source of speech once, for training", "train"),
     "train": ("train.run:command", "train, evaluate and export an adapter", "train"),

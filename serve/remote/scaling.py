@@ -11,8 +11,8 @@ from typing import Any
 from serve.remote.deployment import Deployment
 from serve.remote.requests import Request
 
-_OUT_COOLDOWN_S = 60
-_IN_COOLDOWN_S = 300
+OUT_COOLDOWN_S = 60
+IN_COOLDOWN_S = 300
 
 
 def scaling_requests(deployment: Deployment, variant: str, component: str | None = None) -> list[Request]:
@@ -36,8 +36,8 @@ def scaling_requests(deployment: Deployment, variant: str, component: str | None
     )
     tracking = {
         "TargetValue": deployment.target_requests,
-        "ScaleOutCooldown": _OUT_COOLDOWN_S,
-        "ScaleInCooldown": _IN_COOLDOWN_S,
+        "ScaleOutCooldown": OUT_COOLDOWN_S,
+        "ScaleInCooldown": IN_COOLDOWN_S,
         **_metric(deployment, component),
     }
     followed = _request(
@@ -75,7 +75,7 @@ def _wake_requests(deployment: Deployment, target: dict[str, str]) -> list[Reque
     step = {
         "AdjustmentType": "ChangeInCapacity",
         "MetricAggregationType": "Average",
-        "Cooldown": _IN_COOLDOWN_S,
+        "Cooldown": IN_COOLDOWN_S,
         "StepAdjustments": [{"MetricIntervalLowerBound": 0.0, "ScalingAdjustment": 1}],
     }
     policy = _request(
