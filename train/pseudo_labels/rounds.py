@@ -221,7 +221,7 @@ def judge(before: Results, after: Results, people: list[EvaluationSet]) -> dict[
 def score_rows(before: Results, after: Results) -> list[dict[str, Any]]:
     """Return WER and CER of each test set before and after, as fractions."""
     rows = []
-    for name, models in before.items():
+    for name, models in after.items():
         profile = models["tuned"]["profile"]
         old, new = (each[name]["tuned"]["scores"][profile] for each in (before, after))
         values = {

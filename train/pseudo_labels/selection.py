@@ -30,8 +30,8 @@ class Criteria:
 
     min_logprob: float = -0.4
     """Least mean log-probability of a segment's tokens."""
-    max_no_speech: float = 0.5
-    """Highest probability of no speech."""
+    max_no_speech: float = 0.8
+    """Highest probability of no speech; adapters give half of it and more to speech that they hear well."""
     max_compression: float = 2.4
     """Highest ratio of a text's letters to its compressed bytes; a text that repeats itself has more."""
     max_cer: float = 0.1

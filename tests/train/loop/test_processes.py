@@ -155,7 +155,7 @@ def test_when_one_of_two_machines_leaves_the_other_makes_the_same_steps_alone(co
         endpoint = f"127.0.0.1:{probe.getsockname()[1]}"
     machine = [*TORCHRUN, "--nnodes", "1:2", "--nproc_per_node", "1", "--max-restarts", "3"]
     machine += ["--rdzv-backend", "c10d", "--rdzv-endpoint", endpoint, "--rdzv-id", "pair"]
-    machine += ["--local-addr", "127.0.0.1", "--rdzv-conf", "last_call_timeout=20"]
+    machine += ["--local-addr", "127.0.0.1"]
     stays = command(broken, [*machine, "--rdzv-conf", "is_host=true,last_call_timeout=20"])
     leaves = command(broken, [*machine, "--rdzv-conf", "is_host=false,last_call_timeout=20"])
     wait_for_steps(broken, 4)

@@ -46,7 +46,7 @@ def test_a_clip_stays_within_its_recording():
     ("changes", "reason"),
     [
         ({"avg_logprob": -0.5}, Reason.UNSURE),
-        ({"no_speech_prob": 0.6}, Reason.NO_SPEECH),
+        ({"no_speech_prob": 0.9}, Reason.NO_SPEECH),
         ({"compression_ratio": 2.5}, Reason.REPETITIVE),
         ({"end": 0.5}, Reason.TOO_SHORT),
         ({"end": 31.0}, Reason.TOO_LONG),
