@@ -172,7 +172,8 @@ def choose(
     for output, noise_db in zip(outputs, (None, wanted.noise_db), strict=True):
         if not output.exists():
             transcribe_into(output, adapter, recordings, language, noise_db, config.n_threads)
-    selection = select(*map(read_rows, outputs), wanted.keep, language, held_out)
+    first, second = map(read_rows, outputs)
+    selection = select(first, second, wanted.keep, language, held_out)
     write_whole(directory / "pseudo.jsonl", selection.manifest().encode())
     report(selection, directory / "pseudo.jsonl", console)
     return selection

@@ -75,7 +75,7 @@ class Selection:
     @property
     def kept_s(self) -> float:
         """Length of the chosen clips, in seconds."""
-        return sum(row["end_s"] - row["start_s"] for row in self.kept)
+        return sum(float(row["end_s"]) - float(row["start_s"]) for row in self.kept)
 
     def as_dict(self) -> dict[str, Any]:
         """Return counts, seconds and reasons."""
