@@ -1,0 +1,1 @@
+"""Mutated inputs for every door of the service, and what each door may answer."""
