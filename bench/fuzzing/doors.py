@@ -109,7 +109,9 @@ def live_door(address: tuple[str, int]) -> Door:
         frames = [_frame(chance, known) for _ in range(chance.randint(1, 5))]
         sent = b"\n".join([path.encode(), *(f if isinstance(f, bytes) else f.encode() for f in frames)])
         try:
-            with connect("ws://{}:{}{}".format(*address, path), open_timeout=PATIENCE_S, close_timeout=5) as link:
+            with connect(
+                "ws://{}:{}{}".format(*address, path), open_timeout=PATIENCE_S, close_timeout=5
+            ) as link:
                 for frame in frames:
                     link.send(frame)
                 if chance.random() < 0.2:
@@ -199,5 +201,3 @@ def training_door(scratch: Path) -> Door:
 def as_line(outcome: str, sent: bytes, door: str) -> str:
     """Return a fault as a line of a corpus."""
     return json.dumps({"door": door, "outcome": outcome, "sent_hex": sent[:4_000].hex()})
-
-

@@ -1,4 +1,4 @@
-"""Whole inputs that mutations begin from: recordings of every container, forms, JSON, heads, frames, adapters."""
+"""Whole inputs that mutations begin from: recordings of every container, forms, JSON, heads, frames."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ CONTAINERS = {
 
 
 def recordings(clip: Path, seconds: float, strangers: Path | None) -> dict[str, bytes]:
-    """Return the first seconds of a clip in every container, and the small files of a directory of strange ones."""
+    """Return a clip's first speech in every container, and the small files of a directory of strange ones."""
     samples, rate = soundfile.read(clip, dtype="float32")
     start = int(np.argmax(np.abs(samples) > 0.1))
     wav = io.BytesIO()
@@ -61,9 +61,8 @@ def form(sound: bytes, **fields: str) -> bytes:
         f'--frontier\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n{value}\r\n'.encode()
         for name, value in fields.items()
     ]
-    head = (
-        b'--frontier\r\nContent-Disposition: form-data; name="file"; filename="a.wav"\r\nContent-Type: audio/wav\r\n\r\n'
-    )
+    name = b'Content-Disposition: form-data; name="file"; filename="a.wav"'
+    head = b"--frontier\r\n" + name + b"\r\nContent-Type: audio/wav\r\n\r\n"
     return b"".join([*parts, head, sound, b"\r\n--frontier--\r\n"])
 
 
@@ -99,9 +98,10 @@ HEADS = [
     b"POST /invocations HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nRIFF\r\n0\r\n\r\n",
     b"POST /v1/audio/transcriptions HTTP/1.1\r\nHost: x\r\nContent-Type: multipart/form-data; boundary=b\r\n"
     b"Content-Length: 5\r\nAuthorization: Bearer k\r\n\r\n--b--",
-    b"GET /live HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
-    b"Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n",
-    b"OPTIONS /invocations HTTP/1.1\r\nHost: x\r\nOrigin: https://x\r\nAccess-Control-Request-Method: POST\r\n\r\n",
+    b"GET /live HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n",
+    b"OPTIONS /invocations HTTP/1.1\r\nHost: x\r\nOrigin: https://x\r\n"
+    b"Access-Control-Request-Method: POST\r\n\r\n",
     b"GET /adapters/x HTTP/1.0\r\n\r\n",
     b"GET /ping HTTP/1.1\r\nHost: x\r\n\r\nGET / HTTP/1.1\r\nHost: x\r\nCookie: a=b\r\n\r\n",
 ]

@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from rapidfuzz import fuzz
+from rapidfuzz.distance import Levenshtein
 
 from serve.audio.features import FeatureExtractor, window_length_s
 from serve.engine import SERVED_ADAPTER, DecodingOptions, EngineInput
@@ -239,8 +240,7 @@ def test_int8_changes_few_words_of_the_real_model(whisper_base_dir, shipped, shi
         " ".join(found.text for found in decode(engine, windows, options)).split()
         for engine in (shipped_int8, exact)
     )
-    assert len(rounded) == len(unrounded)
-    assert sum(a != b for a, b in zip(rounded, unrounded, strict=True)) <= 2
+    assert len(unrounded) > 20 and Levenshtein.distance(rounded, unrounded) <= 3
 
 
 def test_the_words_of_the_real_model_are_timed_in_order_within_the_speech(

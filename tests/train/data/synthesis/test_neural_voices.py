@@ -63,7 +63,10 @@ def test_a_sentence_is_spoken_at_the_rate_level_and_length_of_a_clip(voice):
 @engines
 def test_a_faster_delivery_is_shorter(voice):
     fast = Delivery(speed=1.3, pitch=0.0, liveliness=0.5)
-    assert len(speak(SENTENCE, voice, fast)) < 0.9 * len(plain(voice))
+    # Piper draws the length of each sound, so a single sentence varies by a tenth.
+    quick = sum(len(speak(SENTENCE, voice, fast)) for _ in range(4))
+    usual = sum(len(plain(voice)) for _ in range(4))
+    assert quick < 0.9 * usual
 
 
 def test_a_mixture_is_a_voice_of_its_own():
