@@ -185,8 +185,18 @@ def beside(address: str, n_slow: int, n_idle: int) -> Iterator[Counter[str]]:
         yield opened
     finally:
         task.cancel()
+        asyncio.run_coroutine_threadsafe(_ended(), loop).result(10)
         loop.call_soon_threadsafe(loop.stop)
         thread.join(5)
+        loop.close()
+
+
+async def _ended() -> None:
+    """Wait until all other tasks of this loop have ended."""
+    others = asyncio.all_tasks() - {asyncio.current_task()}
+    for each in others:
+        each.cancel()
+    await asyncio.gather(*others, return_exceptions=True)
 
 
 async def _send_slowly(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

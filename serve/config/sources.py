@@ -140,11 +140,11 @@ def _parse(path: Path, content: bytes) -> Any:
 
         try:
             return tomllib.loads(content.decode("utf-8-sig"))
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
             raise ValueError(f"is not TOML: {error}") from error
     import yaml
 
     try:
         return yaml.safe_load(content)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, RecursionError) as error:
         raise ValueError(f"is not YAML: {error}") from error

@@ -176,7 +176,7 @@ def read_adapter_config(path: Path) -> AdapterConfig:
         if path.stat().st_size > MAX_CONFIG_BYTES:
             raise ArtifactError(path, "is too long")
         values = msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
-    except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ArtifactError(path, "is not a JSON object") from error
     if values.get("peft_type") != KIND:
         found = str(values.get("peft_type"))[:60]

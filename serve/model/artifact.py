@@ -186,7 +186,7 @@ def load_manifest(model_dir: Path) -> Manifest:
         raise ArtifactError(path, f"cannot be read: {error.strerror}") from error
     except msgspec.ValidationError as error:
         raise ArtifactError(path, str(error)) from error
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ArtifactError(path, f"not JSON: {error}") from error
     if manifest.schema_version != SCHEMA_VERSION:
         raise ArtifactError(

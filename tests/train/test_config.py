@@ -251,3 +251,8 @@ def test_every_key_is_explained_with_its_default_and_choices():
     assert shown_default(keys["name"]) == "required"
     assert keys["quantization"].choices == ("int8", "int4", "none")
     assert "augment.noise" in keys and "augment" not in keys
+
+
+def test_a_rank_beyond_any_layer_is_refused(config_file):
+    faults = faults_of(config_file(lora_rank=100_000, encoder={"rank": 10**12}))
+    assert "lora_rank is more than 65536" in faults and "encoder.rank is more than 65536" in faults

@@ -23,6 +23,8 @@ _PROBABILITIES = (
     *("join_probability", "no_speech_probability", "timestamp_probability", "prompt_probability"),
     "lora_dropout",
 )
+_MOST = 65_536
+"""Largest rank or alpha: more than the widest layer of any Whisper has inputs."""
 _SOURCES = ("train_data", "valid_data", "test_data", "distill_data")
 
 
@@ -116,6 +118,10 @@ def _rules_between_keys(config: TrainConfig) -> list[tuple[bool, str]]:
 def _block_faults(config: TrainConfig) -> list[str]:
     """Return faults in the layers to adapt."""
     faults = _target_faults("lora_targets", config.lora_targets)
+    sizes = {"lora_rank": config.lora_rank, "lora_alpha": config.lora_alpha}
+    for name in BLOCKS:
+        sizes |= {f"{name}.{key}": getattr(getattr(config, name), key) or 0 for key in ("rank", "alpha")}
+    faults += [f"{key} is more than {_MOST}" for key, size in sizes.items() if size > _MOST]
     for name in BLOCKS:
         own: BlockConfig = getattr(config, name)
         given = [f"{name}.{f.name}" for f in fields(own) if getattr(own, f.name) is not None]

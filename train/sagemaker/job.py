@@ -116,7 +116,7 @@ def decode_hyperparameter(text: str) -> Any:
     """Decode a hyperparameter: JSON if it is valid JSON, otherwise the string itself."""
     try:
         return json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return text
 
 
@@ -131,7 +131,7 @@ def _read_object(path: Path, faults: list[str]) -> dict[str, Any]:
         value = json.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         faults.append(f"{path.name} cannot be read: {error}")
         return {}
     if not isinstance(value, dict):

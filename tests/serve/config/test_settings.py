@@ -112,6 +112,7 @@ def test_a_file_gives_way_to_variables_and_those_to_flags(tmp_path):
     [
         ("absent.yaml", None, "absent.yaml cannot be read: No such file"),
         ("broken.yaml", "a: [1,", "broken.yaml is not YAML"),
+        ("deep.yaml", "[" * 20_000, "deep.yaml is not YAML"),
         ("broken.toml", "port: 1", "broken.toml is not TOML"),
         ("list.yaml", "- 1", "list.yaml does not hold keys and values"),
     ],

@@ -120,6 +120,10 @@ def of_another_base(source):
             lambda source: (source / "adapter" / "adapter_config.json").write_bytes(b'{"r\xff": 1}'),
             "JSON object",
         ),
+        (
+            lambda source: (source / "adapter" / "adapter_config.json").write_text('{"r": ' + "[" * 20_000),
+            "JSON object",
+        ),
         (lambda source: (source / "manifest.json").write_bytes(b'{"name": "\xff"}'), "not JSON"),
         (lambda source: break_config(source, peft_type="PROMPT_TUNING"), "peft_type"),
         (lambda source: break_config(source, megatron_config={}, megatron_core="os"), "megatron"),
