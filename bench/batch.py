@@ -68,7 +68,15 @@ class ProcessorTime:
 
 def run_batch(recordings: Path, output: Path, flags: Sequence[str], n_threads: int) -> Figures:
     """Transcribe a folder into an empty one, and return times and texts."""
-    command = [sys.executable, "-m", "serve.batch", "--input", str(recordings), "--output", str(output)]
+    command = [
+        sys.executable,
+        "-m",
+        "serve.transcribe.batch",
+        "--input",
+        str(recordings),
+        "--output",
+        str(output),
+    ]
     environment = {
         **{name: value for name, value in os.environ.items() if not name.startswith("SHROTA_")},
         **{"PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"},

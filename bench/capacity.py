@@ -36,7 +36,7 @@ from rich.table import Table  # noqa: E402
 from bench.serving.children import Service, service  # noqa: E402
 from bench.serving.machine import begin_record, write_record  # noqa: E402
 from bench.serving.recordings import Recording, short_clips  # noqa: E402
-from bench.serving.setup import DATA, Plan, Setup, required  # noqa: E402
+from bench.serving.setup import DATA, SHIPPED, Setup, required  # noqa: E402
 from serve.remote.capacity import traffic  # noqa: E402
 from serve.remote.capacity.endpoint import outcome, simulate  # noqa: E402
 from serve.remote.capacity.fitting import Alone, fit_concurrency, fit_prices  # noqa: E402
@@ -175,7 +175,7 @@ def compare(
 
 @click.command(context_settings={"show_default": True})
 @click.option("--manifest", type=FILE, multiple=True, default=[DATA / "test-neural.jsonl"])
-@click.option("--model-dir", type=FILE, default=ROOT / "model_artifacts" / "whisper-base-mr")
+@click.option("--model-dir", type=FILE, default=SHIPPED)
 @click.option("--engine", default="ctranslate2")
 @click.option("--threads", default=2, help="CPU threads of the service.")
 @click.option("--clips", default=24, help="Clips to measure with; as many others arrive at random.")
@@ -196,7 +196,6 @@ def main(
     facts = json.loads((model_dir / "manifest.json").read_bytes())
     with tempfile.TemporaryDirectory() as scratch:
         setup = Setup(
-            plan=Plan(),
             artifact_dir=model_dir,
             engine=engine,
             language=facts["language"],

@@ -39,6 +39,7 @@ from bench.serving.recordings import join_clips, short_clips  # noqa: E402
 from bench.serving.setup import (  # noqa: E402
     CLIENTS,
     DATA,
+    SHIPPED,
     TEST_SETS,
     Plan,
     Setup,
@@ -268,9 +269,7 @@ FILE = click.Path(path_type=Path)
 @click.argument("commit")
 @click.option("--only", default="", help=f"Sections, with commas, of {', '.join(SECTIONS)}; all by default.")
 @click.option("--manifest", "manifests", type=FILE, multiple=True, default=TEST_SETS, help="Recordings.")
-@click.option(
-    "--model-dir", type=FILE, default=ROOT / "model_artifacts" / "whisper-base-mr", help="Artifact to serve."
-)
+@click.option("--model-dir", type=FILE, default=SHIPPED, help="Artifact to serve.")
 @click.option("--output", type=FILE, default=ROOT / "bench" / "commits.json", help="File of the figures.")
 def main(
     commit: str,

@@ -45,7 +45,7 @@ from bench.fuzzing.doors import (  # noqa: E402
 from bench.fuzzing.seeds import recordings  # noqa: E402
 from bench.serving.children import Service, service, tree_gib  # noqa: E402
 from bench.serving.machine import begin_record, write_record  # noqa: E402
-from bench.serving.setup import QUICK, Setup  # noqa: E402
+from bench.serving.setup import SHIPPED, Setup  # noqa: E402
 from serve.config.progress import progress_bar  # noqa: E402
 
 FILE = click.Path(path_type=Path)
@@ -78,9 +78,7 @@ class Found:
 
 
 @click.command(context_settings={"show_default": True})
-@click.option(
-    "--model-dir", type=FILE, default=ROOT / "model_artifacts" / "whisper-base-mr", help="Artifact."
-)
+@click.option("--model-dir", type=FILE, default=SHIPPED, help="Artifact.")
 @click.option("--inputs", default=20_000, help="Inputs over all doors.")
 @click.option("--seed", default=0, help="Fixes the mutations.")
 @click.option("--only", default="", help="Some of the doors, with commas between.")
@@ -113,20 +111,11 @@ def fuzz(
     counts: dict[str, int], seed: int, model_dir: Path, clip: Path, strangers: Path | None
 ) -> dict[str, Found]:
     """Send so many inputs through each door of a new service."""
-    n_threads = os.cpu_count() or 1
     with tempfile.TemporaryDirectory(prefix="fuzz-") as name:
         scratch = Path(name)
         inner = scratch / "tmp"
         inner.mkdir()
-        setup = Setup(
-            plan=QUICK,
-            artifact_dir=model_dir,
-            engine="auto",
-            language=None,
-            n_threads=n_threads,
-            manifests=(),
-            scratch=scratch,
-        )
+        setup = Setup(artifact_dir=model_dir, scratch=scratch)
         seeds = recordings(clip, SECONDS, strangers)
         os.environ["TMPDIR"] = str(inner)
         before = _files_of(ROOT)
@@ -231,7 +220,7 @@ def pinged(running: Service) -> Iterator[list[str]]:
 
 def _files_of(directory: Path) -> set[Path]:
     """Return the files of a checkout, without caches and what git keeps."""
-    passed = {".git", "__pycache__", ".venv", "node_modules", "data", "runs"}
+    passed = {".git", ".hypothesis", "__pycache__", ".venv", "node_modules", "data", "runs"}
     found: set[Path] = set()
     for root, folders, names in os.walk(directory):
         folders[:] = [each for each in folders if each not in passed and not each.endswith("_cache")]

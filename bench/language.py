@@ -34,6 +34,7 @@ from rich.progress import track as progress  # noqa: E402
 from rich.table import Table  # noqa: E402
 
 from bench.serving.machine import machine_facts  # noqa: E402
+from bench.serving.setup import SHIPPED  # noqa: E402
 from serve.audio.decode import AudioLimits, decode_audio  # noqa: E402
 from serve.audio.samples import SAMPLE_RATE, Samples  # noqa: E402
 from serve.audio.segmentation import Window, WindowLimits, iter_windows  # noqa: E402
@@ -284,7 +285,7 @@ def table_of(figures: dict[str, Any]) -> Table:
 @click.option(
     "--model-dir",
     type=click.Path(exists=True, path_type=Path),
-    default=ROOT / "model_artifacts" / "whisper-base-mr",
+    default=SHIPPED,
     help="Artifact that is served.",
 )
 @click.option("--recordings", "count", default=60, show_default=True, help="How many are made.")

@@ -30,6 +30,7 @@ from rich.console import Console  # noqa: E402
 
 from bench.serving.figures import Figures, error_rates  # noqa: E402
 from bench.serving.machine import begin_record, write_record  # noqa: E402
+from bench.serving.setup import SHIPPED  # noqa: E402
 from serve.audio.decode import AudioLimits, decode_audio  # noqa: E402
 from serve.audio.samples import SAMPLE_RATE, Samples  # noqa: E402
 from serve.engine.ctranslate2.instruction_set import choose_instruction_set  # noqa: E402
@@ -104,7 +105,7 @@ class PlayedSound(SoundQueue):
 
 @click.command(context_settings={"show_default": True})
 @click.option("--manifest", type=FILE, default=ROOT / "data" / "mr" / "test-neural.jsonl")
-@click.option("--model-dir", type=FILE, default=ROOT / "model_artifacts" / "whisper-base-mr")
+@click.option("--model-dir", type=FILE, default=SHIPPED)
 @click.option("--seconds", default=60.0, help="Speech and pauses in each recording.")
 @click.option("--recordings", default=1, help="Recordings to play to one session after the other.")
 @click.option("--policy", type=click.Choice(["both", *POLICIES]), default="both", help="For one session.")

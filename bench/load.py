@@ -35,7 +35,7 @@ from rich.table import Table  # noqa: E402
 from bench.serving.children import service  # noqa: E402
 from bench.serving.machine import begin_record, write_record  # noqa: E402
 from bench.serving.recordings import short_clips  # noqa: E402
-from bench.serving.setup import CLIENTS, DATA, QUICK, Setup, required  # noqa: E402
+from bench.serving.setup import CLIENTS, DATA, SHIPPED, Setup, required  # noqa: E402
 
 FILE = click.Path(path_type=Path)
 OVERLOAD = 3.0
@@ -46,7 +46,6 @@ SLOW_BYTES_PER_S = 400
 N_CLIPS = 40
 SPAN_S, FULL = 5.0, 0.95
 """Throughput is full again where it is so much of the one before, within such a span of seconds."""
-SHIPPED = ROOT / "model_artifacts" / "whisper-base-mr"
 
 Answers = list[tuple[float, float, int]]
 """When each request was sent, in seconds of its phase; how long its answer took; its status."""
@@ -67,18 +66,9 @@ Answers = list[tuple[float, float, int]]
 def main(model_dir: Path, manifest: Path, output: Path, **amounts: Any) -> None:
     """Measure latency, refusals and recovery under three times the load that the service can bear."""
     required([manifest])
-    n_threads = os.cpu_count() or 1
-    record = {**begin_record(n_threads), **amounts}
+    record = {**begin_record(os.cpu_count() or 1), **amounts}
     with tempfile.TemporaryDirectory(prefix="load-") as scratch:
-        setup = Setup(
-            plan=QUICK,
-            artifact_dir=model_dir,
-            engine="auto",
-            language=None,
-            n_threads=n_threads,
-            manifests=(manifest,),
-            scratch=Path(scratch),
-        )
+        setup = Setup(artifact_dir=model_dir, manifests=(manifest,), scratch=Path(scratch))
         answers, record["beside"] = measure(setup, **amounts)
     record["figures"] = figures_of(answers, amounts["seconds"])
     record["answers"] = answers

@@ -37,6 +37,7 @@ from bench.serving.report import draw_speeds, headline, tables  # noqa: E402
 from bench.serving.setup import (  # noqa: E402
     NO_SPEECH,
     QUICK,
+    SHIPPED,
     TEST_SETS,
     Plan,
     Setup,
@@ -79,7 +80,7 @@ FILE = click.Path(path_type=Path)
 @click.option(
     "--model-dir",
     type=FILE,
-    default=ROOT / "model_artifacts" / "whisper-base-mr",
+    default=SHIPPED,
     help="Artifact to serve, and to merge for the peers.",
 )
 @click.option("--engine", default="auto", help="Engine of our service.")

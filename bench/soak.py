@@ -28,7 +28,7 @@ from scipy.stats import linregress, t  # noqa: E402
 from bench.serving.children import service, tree_gib  # noqa: E402
 from bench.serving.machine import begin_record, write_record  # noqa: E402
 from bench.serving.recordings import short_clips  # noqa: E402
-from bench.serving.setup import CLIENTS, DATA, QUICK, Setup, required  # noqa: E402
+from bench.serving.setup import CLIENTS, DATA, SHIPPED, Setup, required  # noqa: E402
 from serve.config.progress import progress_bar  # noqa: E402
 
 FILE = click.Path(path_type=Path)
@@ -38,9 +38,7 @@ SAMPLES_EVERY = 10
 
 
 @click.command(context_settings={"show_default": True})
-@click.option(
-    "--model-dir", type=FILE, default=ROOT / "model_artifacts" / "whisper-base-mr", help="Artifact."
-)
+@click.option("--model-dir", type=FILE, default=SHIPPED, help="Artifact.")
 @click.option(
     "--manifest", type=FILE, default=DATA / "test-everyday.jsonl", help="Where clips are taken from."
 )
@@ -50,21 +48,12 @@ SAMPLES_EVERY = 10
 def main(model_dir: Path, manifest: Path, requests: int, warm_up: int, output: Path) -> None:
     """Send requests from eight clients, and tell how memory and answers went."""
     required([manifest])
-    n_threads = os.cpu_count() or 1
     with tempfile.TemporaryDirectory(prefix="soak-") as scratch:
-        setup = Setup(
-            plan=QUICK,
-            artifact_dir=model_dir,
-            engine="auto",
-            language=None,
-            n_threads=n_threads,
-            manifests=(manifest,),
-            scratch=Path(scratch),
-        )
+        setup = Setup(artifact_dir=model_dir, manifests=(manifest,), scratch=Path(scratch))
         statuses, samples = send(setup, requests, warm_up)
     figures = slope_of(samples)
     figures |= {"statuses": {str(status): count for status, count in statuses.items()}}
-    write_record({**begin_record(n_threads), "figures": figures, "memory_mib": samples}, output)
+    write_record({**begin_record(os.cpu_count() or 1), "figures": figures, "memory_mib": samples}, output)
     click.echo("\n".join(f"{name}: {value}" for name, value in figures.items()))
 
 

@@ -155,7 +155,7 @@ def test_every_exception_to_the_runtime_rule_is_still_needed():
 
 def test_only_one_module_knows_ray():
     strays = {each.importer for each in imports("serve", "train") if each.package == "ray"}
-    assert strays == {"serve.batch.on_ray"}
+    assert strays == {"serve.transcribe.batch.on_ray"}
 
 
 def test_the_engine_knows_no_step_of_the_pipeline_and_no_http():

@@ -12,7 +12,7 @@ from serve.config.command_line import Commands, exit_with
 COMMANDS = {
     "serve": ("serve.__main__:command", "serve speech recognition over HTTP", ""),
     "transcribe": ("serve.transcribe.__main__:command", "transcribe recordings on disk", ""),
-    "batch": ("serve.batch.__main__:command", "transcribe a corpus of many recordings", "ray"),
+    "batch": ("serve.transcribe.batch.__main__:command", "transcribe a corpus of many recordings", "ray"),
     "client": ("serve.remote.client:command", "have a service elsewhere transcribe a recording", ""),
     "deploy": ("serve.remote.deploy:command", "deploy a model on SageMaker", ""),
     "capacity": ("serve.remote.capacity.command:command", "say how many instances traffic needs", "capacity"),

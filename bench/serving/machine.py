@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import re
 import shlex
 import sys
 from collections.abc import Mapping
@@ -20,6 +21,10 @@ NOTED_PACKAGES = (
 )
 
 
+_NUMBERS = re.compile(r"\[\n\s*-?\d[-+.\deE,\s]*\]")
+"""A list of nothing but numbers; a string has no line break of its own."""
+
+
 def begin_record(n_threads: int) -> dict[str, Any]:
     """Return what a record begins with: the command that was typed, and the machine before it has work."""
     command = ["python", f"bench/{Path(sys.argv[0]).name}", *sys.argv[1:]]
@@ -27,8 +32,10 @@ def begin_record(n_threads: int) -> dict[str, Any]:
 
 
 def write_record(record: Mapping[str, Any], path: Path) -> None:
-    """Write a record as JSON."""
-    path.write_text(json.dumps(record, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+    """Write a record as JSON, a list of numbers on one line."""
+    text = json.dumps(record, ensure_ascii=False, indent=1)
+    text = _NUMBERS.sub(lambda found: " ".join(found[0].split()), text)
+    path.write_text(text + "\n", encoding="utf-8")
 
 
 def machine_facts(n_threads: int) -> dict[str, Any]:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import click
 
 ROOT = Path(__file__).resolve().parents[2]
 DATA = ROOT / "data" / "mr"
+SHIPPED = ROOT / "model_artifacts" / "whisper-base-mr"
 TEST_SETS = tuple(
     DATA / f"test-{name}.jsonl" for name in ("catalogue", "everyday", "everyday-telephone", "everyday-room")
 )
@@ -101,16 +102,16 @@ QUICK = Plan(
 class Setup:
     """Input of every section."""
 
-    plan: Plan
     artifact_dir: Path
-    engine: str
-    """Engine of our service, a value of `--engine`."""
-    language: str | None
-    """Language of the artifact, which every peer gets."""
-    n_threads: int
-    manifests: tuple[Path, ...]
     scratch: Path
     """Recordings, weights and logs of this run; removed at its end."""
+    manifests: tuple[Path, ...] = ()
+    plan: Plan = Plan()
+    engine: str = "auto"
+    """Engine of our service, a value of `--engine`."""
+    language: str | None = None
+    """Language of the artifact, which every peer gets."""
+    n_threads: int = field(default_factory=lambda: os.cpu_count() or 1)
 
     @property
     def weights(self) -> Path:

@@ -36,6 +36,10 @@ class Pace:
     waiting_s: float = 0.0
     """Time that the engine needs for the windows which wait, in seconds."""
 
+    def time_for(self, audio_s: float) -> float:
+        """Return how long so much sound takes, in seconds."""
+        return audio_s / max(self.speed, SLOWEST)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Admission:
@@ -58,7 +62,7 @@ class Admission:
         n_long = sum(each.is_long for each in others)
         is_full = len(others) >= self.max_requests
         is_full |= demand.is_long and n_long >= self.max_requests - self.n_kept_for_short
-        if is_full or _wait_s(others, pace) > self.max_wait_s:
+        if is_full or self._waits(_left_s(others), pace):
             raise Overloaded(retry_after_s(others, pace))
 
     def expect(self, demand: Demand, audio_s: float, others: Collection[Demand], pace: Pace) -> None:
@@ -67,20 +71,23 @@ class Admission:
         Raises:
             Overloaded: The others have brought so much that it would exceed a bound.
         """
-        others_s = sum(each.left_s or 0.0 for each in others)
+        others_s = _left_s(others)
         is_full = bool(others_s) and others_s + audio_s > self.max_waiting_audio_s
-        if is_full or _wait_s(others, pace) > self.max_wait_s:
+        if is_full or self._waits(others_s, pace):
             raise Overloaded(retry_after_s(others, pace))
         demand.left_s = audio_s
 
+    def _waits(self, others_s: float, pace: Pace) -> bool:
+        """Tell whether the sound that others have brought keeps the engine for too long."""
+        return pace.waiting_s + pace.time_for(others_s) > self.max_wait_s
 
-def _wait_s(others: Collection[Demand], pace: Pace) -> float:
-    """Return the engine's time for what others have brought, in seconds."""
-    return pace.waiting_s + sum(each.left_s or 0.0 for each in others) / max(pace.speed, SLOWEST)
+
+def _left_s(demands: Collection[Demand]) -> float:
+    return sum(each.left_s or 0.0 for each in demands)
 
 
 def retry_after_s(admitted: Collection[Demand], pace: Pace) -> int:
     """Return in how many seconds a place should be free: once the least sound is read, at its share."""
     known = [each.left_s for each in admitted if each.left_s is not None]
-    next_free_s = min(known) * len(admitted) / max(pace.speed, SLOWEST) if known else 0.0
+    next_free_s = pace.time_for(min(known) * len(admitted)) if known else 0.0
     return min(LATEST_RETRY_S, max(1, math.ceil(max(next_free_s, pace.waiting_s))))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +18,7 @@ from train.pseudo_labels.selection import Criteria
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from train.data.filters import HeldOut
     from train.pseudo_labels.selection import Selection
 
 
@@ -60,31 +61,44 @@ def select_rows(wanted: Wanted) -> int:
     """Write the manifest, print what was chosen, and return the exit status: 1 if nothing was."""
     from rich.console import Console
 
-    from serve.model.durable_write import write_whole
     from train.data.sources import read_held_out
-    from train.pseudo_labels.rows import read_rows
-    from train.pseudo_labels.selection import select
 
-    first, second = (*map(read_rows, wanted.outputs), None)[:2]
-    assert first is not None
     held_out = read_held_out(wanted.held_out, "test", wanted.language)
-    selection = select(first, second, wanted.keep, wanted.language, held_out)
     wanted.output.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(wanted.output, selection.manifest().encode())
-    report(selection, wanted.output, Console(stderr=True))
+    console = Console(stderr=True)
+    selection = choose_into(wanted.output, wanted.outputs, wanted.keep, wanted.language, held_out, console)
     if wanted.json:
         wanted.json.write_text(json.dumps(selection.as_dict(), ensure_ascii=False, indent=1) + "\n", "utf-8")
     return 0 if selection.kept else 1
 
 
-def report(selection: Selection, manifest: Path, console: Console) -> None:
-    """Print counts and reasons; rows that were left out are listed beside the manifest."""
+def choose_into(
+    manifest: Path,
+    outputs: Sequence[Path],
+    keep: Criteria,
+    language: str,
+    held_out: HeldOut,
+    console: Console,
+) -> Selection:
+    """Write a manifest of what one output is sure of, or two agree on, and print counts and reasons.
+
+    Rows that were left out are listed beside the manifest.
+    """
+    from serve.model.durable_write import write_whole
+    from train.pseudo_labels.rows import read_rows
+    from train.pseudo_labels.selection import select
+
+    first, second = (*map(read_rows, outputs), None)[:2]
+    assert first is not None
+    selection = select(first, second, keep, language, held_out)
+    write_whole(manifest, selection.manifest().encode())
     counts = selection.as_dict()
     selection.log.report(console, manifest.with_suffix(".left-out.jsonl"))
     console.print(
         f"{manifest}: {counts['kept']} of {counts['segments']} segments,"
         f" {counts['kept_s']:.0f} of {counts['seconds']:.0f} s"
     )
+    return selection
 
 
 command = Command(

@@ -15,8 +15,9 @@ from serve.errors import AudioError
 from serve.model.durable_write import write_whole
 from serve.options import TranscriptionOptions
 from serve.service.loading import load_pipeline
+from serve.transcribe.batch.rows import encode_lines
 from train.examples.augment import add_noise, coloured_noise
-from train.pseudo_labels.rows import Row, encode_rows, row_of
+from train.pseudo_labels.rows import Row, row_of
 
 _AT_ONCE = 16
 _PINK = 0.5
@@ -60,7 +61,7 @@ def transcribe_into(
                 advance(len(recordings[first : first + _AT_ONCE]))
     finally:
         pipeline.engine.close()
-    write_whole(output, encode_rows(rows))
+    write_whole(output, encode_lines(rows))
 
 
 def noisy(samples: Samples, noise_db: float, seed: int) -> Samples:

@@ -23,7 +23,7 @@ from serve.config.sources import flag_layer
 from serve.errors import ConfigError
 from train.config import TrainConfig, dump_config, load_config
 from train.errors import TrainError
-from train.pseudo_labels.selection import Criteria, Selection, select
+from train.pseudo_labels.selection import Criteria, Selection
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -161,10 +161,8 @@ def choose(
     console: Console,
 ) -> Selection:
     """Transcribe all recordings twice and write the manifest of what both agree on."""
-    from serve.model.durable_write import write_whole
-    from train.pseudo_labels.__main__ import report
+    from train.pseudo_labels.__main__ import choose_into
     from train.pseudo_labels.hearing import transcribe_into
-    from train.pseudo_labels.rows import read_rows
 
     directory.mkdir(parents=True, exist_ok=True)
     language = wanted.language or config.language
@@ -172,11 +170,7 @@ def choose(
     for output, noise_db in zip(outputs, (None, wanted.noise_db), strict=True):
         if not output.exists():
             transcribe_into(output, adapter, recordings, language, noise_db, config.n_threads)
-    first, second = map(read_rows, outputs)
-    selection = select(first, second, wanted.keep, language, held_out)
-    write_whole(directory / "pseudo.jsonl", selection.manifest().encode())
-    report(selection, directory / "pseudo.jsonl", console)
-    return selection
+    return choose_into(directory / "pseudo.jsonl", outputs, wanted.keep, language, held_out, console)
 
 
 def train_further(wanted: Wanted, config: TrainConfig, adapter: Path, directory: Path) -> Path:

@@ -5,17 +5,14 @@ The only place that knows the names of their fields. Fields that are not read he
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from pathlib import Path
 
 import msgspec
 
+from serve.transcribe.batch.output import RESULTS
 from serve.transcript.events import Transcript
-from serve.transcript.wire import SegmentBody, encode_json, transcript_body
+from serve.transcript.wire import SegmentBody, transcript_body
 from train.errors import DataError
-
-RESULTS = "results"
-"""Folder in the output of a batch that holds its rows."""
 
 
 class Row(msgspec.Struct, frozen=True, kw_only=True):
@@ -39,11 +36,6 @@ def row_of(recording: Path, transcript: Transcript) -> Row:
         text=body.text,
         segments=body.segments,
     )
-
-
-def encode_rows(rows: Iterable[Row]) -> bytes:
-    """Return rows as JSON lines."""
-    return b"".join(encode_json(row) + b"\n" for row in rows)
 
 
 def read_rows(output: Path) -> dict[str, Row]:

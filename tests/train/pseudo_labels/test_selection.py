@@ -8,11 +8,12 @@ import msgspec
 import pytest
 
 from serve.config.command_line import run_command
+from serve.transcribe.batch.rows import encode_lines
 from train.data.filters import Reason
 from train.data.manifest import read_manifest
 from train.errors import DataError
 from train.pseudo_labels.__main__ import command
-from train.pseudo_labels.rows import Row, encode_rows, read_rows
+from train.pseudo_labels.rows import Row, read_rows
 from train.pseudo_labels.selection import Criteria, select
 
 
@@ -94,7 +95,7 @@ def test_the_command_writes_a_manifest_that_training_reads_and_counts_what_is_le
     ]
     (tmp_path / "results").mkdir()
     for number, row in enumerate(heard):
-        (tmp_path / "results" / f"{number}.jsonl").write_bytes(encode_rows([row]))
+        (tmp_path / "results" / f"{number}.jsonl").write_bytes(encode_lines([row]))
     target, counts = tmp_path / "pseudo.jsonl", tmp_path / "counts.json"
     words = [str(tmp_path), str(tmp_path / "results"), "--output", str(target), "--json", str(counts)]
     assert run_command(command, words) == 0
@@ -108,7 +109,7 @@ def test_the_command_writes_a_manifest_that_training_reads_and_counts_what_is_le
 
 def test_a_held_out_sentence_is_not_trained_on(wavs, tmp_path):
     heard = tmp_path / "heard.jsonl"
-    heard.write_bytes(encode_rows(rows(segment("पाऊस आला"), path=str(wavs / "0.wav")).values()))
+    heard.write_bytes(encode_lines(rows(segment("पाऊस आला"), path=str(wavs / "0.wav")).values()))
     words = [str(heard), "--output", str(tmp_path / "out.jsonl")]
     assert run_command(command, [*words, "--held-out", str(wavs / "clips.jsonl")]) == 1
     assert run_command(command, words) == 0

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
-from serve.batch.__main__ import read_batch
-from serve.batch.rows import decode_rows
 from serve.errors import ConfigError
+from serve.transcribe.batch.__main__ import read_batch
+from serve.transcribe.batch.rows import decode_rows
 
 SPOILT = {"broken.flac": "undecodable_audio", "empty.wav": "empty_audio"}
 

@@ -13,7 +13,6 @@ from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
-from serve.batch.rows import ResultFormat
 from serve.config.command_line import INTERRUPTED, Command, exit_with, flags_of
 from serve.config.reader import read_dataclass
 from serve.config.settings import Settings, unknown_settings
@@ -21,11 +20,12 @@ from serve.config.sources import flag_layer
 from serve.errors import ConfigError
 from serve.options import TranscriptionOptions
 from serve.transcribe.__main__ import engine_flags, read_options, read_settings
+from serve.transcribe.batch.rows import ResultFormat
 
 if TYPE_CHECKING:
-    from serve.batch.plan import Shard
-    from serve.batch.run import Runner
-    from serve.batch.step import Report, Work
+    from serve.transcribe.batch.plan import Shard
+    from serve.transcribe.batch.run import Runner
+    from serve.transcribe.batch.step import Report, Work
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,9 +101,9 @@ def read_batch(flags: Mapping[str, Any]) -> Batch:
 
 def run_batch(wanted: Batch) -> int:
     """Transcribe the corpus, and return the exit status."""
-    from serve.batch.run import transcribe_corpus
-    from serve.batch.step import Work, find_model, model_hashes
     from serve.config.logs import configure_logs
+    from serve.transcribe.batch.run import transcribe_corpus
+    from serve.transcribe.batch.step import Work, find_model, model_hashes
 
     configure_logs("error")
     for sentence in unknown_settings(os.environ):
@@ -136,11 +136,11 @@ def run_batch(wanted: Batch) -> int:
 
 
 def _runner(corpus: Corpus) -> Runner:
-    from serve.batch.run import run_here
+    from serve.transcribe.batch.run import run_here
 
     if corpus.local:
         return run_here
-    from serve.batch.on_ray import Pools, run_on_ray
+    from serve.transcribe.batch.on_ray import Pools, run_on_ray
 
     mib = corpus.worker_memory_mib
     pools = Pools(

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 import soundfile
 
-from serve.batch.listing import find_recordings
-from serve.batch.output import Output, RunRecord
-from serve.batch.plan import Known, decode_plan, encode_plan, plan_shards
-from serve.batch.rows import Quarantined, Row
 from serve.errors import ConfigError
 from serve.options import TranscriptionOptions
+from serve.transcribe.batch.listing import find_recordings
+from serve.transcribe.batch.output import Output, RunRecord
+from serve.transcribe.batch.plan import Known, decode_plan, encode_plan, plan_shards
+from serve.transcribe.batch.rows import Quarantined, Row
 
 FACTS = {
     "engine": "ctranslate2 1",

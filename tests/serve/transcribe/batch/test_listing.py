@@ -6,8 +6,8 @@ import json
 
 import pytest
 
-from serve.batch.listing import find_recordings
 from serve.errors import ConfigError, StorageError
+from serve.transcribe.batch.listing import find_recordings
 
 
 @pytest.fixture

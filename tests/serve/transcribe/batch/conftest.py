@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import soundfile
 
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).parents[4]
 SAMPLES = [ROOT / "tests" / "data" / f"sample-{language}.flac" for language in ("mr", "en")]
 SPOKEN = ROOT / "data" / "mr" / "clips"
 """Clips of `make data`, where it has been made."""
@@ -25,7 +25,7 @@ class Batch:
     def start(self, *arguments: object) -> subprocess.Popen[str]:
         own = {name: value for name, value in os.environ.items() if not name.startswith("SHROTA_")}
         return subprocess.Popen(
-            [sys.executable, "-m", "serve.batch", *map(str, arguments)],
+            [sys.executable, "-m", "serve.transcribe.batch", *map(str, arguments)],
             cwd=ROOT,
             env=own | {"PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "COLUMNS": "200"},
             stdout=subprocess.PIPE,

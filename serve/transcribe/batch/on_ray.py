@@ -16,9 +16,9 @@ from typing import Any
 
 import msgspec
 
-from serve.batch.plan import Shard
-from serve.batch.step import SHARDS_AT_ONCE, Report, Step, Work
 from serve.errors import ShrotaError, StartupError
+from serve.transcribe.batch.plan import Shard
+from serve.transcribe.batch.step import SHARDS_AT_ONCE, Report, Step, Work
 
 OBJECT_STORE_BYTES = 96 << 20
 """Ray's memory for what workers exchange: here only lists of paths."""

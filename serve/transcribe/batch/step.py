@@ -19,9 +19,6 @@ from importlib.metadata import version
 import msgspec
 
 from serve.audio.decode import AudioLimits
-from serve.batch.output import Output
-from serve.batch.plan import Content, Known, Shard, content_hash, read_recording
-from serve.batch.rows import EngineFacts, Quarantined, ResultFormat, Row, row_of
 from serve.config.settings import Settings
 from serve.errors import ConfigError, NotReady, PayloadTooLarge, ServiceError, StorageError, let_go
 from serve.model.artifact import MANIFEST, Told
@@ -31,6 +28,9 @@ from serve.options import TranscriptionOptions
 from serve.pipeline import MAX_SIDE_BY_SIDE
 from serve.service.loading import Served, find_served, load_served
 from serve.service.memory import free_memory_bytes
+from serve.transcribe.batch.output import Output
+from serve.transcribe.batch.plan import Content, Known, Shard, content_hash, read_recording
+from serve.transcribe.batch.rows import EngineFacts, Quarantined, ResultFormat, Row, row_of
 from serve.transcribe.transcriber import MAX_BYTES_AT_ONCE, MAX_FILE_BYTES, Transcriber, fault_of
 from serve.transcript.events import End
 

@@ -11,8 +11,8 @@ from typing import Any
 
 import msgspec
 
-from serve.batch.stores import SCHEME, read_url, refuse, storage_of
 from serve.errors import ConfigError
+from serve.transcribe.batch.stores import SCHEME, read_url, refuse, storage_of
 from serve.transcribe.files import find_files, is_recording_name
 
 MANIFEST_SUFFIX = ".jsonl"

@@ -15,13 +15,13 @@ from functools import cache
 
 from filelock import FileLock, Timeout
 
-from serve.batch.listing import Found, find_recordings
-from serve.batch.output import Output, RunRecord
-from serve.batch.plan import Shard, plan_shards
-from serve.batch.step import SHARDS_AT_ONCE, Report, Step, Work
-from serve.batch.stores import LocalStore
 from serve.config.progress import AudioBar, audio_bar
 from serve.errors import ConfigError, StorageError
+from serve.transcribe.batch.listing import Found, find_recordings
+from serve.transcribe.batch.output import Output, RunRecord
+from serve.transcribe.batch.plan import Shard, plan_shards
+from serve.transcribe.batch.step import SHARDS_AT_ONCE, Report, Step, Work
+from serve.transcribe.batch.stores import LocalStore
 
 Runner = Callable[[Work, Sequence[Shard]], Generator[Report, None, None]]
 """Does shards, and yields a report for each once it is done."""
@@ -45,7 +45,7 @@ def transcribe_corpus(where: str, work: Work, run: Runner, *, shard_s: float, re
     """Transcribe what has no result yet.
 
     Args:
-        where: The recordings; see `serve.batch.listing`.
+        where: The recordings; see `serve.transcribe.batch.listing`.
         run: `run_here`, or Ray's.
         shard_s: Seconds of sound in a shard, about.
         retries: Whether files in quarantine are tried again.

@@ -18,8 +18,10 @@ from collections.abc import Sequence
 
 import msgspec
 
-from serve.batch.plan import Shard, decode_plan, encode_plan
-from serve.batch.rows import (
+from serve.errors import ConfigError
+from serve.options import TranscriptionOptions
+from serve.transcribe.batch.plan import Shard, decode_plan, encode_plan
+from serve.transcribe.batch.rows import (
     Quarantined,
     ResultFormat,
     Row,
@@ -28,9 +30,7 @@ from serve.batch.rows import (
     encode_lines,
     encode_rows,
 )
-from serve.batch.stores import store_of
-from serve.errors import ConfigError
-from serve.options import TranscriptionOptions
+from serve.transcribe.batch.stores import store_of
 
 RUN, PLAN, RESULTS, QUARANTINE = "run.json", "plan", "results", "quarantine"
 

@@ -15,8 +15,8 @@ from pathlib import Path
 
 import msgspec
 
-from serve.batch.listing import Found
-from serve.batch.stores import SCHEME, read_url
+from serve.transcribe.batch.listing import Found
+from serve.transcribe.batch.stores import SCHEME, read_url
 from serve.transcribe.transcriber import MAX_FILE_BYTES, USUAL_BYTES_PER_S, expected_s
 
 MAX_SHARD_FILES = 512
