@@ -56,8 +56,9 @@ def main(address: str, recording: Path, output_dir: Path) -> None:
         phone.screenshot(path=output_dir / "page-phone.png")
         live = opened(browser, address, viewport={"width": 1200, "height": 560})
         live.get_by_role("button", name="Speak").press("Enter")
-        live.wait_for_timeout(12_000)
-        expect(live.locator(".text")).to_have_text(WORDS, timeout=PATIENCE_MS)
+        live.wait_for_timeout(8_000)
+        live.evaluate("scrollTo(0, 0)")
+        expect(live.locator(".partial")).to_have_text(WORDS, timeout=PATIENCE_MS)
         live.screenshot(path=output_dir / "page-live.png")
         browser.close()
 
@@ -76,6 +77,8 @@ def transcribe(page: Page, *files: Path) -> None:
     expect(page.locator(".line .state.done")).to_have_count(len(files), timeout=PATIENCE_MS)
     page.locator(".line", has_text=files[-1].name).locator(".open").first.click()
     expect(page.locator(".text")).to_have_text(WORDS)
+    page.locator(".text").get_by_text(WORDS).first.hover()
+    page.wait_for_timeout(1_000)  # the waveform is drawn after the text
 
 
 if __name__ == "__main__":
