@@ -76,7 +76,7 @@ def _named_in_manifest(where: str) -> Iterator[str]:
             continue
         try:
             name = msgspec.json.decode(line, type=ManifestLine).audio
-        except msgspec.DecodeError as error:
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise ConfigError([f"{where}, line {number}: {error}"]) from error
         path = posixpath.normpath(posixpath.join(root, name))
         is_here = not scheme or name.startswith("/")

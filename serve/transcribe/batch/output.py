@@ -65,7 +65,7 @@ class Output:
             return
         try:
             begun = msgspec.json.decode(content, type=RunRecord)
-        except msgspec.DecodeError as error:
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise ConfigError([f"{self.where}/{RUN} is not of this version: {error}"]) from error
         faults = [
             f"{self.where} was begun with {name} {getattr(begun, name)}, and not {getattr(record, name)}:"

@@ -57,6 +57,10 @@ def test_a_bad_line_of_a_manifest_is_named(folder):
     (folder / "bad.jsonl").write_text('{"audio": "b.wav"}\n{"path": "b.wav"}\n')
     with pytest.raises(ConfigError, match=r"bad\.jsonl, line 2: .*audio"):
         find_recordings(str(folder / "bad.jsonl"))
+    for line in (b'{"audio": "\xff.wav"}', b'{"audio": "b.wav", "more": ' + b"[" * 20_000):
+        (folder / "bad.jsonl").write_bytes(b'{"audio": "b.wav"}\n' + line)
+        with pytest.raises(ConfigError, match=r"bad\.jsonl, line 2: "):
+            find_recordings(str(folder / "bad.jsonl"))
 
 
 @pytest.mark.parametrize("where", ["nowhere", "nowhere.jsonl", "a/*.wav", "file://{folder}/empty/"])
