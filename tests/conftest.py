@@ -355,6 +355,8 @@ def s3() -> Iterator[Any]:
     with pytest.MonkeyPatch.context() as monkeypatch:
         for name, value in environment.items():
             monkeypatch.setenv(name, value)
+        # moto keeps its buckets for the process, so an earlier server's are still there
+        httpx.post(f"http://{host}:{port}/moto-api/reset").raise_for_status()
         storage = fsspec.filesystem("s3", skip_instance_cache=True)
         storage.mkdir("bucket")
         yield storage
