@@ -3,6 +3,7 @@
 ```
 run.json                     the model and the options that all results come from
 plan/0000.jsonl              shards: which recordings are transcribed and stored together
+begun/0000-000000            how often a shard that is not done was begun
 results/0000-000000.jsonl    the rows of a shard (or .parquet); where it lies, the shard is done
 quarantine/0000-000000.jsonl its files without a result
 quarantine.jsonl             all of these, written at the end of a run
@@ -32,7 +33,7 @@ from serve.transcribe.batch.rows import (
 )
 from serve.transcribe.batch.stores import store_of
 
-RUN, PLAN, RESULTS, QUARANTINE = "run.json", "plan", "results", "quarantine"
+RUN, PLAN, BEGUN, RESULTS, QUARANTINE = "run.json", "plan", "begun", "results", "quarantine"
 
 
 class RunRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -93,12 +94,19 @@ class Output:
     def is_done(self, shard: str) -> bool:
         return self.store.has(f"{RESULTS}/{shard}.{self.format}")
 
+    def begin(self, shard: str) -> int:
+        """Note that a shard is begun, and return how often it has been, this time included."""
+        count = int(self.store.read(f"{BEGUN}/{shard}") or 0) + 1
+        self.store.write(f"{BEGUN}/{shard}", b"%d" % count)
+        return count
+
     def write(self, shard: str, rows: Sequence[Row], quarantined: Sequence[Quarantined]) -> None:
         """Write what came of a shard: the results last, since they mean that it is done."""
         if quarantined:
             self.store.write(f"{QUARANTINE}/{shard}.jsonl", encode_lines(quarantined))
         else:
             self.store.delete(f"{QUARANTINE}/{shard}.jsonl")
+        self.store.delete(f"{BEGUN}/{shard}")
         self.store.write(f"{RESULTS}/{shard}.{self.format}", encode_rows(rows, self.format))
 
     def rows(self, shard: str) -> list[Row]:

@@ -51,7 +51,7 @@ class Quarantined(msgspec.Struct, frozen=True, kw_only=True):
 
     path: str
     sha256: str | None
-    """None where the file cannot be read."""
+    """None where the file cannot be read, or ends whoever reads it."""
     n_bytes: int
     error: str
     """Stable name, such as `undecodable_audio`."""

@@ -4,16 +4,18 @@
     report = step.run(shard)         # from several threads: one shard's last files meet the next one's first
 
 Recordings of all running shards are transcribed at the same time, so that windows of one length share
-batches.
+batches. A shard that was begun twice and is not done has recordings that may have killed the worker: each is
+then transcribed alone, in a process apart, and goes into quarantine if that process dies of it.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 
 import msgspec
@@ -28,6 +30,7 @@ from serve.options import TranscriptionOptions
 from serve.pipeline import MAX_SIDE_BY_SIDE
 from serve.service.loading import Served, find_served, load_served
 from serve.service.memory import free_memory_bytes
+from serve.transcribe.batch.apart import Apart, Died
 from serve.transcribe.batch.output import Output
 from serve.transcribe.batch.plan import Content, Known, Shard, content_hash, read_recording
 from serve.transcribe.batch.rows import EngineFacts, Quarantined, ResultFormat, Row, row_of
@@ -42,6 +45,16 @@ UNREADABLE = "unreadable_file"
 
 FAILED = "failed"
 """Name of the error of a file that the program failed on; the log has the reason."""
+
+FATAL = "worker_died"
+"""Name of the error of a file that a worker dies of."""
+
+TIMES_TOGETHER = 2
+"""How often a shard is begun with its recordings side by side; whatever killed the worker, further times are
+careful."""
+
+TIMES_ALONE = 2
+"""How often a recording is tried alone; one death could come of another program that takes the memory."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,6 +83,15 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     """Sound that was transcribed."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What came of one recording, by its paths."""
+
+    rows: Sequence[Row] = ()
+    quarantined: Sequence[Quarantined] = ()
+    audio_s: float = 0.0
+
+
 class Step:
     """A loaded model with the output that it writes to. `run` may be called by `SHARDS_AT_ONCE` threads."""
 
@@ -80,7 +102,7 @@ class Step:
             StartupError: It cannot be loaded, or is not the model of this run.
             UnsupportedOption: It does not support an option.
         """
-        settings = work.settings
+        self._work, settings = work, work.settings
         served = find_model(settings)
         if model_hashes(served) != work.model:
             raise ConfigError(["the model on this machine is not the one that the run was started with"])
@@ -121,7 +143,11 @@ class Step:
         """
         if self._output.is_done(shard.name):  # by a worker that was killed before it could tell
             return Report(shard=shard.name, n_files=shard.n_files, n_quarantined=0, audio_s=0.0)
-        outcomes = list(self._threads.map(self._outcome, shard.contents))
+        if self._output.begin(shard.name) <= TIMES_TOGETHER:
+            outcomes = list(self._threads.map(self.outcome, shard.contents))
+        else:
+            with Apart[Content, Outcome](partial(_outcomes_of, self._work)) as apart:
+                outcomes = [_outcome_alone(apart, content) for content in shard.contents]
         quarantined = [each for outcome in outcomes for each in outcome.quarantined]
         self._output.write(shard.name, [row for outcome in outcomes for row in outcome.rows], quarantined)
         return Report(
@@ -136,17 +162,21 @@ class Step:
         self._threads.shutdown(wait=False, cancel_futures=True)
         self._transcriber.close()
 
-    def _outcome(self, content: Content) -> _Outcome:
-        """Return the rows of a recording under all its names, or why there are none."""
+    def outcome(self, content: Content) -> Outcome:
+        """Return the rows of a recording under all its names, or why there are none.
+
+        Raises:
+            StorageError: A storage of recordings or results does not answer.
+        """
         if content.known is not None and (row := self._row_of(content.known)) is not None:
-            return _Outcome(rows=[msgspec.structs.replace(row, path=name.path) for name in content.names])
+            return Outcome(rows=[msgspec.structs.replace(row, path=name.path) for name in content.names])
         with self._room.take(content.n_bytes):
             return self._transcribed(content)
 
     def _row_of(self, known: Known) -> Row | None:
         return next((row for row in self._output.rows(known.shard) if row.path == known.path), None)
 
-    def _transcribed(self, content: Content) -> _Outcome:
+    def _transcribed(self, content: Content) -> Outcome:
         sha256, n_bytes = None, content.n_bytes
         try:
             if n_bytes > MAX_FILE_BYTES:
@@ -160,27 +190,38 @@ class Step:
             code = error.code if isinstance(error, ServiceError) else FAILED if sha256 else UNREADABLE
             why = fault_of(error)
             let_go(error)  # its frames hold the recording
-            return _Outcome(
-                quarantined=[
-                    Quarantined(path=name.path, sha256=sha256, n_bytes=n_bytes, error=code, message=why)
-                    for name in content.names
-                ]
-            )
+            return _without_result(content, code, why, sha256, n_bytes)
         assert isinstance(end, End), "a pipeline ends with its transcript"
         transcript = end.transcript
-        return _Outcome(
+        return Outcome(
             rows=[row_of(name.path, sha256, n_bytes, transcript, self._facts) for name in content.names],
             audio_s=transcript.duration_s,
         )
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Outcome:
-    """What came of one recording, by its paths."""
+def _without_result(content: Content, error: str, message: str, sha256: str | None, n_bytes: int) -> Outcome:
+    return Outcome(
+        quarantined=[
+            Quarantined(path=name.path, sha256=sha256, n_bytes=n_bytes, error=error, message=message)
+            for name in content.names
+        ]
+    )
 
-    rows: Sequence[Row] = ()
-    quarantined: Sequence[Quarantined] = ()
-    audio_s: float = 0.0
+
+def _outcomes_of(work: Work) -> Callable[[Content], Outcome]:
+    """Load the model in a process apart."""
+    return Step(work).outcome
+
+
+def _outcome_alone(apart: Apart[Content, Outcome], content: Content) -> Outcome:
+    how = ""
+    for _ in range(TIMES_ALONE):
+        try:
+            return apart.ask(content)
+        except Died as error:
+            how = str(error)
+    why = f"a worker that does nothing else dies of it each time: {how}"
+    return _without_result(content, FATAL, why, None, content.n_bytes)
 
 
 class Room:

@@ -19,15 +19,32 @@ SPOKEN = ROOT / "data" / "mr" / "clips"
 """Clips of `make data`, where it has been made."""
 
 
+DEADLY = """
+import os, signal, sys
+
+def die(event, arguments):
+    if event == "open" and "deadly" in str(arguments[0]) and "ctranslate2" in sys.modules:
+        os.kill(os.getpid(), signal.SIGSEGV)
+
+sys.addaudithook(die)
+"""
+"""Start-up code of a Python in which whoever has a model and opens a recording named deadly really dies."""
+
+
 class Batch:
     """The command `shrota batch`, and what it writes."""
 
+    def __init__(self) -> None:
+        self.start_up: Path | None = None
+        """Folder with a `sitecustomize.py` for all processes of the command."""
+
     def start(self, *arguments: object) -> subprocess.Popen[str]:
         own = {name: value for name, value in os.environ.items() if not name.startswith("SHROTA_")}
+        path = os.pathsep.join(str(each) for each in (self.start_up, ROOT) if each)
         return subprocess.Popen(
             [sys.executable, "-m", "serve.transcribe.batch", *map(str, arguments)],
             cwd=ROOT,
-            env=own | {"PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "COLUMNS": "200"},
+            env=own | {"PYTHONPATH": path, "HF_HUB_OFFLINE": "1", "COLUMNS": "200"},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             encoding="utf-8",
@@ -82,6 +99,16 @@ class Batch:
 @pytest.fixture(scope="session")
 def batch() -> Batch:
     return Batch()
+
+
+@pytest.fixture
+def deadly(tmp_path: Path) -> Batch:
+    """The command, whose workers die of recordings named deadly."""
+    command = Batch()
+    command.start_up = tmp_path / "start-up"
+    command.start_up.mkdir()
+    (command.start_up / "sitecustomize.py").write_text(DEADLY)
+    return command
 
 
 @pytest.fixture

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import shutil
+import signal
 from pathlib import Path
 
 import pytest
@@ -68,6 +70,22 @@ def test_a_run_goes_on_where_it_was_stopped_and_takes_what_came_later(batch, cor
     assert "2 recordings have changed since they were planned" in said
     assert batch.quarantined(output) == {"empty.wav": "empty_audio"}
     batch.assert_each_once(output, [*clips, corpus / "later.flac", corpus / "broken.flac"])
+
+
+def test_a_recording_that_ends_the_process_is_in_quarantine_at_the_third_start(deadly, corpus, tmp_path):
+    (corpus / "clip-0002.flac").rename(corpus / "deadly.flac")
+    output = tmp_path / "out"
+    for _ in range(2):
+        child = deadly.start("--input", corpus, "--output", output, "--local")
+        child.communicate()
+        assert child.returncode == -signal.SIGSEGV and not deadly.rows(output)
+    deadly.run(corpus, output, "--local")
+    assert deadly.quarantined(output) == SPOILT | {"deadly.flac": "worker_died"}
+    lines = (output / "quarantine.jsonl").read_text("utf-8").splitlines()
+    (reason,) = [each["message"] for each in map(json.loads, lines) if each["error"] == "worker_died"]
+    assert reason == "a worker that does nothing else dies of it each time: killed by SIGSEGV"
+    deadly.assert_each_once(output, sorted(corpus.rglob("c*.flac")))
+    assert not list((output / "begun").iterdir())
 
 
 def test_parquet_holds_the_same_rows_and_an_output_takes_no_others(batch, corpus, tmp_path):

@@ -55,6 +55,24 @@ def test_two_workers_write_what_one_process_writes_and_listen_on_loopback_only(b
         assert (tmp_path / "ray" / shard.relative_to(tmp_path / "local")).read_bytes() == shard.read_bytes()
 
 
+def test_recordings_that_workers_die_of_are_quarantined_and_the_rest_completes(
+    deadly, batch, corpus, tmp_path
+):
+    for name in ("clip-0002.flac", "more/clip-0010.flac"):
+        (corpus / name).rename(corpus / f"deadly-{name[-6]}.flac")
+    said = deadly.run(corpus, tmp_path / "out", "--workers", 2, "--shard-s", 10)
+    assert "11 files have results, 4 are in quarantine, 0 have neither" in said
+    found = deadly.quarantined(tmp_path / "out")
+    assert {name: error for name, error in found.items() if name.startswith("deadly")} == {
+        "deadly-0.flac": "worker_died",
+        "deadly-2.flac": "worker_died",
+    }
+    deadly.assert_each_once(tmp_path / "out", sorted(corpus.rglob("c*.flac")))
+    batch.run(corpus, tmp_path / "local", "--local")
+    texts = batch.texts(tmp_path / "local")
+    assert deadly.texts(tmp_path / "out").items() <= texts.items() and len(texts) == 13
+
+
 @pytest.mark.slow
 def test_killed_drivers_and_workers_leave_each_file_with_one_result(batch, tmp_path):
     clips = batch.write_clips(tmp_path / "corpus", 400)
