@@ -10,11 +10,13 @@ import logging
 import os
 import signal
 from collections.abc import Generator, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import msgspec
+import psutil
 
 from serve.errors import ShrotaError, StartupError
 from serve.transcribe.batch.plan import Shard
@@ -32,10 +34,16 @@ ENVIRONMENT = {
     "RAY_BACKEND_LOG_LEVEL": "fatal",
 }
 LOCAL_ENVIRONMENT = {
+    "RAY_enable_metrics_collection": "0",  # nobody reads them
+    "RAY_task_events_report_interval_ms": "0",
     "RAY_worker_niceness": "0",  # Ray's workers would run at low priority, although all of the work is theirs
     # Despite its name Ray obeys it on any system: all of its sockets are then on loopback.
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
 }
+
+NEEDLESS = ("monitor.py", "log_monitor.py")
+"""Ray's processes without work on one machine: it cannot grow, and logs go nowhere. The first also takes a
+second to end."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,6 +121,7 @@ def _ray(pools: Pools, n_threads: int) -> Iterator[Any]:
                 object_store_memory=OBJECT_STORE_BYTES,
                 **usual,
             )
+            _end_needless()
     except (ConnectionError, ValueError, RuntimeError) as error:
         raise StartupError(f"Ray cannot be started or joined: {error}") from error
     signal.signal(signal.SIGTERM, on_sigterm)  # Ray has put its own there
@@ -120,6 +129,13 @@ def _ray(pools: Pools, n_threads: int) -> Iterator[Any]:
         yield ray
     finally:
         ray.shutdown()
+
+
+def _end_needless() -> None:
+    for process in psutil.Process().children():
+        with suppress(psutil.Error):
+            if any(Path(word).name in NEEDLESS for word in process.cmdline()):
+                process.kill()
 
 
 def _dataset(ray: Any, work: Work, shards: Sequence[Shard], pools: Pools) -> Any:
