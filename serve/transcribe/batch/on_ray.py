@@ -36,6 +36,7 @@ ENVIRONMENT = {
 LOCAL_ENVIRONMENT = {
     "RAY_enable_metrics_collection": "0",  # nobody reads them
     "RAY_task_events_report_interval_ms": "0",
+    "RAY_event_stats": "0",
     "RAY_worker_niceness": "0",  # Ray's workers would run at low priority, although all of the work is theirs
     # Despite its name Ray obeys it on any system: all of its sockets are then on loopback.
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import time
 from contextlib import suppress
@@ -75,9 +76,9 @@ def test_recordings_that_workers_die_of_are_quarantined_and_the_rest_completes(
 
 @pytest.mark.slow
 def test_killed_drivers_and_workers_leave_each_file_with_one_result(batch, tmp_path):
-    clips = batch.write_clips(tmp_path / "corpus", 400)
+    clips = batch.write_clips(tmp_path / "corpus", 2_000)
     output = tmp_path / "out"
-    arguments = ("--input", tmp_path / "corpus", "--output", output, "--workers", 2, "--shard-s", 20)
+    arguments = ("--input", tmp_path / "corpus", "--output", output, "--workers", 2)
     n_driver_kills = n_worker_kills = 0
     while n_driver_kills < 3:
         child = batch.start(*arguments)
@@ -96,8 +97,10 @@ def test_killed_drivers_and_workers_leave_each_file_with_one_result(batch, tmp_p
     said = batch.run(tmp_path / "corpus", output, *arguments[4:])
     assert f"{len(clips)} files have results, 0 are in quarantine, 0 have neither" in said
     batch.assert_each_once(output, clips)
-    batch.run(tmp_path / "corpus", tmp_path / "whole", "--local")
-    assert batch.texts(output) == batch.texts(tmp_path / "whole")
+    some = tmp_path / "some.jsonl"
+    some.write_text("".join(json.dumps({"audio": str(clip)}) + "\n" for clip in clips[::10]))
+    batch.run(some, tmp_path / "some", "--local")
+    assert batch.texts(tmp_path / "some").items() <= batch.texts(output).items()
 
 
 @pytest.mark.slow
