@@ -1,6 +1,7 @@
 """Check the model of `shrota capacity` against a real service: predicted and measured latency and throughput.
 
     python bench/capacity.py                       # about five minutes
+    python bench/capacity.py --again               # the model has changed: measure nothing, predict anew
     python bench/capacity.py --clips 6 --seconds 10 --manifest data/mr/test-neural.jsonl   # does it work?
 
 Starts `python -m serve` on the shipped adapter. Measures with one set of clips: each sent alone, then by
@@ -131,46 +132,76 @@ def send_at(target: Service, arrivals: Sequence[tuple[float, Recording]]) -> lis
     return requests
 
 
-def calibrate(target: Service, clips: Sequence[Recording], n_threads: int, manifest: dict[str, Any]) -> Any:
-    """Measure the service; return (measurement, service time, shape)."""
+def measure(target: Service, clips: Sequence[Recording]) -> dict[str, Any]:
+    """Send clips alone, then by several clients at once; return what that took."""
     alone = [send_alone(target, clip) for clip in clips]
-    sent = [clip for _, clip in zip(range(2 * len(clips)), itertools.cycle(clips), strict=False)]
-    per_s = {n: closed_loop_per_s(target, sent, n) for n in CLIENTS}
-    dynamic = manifest["encoder_context"] == "dynamic"
-    prices = fit_prices(alone, dynamic=dynamic, margin_s=manifest["window_margin_s"])
-    shape = Shape(n_workers=int(counters(target).n_workers), cores=n_threads)
-    known = [each.recording for _, each in zip(sent, itertools.cycle(alone), strict=False)]
-    fitted = fit_concurrency(prices, shape, known, per_s)
-    measurement = {"alone": [dataclasses.asdict(each) for each in alone], "clients_per_s": per_s}
-    return measurement, *fitted
+    per_s = {str(n): closed_loop_per_s(target, repeated(clips), n) for n in CLIENTS}
+    n_workers = int(counters(target).n_workers)
+    return {
+        "alone": [dataclasses.asdict(each) for each in alone],
+        "clients_per_s": per_s,
+        "n_workers": n_workers,
+    }
 
 
-def compare(
-    target: Service,
-    clips: Sequence[Recording],
-    rate_per_s: float,
-    seconds: float,
-    model: tuple[ServiceTime, Shape],
-) -> dict[str, Any]:
-    """Send Poisson traffic, predict the same arrivals, and return both outcomes and their differences."""
+def repeated(clips: Sequence[Any]) -> list[Any]:
+    """Return what the clients send."""
+    return [*clips, *clips]
+
+
+def fit(measurement: dict[str, Any], n_threads: int, facts: dict[str, Any]) -> tuple[ServiceTime, Shape]:
+    """Fit the model to a measurement.
+
+    Args:
+        n_threads: CPU threads of the service.
+        facts: The artifact's manifest.
+    """
+    alone = [Alone(**each) for each in measurement["alone"]]
+    prices = fit_prices(
+        alone, dynamic=facts["encoder_context"] == "dynamic", margin_s=facts["window_margin_s"]
+    )
+    shape = Shape(n_workers=measurement["n_workers"], cores=n_threads)
+    per_s = {int(n): value for n, value in measurement["clients_per_s"].items()}
+    return fit_concurrency(prices, shape, repeated([each.recording for each in alone]), per_s)
+
+
+def draw_arrivals(
+    clips: Sequence[Recording], rate_per_s: float, seconds: float
+) -> list[tuple[float, Recording]]:
+    """Return Poisson arrivals, the same ones for the same rate: (seconds, clip)."""
     rng = np.random.default_rng(round(1_000 * rate_per_s))
     order = itertools.cycle(rng.permutation(len(clips)))
-    times_s = np.cumsum(
-        rng.exponential(1 / rate_per_s, max(LEAST_ARRIVALS, round(seconds * rate_per_s)))
-    ).tolist()
-    arrivals = [(when_s, clips[next(order)]) for when_s in times_s]
-    until_s = times_s[-1]
+    count = max(LEAST_ARRIVALS, round(seconds * rate_per_s))
+    times_s = np.cumsum(rng.exponential(1 / rate_per_s, count)).tolist()
+    return [(when_s, clips[next(order)]) for when_s in times_s]
+
+
+def predict(
+    model: tuple[ServiceTime, Shape], arrivals: Sequence[tuple[float, Recording]]
+) -> dict[str, float]:
+    """Return what the model says of arrivals."""
     rules = CapacityOptions().rules
-    predicted = simulate(
+    found = simulate(
         lambda env: Instance(env, *model, rules),
         1,
         [(when_s, traffic.Recording(clip.duration_s)) for when_s, clip in arrivals],
-        until_s=until_s + 1e-6,
+        until_s=arrivals[-1][0] + 1e-6,
     )
-    measured = outcome(send_at(target, arrivals), 0.0, until_s + 1e-6, 1.0)
-    found = {"predicted": dataclasses.asdict(predicted), "measured": dataclasses.asdict(measured)}
-    off = {name: found["predicted"][name] / found["measured"][name] - 1 for name in ("p50_s", *JUDGED)}
-    return {"rate_per_s": rate_per_s, **found, "off": off}
+    return dataclasses.asdict(found)
+
+
+def send_all(target: Service, arrivals: Sequence[tuple[float, Recording]]) -> dict[str, float]:
+    """Send arrivals to the service, and return what became of them."""
+    return dataclasses.asdict(outcome(send_at(target, arrivals), 0.0, arrivals[-1][0] + 1e-6, 1.0))
+
+
+def compare(
+    model: tuple[ServiceTime, Shape], clips: Sequence[Recording], seconds: float, found: dict[str, Any]
+) -> dict[str, Any]:
+    """Return a load's measured figures beside the predicted ones, and their differences."""
+    predicted = predict(model, draw_arrivals(clips, found["rate_per_s"], seconds))
+    off = {name: predicted[name] / found["measured"][name] - 1 for name in ("p50_s", *JUDGED)}
+    return {**found, "predicted": predicted, "off": off}
 
 
 @click.command(context_settings={"show_default": True})
@@ -181,6 +212,7 @@ def compare(
 @click.option("--clips", default=24, help="Clips to measure with; as many others arrive at random.")
 @click.option("--seconds", default=60.0, help="Length of the traffic at each load.")
 @click.option("--out", type=FILE, default=ROOT / "bench" / "capacity.json")
+@click.option("--again", is_flag=True, help="Measure nothing: fit and predict anew what --out holds.")
 def main(
     manifest: tuple[Path, ...],
     model_dir: Path,
@@ -189,10 +221,10 @@ def main(
     clips: int,
     seconds: float,
     out: Path,
+    again: bool,
 ) -> None:
     """Measure, fit, predict and compare; write bench/capacity.json."""
     required(manifest)
-    record = begin_record(threads)
     facts = json.loads((model_dir / "manifest.json").read_bytes())
     with tempfile.TemporaryDirectory() as scratch:
         setup = Setup(
@@ -204,26 +236,34 @@ def main(
             scratch=Path(scratch),
         )
         chosen = short_clips(setup, 2 * clips, LONGEST_S)
-        with service(setup) as target:
-            for clip in chosen[:2]:
-                send(target, clip.path.read_bytes())
-            measurement, *model = calibrate(target, chosen[::2], threads, facts)
-            sustained = measurement["clients_per_s"][max(CLIENTS)]
-            compared = [
-                {"load": load, **compare(target, chosen[1::2], load * sustained, seconds, tuple(model))}
-                for load in LOADS
-            ]
+        record = json.loads(out.read_bytes()) if again else begin_record(threads)
+        if not again:
+            record |= measured_figures(setup, chosen, seconds)
+        model = fit(record["measurement"], threads, facts)
+        compared = [compare(model, chosen[1::2], seconds, found) for found in record["compared"]]
     record |= {
         "service_time": dataclasses.asdict(model[0]),
         "shape": dataclasses.asdict(model[1]),
-        "measurement": measurement,
         "compared": compared,
-        "within_wanted": all(
-            abs(off) <= WANTED for each in compared for name, off in each["off"].items() if name != "p50_s"
-        ),
+        "within_wanted": all(abs(each["off"][name]) <= WANTED for each in compared for name in JUDGED),
     }
     write_record(record, out)
     show(compared)
+
+
+def measured_figures(setup: Setup, chosen: Sequence[Recording], seconds: float) -> dict[str, Any]:
+    """Run the service: half of the clips to fit the model to, then the others at each load."""
+    with service(setup) as target:
+        for clip in chosen[:2]:
+            send(target, clip.path.read_bytes())
+        measurement = measure(target, chosen[::2])
+        sustained_per_s = measurement["clients_per_s"][str(max(CLIENTS))]
+        compared = []
+        for load in LOADS:
+            rate_per_s = load * sustained_per_s
+            measured = send_all(target, draw_arrivals(chosen[1::2], rate_per_s, seconds))
+            compared.append({"load": load, "rate_per_s": rate_per_s, "measured": measured})
+    return {"measurement": measurement, "compared": compared}
 
 
 def show(compared: Sequence[dict[str, Any]]) -> None:
