@@ -21,26 +21,24 @@ from serve.pipeline import ServingFacts
 class ServiceTime:
     """What an instance works on, in seconds of a core's time (or of the GPU's), and how it cuts recordings.
 
-    The defaults stand for whisper-base with the shipped adapter on two cores. They are chosen so that clips
-    of 2 to 8 s get the throughput that `bench/serve.json` measured: 15 times real time for one client, 46
-    for eight.
+    The defaults are those of `bench/capacity.json`: whisper-base with the shipped adapter on two cores.
     """
 
-    request_s: float = 0.006
+    request_s: float = 0.0187
     """Work for a request whatever its length, in seconds."""
-    prepare_s_per_audio_s: float = 0.005
+    prepare_s_per_audio_s: float = 0.00194
     """Work to decode a second of sound, find speech and compute features, in seconds."""
-    batch_s: float = 0.06
+    batch_s: float = 0.0267
     """Work for a batch whatever is in it, in seconds."""
-    s_per_window_s: float = 0.009
+    s_per_window_s: float = 0.00837
     """Work to encode a second of window, padding included, in seconds."""
-    s_per_token: float = 0.003
+    s_per_token: float = 0.00455
     """Work for a token of a window that is decoded alone, in seconds."""
-    shared: float = 0.9
+    shared: float = 0.586
     """The part of a token's work that windows of one batch share, from 0 to 1."""
-    tokens_per_s: float = 9.0
+    tokens_per_s: float = 14.5
     """Tokens of a second of speech."""
-    speech_share: float = 1.0
+    speech_share: float = 0.933
     """The part of a recording that its windows hold; pauses are left out."""
     dynamic: bool = True
     """Whether windows are as long as the speech in them; false is 30 s."""
@@ -89,7 +87,7 @@ class Shape:
 
     n_workers: int = 2
     """Batches that its engine decodes at a time."""
-    cores: float = 2.0
+    cores: float = 1.76
     """Full cores' worth of work that gets done at a time; two threads of one core do less than two cores."""
     on_gpu: bool = False
     """Whether batches run on a GPU, and leave the cores to everything else."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from serve.remote.capacity.plan import CELL, Planner
 from serve.remote.capacity.service_time import ServiceTime, Shape, read_measurement
 from serve.remote.capacity.traffic import DAY_S, DailyCurve, Durations, Recording
 
+ROOT = Path(__file__).parents[4]
 FEW = {"LOADS": (0.3, 0.8), "LEAST_REQUESTS": 200}
 
 
@@ -182,8 +184,9 @@ def test_a_fit_finds_the_throughput_of_clients_that_it_was_fitted_to():
 
 
 def test_a_long_recording_is_cut_into_windows_and_a_model_of_fixed_windows_pads_each():
-    assert len(ServiceTime().speech_pieces_s(9.0)) == 1
-    assert ServiceTime().speech_pieces_s(80.0) == [8.0] * 10
+    without_pauses = ServiceTime(speech_share=1.0)
+    assert len(without_pauses.speech_pieces_s(9.0)) == 1
+    assert without_pauses.speech_pieces_s(80.0) == [8.0] * 10
     assert ServiceTime(dynamic=False).window_s(3.0) == 30.0
     assert math.isclose(sum(ServiceTime(speech_share=0.5).speech_pieces_s(100.0)), 50.0)
 
@@ -191,3 +194,9 @@ def test_a_long_recording_is_cut_into_windows_and_a_model_of_fixed_windows_pads_
 def test_settings_refuse_a_measurement_that_is_missing(tmp_path):
     with pytest.raises(ConfigError, match="is no measurement"):
         options(measured=tmp_path / "none.json").instance()
+
+
+def test_the_usual_instance_is_the_measured_one():
+    measured = read_measurement(ROOT / "bench" / "capacity.json")
+    for usual, found in zip((ServiceTime(), Shape()), measured, strict=True):
+        assert dataclasses.asdict(usual) == pytest.approx(dataclasses.asdict(found), rel=0.005)
