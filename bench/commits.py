@@ -52,6 +52,8 @@ from serve.model.artifact import MANIFEST  # noqa: E402
 STARTS = 7
 ROUNDS = 4
 LONG_ROUNDS = 3
+IDLE_AFTER_S = 1.0
+"""Memory is measured this long after the start: a child that was just forked counts its parent's too."""
 TRAINING_STEPS = 24
 TRAINING_ROUNDS = 2
 
@@ -87,6 +89,7 @@ def measure_start(trees: Trees) -> Figures:
         for turn in range(STARTS + 1):
             for name in trees.both(turn):
                 with trees.service(name) as running:
+                    time.sleep(IDLE_AFTER_S)
                     idle_gib = round(tree_gib(running.pid), 3)
                 advance()
                 if turn:  # the first start may build what later ones find in the cache
