@@ -30,6 +30,11 @@ function kept(): Preferences {
 
 export const preferences = signal(kept());
 export const t = computed(() => TEXTS[preferences.value.language]);
+/** The page's language as the browser's owner writes it: dates in en-IN or en-GB are not those of en-US. */
+export const locale = computed(() => {
+  const { language } = preferences.value;
+  return navigator.languages.find((each) => each.split("-")[0] === language) ?? language;
+});
 /** Changes when colours that a canvas draws with are to be read anew. */
 export const colours = signal(0);
 

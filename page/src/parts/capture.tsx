@@ -3,7 +3,7 @@
 import { useSignal } from "@preact/signals";
 import { useEffect, useRef } from "preact/hooks";
 import { level, liveId, startSpeaking, stopSpeaking } from "../live";
-import { languageName, prefer, preferences, sentence, t } from "../preferences";
+import { languageName, locale, prefer, preferences, sentence, t } from "../preferences";
 import { addFiles, offered, trouble } from "../recordings";
 import { useKey, type Choice } from "../service";
 import * as icons from "./icons";
@@ -76,7 +76,7 @@ function Speak() {
   const pressed_ms = useRef<number | null>(null);
   const isOn = liveId.value !== null;
   const begin = () => {
-    const when = new Intl.DateTimeFormat(preferences.value.language, { dateStyle: "medium", timeStyle: "short" });
+    const when = new Intl.DateTimeFormat(locale.value, { dateStyle: "medium", timeStyle: "short" });
     void startSpeaking(preferences.value.choice, t.value.micName(when.format(new Date())));
   };
   const press = (event: PointerEvent) => {

@@ -35,7 +35,7 @@ from serve.http.openapi.operations import (
     Operation,
     Schema,
 )
-from serve.http.sagemaker.adapters import ADAPTER_ALIAS, ADAPTER_ID
+from serve.http.sagemaker.adapters import ADAPTER_ALIAS
 from serve.http.sagemaker.sessions import SESSION_ID
 from serve.options import DETECT, FORMAT_OPTIONS, NO_ADAPTER, TranscriptionOptions, WireOptions
 from serve.service.registered import NAME
@@ -133,7 +133,7 @@ def _operation(
                 {
                     "name": name,
                     "in": "header",
-                    "schema": _in_header(name, operation, options),
+                    "schema": _in_header(name, operation),
                     "description": about,
                 }
                 for name, about in operation.headers.items()
@@ -158,11 +158,9 @@ def _needs_key(path: str, service: Service) -> bool:
     return service.settings.api_keys is not None and path not in OPEN_PATHS
 
 
-def _in_header(name: str, operation: Operation, options: Mapping[str, Schema]) -> Schema:
-    """Return the schema of a request header."""
-    if name not in (ADAPTER_ID, ADAPTER_ALIAS):
-        return TEXT
-    return options["adapter"] if operation.takes_options else _NAME
+def _in_header(name: str, operation: Operation) -> Schema:
+    """Return the schema of a request header: names that an option or another header overrides may be any."""
+    return _NAME if name == ADAPTER_ALIAS and not operation.takes_options else TEXT
 
 
 def _names(path: str) -> list[str]:

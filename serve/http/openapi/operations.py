@@ -96,8 +96,8 @@ RECORDINGS: Mapping[str, Schema | type[msgspec.Struct]] = {
 }
 SAGEMAKER_HEADERS = {
     CUSTOM_ATTRIBUTES: "options as name=value;name=value, which override the query; echoed in the response",
-    ADAPTER_ID: "name of the adapter",
-    ADAPTER_ALIAS: "alias of the adapter, where its identifier is not sent",
+    ADAPTER_ID: "name of the adapter, where no option `adapter` is sent",
+    ADAPTER_ALIAS: "alias of the adapter, where neither is sent",
 }
 
 OPERATIONS: Mapping[tuple[str, str], Operation] = {

@@ -181,7 +181,7 @@ def taught_dir(tmp_path_factory):
     labels = torch.tensor([tokenizer(SAMPLE_TEXT).input_ids])
     torch.manual_seed(0)
     lora = LoraConfig(r=8, lora_alpha=32, use_rslora=True, target_modules=r".*decoder.*(q_proj|v_proj|fc1)")
-    model = get_peft_model(Whisper.from_pretrained(base_dir), lora)
+    model = get_peft_model(Whisper.from_pretrained(base_dir, dtype=torch.float32), lora)
     optimiser = torch.optim.AdamW((each for each in model.parameters() if each.requires_grad), lr=1e-3)
     with torch.no_grad():
         encoded = model.get_encoder()(heard)
