@@ -93,8 +93,7 @@ def test_a_stranger_gets_few_lines_and_no_traceback(child, address):
         sent, _ = list(NO_HANDSHAKES.values())[number % len(NO_HANDSHAKES)]
         with socket.create_connection(address, timeout=60) as link:
             link.sendall(sent)
-            while link.recv(4_096):
-                pass
+            assert link.recv(4_096)  # the close may come two seconds later
     lines, passed_s = child.log[n_before:], time.monotonic() - began
     assert {line["event"] for line in lines} <= {"stream", "request"}
     assert not [line for line in lines if "exception" in line]
