@@ -16,8 +16,9 @@ import asyncio
 from http import HTTPStatus
 from typing import Any
 
-from uvicorn._types import ASGIReceiveEvent
+from uvicorn._types import ASGIReceiveEvent, ASGISendEvent
 from uvicorn.config import Config
+from uvicorn.protocols.utils import ClientDisconnected
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from uvicorn.server import ServerState
 from websockets.frames import Frame, Opcode
@@ -173,6 +174,12 @@ class FramedSocket(WebSocketsSansIOProtocol):
             # Without a pause, a task that finds message after message would hold the event loop.
             await asyncio.sleep(self._pace.take(self.loop.time()))
         return message
+
+    async def send(self, message: ASGISendEvent) -> None:
+        """Send a message; after a refusal, the application learns that its client has gone."""
+        if self.close_sent:
+            raise ClientDisconnected
+        await super().send(message)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.read_paused = True  # nothing more comes
