@@ -1,8 +1,11 @@
 """Send thousands of mutated inputs through every door of a real service, and look for what should never be.
 
 A fault is a status 5xx (but 503 with Retry-After), an answer that shows the program's insides, a broken
-connection, a service that ended, a `/ping` that fails, or a file left behind. Writes bench/fuzz.json; inputs
-that failed are appended to --failures, one JSON line each.
+connection, a service that ended, a `/ping` that fails, a traceback in the service's log, or a file left
+behind. Writes bench/fuzz.json; inputs that failed are appended to --failures, one JSON line each.
+
+Before memory is measured, each door gets its seeds as they are, and some mutations of them: what the first
+honest request of each kind takes stays, such as the base model, by which languages are detected.
 
     make fuzz
     python bench/fuzz.py --inputs 500 --seed 7
@@ -19,7 +22,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -33,11 +36,14 @@ from rich.console import Console  # noqa: E402
 from rich.table import Table  # noqa: E402
 
 from bench.fuzzing.doors import (  # noqa: E402
+    ADAPTERS,
     FAULT,
+    MODELS_ROUTE,
     Door,
-    adapter_door,
+    artifact_door,
     as_line,
     head_door,
+    honest,
     http_doors,
     live_door,
     training_door,
@@ -47,6 +53,7 @@ from bench.serving.children import Service, service, tree_gib  # noqa: E402
 from bench.serving.machine import begin_record, write_record  # noqa: E402
 from bench.serving.setup import SHIPPED, Setup  # noqa: E402
 from serve.config.progress import progress_bar  # noqa: E402
+from serve.model.artifact import load_manifest  # noqa: E402
 
 FILE = click.Path(path_type=Path)
 SHARES = {
@@ -56,9 +63,12 @@ SHARES = {
     "heads": 0.15,
     "live": 0.08,
     "adapters": 0.02,
-    "training": 0.1,
+    "training": 0.08,
+    "models": 0.02,
 }
 """Door -> its share of the inputs."""
+MODELS = "models"
+"""The door of a multi-model service, which is another one."""
 AT_ONCE = 4
 SECONDS = 0.25
 """Length of the speech in seeds: what is still read after its mutation costs the engine little."""
@@ -120,19 +130,31 @@ def fuzz(
         os.environ["TMPDIR"] = str(inner)
         before = _files_of(ROOT)
         try:
-            with service(setup, "--adapter-roots", f"{scratch}:{model_dir.parent}") as running:
-                found = _through_doors(running, counts, seed, seeds, model_dir, scratch)
+            found = {}
+            for is_multi in (False, True):
+                some = {name: count for name, count in counts.items() if (name == MODELS) == is_multi}
+                base = load_manifest(model_dir).base_model.name
+                options = ["--adapter-roots", f"{scratch}:{model_dir.parent}"]
+                options += ["--multi-model", "true", "--base-model", base] if is_multi else []
+                with service(setup, *options) if some else nullcontext() as running:
+                    if running is not None:
+                        found |= _through_doors(running, some, seed, seeds, model_dir, scratch)
         finally:
             del os.environ["TMPDIR"]
         # torch makes a directory for compiled code where adapters are merged, and leaves it empty.
         kept = (path for path in inner.rglob("*") if not path.name.startswith("torchinductor_"))
+        faults = [f"the log has a traceback: {line[-300:]}" for line in _tracebacks(scratch)]
         left = [*(_files_of(ROOT) - before), *kept]
         if left:
-            door = next(iter(found.values()))
-            door.faults.append(
-                as_line(f"{FAULT}files stayed behind: {sorted(map(str, left))[:5]}", b"", "all")
-            )
+            faults.append(f"files stayed behind: {sorted(map(str, left))[:5]}")
+        next(iter(found.values())).faults += [as_line(f"{FAULT}{fault}", b"", "all") for fault in faults]
     return found
+
+
+def _tracebacks(scratch: Path) -> list[str]:
+    """Return the lines of the services' logs that hold a traceback, or are not JSON."""
+    lines = [line for log in scratch.glob("service-*.log") for line in log.read_text().splitlines()]
+    return [line for line in lines if "Traceback" in line or not line.startswith("{")]
 
 
 def _through_doors(
@@ -149,12 +171,14 @@ def _through_doors(
         doors = http_doors(client, seeds) | {
             "heads": head_door(address),
             "live": live_door(address),
-            "adapters": adapter_door(client, model_dir, scratch),
+            "adapters": artifact_door(client, ADAPTERS, model_dir, scratch),
             "training": training_door(scratch),
+            MODELS: artifact_door(client, MODELS_ROUTE, model_dir, scratch, seeds["flac"]),
         }
-        for path in ("/invocations", "/v1/audio/transcriptions", "/v1/audio/translations"):
-            client.post(path, files={"file": seeds["flac"]}, data={"model": "whisper-1"})
-        for name in counts:  # what the first work takes stays
+        if MODELS not in counts:
+            with ThreadPoolExecutor(AT_ONCE) as pool:
+                list(pool.map(lambda sent: client.post(sent[0], **sent[1]), honest(seeds)))
+        for name in counts:
             _send(doors[name], min(WARM_UP, counts[name]), seed - 1)
         return {name: _measured(running, doors[name], count, seed, name) for name, count in counts.items()}
 

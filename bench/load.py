@@ -1,8 +1,9 @@
 """What the service does with three times the load that it can bear, beside slow and idle connections.
 
-Four phases, each by locust on loopback: one client alone; eight at once, whose throughput is what the service
-can bear; three times that rate, beside connections that send a body slowly and others that say nothing; and
-eight at once again. Writes bench/load.json.
+Phases, each by locust on loopback. Eight clients at once, to a service without a bound on waits: their
+throughput is what it can bear. Then, to one with the bound: one client alone; eight at once; three times the
+bearable rate, beside connections that send a body slowly and others that say nothing; and eight at once
+again. Clients that are refused wait as they are told, except under overload. Writes bench/load.json.
 
     python bench/load.py
     python bench/load.py --max-wait-s 10 --output runs/load.json
@@ -32,7 +33,7 @@ import numpy as np  # noqa: E402
 from rich.console import Console  # noqa: E402
 from rich.table import Table  # noqa: E402
 
-from bench.serving.children import service  # noqa: E402
+from bench.serving.children import Service, service  # noqa: E402
 from bench.serving.machine import begin_record, write_record  # noqa: E402
 from bench.serving.recordings import short_clips  # noqa: E402
 from bench.serving.setup import CLIENTS, DATA, SHIPPED, Setup, required  # noqa: E402
@@ -83,21 +84,24 @@ def measure(
     clips = [str(clip.path) for clip in short_clips(setup, N_CLIPS)]
     quarter_s = seconds / 4
     answers: dict[str, Answers] = {}
-    with service(setup, "--max-wait-s", str(max_wait_s)) as running:
+
+    def phase(running: Service, name: str, n_users: int, seconds: float, rate: float = 0.0) -> None:
+        click.echo(f"{name}: {n_users} users for {seconds:.0f} s", err=True)
         address = str(running.client.base_url).rstrip("/")
+        wanted = {"address": address, "clips": clips, "n_users": n_users, "seconds": seconds}
+        answers[name] = _run({**wanted, "rate_per_user": rate / n_users})
 
-        def phase(name: str, n_users: int, seconds: float, rate: float = 0.0) -> None:
-            click.echo(f"{name}: {n_users} users for {seconds:.0f} s", err=True)
-            wanted = {"address": address, "clips": clips, "n_users": n_users, "seconds": seconds}
-            answers[name] = _run({**wanted, "rate_per_user": rate / n_users})
-
-        phase("warm-up", 2, 5.0)
-        phase("alone", 1, quarter_s)
-        phase("sustainable", CLIENTS, quarter_s)
-        rate = OVERLOAD * throughput(answers["sustainable"], quarter_s)
-        with beside(address, slow, idle) as opened:
-            phase("overload", math.ceil(rate * USER_PERIOD_S), seconds, rate)
-        phase("after", CLIENTS, quarter_s)
+    with service(setup) as unbounded:
+        phase(unbounded, "warm-up", 2, 5.0)
+        phase(unbounded, "sustainable", CLIENTS, quarter_s)
+    rate = OVERLOAD * throughput(answers["sustainable"], quarter_s)
+    with service(setup, "--max-wait-s", str(max_wait_s)) as running:
+        phase(running, "warm-up", 2, 5.0)
+        phase(running, "alone", 1, quarter_s)
+        phase(running, "before", CLIENTS, quarter_s)
+        with beside(str(running.client.base_url).rstrip("/"), slow, idle) as opened:
+            phase(running, "overload", math.ceil(rate * USER_PERIOD_S), seconds, rate)
+        phase(running, "after", CLIENTS, quarter_s)
     return answers, dict(opened)
 
 
@@ -120,8 +124,9 @@ def figures_of(answers: dict[str, Answers], seconds: float) -> dict[str, Any]:
     accepted = [taken for _, taken, status in overload if status == 200]
     refused = [taken for _, taken, status in overload if status == 429]
     rate = throughput(answers["sustainable"], seconds / 4)
+    before_per_s = throughput(answers["before"], seconds / 4)
     starts = np.arange(0.0, seconds / 4 - SPAN_S, 0.5)
-    back = (start for start in starts if throughput(after, SPAN_S, float(start)) >= FULL * rate)
+    back = (start for start in starts if throughput(after, SPAN_S, float(start)) >= FULL * before_per_s)
     back_s = next(back, None)
     unloaded = _p95([taken for _, taken, status in alone if status == 200])
     return {
@@ -134,6 +139,7 @@ def figures_of(answers: dict[str, Answers], seconds: float) -> dict[str, Any]:
         "refused_p50_s": round(float(np.median(refused)), 4) if refused else None,
         "refused_p95_s": _p95(refused) if refused else None,
         "statuses": {str(status): count for status, count in Counter(row[2] for row in overload).items()},
+        "before_per_s": round(before_per_s, 2),
         "after_per_s": round(throughput(after, seconds / 4), 2),
         "full_throughput_after_s": None if back_s is None else float(back_s),
     }

@@ -6,9 +6,10 @@ import json
 import random
 import shutil
 import socket
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Any, NamedTuple
 from urllib.parse import quote
 
 import httpx
@@ -30,6 +31,21 @@ MARKS = (b"Traceback", b"site-packages", b'.py", line')
 Outcome = str
 """A status, `closed`, or a sentence that begins with FAULT."""
 FAULT = "fault: "
+
+
+class Route(NamedTuple):
+    """A route that loads what lies in a directory, and its words for the name and the directory."""
+
+    path: str
+    name_field: str
+    source_field: str
+
+
+ADAPTERS = Route("/adapters", "name", "src")
+MODELS_ROUTE = Route("/models", "model_name", "url")
+
+FORM_ROUTES = ("/invocations", "/v1/audio/transcriptions", "/v1/audio/translations")
+FORM_TYPE = "multipart/form-data; boundary=frontier"
 
 Door = Callable[[random.Random], tuple[bytes, Outcome]]
 """Sends one input; returns it, and what came back."""
@@ -63,14 +79,24 @@ def http_doors(client: httpx.Client, recordings: Mapping[str, bytes]) -> dict[st
     def form(chance: random.Random) -> tuple[bytes, Outcome]:
         body = mutate(chance.choice(forms(short)), chance, forms(short))
         charset = chance.choice(("", "", "; charset=utf-7", "; charset=foo"))
-        routes = ("/invocations", "/v1/audio/transcriptions", "/v1/audio/translations")
-        return post(chance.choice(routes), body, f"multipart/form-data; boundary=frontier{charset}")
+        return post(chance.choice(FORM_ROUTES), body, f"{FORM_TYPE}{charset}")
 
     def json_body(chance: random.Random) -> tuple[bytes, Outcome]:
         body = mutate(chance.choice(jsons(short)), chance)
         return post(chance.choice(("/invocations", "/adapters", "/models")), body, "application/json")
 
     return {"recordings": recording, "forms": form, "JSON": json_body}
+
+
+def honest(recordings: Mapping[str, bytes]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield the path and the arguments of a request for each seed as it is."""
+    for sound in recordings.values():
+        yield "/invocations", {"content": sound}
+    for path in FORM_ROUTES:
+        for form in forms(recordings["flac"]):
+            yield path, {"content": form, "headers": {"Content-Type": FORM_TYPE}}
+    for body in jsons(recordings["flac"]):
+        yield "/invocations", {"content": body, "headers": {"Content-Type": "application/json"}}
 
 
 def head_door(address: tuple[str, int]) -> Door:
@@ -144,8 +170,14 @@ def _bytes_of(frame: str | bytes) -> bytes:
     return frame.encode() if isinstance(frame, str) else frame
 
 
-def adapter_door(client: httpx.Client, artifact_dir: Path, scratch: Path) -> Door:
-    """Return the door for adapters: a directory with a damaged manifest, configuration or header."""
+def artifact_door(
+    client: httpx.Client, route: Route, artifact_dir: Path, scratch: Path, sound: bytes | None = None
+) -> Door:
+    """Return the door for adapters or models: a directory with a damaged manifest, configuration or header.
+
+    Args:
+        sound: What a model that was taken nevertheless is asked to transcribe.
+    """
     adapter = artifact_dir / "adapter"
     files = {
         "manifest.json": (artifact_dir / "manifest.json").read_bytes(),
@@ -153,27 +185,39 @@ def adapter_door(client: httpx.Client, artifact_dir: Path, scratch: Path) -> Doo
         f"adapter/{SAVED}": (adapter / SAVED).read_bytes(),
     }
 
+    def ask(name: str, body: bytes) -> Outcome:
+        headers = {"Content-Type": "application/json"}
+        try:
+            answer = client.post(route.path, content=body, headers=headers)
+            outcome = judged(answer.status_code, answer.headers, answer.content)
+            if answer.is_success and sound is not None:
+                heard = client.post(f"{route.path}/{name}/invoke", content=sound)
+                said = judged(heard.status_code, heard.headers, heard.content)
+                outcome = said if said.startswith(FAULT) else outcome
+            if answer.is_success:
+                client.delete(f"{route.path}/{name}")
+        except httpx.TransportError as error:
+            return f"{FAULT}{type(error).__name__}"
+        return outcome
+
     def add(chance: random.Random) -> tuple[bytes, Outcome]:
         name = f"fuzz-{chance.randrange(1 << 40):x}"
         directory = scratch / name
-        chosen = chance.choice(list(files))
+        chosen = chance.choice([*files, "body"])
         for path, content in files.items():
             damaged = content
             if path == chosen:
                 damaged = mutate(content[:HEADER_BYTES], chance) + content[HEADER_BYTES:]
             (directory / path).parent.mkdir(parents=True, exist_ok=True)
             (directory / path).write_bytes(damaged)
-        sent = (directory / chosen).read_bytes()[:HEADER_BYTES]
+        body = json.dumps({route.name_field: name, route.source_field: str(directory)}).encode()
+        if chosen == "body":
+            body = mutate(body, chance)
         try:
-            answer = client.post("/adapters", json={"name": name, "src": str(directory)})
-            outcome = judged(answer.status_code, answer.headers, answer.content)
-            if answer.is_success:
-                client.delete(f"/adapters/{name}")
-        except httpx.TransportError as error:
-            outcome = f"{FAULT}{type(error).__name__}"
+            sent = body if chosen == "body" else (directory / chosen).read_bytes()[:HEADER_BYTES]
+            return sent, ask(name, body)
         finally:
             shutil.rmtree(directory)
-        return sent, outcome
 
     return add
 

@@ -1,7 +1,8 @@
 """One phase of the load test, in a process of its own, because locust patches sockets and threads for gevent.
 
-Users send clips one after the other; with `rate_per_user`, each at that rate however long answers take, until
-an answer takes longer than a user's turn.
+Users send clips one after the other, and wait as long as `Retry-After` says where they are refused. With
+`rate_per_user`, each sends at that rate, whatever it is told and however long answers take, until an answer
+takes longer than a user's turn.
 """
 
 from __future__ import annotations
@@ -46,6 +47,9 @@ def run_phase(
                     [round(sent - begun, 4), round(time.perf_counter() - sent, 4), response.status_code or 0]
                 )
                 response.success()  # what an answer means is decided by who reads the list
+                wait_s = float((response.headers or {}).get("Retry-After", 0))
+            if not rate_per_user:
+                gevent.sleep(wait_s)
 
     environment = Environment(user_classes=[Client], stop_timeout=STOP_S)
     runner = environment.create_local_runner()

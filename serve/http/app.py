@@ -17,6 +17,7 @@ from serve.engine.languages import LANGUAGE_NAMES
 from serve.http.context import CUSTOM_ATTRIBUTES, REQUEST_ID, RequestContext
 from serve.http.door.body import ArrivingBytes
 from serve.http.door.guards import check_key, check_origin, read_keys
+from serve.http.door.log_lines import LogLines
 from serve.http.errors import EXCEPTION_HANDLERS
 from serve.http.live.listen import listen
 from serve.http.live.plain import PATH as PLAIN_LIVE_PATH
@@ -83,6 +84,7 @@ def create_app(service: Service, on_failure: Callable[[], None]) -> ASGIApp:
     # The page names no model, which every request of a multi-model service must.
     address = address_routes(describe_service, with_page=settings.page and not settings.multi_model)
     counted = Metrics(lambda: service.queue, lambda: service.totals)
+    lines = LogLines()
     app = Application(
         route_handlers=[
             *(*address, ping, execution_parameters, metrics),
@@ -96,6 +98,7 @@ def create_app(service: Service, on_failure: Callable[[], None]) -> ASGIApp:
             {
                 "service": service,
                 "metrics": counted,
+                "lines": lines,
                 "arriving": ArrivingBytes(service.settings.max_arriving_bytes),
                 "api_keys": read_keys(service.settings),
             }
@@ -104,7 +107,7 @@ def create_app(service: Service, on_failure: Callable[[], None]) -> ASGIApp:
         cors_config=_cors(settings.cors_origins),
         logging_config=None,
     )
-    return RequestContext(app, counted)
+    return RequestContext(app, counted, lines)
 
 
 def _cors(origins: str) -> CORSConfig | None:

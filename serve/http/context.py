@@ -18,7 +18,7 @@ from litestar.routes import HTTPRoute
 from litestar.types import HTTPScope, Message, Receive, Scope, Send
 
 from serve.engine import tracing
-from serve.http.door.frames import Allowance
+from serve.http.door.log_lines import LogLines
 from serve.http.door.unread import UnreadBody
 from serve.http.metrics import OTHER_ROUTE, Metrics
 
@@ -33,11 +33,6 @@ SECURITY_HEADERS = (
 )
 """No answer is to be taken for a page of another type, or shown within a foreign page."""
 
-LINES_PER_S = 10
-"""Lines a second for requests that transcribe nothing; the next line tells how many had none."""
-
-LINES_AT_ONCE = 200
-
 QUIET_ROUTES = ("/ping", "/metrics")
 """Routes that machines poll every few seconds, logged at debug level."""
 
@@ -45,12 +40,11 @@ _log = structlog.get_logger(__name__)
 
 
 class RequestContext:
-    def __init__(self, app: Litestar, metrics: Metrics) -> None:
-        """Wrap `app`; `metrics` counts its responses by route."""
+    def __init__(self, app: Litestar, metrics: Metrics, lines: LogLines) -> None:
+        """Wrap `app`; `metrics` counts its responses by route, `lines` limits what is logged of them."""
         self._app = app
         self._metrics = metrics
-        self._loggable = Allowance(LINES_PER_S, LINES_AT_ONCE)
-        self._n_left_out = 0
+        self._lines = lines
         self._paths = {route.path for route in app.routes}
         self._first_parts = {_first_part(path) for path in self._paths}
         self._allowed = {
@@ -104,14 +98,10 @@ class RequestContext:
                 )
 
     def _log_request(self, is_quiet: bool, *, is_work: bool, **facts: object) -> None:
-        """Log a request; of those that anybody can make by the thousand, only some a second."""
         if is_quiet:
             _log.debug("request", **facts)
-        elif is_work or self._loggable.spare(time.monotonic()):
-            left_out, self._n_left_out = self._n_left_out, 0
-            _log.info("request", **facts, **({"n_not_logged": left_out} if left_out else {}))
         else:
-            self._n_left_out += 1
+            self._lines.info(_log, "request", is_work=is_work, **facts)
 
     def _allow(self, scope: HTTPScope) -> list[tuple[bytes, bytes]]:
         """Return the header that names the methods of a path; litestar names those of one handler alone."""

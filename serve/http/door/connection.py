@@ -124,7 +124,7 @@ class PlainHttpProtocol(HttpToolsProtocol):
         if self._is_refused or self.transport.is_closing():
             self._dropped_bytes += len(data)
             if self._dropped_bytes > MAX_DROPPED_BYTES:
-                self.transport.abort()
+                self._cut()
             return
         self._unset_keepalive_if_required()
         for at in range(0, len(data), PIECE_BYTES):
@@ -221,7 +221,7 @@ class PlainHttpProtocol(HttpToolsProtocol):
     def pause_writing(self) -> None:
         """Give the client time to read; one that reads nothing is cut off, and its request ends."""
         super().pause_writing()
-        self._write_timer = self.loop.call_later(self.limits.write_timeout_s, self.transport.abort)
+        self._write_timer = self.loop.call_later(self.limits.write_timeout_s, self._cut)
 
     def resume_writing(self) -> None:
         super().resume_writing()
@@ -232,7 +232,7 @@ class PlainHttpProtocol(HttpToolsProtocol):
     def timeout_keep_alive_handler(self) -> None:
         """Close a connection that has been idle; one whose client does not read is cut off."""
         super().timeout_keep_alive_handler()
-        self.loop.call_later(LINGER_S, self.transport.abort)
+        self.loop.call_later(LINGER_S, self._cut)
 
     def _await_head(self) -> None:
         self._timer = self.loop.call_later(self.limits.head_timeout_s, self._head_is_late)
@@ -269,9 +269,16 @@ class PlainHttpProtocol(HttpToolsProtocol):
             self.transport.write(
                 head + b"content-length: %d\r\nconnection: close\r\n\r\n%b" % (len(text), text)
             )
-            self.loop.call_later(LINGER_S, self.transport.abort)
+            self.loop.call_later(LINGER_S, self._cut)
         else:
-            self.transport.abort()
+            self._cut()
+
+    def _cut(self) -> None:
+        """Close at once. What the application still writes is dropped: uvloop would raise, once for each."""
+        if self.cycle is not None and not self.cycle.response_complete:
+            self.cycle.disconnected = True
+            self.cycle.message_event.set()
+        self.transport.abort()
 
     def _is_read_again(self) -> bool:
         return bool(self.parser.should_upgrade()) and not self._should_upgrade()
@@ -311,7 +318,7 @@ def _give_way(connections: list[PlainHttpProtocol]) -> bool:
     if not idle:
         return False
     counts = Counter(_address(each) for each in idle)
-    min(idle, key=lambda each: (-counts[_address(each)], each._born)).transport.abort()
+    min(idle, key=lambda each: (-counts[_address(each)], each._born))._cut()
     return True
 
 

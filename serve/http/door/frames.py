@@ -5,16 +5,20 @@ a task and a thread. So binary frames that arrive while one is unread are joined
 handed on only once some milliseconds of frames may have come. What joining cannot mend (frames of a few
 bytes by the thousand, floods of pings, endless fragments) closes the socket with code 1008 and a reason.
 
+Text that is no UTF-8 closes it with 1007, without a word in the log: uvicorn writes a traceback for each.
+
 Every socket of the service gets these limits; a route needs to do nothing for it.
 """
 
 from __future__ import annotations
 
 import asyncio
+from http import HTTPStatus
 from typing import Any
 
-from uvicorn._types import ASGIReceiveEvent
+from uvicorn._types import ASGIReceiveEvent, ASGISendEvent
 from uvicorn.config import Config
+from uvicorn.protocols.utils import ClientDisconnected
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from uvicorn.server import ServerState
 from websockets.frames import Frame, Opcode
@@ -39,6 +43,7 @@ MESSAGES_PER_S = 200
 
 MESSAGES_AT_ONCE = 400
 
+INVALID_DATA = 1007
 POLICY_VIOLATION = 1008
 
 LINGER_S = 2.0
@@ -89,9 +94,12 @@ class FramedSocket(WebSocketsSansIOProtocol):
         self._is_refused = False
 
     def data_received(self, data: bytes) -> None:
-        """Parse what arrives; after a refusal, drop it, so that the client can read the reason."""
-        if not self._is_refused:
-            super().data_received(data)
+        """Parse what arrives; after a flood, drop it, so that the client can read the reason."""
+        if self._is_refused:
+            return
+        super().data_received(data)
+        if not self.handshake_initiated:
+            self._refuse_handshake()
 
     def handle_events(self) -> None:
         """Count and join the frames that have arrived."""
@@ -104,7 +112,10 @@ class FramedSocket(WebSocketsSansIOProtocol):
             assert isinstance(event, Frame), "a server receives no responses"
             is_tiny = len(event.data) < TINY_BYTES or event.opcode not in (Opcode.BINARY, Opcode.TEXT)
             if is_tiny and self._tiny.take(now_s):
-                self._refuse(f"more than {MAX_TINY_PER_S} small frames a second; send larger ones")
+                self._refuse(
+                    POLICY_VIOLATION, f"more than {MAX_TINY_PER_S} small frames a second; send larger ones"
+                )
+                self._is_refused = True
                 return
             self._take(event)
 
@@ -145,6 +156,17 @@ class FramedSocket(WebSocketsSansIOProtocol):
             self.curr_msg_data_type = "bytes"
             self.send_receive_event_to_app()
 
+    def send_receive_event_to_app(self) -> None:
+        """Give the application a message; text that is no UTF-8 ends the socket."""
+        if self.curr_msg_data_type == "text":
+            self.frames = [b"".join(self.frames)]
+            try:
+                self.frames[0].decode()
+            except UnicodeDecodeError:
+                self._refuse(INVALID_DATA, "a text frame is not UTF-8")
+                return
+        super().send_receive_event_to_app()
+
     async def receive(self) -> ASGIReceiveEvent:
         """Return the next message, at a bounded pace."""
         message = await super().receive()
@@ -153,18 +175,32 @@ class FramedSocket(WebSocketsSansIOProtocol):
             await asyncio.sleep(self._pace.take(self.loop.time()))
         return message
 
+    async def send(self, message: ASGISendEvent) -> None:
+        """Send a message; after a refusal, the application learns that its client has gone."""
+        if self.close_sent:
+            raise ClientDisconnected
+        await super().send(message)
+
     def connection_lost(self, exc: Exception | None) -> None:
         self.read_paused = True  # nothing more comes
         self._hand_on()
         super().connection_lost(exc)
 
-    def _refuse(self, reason: str) -> None:
+    def _refuse_handshake(self) -> None:
+        """Answer a request that is no handshake: uvicorn hands over whole heads, and waits for ever."""
+        if not (answer := b"".join(self.conn.data_to_send())):
+            response = self.conn.reject(HTTPStatus.BAD_REQUEST, "the request is no WebSocket handshake\n")
+            answer = response.serialize()
+        self.transport.write(answer)
+        self.transport.close()
+
+    def _refuse(self, code: int, reason: str) -> None:
         if self.close_sent or self.transport.is_closing():
             return
-        self.queue.put_nowait({"type": "websocket.disconnect", "code": POLICY_VIOLATION, "reason": reason})
-        self.conn.send_close(POLICY_VIOLATION, reason)
+        self.queue.put_nowait({"type": "websocket.disconnect", "code": code, "reason": reason})
+        self.conn.send_close(code, reason)
         self.transport.write(b"".join(self.conn.data_to_send()))
-        self.close_sent = self._is_refused = True
+        self.close_sent = True
         self.stop_keepalive()
         if self.read_paused:
             self.read_paused = False

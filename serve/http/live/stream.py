@@ -20,6 +20,7 @@ from litestar.datastructures import State
 from litestar.exceptions import WebSocketException
 
 from serve import errors
+from serve.http.door.log_lines import LogLines
 from serve.http.errors import UNKNOWN_ERROR_MESSAGE, BodyTimeout, ClientGone
 from serve.http.metrics import Metrics
 from serve.service.live.runs import LiveRun
@@ -31,6 +32,9 @@ AnySocket = WebSocket[Any, Any, State]
 
 MAX_VALUES = 64
 """Values of an address that are read."""
+
+WORK_S = 1.0
+"""Seconds of sound from which on a socket's line is always in the log."""
 
 DONE = 1000
 GOING_AWAY = 1001
@@ -53,6 +57,7 @@ class Stream(ABC):
         self.socket = socket
         self.service: Service = state.service
         self.metrics: Metrics = state.metrics
+        self._lines: LogLines = state.lines
         self.run: LiveRun | None = None
         self.after = 0
         """Number of the last event that the client has."""
@@ -124,7 +129,14 @@ class Stream(ABC):
             self.metrics.answered(self.route, closing, stream_s)
             if outcome != "done":
                 self.metrics.failed(outcome)
-            _log.info("stream", route=self.route, outcome=outcome, stream_s=round(stream_s, 3))
+            self._lines.info(
+                _log,
+                "stream",
+                is_work=self.run is not None and self.run.session.heard_s >= WORK_S,
+                route=self.route,
+                outcome=outcome,
+                stream_s=round(stream_s, 3),
+            )
 
     async def accept(self) -> None:
         """Accept the connection, and the first subprotocol that it offers: browsers put a key there."""

@@ -130,16 +130,3 @@ def test_json_of_usual_size_is_read(shared, speech_wav):
     body = {"audio": base64.b64encode(speech_wav).decode(), "prompt": "क, ख: [ग]"}
     response = httpx.post(f"{shared.client.base_url}/invocations", content=json.dumps(body), headers=JSON)
     assert response.status_code == 200
-
-
-def test_requests_that_anybody_can_make_get_few_lines_in_the_log(serve, monkeypatch):
-    from serve.http import context
-
-    lines = []
-    monkeypatch.setattr(context, "LINES_AT_ONCE", 5)
-    monkeypatch.setattr(context, "LINES_PER_S", 1e-9)
-    monkeypatch.setattr(context._log, "info", lambda event, **facts: lines.append(facts), raising=False)
-    running = serve()
-    for _ in range(30):
-        running.client.get("/")
-    assert len(lines) == 5
