@@ -39,7 +39,8 @@ from serve.audio.decode import AudioLimits, decode_audio  # noqa: E402
 from serve.audio.samples import SAMPLE_RATE, Samples  # noqa: E402
 from serve.audio.segmentation import Window, WindowLimits, iter_windows  # noqa: E402
 from serve.engine import EngineInput, Hypothesis, LanguageProbs  # noqa: E402
-from serve.engine.scheduler import Scheduler, Ticket  # noqa: E402
+from serve.engine.scheduling.scheduler import Scheduler  # noqa: E402
+from serve.engine.scheduling.ticket import Ticket  # noqa: E402
 from serve.options import TranscriptionOptions  # noqa: E402
 from serve.pipeline import Pipeline, is_said  # noqa: E402
 from serve.service.loading import load_pipeline  # noqa: E402

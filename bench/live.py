@@ -34,7 +34,7 @@ from bench.serving.setup import SHIPPED  # noqa: E402
 from serve.audio.decode import AudioLimits, decode_audio  # noqa: E402
 from serve.audio.samples import SAMPLE_RATE, Samples  # noqa: E402
 from serve.engine.ctranslate2.instruction_set import choose_instruction_set  # noqa: E402
-from serve.engine.scheduler import Scheduler  # noqa: E402
+from serve.engine.scheduling.scheduler import Scheduler  # noqa: E402
 from serve.options import TranscriptionOptions  # noqa: E402
 from serve.pipeline import Pipeline  # noqa: E402
 from serve.service.live.policies import Policy, by_agreement, by_alignment  # noqa: E402

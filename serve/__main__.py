@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from serve.config.command_line import Command, config_flag, exit_with, flags_of
@@ -29,15 +30,19 @@ def serve(settings: Settings) -> int:
     import structlog
 
     from serve.config.logs import configure_logs, keep_libraries_out
-    from serve.http.server import run
     from serve.model.allocator import share_arenas
+    from serve.service.worker.supervised import engine_loader
 
     share_arenas(settings.n_threads)
     keep_libraries_out()
     configure_logs(settings.log_level)
+    load_engine = engine_loader(settings)  # its process starts while this one imports the web server
+    from serve.http.server import run
+    from serve.service.service import load_from_settings
+
     for sentence in unknown_settings(os.environ):
         structlog.get_logger(__name__).warning("setting.unknown", reason=sentence)
-    return run(settings)
+    return run(settings, partial(load_from_settings, load_engine=load_engine))
 
 
 command = Command(

@@ -29,6 +29,7 @@ ShrotaError
 │   ├── NoMemory                 a model or adapter does not fit into memory
 │   ├── HookError                a user's own code failed
 │   └── EngineError              the engine failed
+│       └── EngineLost           its process ended
 ├── AwsError                     AWS refuses a request, or cannot be asked
 ├── StorageError                 recordings or results lie where nothing answers
 ├── ClientError                  the client could not have a recording transcribed
@@ -304,6 +305,15 @@ class EngineError(ServiceError):
     """The engine failed on a valid request, by the service's fault."""
 
     code = "engine_error"
+
+
+class EngineLost(EngineError):
+    """The engine's process ended before it answered; another is started."""
+
+    code = "engine_lost"
+
+    def __init__(self) -> None:
+        super().__init__("the engine ended while it worked on this recording; send it once more")
 
 
 class AwsError(ShrotaError):

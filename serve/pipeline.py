@@ -10,22 +10,22 @@ The service, the transcription of files, and the evaluation of a training run al
 reaches the engine through a scheduler. It knows no web, no environment and no runtime. A request passes
 through these calls, from its route to its text:
 
-     1  transcribe_body           serve/http/transcription.py          in the event loop
-     2  asked_outside_body        serve/http/sagemaker/invocations.py  options by headers and query
-     3  Service.admit             serve/service/service.py            before the body, and again after it
+     1  transcribe_body           serve/http/transcription.py           in the event loop
+     2  asked_outside_body        serve/http/sagemaker/invocations.py   options by headers and query
+     3  Service.admit             serve/service/service.py              before the body, and again after it
      4  read_body                 serve/http/door/body.py
-     5  Invocation.read_recording serve/http/sagemaker/invocations.py  recording and options of the body
+     5  Invocation.read_recording serve/http/sagemaker/invocations.py   recording and options of the body
      6  whole_answer              serve/http/transcription.py
      7  Service.transcribe        serve/service/service.py
-     8  Place.transcribe          serve/service/place.py               in the request's thread
+     8  Place.transcribe          serve/service/place.py                in the request's thread
      9  open_audio                serve/audio/decode.py
     10  Pipeline.transcribe       serve/pipeline.py
     11  Pipeline._decoded         serve/pipeline.py
-    12  Ticket.decode             serve/engine/scheduler.py
-    13  Pipeline._inputs          serve/pipeline.py                    features, while there is room
-    14  Scheduler._run            serve/engine/scheduler.py            in an engine thread
-    15  Scheduler._call           serve/engine/scheduler.py            a batch of one kind
-    16  CTranslate2Engine.decode  serve/engine/ctranslate2/engine.py
+    12  Ticket.decode             serve/engine/scheduling/ticket.py
+    13  Pipeline._inputs          serve/pipeline.py                     features, while there is room
+    14  Scheduler._run            serve/engine/scheduling/scheduler.py  in an engine thread
+    15  Scheduler._call           serve/engine/scheduling/scheduler.py  a batch of one kind
+    16  CTranslate2Engine.decode  serve/engine/ctranslate2/engine.py      in the engine's own process
 """
 
 from __future__ import annotations
@@ -55,10 +55,10 @@ from serve.engine import (
     Task,
     tracing,
 )
-from serve.engine.admission import Admission
-from serve.engine.fair_queue import BatchLimits
 from serve.engine.fallback import NO_SPEECH_PROB, is_no_speech
-from serve.engine.scheduler import Scheduler
+from serve.engine.scheduling.admission import Admission
+from serve.engine.scheduling.fair_queue import BatchLimits
+from serve.engine.scheduling.scheduler import Scheduler
 from serve.errors import UnsupportedOption
 from serve.language import (
     LanguageTrack,

@@ -12,13 +12,14 @@ import threading
 import time
 import wave
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import httpx
 import numpy as np
+import psutil
 import pytest
 from hypothesis import settings
 
@@ -157,6 +158,15 @@ class Child:
         """Return a client of it, once it listens."""
         port = self.wait_for("service.listening")["address"].rpartition(":")[2]
         return httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60)
+
+    def resident_bytes(self) -> int:
+        """Return the resident memory of it and its own children, such as the engine's process."""
+        own = psutil.Process(self.process.pid)
+        total = 0
+        for each in [own, *own.children(recursive=True)]:
+            with suppress(psutil.NoSuchProcess):
+                total += each.memory_info().rss
+        return total
 
     def finish(self) -> int:
         """Return the exit status, once it has ended and its log is whole."""

@@ -29,7 +29,7 @@ TRAIN_EXTRAS = ("train", "hub", "s3", "aws")
 STEPS = {
     *("serve.audio.decode", "serve.audio.segmentation", "serve.audio.features"),
     *(
-        "serve.engine.scheduler",
+        "serve.engine.scheduling.scheduler",
         "serve.engine.fallback",
         "serve.transcript.events",
         "serve.transcript.formats",

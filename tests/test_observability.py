@@ -10,7 +10,8 @@ import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
-from serve.engine.figures import Queue, Totals
+from serve.engine import Health
+from serve.engine.scheduling.figures import Queue, Totals
 from serve.errors import ServiceError
 from serve.http.errors import STATUSES
 from serve.http.metrics import Metrics
@@ -55,7 +56,7 @@ def queries() -> list[str]:
 
 def exported() -> dict[str, set[str]]:
     """Return the labels of every figure that a service exports, by its name."""
-    metrics = Metrics(Queue, Totals)
+    metrics = Metrics(Queue, Totals, lambda: [Health()])
     metrics.answered("/invocations", 200, 1.0)
     metrics.failed("overloaded")
     metrics.transcribed(1.0, 0.1)

@@ -14,7 +14,7 @@ import soundfile
 from serve.audio.decode import AudioLimits, open_audio
 from serve.audio.recording import Recording
 from serve.audio.samples import SAMPLE_RATE
-from serve.engine.scheduler import Scheduler
+from serve.engine.scheduling.scheduler import Scheduler
 from serve.options import TranscriptionOptions
 from serve.pipeline import Pipeline
 from serve.service.loading import load_pipeline

@@ -169,7 +169,13 @@ class Settings:
     n_audio_workers: int = 2
     """Recordings whose audio is decoded at a time, in turns of a few seconds of sound."""
     engine_timeout_s: float = 300.0
-    """A batch that takes longer means that the engine hangs; /ping then returns 503."""
+    """A batch that takes longer means that the engine hangs: its process is replaced, and /ping returns 503
+    until it is."""
+    engine_process: bool = True
+    """Run the engine in a process of its own, which is replaced when it ends, hangs, or exceeds
+    engine_memory_mib. False runs it in the service's own process."""
+    engine_memory_mib: float | None = None
+    """Most resident memory of the engine's process. None sets no limit."""
     drain_s: float = 20.0
     """Time after SIGTERM in which running requests may finish before they are broken off."""
     default_accept: str = content_types.JSON

@@ -157,6 +157,18 @@ GPU_BATCH = BatchSize(32, 480.0)
 """The same for a GPU, whose memory holds more."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Health:
+    """How an engine fares, apart from the batches that it is given."""
+
+    is_ready: bool = True
+    """False while its process is replaced."""
+    n_restarts: int = 0
+    """How often its process was replaced."""
+    memory_bytes: int = 0
+    """Resident memory of its process; 0 where it has none of its own."""
+
+
 class Engine(Protocol):
     """A loaded model. At most `n_workers` threads may decode at a time; any thread may load meanwhile.
 
@@ -244,6 +256,10 @@ class Engine(Protocol):
         Raises:
             EngineError: The runtime failed.
         """
+
+    def health(self) -> Health:
+        """Return how the engine fares."""
+        return Health()
 
     def close(self) -> None:
         """Free the models. The engine cannot be used afterwards."""

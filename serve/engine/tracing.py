@@ -24,7 +24,17 @@ T = TypeVar("T")
 
 _NOTHING: AbstractContextManager[None] = nullcontext()
 _tracer: Any = None
+_collected: ContextVar[list[Step] | None] = ContextVar("collected", default=None)
 _batch: ContextVar[tuple[Waiting, ...]] = ContextVar("batch", default=())
+
+
+@dataclass(frozen=True)
+class Step:
+    """A step of a batch, in Unix nanoseconds."""
+
+    name: str
+    began_ns: int
+    ended_ns: int
 
 
 @dataclass
@@ -128,18 +138,40 @@ def batch(windows: Iterable[Waiting | None]) -> Iterator[None]:
 @contextmanager
 def step(name: str) -> Iterator[None]:
     """Record a step of a batch as a span of every request in it."""
-    kept = _batch.get()
-    if not kept:
+    collected = _collected.get()
+    if collected is None and not _batch.get():
         yield
         return
-    started_ns = time.time_ns()
+    began_ns = time.time_ns()
     try:
         yield
     finally:
+        done = Step(name, began_ns, time.time_ns())
+        if collected is None:
+            replay([done])
+        else:
+            collected.append(done)
+
+
+@contextmanager
+def collected() -> Iterator[list[Step]]:
+    """Collect the steps within instead of recording them: for a process that knows no requests."""
+    steps: list[Step] = []
+    token = _collected.set(steps)
+    try:
+        yield steps
+    finally:
+        _collected.reset(token)
+
+
+def replay(steps: Iterable[Step]) -> None:
+    """Record steps that were collected elsewhere for the batch of this thread."""
+    kept = _batch.get()
+    for done in steps if kept else ():
         for each in kept:
-            _record(name, each.context, started_ns, n_windows=len(kept))
+            _record(done.name, each.context, done.began_ns, done.ended_ns, n_windows=len(kept))
 
 
-def _record(name: str, context: Any, started_ns: int, **facts: int) -> None:
+def _record(name: str, context: Any, began_ns: int, ended_ns: int | None = None, **facts: int) -> None:
     if _tracer is not None:
-        _tracer.start_span(name, context, start_time=started_ns, attributes=facts).end()
+        _tracer.start_span(name, context, start_time=began_ns, attributes=facts).end(ended_ns)

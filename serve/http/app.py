@@ -83,7 +83,7 @@ def create_app(service: Service, on_failure: Callable[[], None]) -> ASGIApp:
     settings = service.settings
     # The page names no model, which every request of a multi-model service must.
     address = address_routes(describe_service, with_page=settings.page and not settings.multi_model)
-    counted = Metrics(lambda: service.queue, lambda: service.totals)
+    counted = Metrics(lambda: service.queue, lambda: service.totals, lambda: service.health)
     lines = LogLines()
     app = Application(
         route_handlers=[

@@ -65,6 +65,7 @@ STATUSES: dict[type[errors.ServiceError], int] = {
     errors.RequestTimeout: 504,
     errors.HookError: 500,
     errors.EngineError: 500,
+    errors.EngineLost: 500,
 }
 
 OPENAI_PREFIX = "/v1/"

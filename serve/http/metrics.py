@@ -5,7 +5,7 @@ No label holds what a client sent: routes and error codes are the service's own.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 from litestar import Response, get
 from litestar.datastructures import State
@@ -20,7 +20,8 @@ from prometheus_client import (
 )
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
-from serve.engine.figures import Queue, Totals
+from serve.engine import Health
+from serve.engine.scheduling.figures import Queue, Totals
 from serve.transcript.events import LiveEvent, LiveWords
 
 LATENCY_BUCKETS_S = (0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60, 300, 1_800)
@@ -36,8 +37,13 @@ OTHER_ROUTE = "other"
 class Metrics:
     """The service's counters and histograms."""
 
-    def __init__(self, queue: Callable[[], Queue], totals: Callable[[], Totals]) -> None:
-        """Create the metrics; `queue` and `totals` are called at each scrape."""
+    def __init__(
+        self,
+        queue: Callable[[], Queue],
+        totals: Callable[[], Totals],
+        health: Callable[[], Sequence[Health]],
+    ) -> None:
+        """Create the metrics; the functions are called at each scrape."""
         self._registry = CollectorRegistry()
         self._requests = Counter(
             "shrota_requests", "Requests answered.", ["route", "status"], registry=self._registry
@@ -66,7 +72,7 @@ class Metrics:
             buckets=LAG_BUCKETS_S,
             registry=self._registry,
         )
-        self._registry.register(_SchedulerCollector(queue, totals))
+        self._registry.register(_SchedulerCollector(queue, totals, health))
         ProcessCollector(registry=self._registry)
         PlatformCollector(registry=self._registry)
 
@@ -102,11 +108,16 @@ def metrics(state: State) -> Response[bytes]:
 class _SchedulerCollector:
     """Reads the scheduler's metrics at each scrape."""
 
-    def __init__(self, queue: Callable[[], Queue], totals: Callable[[], Totals]) -> None:
-        self._queue, self._totals = queue, totals
+    def __init__(
+        self,
+        queue: Callable[[], Queue],
+        totals: Callable[[], Totals],
+        health: Callable[[], Sequence[Health]],
+    ) -> None:
+        self._queue, self._totals, self._health = queue, totals, health
 
     def collect(self) -> Iterator[Metric]:
-        queue, totals = self._queue(), self._totals()
+        queue, totals, health = self._queue(), self._totals(), self._health()
         yield GaugeMetricFamily(
             "shrota_requests_admitted", "Requests admitted and not finished.", queue.n_admitted
         )
@@ -124,6 +135,16 @@ class _SchedulerCollector:
         )
         yield GaugeMetricFamily(
             "shrota_engine_workers_busy", "Engine workers that are decoding a batch.", queue.n_busy_workers
+        )
+        yield CounterMetricFamily(
+            "shrota_engine_restarts",
+            "Times that an engine's process ended and was replaced.",
+            sum(each.n_restarts for each in health),
+        )
+        yield GaugeMetricFamily(
+            "shrota_engine_memory_bytes",
+            "Resident memory of the engines' processes.",
+            sum(each.memory_bytes for each in health),
         )
         yield CounterMetricFamily("shrota_batches", "Batches decoded.", totals.n_batches)
         yield CounterMetricFamily("shrota_windows", "Windows decoded.", totals.n_windows)

@@ -8,14 +8,19 @@ Knows no environment variables and no HTTP.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 from serve.audio.features import FeatureExtractor
+from serve.config.settings import Settings
 from serve.engine import SERVED_ADAPTER, Engine, EngineName, Quantization
-from serve.engine.ctranslate2.instruction_set import choose_instruction_set
+from serve.engine.loading import EngineSpec, LoadEngine, load_engine, runtime_of
+from serve.engine.scheduling.admission import Admission
+from serve.engine.scheduling.fair_queue import BatchLimits
+from serve.engine.scheduling.scheduler import Scheduler
 from serve.errors import ArtifactError, ConfigError
 from serve.model.adapter_source import is_below
 from serve.model.adapter_tensors import check_adapter
@@ -170,6 +175,7 @@ def load_pipeline(
     offline: bool = False,
     language: str | None = None,
     encoder_context: Literal["fixed", "dynamic"] = "fixed",
+    load: LoadEngine = load_engine,
 ) -> Pipeline:
     """Load an artifact, or a base model alone, ready to transcribe.
 
@@ -177,6 +183,7 @@ def load_pipeline(
         engine: Runtime; `auto` takes the faster one that supports the quantization.
         language: Language of a model without a manifest; see `serve.model.artifact.Told`.
         encoder_context: Windows of an adapter without a manifest.
+        load: Loads the engine.
 
     Raises:
         ArtifactError, BaseModelError, ConversionError: The model cannot be served.
@@ -185,7 +192,7 @@ def load_pipeline(
     told = Told(language=language, encoder_context=encoder_context)
     served = find_served(model_dir, base_model, cache_dir=cache_dir, offline=offline, told=told)
     return load_served(
-        served, engine=engine, quantization=quantization, n_threads=n_threads, cache_dir=cache_dir
+        served, engine=engine, quantization=quantization, n_threads=n_threads, cache_dir=cache_dir, load=load
     )
 
 
@@ -197,42 +204,41 @@ def load_served(
     n_threads: int = 1,
     cache_dir: Path | None = None,
     preload: bool = True,
+    load: LoadEngine = load_engine,
 ) -> Pipeline:
-    """Load what `find_served` found; see `load_pipeline`.
-
-    `preload=False` lets an engine that stores adapters apart from their base wait for the first one.
-    """
-    if engine == "auto":
-        engine = "transformers" if quantization == "int4" else "ctranslate2"
-    if engine == "ctranslate2" and quantization == "int4":
-        raise ConfigError(["quantization int4 needs the engine transformers"])
+    """Load what `find_served` found; see `load_pipeline`, and for `preload` `EngineSpec`."""
+    runtime = runtime_of(engine, quantization)
     facts = serving_facts(served.artifact, told=served.told)
-    loaded: Engine
-    if engine == "transformers" and is_converted(served.base_dir):
+    if runtime == "transformers" and is_converted(served.base_dir):
         raise ConfigError(["a model of CTranslate2 needs the engine ctranslate2"])
+    spec = EngineSpec(
+        base_dir=served.base_dir,
+        artifact=served.artifact,
+        engine=runtime,
+        quantization=quantization,
+        n_threads=n_threads,
+        cache_dir=cache_dir,
+        preload=preload,
+        dynamic=facts.dynamic,
+    )
+    return Pipeline(load(spec), FeatureExtractor(served.base_dir), facts, base_dir=served.base_dir)
 
-    # Imported here: a runtime takes seconds to import, and finding artifacts does not need it.
-    if engine == "ctranslate2":
-        choose_instruction_set()
-        from serve.engine.ctranslate2.engine import CTranslate2Engine
 
-        loaded = CTranslate2Engine.load(
-            served.base_dir,
-            served.artifact,
-            quantization=quantization,
-            n_threads=n_threads,
-            cache_dir=cache_dir,
-            preload=preload,
-        )
-    else:
-        from serve.engine.transformers.engine import TransformersEngine
-
-        loaded = TransformersEngine.load(
-            served.base_dir,
-            served.artifact.adapter_dir if served.artifact else None,
-            quantization=quantization,
-            n_threads=n_threads,
-            dynamic=facts.dynamic,
-            may_be_silent=served.artifact is None or served.artifact.may_be_silent,
-        )
-    return Pipeline(loaded, FeatureExtractor(served.base_dir), facts, base_dir=served.base_dir)
+def scheduler_of(engine: Engine, settings: Settings) -> Scheduler:
+    """Start a scheduler, which closes the engine when it is closed."""
+    limits = BatchLimits(
+        max_windows=settings.max_batch_windows,
+        max_batch_s=settings.max_batch_s,
+        target_s=math.inf if settings.batch else settings.batch_target_s,
+    )
+    return Scheduler(
+        engine,
+        admission=Admission(
+            max_requests=settings.max_requests,
+            n_kept_for_short=settings.n_short_places,
+            max_waiting_audio_s=settings.max_waiting_audio_s,
+            max_wait_s=math.inf if settings.max_wait_s is None else settings.max_wait_s,
+        ),
+        request_timeout_s=settings.request_timeout_s,
+        limits=limits,
+    )

@@ -8,7 +8,6 @@ platform unloads models itself when it is told that memory is short.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,8 +15,8 @@ import structlog
 
 from serve.config.settings import Settings
 from serve.engine import DecodingOptions
-from serve.engine.figures import Totals
-from serve.engine.scheduler import Scheduler
+from serve.engine.scheduling.figures import Totals
+from serve.engine.scheduling.scheduler import Scheduler
 from serve.errors import (
     BadAdapter,
     ModelExists,
@@ -30,11 +29,11 @@ from serve.model.adapter_source import check_links, find_source, without_directo
 from serve.model.allocator import return_freed_memory
 from serve.model.artifact import Told
 from serve.model.base_model import base_fingerprint, weight_bytes
-from serve.pipeline import Pipeline
 from serve.service.adapters import Adapters, Held
-from serve.service.loading import Served, find_served, load_served
+from serve.service.loading import Served, find_served, load_served, scheduler_of
 from serve.service.memory import MemoryBudget
 from serve.service.registered import NAME
+from serve.service.worker.supervised import engine_loader
 
 _log = structlog.get_logger(__name__)
 
@@ -69,18 +68,14 @@ class _Loaded:
 class Models:
     """A registry. Thread-safe; `add` and `remove` may take long."""
 
-    def __init__(
-        self, settings: Settings, schedule: Callable[[Pipeline], Scheduler], budget: MemoryBudget
-    ) -> None:
+    def __init__(self, settings: Settings, budget: MemoryBudget) -> None:
         """Start without models.
 
         Args:
             settings: How engines are loaded, and from where.
-            schedule: Starts an engine's scheduler.
             budget: Memory for all models together.
         """
         self._settings = settings
-        self._schedule = schedule
         self._budget = budget
         self._lock = threading.Lock()
         self._adding = threading.Lock()  # one `add` at a time: two models may need the same base
@@ -219,11 +214,12 @@ class Models:
             n_threads=settings.n_threads,
             cache_dir=settings.cache_dir,
             preload=False,
+            load=engine_loader(settings),
         )
         adapters = Adapters(pipeline, roots=settings.loading_roots, budget=self._budget)
         n_bytes = pipeline.engine.base_bytes()  # 0 where the engine loads it on first use
         self._budget.take(n_bytes, force=True)
-        scheduler = self._schedule(pipeline)
+        scheduler = scheduler_of(pipeline.engine, settings)
         base = _Base(fingerprint=fingerprint, adapters=adapters, scheduler=scheduler, n_bytes=n_bytes)
         with self._lock:
             self._bases[fingerprint] = base

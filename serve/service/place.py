@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from serve.audio.samples import SAMPLE_RATE
 from serve.engine import tracing
-from serve.engine.scheduler import Ticket
+from serve.engine.scheduling.ticket import Ticket
 from serve.errors import AudioTooLong
 from serve.options import TranscriptionOptions
 from serve.transcript.events import End, Event

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-import math
 import threading
 import time
 from collections.abc import AsyncIterator, Callable
@@ -15,10 +14,9 @@ from typing import TYPE_CHECKING, Literal, ParamSpec, TypeVar, cast
 import structlog
 
 from serve.config.settings import Settings
-from serve.engine.admission import Admission
-from serve.engine.fair_queue import BatchLimits
-from serve.engine.figures import Queue, Totals
-from serve.engine.scheduler import Scheduler
+from serve.engine import Health
+from serve.engine.scheduling.figures import Queue, Totals
+from serve.engine.scheduling.scheduler import Scheduler
 from serve.errors import NotReady, ServiceError, StartupError, UnknownModel, let_go
 from serve.options import TranscriptionOptions
 from serve.service.live.runs import LiveRun, LiveRuns
@@ -29,6 +27,7 @@ from serve.transcript.events import Event
 
 if TYPE_CHECKING:  # these imports take seconds, so the loading thread does them while /ping answers
     from serve.audio.samples import Samples
+    from serve.engine.loading import LoadEngine
     from serve.pipeline import Pipeline
     from serve.service.adapters import Adapters
     from serve.service.hooks import Hooks
@@ -52,13 +51,17 @@ T = TypeVar("T")
 _log = structlog.get_logger(__name__)
 
 
-def load_from_settings(settings: Settings) -> Pipeline:
+def load_from_settings(settings: Settings, load_engine: LoadEngine | None = None) -> Pipeline:
     """Load what the settings name.
+
+    Args:
+        load_engine: Loads the engine; None takes what the settings ask for.
 
     Raises:
         StartupError: It cannot be loaded; the message says what to change.
     """
     from serve.service.loading import load_pipeline
+    from serve.service.worker.supervised import engine_loader
 
     return load_pipeline(
         settings.model_dir,
@@ -70,6 +73,7 @@ def load_from_settings(settings: Settings) -> Pipeline:
         offline=settings.offline,
         language=settings.language,
         encoder_context=settings.encoder_context,
+        load=load_engine or engine_loader(settings),
     )
 
 
@@ -117,6 +121,11 @@ class Service:
             return self.models.totals
         return self._scheduler.totals() if self._scheduler else Totals()
 
+    @property
+    def health(self) -> list[Health]:
+        """How each engine fares."""
+        return [scheduler.health() for scheduler in self._schedulers]
+
     def start(self, on_failure: Callable[[], None]) -> None:
         """Load the model in a thread, so that /ping answers meanwhile.
 
@@ -142,12 +151,13 @@ class Service:
         """Raise unless the service can take requests.
 
         Raises:
-            NotReady: The model is loading, the service is draining, or the engine hangs.
+            NotReady: The model is loading, the service is draining, or the engine hangs or is started again.
         """
-        if self.state == "ready" and all(
-            scheduler.is_alive(self.settings.engine_timeout_s) for scheduler in self._schedulers
-        ):
-            return
+        if self.state == "ready":
+            if not all(each.is_ready for each in self.health):
+                raise NotReady("the engine ended, and is started again", retry_after_s=1)
+            if all(scheduler.is_alive(self.settings.engine_timeout_s) for scheduler in self._schedulers):
+                return
         reasons = {
             "loading": "the model is loading",
             "draining": "the service is shutting down",
@@ -313,11 +323,12 @@ class Service:
     def _start_model(self) -> None:
         """Load what the settings name, and warm up with a first window."""
         from serve.service.known_sound import warm_up
+        from serve.service.loading import scheduler_of
 
         started = time.monotonic()
         pipeline = self._load(self.settings)
         hooks = self._load_hooks()
-        scheduler = self._scheduler_of(pipeline)
+        scheduler = scheduler_of(pipeline.engine, self.settings)
         with scheduler.admit() as ticket:
             try:
                 warm_up(pipeline, ticket)
@@ -357,7 +368,7 @@ class Service:
 
         start_cage()
         find_speech(np.zeros(SAMPLE_RATE, np.float32))
-        self.models = Models(self.settings, self._scheduler_of, _budget(self.settings.model_memory_mib))
+        self.models = Models(self.settings, _budget(self.settings.model_memory_mib))
         if self.state == "loading":
             self.state = "ready"
         _log.info("models.ready")
@@ -371,25 +382,6 @@ class Service:
         if hooks is not None:
             hooks.load_model()
         return hooks
-
-    def _scheduler_of(self, pipeline: Pipeline) -> Scheduler:
-        settings = self.settings
-        limits = BatchLimits(
-            max_windows=settings.max_batch_windows,
-            max_batch_s=settings.max_batch_s,
-            target_s=math.inf if settings.batch else settings.batch_target_s,
-        )
-        return Scheduler(
-            pipeline.engine,
-            admission=Admission(
-                max_requests=settings.max_requests,
-                n_kept_for_short=settings.n_short_places,
-                max_waiting_audio_s=settings.max_waiting_audio_s,
-                max_wait_s=math.inf if settings.max_wait_s is None else settings.max_wait_s,
-            ),
-            request_timeout_s=settings.request_timeout_s,
-            limits=limits,
-        )
 
 
 def _budget(limit_mib: float | None) -> MemoryBudget:

@@ -18,9 +18,10 @@ import structlog
 from serve.audio.container import MP3, sniff_container
 from serve.audio.decode import AudioLimits, open_audio
 from serve.config.progress import AudioBar
-from serve.engine.admission import Admission
-from serve.engine.fair_queue import BatchLimits
-from serve.engine.scheduler import Scheduler, Ticket
+from serve.engine.scheduling.admission import Admission
+from serve.engine.scheduling.fair_queue import BatchLimits
+from serve.engine.scheduling.scheduler import Scheduler
+from serve.engine.scheduling.ticket import Ticket
 from serve.errors import PayloadTooLarge, ServiceError
 from serve.model.durable_write import write_whole
 from serve.options import TranscriptionOptions

@@ -14,12 +14,12 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from serve.config.logs import configure_logs
 from serve.config.settings import Settings
-from serve.engine import CPU_BATCH, Hypothesis
+from serve.engine import CPU_BATCH, Engine, Hypothesis
 from serve.http.server import run
 from serve.pipeline import Pipeline, ServingFacts
 
 
-class PacedEngine:
+class PacedEngine(Engine):
     """Hears "x" in every window; the first `n_free` do not wait."""
 
     languages = frozenset({"mr"})

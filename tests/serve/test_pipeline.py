@@ -9,9 +9,9 @@ import pytest
 
 from serve.audio.mixing import MAX_CHANNELS
 from serve.audio.recording import Recording
-from serve.engine import CPU_BATCH, Hypothesis, TimedText
-from serve.engine.fair_queue import BatchLimits
-from serve.engine.scheduler import WINDOWS_AHEAD
+from serve.engine import CPU_BATCH, Engine, Hypothesis, TimedText
+from serve.engine.scheduling.fair_queue import BatchLimits
+from serve.engine.scheduling.scheduler import WINDOWS_AHEAD
 from serve.errors import UndecodableAudio, UnsupportedOption
 from serve.options import TranscriptionOptions
 from serve.pipeline import Pipeline, ServingFacts
@@ -20,7 +20,7 @@ from serve.transcript.events import End, Segment, Start
 RATE = 16_000
 
 
-class Parrot:
+class Parrot(Engine):
     """An engine that answers with the number of frames it was given.
 
     Where no language is named it hears what `detected` says of each window, in turn, and then Hindi.

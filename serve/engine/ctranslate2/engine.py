@@ -26,6 +26,7 @@ from serve.engine import (
     SERVED_ADAPTER,
     BatchSize,
     DecodingOptions,
+    Engine,
     EngineInput,
     Hypothesis,
     LanguageProbs,
@@ -68,7 +69,7 @@ _LAYOUT: dict[tuple[Quantization, str], tuple[Storage, Compute]] = {
 """(quantization, device) -> (how weights are stored on disk, the compute type)."""
 
 
-class CTranslate2Engine:
+class CTranslate2Engine(Engine):
     """Implements `serve.engine.Engine`."""
 
     def __init__(

@@ -31,6 +31,7 @@ from serve.engine import (
     SERVED_ADAPTER,
     BatchSize,
     DecodingOptions,
+    Engine,
     EngineInput,
     Hypothesis,
     LanguageProbs,
@@ -51,7 +52,7 @@ from serve.model.adapter_tensors import check_adapter
 from serve.model.artifact import ADAPTER_WEIGHTS, Artifact
 
 
-class TransformersEngine:
+class TransformersEngine(Engine):
     """Implements `serve.engine.Engine`."""
 
     def __init__(

@@ -22,7 +22,7 @@ from typing import Any, cast
 
 import httptools
 from uvicorn.config import Config
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
 MAX_TARGET_BYTES = 16 * 1024
@@ -90,6 +90,7 @@ class PlainHttpProtocol(HttpToolsProtocol):
         self._born = self.loop.time()
         self._fault: tuple[int, str] | None = None
         self._is_refused = False
+        self._cycles: list[RequestResponseCycle] = []  # without those that were answered before the last came
         self._dropped_bytes = 0
         self._timer: asyncio.TimerHandle | None = None
         self._write_timer: asyncio.TimerHandle | None = None
@@ -118,6 +119,7 @@ class PlainHttpProtocol(HttpToolsProtocol):
             if timer is not None:
                 timer.cancel()
         super().connection_lost(exc)
+        self._tell_gone()
 
     def data_received(self, data: bytes) -> None:
         """Feed received bytes to the parser, piece by piece, until a limit is exceeded."""
@@ -206,6 +208,7 @@ class PlainHttpProtocol(HttpToolsProtocol):
         self._in_head = False
         self._stop_waiting()
         super().on_headers_complete()
+        self._cycles = [*(each for each in self._cycles if not each.response_complete), self.cycle]
 
     def on_body(self, body: bytes) -> None:
         self._body_bytes += len(body)
@@ -275,10 +278,16 @@ class PlainHttpProtocol(HttpToolsProtocol):
 
     def _cut(self) -> None:
         """Close at once. What the application still writes is dropped: uvloop would raise, once for each."""
-        if self.cycle is not None and not self.cycle.response_complete:
-            self.cycle.disconnected = True
-            self.cycle.message_event.set()
+        self._tell_gone()
         self.transport.abort()
+
+    def _tell_gone(self) -> None:
+        """Tell each request that its client is gone; uvicorn tells only the last that came."""
+        self.pipeline.clear()
+        for each in self._cycles:
+            each.disconnected = True
+            each.message_event.set()
+        self._cycles = []
 
     def _is_read_again(self) -> bool:
         return bool(self.parser.should_upgrade()) and not self._should_upgrade()

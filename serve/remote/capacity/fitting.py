@@ -18,7 +18,7 @@ import numpy as np
 import simpy
 from scipy.optimize import brentq, minimize, nnls
 
-from serve.engine.admission import Admission
+from serve.engine.scheduling.admission import Admission
 from serve.remote.capacity.instance import Instance, Request, Rules
 from serve.remote.capacity.service_time import ServiceTime, Shape
 from serve.remote.capacity.traffic import Recording

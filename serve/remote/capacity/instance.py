@@ -15,10 +15,10 @@ import simpy
 
 from serve.audio.samples import FRAMES_PER_S
 from serve.engine import BatchSize, DecodingOptions, EngineInput
-from serve.engine.admission import Admission, Demand, Pace
-from serve.engine.fair_queue import BatchLimits, Call, FairQueue, Line
 from serve.engine.fallback import Trial
-from serve.engine.scheduler import WINDOWS_AHEAD
+from serve.engine.scheduling.admission import Admission, Demand, Pace
+from serve.engine.scheduling.fair_queue import BatchLimits, Call, FairQueue, Line
+from serve.engine.scheduling.scheduler import WINDOWS_AHEAD
 from serve.errors import Overloaded
 from serve.pipeline import SPARE_TOKENS, TOKENS_PER_S
 from serve.remote.capacity.service_time import ServiceTime, Shape

@@ -6,7 +6,7 @@ import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 
-from serve.engine.admission import Admission
+from serve.engine.scheduling.admission import Admission
 from serve.errors import ConfigError
 from serve.remote.capacity.endpoint import Scaling
 from serve.remote.capacity.instance import Rules

@@ -26,7 +26,7 @@ from serve.audio.streams.pcm import PcmStream
 from serve.audio.streams.recorded import RecordedStream
 from serve.engine import DecodingOptions, EngineInput, LanguageProbs, TimedText
 from serve.engine.fallback import is_believable
-from serve.engine.scheduler import Ticket
+from serve.engine.scheduling.ticket import Ticket
 from serve.errors import AudioError, AudioTooLong, ServiceError
 from serve.language import LanguageTrack, in_language, shown_by_texts, whole_window
 from serve.pipeline import Pipeline, is_said

@@ -11,8 +11,8 @@ import soundfile
 
 from serve.engine import EngineInput, Hypothesis
 from serve.engine.ctranslate2.engine import CTranslate2Engine
-from serve.engine.fair_queue import BatchLimits
-from serve.engine.scheduler import Scheduler
+from serve.engine.scheduling.fair_queue import BatchLimits
+from serve.engine.scheduling.scheduler import Scheduler
 from serve.model.artifact import Artifact, load_artifact
 from serve.model.base_model import resolve_base_model
 

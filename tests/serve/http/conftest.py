@@ -11,12 +11,12 @@ import pytest
 import torchaudio.functional  # noqa: F401 - services import it in a thread, where its warnings would be errors
 
 from serve.config.settings import Settings
-from serve.engine import CPU_BATCH, Hypothesis
+from serve.engine import CPU_BATCH, Engine, Hypothesis
 from serve.http.server import make_server
 from serve.pipeline import Pipeline, ServingFacts
 
 
-class PacedEngine:
+class PacedEngine(Engine):
     """Waits for `pace` before each batch; hears "श्रोता" in every window, and nothing in the warm-up."""
 
     languages = frozenset({"mr", "hi", "en"})

@@ -8,8 +8,6 @@ import time
 import httpx
 import pytest
 
-from serve.service.memory import resident_bytes
-
 N_CLIENTS = 8
 N_WARM_UP_ROUNDS = 5
 """Until all that is loaded once is loaded."""
@@ -73,7 +71,7 @@ def test_fifty_loads_and_unloads_under_traffic_fail_no_request_and_leave_no_memo
             before = answers()
             while min(now - then for now, then in zip(answers(), before, strict=True)) < 2:
                 time.sleep(0.01)
-            return resident_bytes(child.process.pid)
+            return child.resident_bytes()
 
         try:
             for number in range(N_WARM_UP_ROUNDS):

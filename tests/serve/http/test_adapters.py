@@ -33,6 +33,7 @@ def running(request, serve, root, tmp_path_factory, wait_until):
         n_threads=1,
         cache_dir=cache_dir,
         user_code=False,
+        engine_process=False,  # a test looks into the engine
     )
 
 

@@ -40,10 +40,8 @@ def decoders() -> set[int]:
     for child in psutil.Process().children(recursive=True):
         try:
             command, parent = " ".join(child.cmdline()), child.parent()
-            is_forked = (
-                "sndfile_child" in command and parent is not None and parent.pid != psutil.Process().pid
-            )
-        except psutil.Error:  # it has ended
+            is_forked = "sndfile_child" in command and "sndfile_child" in " ".join(parent.cmdline())
+        except (psutil.Error, AttributeError):  # it has ended, or its parent has
             continue
         if is_forked or "ffmpeg" in command.partition(" ")[0]:
             found.add(child.pid)
@@ -90,6 +88,17 @@ def test_the_decoder_of_a_recording_ends_with_its_client(
             wait_until(lambda: len(running.engine.options) > n_windows)
             assert running.service.n_admitted == 1
             assert decoders()
+
+
+def test_a_client_that_leaves_with_a_further_request_behind_ends_the_first(serve, wait_until, recordings):
+    sound = recordings["sndfile"]
+    head = f"POST /invocations HTTP/1.1\r\nHost: x\r\nContent-Length: {len(sound)}\r\n\r\n"
+    with held(serve, wait_until) as running:
+        n_windows = len(running.engine.options)
+        with socket.create_connection(running.address, timeout=60) as connection:
+            connection.sendall(head.encode() + sound + b"GET /ping HTTP/1.1\r\nHost: x\r\n\r\n")
+            wait_until(lambda: len(running.engine.options) > n_windows)
+            assert running.service.n_admitted == 1
 
 
 @pytest.mark.parametrize("path", ["/live?format=container", "/v1/listen"])

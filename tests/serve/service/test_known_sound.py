@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from serve.engine.scheduler import Scheduler
+from serve.engine.scheduling.scheduler import Scheduler
 from serve.errors import StartupError
 from serve.model.artifact import ADAPTER_WEIGHTS, load_artifact
 from serve.service.known_sound import (

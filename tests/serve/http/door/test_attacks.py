@@ -22,8 +22,6 @@ import soundfile
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 
-from serve.service.memory import resident_bytes
-
 pytestmark = pytest.mark.slow
 
 EVIL = {"Origin": "https://evil.example"}
@@ -39,7 +37,7 @@ class Service:
 
     client: httpx.Client
     port: int
-    pid: int
+    resident_bytes: Callable[[], int]
     wav: bytes
     pings_s: list[float] = field(default_factory=list)
 
@@ -80,7 +78,7 @@ def service(start_child, tiny_artifact_dir, speech_wav, tmp_path_factory):
     child = start_child(*command, "--port", "0", "--host", "127.0.0.1", "--cache-dir", str(cache))
     with child.client() as client:
         child.wait_for("model.ready")
-        running = Service(client, client.base_url.port, child.process.pid, speech_wav)
+        running = Service(client, client.base_url.port, child.resident_bytes, speech_wav)
         assert running.post(content=speech_wav) == 200
         crowd(running)
         yield running
@@ -207,13 +205,13 @@ ATTACKS: dict[str, Callable[[Service], object]] = {
 @pytest.mark.parametrize("attack", ATTACKS.values(), ids=ATTACKS)
 def test_an_attack_is_refused_soon_and_leaves_nothing_behind(service, attack, request):
     name = request.node.callspec.id
-    before_mib, n_pings = resident_bytes(service.pid) / MIB, len(service.pings_s)
+    before_mib, n_pings = service.resident_bytes() / MIB, len(service.pings_s)
     with service.watched():
         started = time.monotonic()
         outcome = attack(service)
         took_s = time.monotonic() - started
         time.sleep(0.5)
     pings_s = service.pings_s[n_pings:]
-    grown_mib = resident_bytes(service.pid) / MIB - before_mib
+    grown_mib = service.resident_bytes() / MIB - before_mib
     print(f"\n| {name} | {outcome} | {took_s:.1f} s | {grown_mib:+.0f} MB | {max(pings_s) * 1000:.0f} ms |")
     assert grown_mib < MOST_MIB

@@ -9,7 +9,7 @@ import pytest
 import simpy
 
 from serve.engine import BatchSize
-from serve.engine.admission import Admission
+from serve.engine.scheduling.admission import Admission
 from serve.http.door.body import SMALL_BYTES
 from serve.remote.capacity.endpoint import Endpoint, outcome, simulate
 from serve.remote.capacity.instance import LONG_BYTES, Cores, Instance, Request, Rules

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from serve.audio.samples import SAMPLE_RATE
-from serve.engine import CPU_BATCH, Hypothesis, TimedText
-from serve.engine.scheduler import Scheduler
+from serve.engine import CPU_BATCH, Engine, Hypothesis, TimedText
+from serve.engine.scheduling.scheduler import Scheduler
 from serve.errors import AudioTooLong, NotReady, UndecodableAudio
 from serve.pipeline import Pipeline, ServingFacts
 from serve.service.live.policies import by_agreement, by_alignment
@@ -22,7 +22,7 @@ from serve.transcript.events import LiveDone, LivePhrase, LiveWords
 WORD_S = 0.4
 
 
-class NumberingEngine:
+class NumberingEngine(Engine):
     """Hears a numbered word in every 0.4 s; of the last it is not sure, unless it takes care."""
 
     languages = frozenset({"mr"})

@@ -16,8 +16,8 @@ from typing import Any
 
 from serve.audio.samples import FRAMES_PER_S
 from serve.engine import BatchSize, EngineInput, tracing
-from serve.engine.batch_cost import BatchCost
 from serve.engine.fallback import Trial
+from serve.engine.scheduling.batch_cost import BatchCost
 
 
 @dataclass(frozen=True)
@@ -63,6 +63,8 @@ class Call:
     trial: Trial | None
     """The decoding attempts; None for language detection."""
     future: Future[Any] = field(default_factory=Future)
+    is_repeated: bool = False
+    """Whether the engine's process ended in the middle of it, and this is the second time."""
     waiting: tracing.Waiting | None = field(default_factory=tracing.waiting)
 
     @property

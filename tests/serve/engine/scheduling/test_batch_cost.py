@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from serve.engine.batch_cost import BatchCost
+from serve.engine.scheduling.batch_cost import BatchCost
 
 
 @pytest.mark.parametrize(

@@ -3,9 +3,9 @@
     with scheduler.admit() as ticket:                 # admission control: raises Overloaded before any work
         for hypothesis in ticket.decode(inputs): ...  # from any thread; in order
 
-Each engine worker has a thread that decodes batch after batch, in the order of `serve.engine.fair_queue`. A
-window whose hypothesis is not believable (`serve.engine.fallback`) is queued again, ahead of its request's
-other windows.
+Each engine worker has a thread that decodes batch after batch, in the order that
+`serve.engine.scheduling.fair_queue` decides. A window whose hypothesis is not believable
+(`serve.engine.fallback`) is queued again, ahead of its request's other windows.
 """
 
 from __future__ import annotations
@@ -13,21 +13,21 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
-from typing import Any, NoReturn
+from typing import Any
 
 import structlog
 
-from serve.engine import Engine, EngineInput, Hypothesis, LanguageProbs, tracing
-from serve.engine.admission import Admission, Demand, Pace
-from serve.engine.fair_queue import BatchLimits, Call, FairQueue, Line
+from serve.engine import Engine, EngineInput, Health, Hypothesis, LanguageProbs, tracing
 from serve.engine.fallback import Trial
-from serve.engine.figures import Queue, Totals
-from serve.errors import EngineError, NotReady, RequestTimeout, ServiceError
+from serve.engine.scheduling.admission import Admission, Demand, Pace
+from serve.engine.scheduling.fair_queue import BatchLimits, Call, FairQueue
+from serve.engine.scheduling.figures import Queue, Totals
+from serve.engine.scheduling.ticket import Ticket
+from serve.errors import EngineError, EngineLost, NotReady, ServiceError
 
 WINDOWS_AHEAD = 8
 """Windows of one request that exist at a time for each worker; the features of each take up to 1 MB. Where
@@ -46,104 +46,6 @@ _log = structlog.get_logger(__name__)
 class _Running:
     n_windows: int
     started: float
-
-
-class Ticket(AbstractContextManager["Ticket"]):
-    """One admitted request. Leaving the context frees its place and drops its waiting windows."""
-
-    def __init__(self, scheduler: Scheduler, timeout_s: float, demand: Demand) -> None:
-        """Made by `Scheduler.admit` only."""
-        self._scheduler = scheduler
-        self.demand = demand
-        self._timeout_s = timeout_s
-        self._deadline = time.monotonic() + timeout_s
-        self.line = Line()  # the scheduler's lock guards this and `error`
-        self.error: ServiceError | None = None
-
-    def decode(self, inputs: Iterable[EngineInput]) -> Iterator[Hypothesis]:
-        """Yield a hypothesis for every window, in order. Reads a few windows ahead.
-
-        Raises:
-            RequestTimeout: The request's deadline has passed.
-            ServiceError: The engine failed on a window, or the ticket was cancelled with that error.
-            Exception: What `inputs` raises, once the windows before it are decoded.
-        """
-        source = iter(inputs)
-        ahead: deque[Future[Hypothesis]] = deque()
-        fault: Exception | None = None
-        while True:
-            # The next window takes time to find, so yield a finished hypothesis first.
-            if not (ahead and ahead[0].done()) and len(ahead) < self._scheduler.windows_ahead:
-                try:
-                    window = next(source, None)
-                except Exception as error:  # raised once the windows before it are yielded
-                    window, fault = None, error
-                if window is not None:
-                    ahead.append(self._scheduler._enqueue(self, window, Trial(window.options)))
-                    continue
-                if not ahead:
-                    if fault is not None:
-                        raise fault
-                    return
-            yield self._result(ahead.popleft())
-
-    def detect_languages(self, windows: Sequence[EngineInput]) -> list[LanguageProbs]:
-        """Return the language probabilities of each window. Raises what `decode` raises."""
-        asked = [self._scheduler._enqueue(self, window, None) for window in windows]
-        return [self._result(future) for future in asked]
-
-    def expect(self, audio_s: float) -> None:
-        """Note how much sound the request has brought, in seconds.
-
-        Raises:
-            Overloaded: There is too much of others.
-        """
-        self._scheduler._expect(self, audio_s)
-
-    def draft(self, windows: Sequence[EngineInput]) -> list[Hypothesis]:
-        """Return each window's first hypothesis, believable or not. Raises what `decode` raises."""
-        asked = [self._scheduler._enqueue(self, each, Trial(each.options, is_draft=True)) for each in windows]
-        return [self._result(future) for future in asked]
-
-    def check(self) -> None:
-        """Raise if the request has ended; for long work between windows, such as finding speech.
-
-        Raises:
-            RequestTimeout: The request's deadline has passed.
-            ServiceError: The ticket was cancelled with that error.
-        """
-        if self.error is not None:
-            raise self.error
-        if time.monotonic() >= self._deadline:
-            self._time_out()
-
-    def _result(self, future: Future[Any]) -> Any:
-        left_s = None if math.isinf(self._deadline) else max(0.0, self._deadline - time.monotonic())
-        try:
-            with self._scheduler._idle():
-                return future.result(left_s)
-        except TimeoutError:
-            self._time_out()
-
-    def _time_out(self) -> NoReturn:
-        error = RequestTimeout(self._timeout_s)
-        self.cancel(error)
-        raise error
-
-    def cancel(self, error: ServiceError | None = None) -> None:
-        """Drop the windows of this request and wake its thread. Thread-safe and idempotent.
-
-        A running batch is finished, but its result for this request is discarded.
-        """
-        self._scheduler._cancel(self, error or NotReady("the request was cancelled"))
-
-    def close(self) -> None:
-        """Cancel the request and free its place. Idempotent."""
-        self.cancel()
-        self._scheduler._release(self)
-
-    def __exit__(self, *error: object) -> None:
-        self.close()
 
 
 class Scheduler(AbstractContextManager["Scheduler"]):
@@ -216,6 +118,10 @@ class Scheduler(AbstractContextManager["Scheduler"]):
         return all(thread.is_alive() for thread in self._threads) and all(
             running.started > oldest for running in list(self._running.values())
         )
+
+    def health(self) -> Health:
+        """Return how the engine fares."""
+        return self._engine.health()
 
     def admit(self, *, is_long: bool = False) -> Ticket:
         """Admit a request; long ones leave some places to short ones.
@@ -337,6 +243,9 @@ class Scheduler(AbstractContextManager["Scheduler"]):
             is_language = batch[0].kind == LANGUAGE
             with tracing.batch(call.waiting for call in batch):
                 found += (self._engine.detect_language if is_language else self._engine.decode)(windows)
+        except EngineLost as error:
+            self._repeat(batch, error)
+            return
         except Exception as error:
             self._fail(batch, error)
             return
@@ -384,6 +293,18 @@ class Scheduler(AbstractContextManager["Scheduler"]):
             return
         for call in batch:
             self._settle(call, EngineError("the engine failed on this recording"))
+
+    def _repeat(self, batch: Sequence[Call], error: EngineLost) -> None:
+        """Decode the windows of a lost process once more, each alone: only one that ends it again fails."""
+        with self._changed:
+            self._totals += Totals(n_failures=1)
+        for call in batch:
+            if call.is_repeated:
+                self._settle(call, error)
+                continue
+            call.is_repeated, call.window.encoded = True, None
+            if call.future in call.line.unsettled:
+                self._call([call])
 
     def _settle(self, call: Call, outcome: Answer | ServiceError) -> None:
         """Complete the call's future, unless its request was cancelled meanwhile."""

@@ -2,7 +2,7 @@
 
 import pytest
 
-from serve.engine.admission import Admission, Demand, Pace, retry_after_s
+from serve.engine.scheduling.admission import Admission, Demand, Pace, retry_after_s
 from serve.errors import Overloaded
 
 

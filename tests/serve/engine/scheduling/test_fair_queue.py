@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from serve.engine import BatchSize, DecodingOptions, EngineInput
-from serve.engine.fair_queue import Call, FairQueue, Line
 from serve.engine.fallback import Trial
+from serve.engine.scheduling.fair_queue import Call, FairQueue, Line
 
 
 def call(line: Line, kind: str = "any", *, encoded: bool = False, n_frames: int = 100) -> Call:

@@ -7,16 +7,16 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from serve.engine import CPU_BATCH, SERVED_ADAPTER, DecodingOptions, EngineInput, Hypothesis
-from serve.engine.admission import Admission
-from serve.engine.fair_queue import BatchLimits
+from serve.engine import CPU_BATCH, SERVED_ADAPTER, DecodingOptions, Engine, EngineInput, Hypothesis
 from serve.engine.fallback import Trial
-from serve.engine.figures import Queue
-from serve.engine.scheduler import WINDOWS_AHEAD, Scheduler
+from serve.engine.scheduling.admission import Admission
+from serve.engine.scheduling.fair_queue import BatchLimits
+from serve.engine.scheduling.figures import Queue
+from serve.engine.scheduling.scheduler import WINDOWS_AHEAD, Scheduler
 from serve.errors import EngineError, NotReady, Overloaded, RequestTimeout
 
 
-class Recorder:
+class Recorder(Engine):
     """An engine that waits for `go`, notes its batches, answers with a window's label and fails on 'bad'.
 
     What it hears of a window labelled 'guess' is not believed before the window is drawn at 0.4. It keeps one

@@ -1,0 +1,1 @@
+"""Which windows the engine decodes next: places, queues, batches and retries."""
