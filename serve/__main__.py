@@ -7,13 +7,18 @@ standard error), 2 for unknown words on the command line.
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Mapping
-from functools import partial
-from typing import Any
+from concurrent.futures import Future
+from typing import TYPE_CHECKING, Any
 
 from serve.config.command_line import Command, config_flag, exit_with, flags_of
 from serve.config.settings import Settings, unknown_settings
 from serve.config.sources import PREFIX
+
+if TYPE_CHECKING:
+    from serve.engine.loading import LoadEngine
+    from serve.pipeline import Pipeline
 
 
 def read_settings(flags: Mapping[str, Any]) -> Settings:
@@ -36,13 +41,31 @@ def serve(settings: Settings) -> int:
     share_arenas(settings.n_threads)
     keep_libraries_out()
     configure_logs(settings.log_level)
-    load_engine = engine_loader(settings)  # its process starts while this one imports the web server
-    from serve.http.server import run
-    from serve.service.service import load_from_settings
+    load_engine = engine_loader(settings)
+    # In this process the two would only hinder each other.
+    is_early = settings.engine_process and not settings.multi_model
+    loading = _loading(settings, load_engine) if is_early else None
+    from serve.http.server import run  # while the model is loaded
 
     for sentence in unknown_settings(os.environ):
         structlog.get_logger(__name__).warning("setting.unknown", reason=sentence)
-    return run(settings, partial(load_from_settings, load_engine=load_engine))
+    return run(settings) if loading is None else run(settings, lambda _: loading.result())
+
+
+def _loading(settings: Settings, load_engine: LoadEngine) -> Future[Pipeline]:
+    """Start to load the model in a thread, which ends with the program; return what will be the pipeline."""
+    loading: Future[Pipeline] = Future()
+
+    def load() -> None:
+        from serve.service.service import load_from_settings
+
+        try:
+            loading.set_result(load_from_settings(settings, load_engine))
+        except BaseException as error:  # raised where the service asks for the pipeline
+            loading.set_exception(error)
+
+    threading.Thread(target=load, name="load", daemon=True).start()
+    return loading
 
 
 command = Command(

@@ -35,6 +35,8 @@ class Pace:
     """Seconds of sound decoded in a second."""
     waiting_s: float = 0.0
     """Time that the engine needs for the windows which wait, in seconds."""
+    usual_s: float = 0.0
+    """Sound that a short request brings on average, in seconds."""
 
     def time_for(self, audio_s: float) -> float:
         """Return how long so much sound takes, in seconds."""
@@ -62,7 +64,9 @@ class Admission:
         n_long = sum(each.is_long for each in others)
         is_full = len(others) >= self.max_requests
         is_full |= demand.is_long and n_long >= self.max_requests - self.n_kept_for_short
-        if is_full or self._waits(_left_s(others), pace):
+        # Recordings that are still opened count as well: else many would be, only to be refused then.
+        n_opened = sum(each.left_s is None and not each.is_long for each in others)
+        if is_full or self._waits(_left_s(others) + n_opened * pace.usual_s, pace):
             raise Overloaded(retry_after_s(others, pace))
 
     def expect(self, demand: Demand, audio_s: float, others: Collection[Demand], pace: Pace) -> None:

@@ -33,6 +33,9 @@ WINDOWS_AHEAD = 8
 """Windows of one request that exist at a time for each worker; the features of each take up to 1 MB. Where
 batches are filled, four times as many do."""
 
+USUAL_SHARE = 0.1
+"""Weight of the latest request in the mean of what requests bring."""
+
 Answer = Hypothesis | LanguageProbs
 """The hypothesis of a window, or its language probabilities."""
 
@@ -81,6 +84,7 @@ class Scheduler(AbstractContextManager["Scheduler"]):
         self._admitted: set[Ticket] = set()
         self._waiting = FairQueue(limits.largest(engine.usual_batch), limits.target_s)
         self._totals = Totals()
+        self._usual_s = 0.0
         self._closing = False
         self._running: dict[int, _Running] = {}  # by worker
         self._n_workers = max(1, engine.n_workers)
@@ -143,11 +147,13 @@ class Scheduler(AbstractContextManager["Scheduler"]):
         with self._changed:
             others = [each.demand for each in self._admitted if each is not ticket]
             self._admission.expect(ticket.demand, audio_s, others, self._pace())
+            if not ticket.demand.is_long:
+                self._usual_s += (audio_s - self._usual_s) * (USUAL_SHARE if self._usual_s else 1.0)
 
     def _pace(self) -> Pace:
         done = self._totals
         speed = done.window_s / done.busy_s * self._n_workers if done.busy_s else 1.0
-        return Pace(speed=speed, waiting_s=self._waiting_s())
+        return Pace(speed=speed, waiting_s=self._waiting_s(), usual_s=self._usual_s)
 
     def cancel_all(self, error: ServiceError) -> None:
         for ticket in list(self._admitted):

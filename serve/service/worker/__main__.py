@@ -88,6 +88,7 @@ class Worker:
 
     def _load(self, spec: EngineSpec) -> Loaded:
         self._engine = engine = load_engine(spec)
+        _give_way()
         return Loaded(engine.n_workers, engine.usual_batch, engine.languages, engine.has_adapter)
 
     def _kind(self, window: EngineInput) -> str:
@@ -139,11 +140,17 @@ class Worker:
                 self._encoded[row.encoded_id] = window.encoded
 
 
+def _give_way() -> None:
+    """Lower the priority of all threads; before, the service waits for this process to be ready."""
+    for thread in Path("/proc/self/task").glob("*"):
+        with suppress(OSError):
+            os.setpriority(os.PRIO_PROCESS, int(thread.name), NICE)
+
+
 def main() -> None:
     """Serve the socket whose number is the only argument."""
     for each in (signal.SIGINT, signal.SIGTERM):  # for the service, which still has requests to finish
         signal.signal(each, signal.SIG_IGN)
-    os.nice(NICE)
     with suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text(str(OUT_OF_MEMORY_SCORE))
     connection = Connection(int(sys.argv[1]))

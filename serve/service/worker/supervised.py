@@ -9,9 +9,11 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Hashable, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
+import numpy as np
 import structlog
 
 from serve.config.settings import Settings
@@ -95,6 +97,7 @@ class SupervisedEngine(Engine):
         self._adapters: dict[str, Artifact] = {}
         self._made_ready: dict[DecodingOptions, None] = {}
         self._unsupported = lru_cache(maxsize=1_024)(lambda options: self._call("unsupported", options))
+        self._kind = lru_cache(maxsize=4_096)(self._asked_kind)
         process, self._loaded = self._started(process)
         self._process = process
         threading.Thread(
@@ -162,8 +165,8 @@ class SupervisedEngine(Engine):
         self._made_ready[options] = None
 
     def kind(self, window: EngineInput) -> Hashable:
-        bare = EngineInput(log_mel=window.log_mel[:0], options=window.options)  # its length is enough
-        kind: str = self._call("kind", bare)
+        # The kind does not depend on these two, which differ from window to window.
+        kind: str = self._kind(replace(window.options, max_new_tokens=0, seed=0), window.n_frames)
         # What a window draws at random must not depend on its neighbours.
         return (kind, object()) if window.options.temperature > 0 else kind
 
@@ -189,6 +192,10 @@ class SupervisedEngine(Engine):
             return self._current().call(method, *arguments)
         except EngineLost:
             return self._current().call(method, *arguments)
+
+    def _asked_kind(self, options: DecodingOptions, n_frames: int) -> Any:
+        bare = EngineInput(log_mel=np.empty((0, n_frames), np.float32), options=options)
+        return self._call("kind", bare)
 
     def _decoded(self, method: str, windows: Sequence[EngineInput]) -> Any:
         process = self._current()

@@ -24,6 +24,14 @@ def test_a_recording_is_refused_where_the_engine_would_be_busy_for_too_long():
             admission.admit(refused, others, pace)
 
 
+def test_recordings_that_are_still_opened_count_as_usual_ones():
+    admission, pace = Admission(max_wait_s=0.5), Pace(speed=10.0, usual_s=4.0)
+    admission.admit(Demand(), [Demand()], pace)
+    admission.admit(Demand(), [Demand(is_long=True), Demand(is_long=True)], pace)  # as live ones, for hours
+    with pytest.raises(Overloaded):
+        admission.admit(Demand(), [Demand(), Demand()], pace)
+
+
 def test_an_idle_engine_takes_any_length_and_no_bound_is_the_default():
     Admission(max_wait_s=0.1).expect(Demand(), 3_600.0, [], Pace(speed=10.0))
     Admission().expect(Demand(), 1.0, [Demand(left_s=36_000.0)], Pace(speed=1.0, waiting_s=3_600.0))
