@@ -221,7 +221,8 @@ def load_served(
         preload=preload,
         dynamic=facts.dynamic,
     )
-    return Pipeline(load(spec), FeatureExtractor(served.base_dir), facts, base_dir=served.base_dir)
+    features = FeatureExtractor(served.base_dir)  # first: where it fails, no engine is left behind
+    return Pipeline(load(spec), features, facts, base_dir=served.base_dir)
 
 
 def scheduler_of(engine: Engine, settings: Settings) -> Scheduler:

@@ -154,7 +154,8 @@ class Service:
             NotReady: The model is loading, the service is draining, or the engine hangs or is started again.
         """
         if self.state == "ready":
-            if not all(each.is_ready for each in self.health):
+            # Of several models, one that is started again keeps nobody from the others.
+            if self.models is None and not all(each.is_ready for each in self.health):
                 raise NotReady("the engine ended, and is started again", retry_after_s=1)
             if all(scheduler.is_alive(self.settings.engine_timeout_s) for scheduler in self._schedulers):
                 return
@@ -196,6 +197,8 @@ class Service:
         else:
             adapters, scheduler, held = self.models.hold(model)
         try:
+            if not scheduler.health().is_ready:
+                raise NotReady("the engine ended, and is started again", retry_after_s=1)
             ticket = scheduler.admit(is_long=is_long)
         except BaseException:
             held.close()

@@ -86,7 +86,7 @@ class Scheduler(AbstractContextManager["Scheduler"]):
         self._totals = Totals()
         self._usual_s = 0.0
         self._closing = False
-        self._running: dict[int, _Running] = {}  # by worker
+        self._running: dict[int, _Running] = {}  # by thread
         self._n_workers = max(1, engine.n_workers)
         self.windows_ahead = (4 if fills_batches else 1) * WINDOWS_AHEAD * self._n_workers
         self._enough = self.windows_ahead // 2 if fills_batches else 1  # windows, to choose a batch from
@@ -233,10 +233,10 @@ class Scheduler(AbstractContextManager["Scheduler"]):
                     is_last = self._n_workers == 0
                     break
                 batch = self._waiting.next_batch(self._n_workers - len(self._running))
-                self._running[worker] = _Running(len(batch), time.monotonic())
+                self._running[threading.get_ident()] = _Running(len(batch), time.monotonic())
             self._call(batch)
             with self._changed:
-                del self._running[worker]
+                del self._running[threading.get_ident()]
         if is_last and self._frees_engine:
             self._engine.close()
 
@@ -265,6 +265,8 @@ class Scheduler(AbstractContextManager["Scheduler"]):
         for call, each in zip(batch, found, strict=True):
             try:
                 self._take(call, each)
+            except EngineLost as error:
+                self._repeat([call], error)
             except Exception as error:
                 self._fail([call], error)
 
@@ -310,6 +312,8 @@ class Scheduler(AbstractContextManager["Scheduler"]):
                 continue
             call.is_repeated, call.window.encoded = True, None
             if call.future in call.line.unsettled:
+                with self._changed:  # the time of what was lost says nothing about this process
+                    self._running[threading.get_ident()] = _Running(1, time.monotonic())
                 self._call([call])
 
     def _settle(self, call: Call, outcome: Answer | ServiceError) -> None:

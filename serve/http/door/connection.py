@@ -208,7 +208,8 @@ class PlainHttpProtocol(HttpToolsProtocol):
         self._in_head = False
         self._stop_waiting()
         super().on_headers_complete()
-        self._cycles = [*(each for each in self._cycles if not each.response_complete), self.cycle]
+        if self.cycle is not None:  # as it is where the connection becomes a WebSocket
+            self._cycles = [*(each for each in self._cycles if not each.response_complete), self.cycle]
 
     def on_body(self, body: bytes) -> None:
         self._body_bytes += len(body)

@@ -5,6 +5,7 @@ python -m serve.service.worker 5        # the socket's number
 
 from __future__ import annotations
 
+import faulthandler
 import os
 import pickle
 import signal
@@ -26,10 +27,14 @@ from serve.engine.loading import EngineSpec, import_runtime, load_engine
 from serve.errors import ServiceError, StartupError
 from serve.model.allocator import return_freed_memory, share_arenas
 from serve.model.artifact import Artifact
-from serve.service.worker.messages import Answer, Failure, Loaded, Request, Row, Start
+from serve.service.worker.messages import DECODES, Answer, Failure, Loaded, Request, Row, Start
 
 MAX_CALLS = 64
-"""Calls at a time; decoding is bounded by the engine's workers, and loading by the service."""
+"""Calls at a time that decode, and as many that do not: a conversion must keep nobody from decoding."""
+
+STUCK_S = 120.0
+"""A process that reads nothing for so long ends itself. The service asks every few seconds; one that is gone
+cannot end a process that hangs."""
 
 NICE = 5
 """The service goes before the engine, so that it refuses and answers /ping at once under any load."""
@@ -47,9 +52,11 @@ class Worker:
         """Serve nothing yet; see `run`."""
         self._connection = connection
         self._sending = threading.Lock()
+        self._decoding = ThreadPoolExecutor(MAX_CALLS, thread_name_prefix="decode")
         self._threads = ThreadPoolExecutor(MAX_CALLS, thread_name_prefix="call")
         self._encoded: dict[int, Any] = {}
         self._engine: Engine
+        self._nowhere = Path(os.devnull).open("w")  # noqa: SIM115
 
     def run(self) -> None:
         """Answer calls until the other end closes the connection."""
@@ -58,12 +65,14 @@ class Worker:
                 request: Request = pickle.loads(self._connection.recv_bytes())
             except (EOFError, OSError):
                 return
+            faulthandler.dump_traceback_later(STUCK_S, exit=True, file=self._nowhere)
             for encoded_id in request.forget:
                 self._encoded.pop(encoded_id, None)
             if request.method == "beat":  # answered by this thread, which must never be busy for long
                 self._send(Answer(request.id))
             else:
-                self._threads.submit(self._answer, request)
+                threads = self._decoding if request.method in DECODES else self._threads
+                threads.submit(self._answer, request)
 
     def _answer(self, request: Request) -> None:
         with tracing.collected() as steps:
@@ -150,9 +159,10 @@ def _give_way() -> None:
 def main() -> None:
     """Serve the socket whose number is the only argument."""
     for each in (signal.SIGINT, signal.SIGTERM):  # for the service, which still has requests to finish
-        signal.signal(each, signal.SIG_IGN)
+        signal.signal(each, lambda *_: None)  # which children do not inherit, as they would SIG_IGN
     with suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text(str(OUT_OF_MEMORY_SCORE))
+    os.set_inheritable(int(sys.argv[1]), False)
     connection = Connection(int(sys.argv[1]))
     start: Start = pickle.loads(connection.recv_bytes())
     share_arenas(start.n_threads)

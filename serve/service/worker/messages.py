@@ -74,6 +74,9 @@ class Answer(msgspec.Struct, frozen=True):
     """Steps that took time, for tracing."""
 
 
+DECODES = ("decode", "detect_language")
+"""Methods that take windows."""
+
 VALUES: dict[str, Any] = {
     "load": Loaded,
     "beat": None,

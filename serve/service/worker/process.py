@@ -23,7 +23,7 @@ import msgspec
 from serve.engine import tracing
 from serve.errors import EngineError, EngineLost, StartupError
 from serve.service.memory import resident_bytes
-from serve.service.worker.messages import VALUES, Answer, Request, Start
+from serve.service.worker.messages import DECODES, VALUES, Answer, Request, Start
 
 WATCH_S = 0.5
 """Time between two looks at a process."""
@@ -34,10 +34,14 @@ BEAT_S = 5.0
 LATEST_BEAT_S = 30.0
 """A process that gives no sign of life for so long is stuck."""
 
+LONGEST_LOAD_S = 3_600.0
+"""Longest that anything else than decoding may take, such as the conversion of a large model."""
+
+MAX_ANSWER_BYTES = 64 << 20
+"""Largest answer that is read."""
+
 CLOSING_S = 2.0
 """Time in which a process ends by itself once its socket is closed."""
-
-DECODES = ("decode", "detect_language")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,6 +82,7 @@ class WorkerProcess:
         self.reason = ""
         """Why it was ended, if this side did it."""
         self.forgotten: deque[int] = deque()
+        """Ids of encoder outputs that nobody needs any more; the next call tells the process."""
         self.is_over = threading.Event()
         """Set once the process has ended and all its calls have failed."""
         self._ids = itertools.count()
@@ -87,7 +92,7 @@ class WorkerProcess:
         ours, theirs = socket.socketpair()
         with theirs:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "serve.service.worker", str(theirs.fileno())],
+                [sys.executable, "-P", "-m", "serve.service.worker", str(theirs.fileno())],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=_own_stderr(),
@@ -95,8 +100,13 @@ class WorkerProcess:
                 env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
                 start_new_session=True,  # a terminal's Ctrl-C is for the service
             )
+        self._hangup = ours.dup()
         self._connection = Connection(ours.detach())
-        self._connection.send_bytes(pickle.dumps(start))
+        try:
+            self._connection.send_bytes(pickle.dumps(start))
+        except OSError as error:
+            self._process.kill()
+            raise EngineLost from error
         for work in (self._listen, self._watch, self._beat):
             threading.Thread(target=work, name=f"worker{work.__name__}", daemon=True).start()
 
@@ -130,11 +140,14 @@ class WorkerProcess:
             raise (StartupError if failure.kind == "startup" else EngineError)(failure.message)
         try:
             return msgspec.msgpack.decode(answer.value, type=VALUES[method])
-        except msgspec.ValidationError as error:
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             raise EngineError(f"the engine's process answered {method} with something else") from error
 
     def _asked(self, method: str, arguments: tuple[Any, ...]) -> Future[Answer]:
-        forget = [self.forgotten.popleft() for _ in range(len(self.forgotten))]
+        forget: list[int] = []
+        with suppress(IndexError):  # another thread may take some of them
+            while True:
+                forget.append(self.forgotten.popleft())
         request = Request(next(self._ids), method, arguments, tuple(forget))
         pickled = pickle.dumps(request, protocol=pickle.HIGHEST_PROTOCOL)
         call = _Call(method, time.monotonic(), Future())
@@ -143,7 +156,8 @@ class WorkerProcess:
                 raise EngineLost
             self._calls[request.id] = call
         with self._sending, suppress(OSError):  # the listener sees the end too, and fails the call
-            self._connection.send_bytes(pickled)
+            if not self.is_over.is_set():
+                self._connection.send_bytes(pickled)
         return call.answer
 
     def kill(self, reason: str) -> None:
@@ -155,8 +169,8 @@ class WorkerProcess:
     def close(self) -> None:
         """Let the process end, and wait for it."""
         self.reason = self.reason or "closed"
-        with suppress(OSError), socket.socket(fileno=os.dup(self._connection.fileno())) as ours:
-            ours.shutdown(socket.SHUT_RDWR)  # closing the connection would not wake its reader
+        with suppress(OSError):
+            self._hangup.shutdown(socket.SHUT_RDWR)  # closing the connection would not wake its reader
         if not self.is_over.wait(CLOSING_S):
             self.kill("does not end")
             self.is_over.wait(CLOSING_S)
@@ -168,22 +182,32 @@ class WorkerProcess:
 
     def _listen(self) -> None:
         """Hand out answers until the process ends; then fail what was not answered."""
-        with suppress(EOFError, OSError, msgspec.MsgspecError):
+        try:
             while True:
-                answer = msgspec.msgpack.decode(self._connection.recv_bytes(), type=Answer)
+                answer = msgspec.msgpack.decode(self._connection.recv_bytes(MAX_ANSWER_BYTES), type=Answer)
                 with self._lock:
                     call = self._calls.pop(answer.id, None)
                 if call is not None:
                     call.answer.set_result(answer)
+        except Exception as error:  # the socket's end, or an answer that is none
+            if not isinstance(error, EOFError | OSError):
+                self.reason = self.reason or "its answer is none"
+        finally:
+            self._end()
+
+    def _end(self) -> None:
         self._process.kill()
-        self._process.wait()
+        with suppress(subprocess.TimeoutExpired):  # one that hangs in the kernel ends when it can
+            self._process.wait(CLOSING_S)
         with self._lock:
             left = list(self._calls.values())
             self._calls.clear()
             self.is_over.set()
         for call in left:
             call.answer.set_exception(EngineLost())
-        self._connection.close()
+        with self._sending:
+            self._connection.close()
+            self._hangup.close()
 
     def _watch(self) -> None:
         """End the process if a batch takes too long, no sign of life comes, or memory exceeds its limit."""
@@ -194,6 +218,8 @@ class WorkerProcess:
             ages_s = {call.method: time.monotonic() - call.began for call in reversed(calls)}
             if max(ages_s.get(method, 0.0) for method in DECODES) > self._limits.call_s:
                 self.kill("a batch took too long")
+            elif max(ages_s.values(), default=0.0) > LONGEST_LOAD_S:
+                self.kill("a call took too long")
             elif ages_s.get("beat", 0.0) > LATEST_BEAT_S:
                 self.kill("no sign of life")
             elif limit_bytes is not None and self.memory_bytes > limit_bytes:

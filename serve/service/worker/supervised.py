@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Hashable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import lru_cache
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -19,7 +21,7 @@ import structlog
 from serve.config.settings import Settings
 from serve.engine import BatchSize, DecodingOptions, Engine, EngineInput, Health, Hypothesis, LanguageProbs
 from serve.engine.loading import EngineSpec, LoadEngine, load_engine, runtime_of
-from serve.errors import EngineLost, ShrotaError
+from serve.errors import EngineError, EngineLost, NotReady, ShrotaError, StartupError
 from serve.model.artifact import Artifact
 from serve.service.worker.messages import Loaded, Row, Start
 from serve.service.worker.process import Encoded, Limits, WorkerProcess
@@ -84,8 +86,7 @@ class SupervisedEngine(Engine):
             process: The first one, if it is started already.
 
         Raises:
-            StartupError: The model cannot be found, converted or loaded.
-            EngineLost: The process ended while it loaded the model.
+            StartupError: The model cannot be found, converted or loaded, or the process ended meanwhile.
         """
         self._spec = spec
         self._limits = limits or Limits()
@@ -96,10 +97,20 @@ class SupervisedEngine(Engine):
         self._is_closing = False
         self._adapters: dict[str, Artifact] = {}
         self._made_ready: dict[DecodingOptions, None] = {}
-        self._unsupported = lru_cache(maxsize=1_024)(lambda options: self._call("unsupported", options))
+        self._unsupported = lru_cache(maxsize=1_024)(self._asked_unsupported)
         self._kind = lru_cache(maxsize=4_096)(self._asked_kind)
-        process, self._loaded = self._started(process)
+        self._base_bytes = 0
+        process, self._loaded = self._first(process)
         self._process = process
+        for beam_size, times, word_times, language in product((1, 2), *[(False, True)] * 3):
+            self.unsupported(  # so that the event loop, which asks too, waits for none of the usual ones
+                DecodingOptions(
+                    language=min(self.languages) if language else None,
+                    beam_size=beam_size,
+                    timestamps=times,
+                    word_timestamps=word_times,
+                )
+            )
         threading.Thread(
             target=self._supervise, args=(process,), name="worker-supervisor", daemon=True
         ).start()
@@ -135,27 +146,42 @@ class SupervisedEngine(Engine):
         return None if process is None else process.pid
 
     def unsupported(self, options: DecodingOptions) -> tuple[str, str] | None:
-        found: tuple[str, str] | None = self._unsupported(options)
+        # Nothing else decides, and prompts would be remembered.
+        asked = DecodingOptions(
+            language=None if options.language is None else min(self.languages),
+            beam_size=min(options.beam_size, 2),
+            timestamps=options.timestamps,
+            word_timestamps=options.word_timestamps,
+            suppress=options.suppress,
+        )
+        found: tuple[str, str] | None = self._unsupported(asked)
         return found
 
     def adapter_bytes(self, artifact: Artifact) -> int:
         return int(self._call("adapter_bytes", artifact))
 
     def base_bytes(self) -> int:
-        return int(self._call("base_bytes"))
+        with suppress(EngineLost):  # then it is what it was, once the base is loaded again
+            self._base_bytes = int(self._call("base_bytes"))
+        return self._base_bytes
 
     def load_adapter(self, key: str, artifact: Artifact) -> None:
-        self._adapters[key] = artifact
-        try:
-            self._call("load_adapter", key, artifact)
-        except BaseException:
-            self._adapters.pop(key, None)
-            raise
+        while True:
+            process = self._current()
+            process.call("load_adapter", key, artifact)  # one that ends the process is not tried again
+            with self._changed:
+                if self._process is process:
+                    self._adapters[key] = artifact
+                    return
 
     def unload_adapter(self, key: str) -> None:
-        self._adapters.pop(key, None)
-        self._made_ready = {each: None for each in self._made_ready if each.adapter != key}
-        self._call("unload_adapter", key)
+        with self._changed:
+            self._adapters.pop(key, None)
+            self._made_ready = {each: None for each in self._made_ready if each.adapter != key}
+            process = self._alive()
+        if process is not None:
+            with suppress(EngineLost):  # which has unloaded it as well
+                process.call("unload_adapter", key)
 
     def bytes_to_load(self, options: DecodingOptions) -> int:
         return int(self._call("bytes_to_load", options))
@@ -165,8 +191,11 @@ class SupervisedEngine(Engine):
         self._made_ready[options] = None
 
     def kind(self, window: EngineInput) -> Hashable:
-        # The kind does not depend on these two, which differ from window to window.
-        kind: str = self._kind(replace(window.options, max_new_tokens=0, seed=0), window.n_frames)
+        options = window.options
+        if options.prompt or options.hotwords or options.prefix:  # words of a client are not remembered
+            kind = self._asked_kind(options, window.n_frames)
+        else:  # the kind does not depend on these two, which differ from window to window
+            kind = self._kind(replace(options, max_new_tokens=0, seed=0), window.n_frames)
         # What a window draws at random must not depend on its neighbours.
         return (kind, object()) if window.options.temperature > 0 else kind
 
@@ -193,6 +222,11 @@ class SupervisedEngine(Engine):
         except EngineLost:
             return self._current().call(method, *arguments)
 
+    def _asked_unsupported(self, options: DecodingOptions) -> Any:
+        if (process := self._alive()) is None:  # the event loop may ask, and must not wait
+            raise NotReady("the engine ended, and is started again", retry_after_s=1)
+        return process.call("unsupported", options)
+
     def _asked_kind(self, options: DecodingOptions, n_frames: int) -> Any:
         bare = EngineInput(log_mel=np.empty((0, n_frames), np.float32), options=options)
         return self._call("kind", bare)
@@ -204,6 +238,8 @@ class SupervisedEngine(Engine):
             Row(each.log_mel, each.options, place.id) for each, place in zip(windows, places, strict=True)
         ]
         found = process.call(method, rows)
+        if len(found) != len(windows):
+            raise EngineError(f"the engine's process answered {len(found)} of {len(windows)} windows")
         for window, place in zip(windows, places, strict=True):
             window.encoded = place
         return found
@@ -231,13 +267,39 @@ class SupervisedEngine(Engine):
         try:
             loaded: Loaded = process.call("load", self._spec)
             for key, artifact in list(self._adapters.items()):
-                _try(lambda: process.call("load_adapter", key, artifact), key)  # noqa: B023
+                self._load_again(process, key, "load_adapter", key, artifact)
             for options in list(self._made_ready):
-                _try(lambda: process.call("make_ready", options), options.adapter)  # noqa: B023
+                self._load_again(process, options.adapter, "make_ready", options)
         except BaseException:
             process.kill("could not be loaded")
             raise
+        process.began = time.monotonic()
         return process, loaded
+
+    def _first(self, process: WorkerProcess | None) -> tuple[WorkerProcess, Loaded]:
+        process = process or WorkerProcess(self._start, self._limits)
+        try:
+            return self._started(process)
+        except EngineLost as error:
+            process.is_over.wait(RESTART_WAIT_S)
+            how = process.reason or f"status {process.exit_status}"
+            raise StartupError(f"the engine's process ended while it loaded the model: {how}") from error
+
+    def _load_again(self, process: WorkerProcess, adapter: str | None, method: str, *arguments: Any) -> None:
+        """Load what the process before held; an adapter that cannot be loaded fails its own requests alone.
+
+        Raises:
+            EngineLost: The process ended of it; the next one is started without.
+        """
+        try:
+            process.call(method, *arguments)
+        except ShrotaError as error:
+            _log.error("worker.adapter_lost", adapter=adapter, error=str(error))
+            if isinstance(error, EngineLost):
+                if adapter is not None:
+                    self._adapters.pop(adapter, None)
+                self._made_ready = {each: None for each in self._made_ready if each.adapter != adapter}
+                raise
 
     def _supervise(self, process: WorkerProcess) -> None:
         """Replace the process whenever it ends, until the engine is closed."""
@@ -260,18 +322,22 @@ class SupervisedEngine(Engine):
                         return
                 replaced = self._replaced()
             process = replaced
+            self._kind.cache_clear()
             _log.info("worker.restarted", restart_s=round(time.monotonic() - lost, 2))
 
     def _replaced(self) -> WorkerProcess | None:
-        """Start another process; None if it could not load the engine."""
+        """Start another process; None if that fails, or the engine is closed meanwhile."""
         try:
             process, _ = self._started()
-        except ShrotaError as error:
-            _log.error("worker.restart_failed", error=str(error))
+        except Exception as error:  # also of the system, which may be short of memory: it is tried again
+            _log.error("worker.restart_failed", error=str(error) or type(error).__name__)
             return None
         with self._changed:
-            if self._is_closing:
-                process.close()
+            is_closing = self._is_closing
+        if is_closing:
+            process.close()
+            return None
+        with self._changed:
             self._process, self._n_restarts = process, self._n_restarts + 1
             self._changed.notify_all()
         return process
@@ -281,13 +347,3 @@ def _place_of(window: EngineInput, process: WorkerProcess) -> Encoded:
     """Return where the process keeps the window's encoder output; a lost process has kept nothing."""
     place = window.encoded
     return place if isinstance(place, Encoded) and place.process is process else process.new_encoded()
-
-
-def _try(load: Callable[[], Any], adapter: str | None) -> None:
-    """Load something again; an adapter whose files have gone since fails its own requests alone."""
-    try:
-        load()
-    except EngineLost:
-        raise
-    except ShrotaError as error:
-        _log.error("worker.adapter_lost", adapter=adapter, error=str(error))

@@ -19,9 +19,10 @@ from serve.audio.features import FeatureExtractor
 from serve.engine import SERVED_ADAPTER, DecodingOptions, EngineInput
 from serve.engine.loading import EngineSpec, load_engine
 from serve.engine.scheduling.scheduler import Scheduler
-from serve.errors import ArtifactError, EngineLost, StartupError
+from serve.errors import ArtifactError, EngineError, EngineLost, StartupError
 from serve.model.artifact import load_artifact
-from serve.service.worker.process import Limits
+from serve.service.worker.messages import Start
+from serve.service.worker.process import Limits, WorkerProcess
 from serve.service.worker.supervised import SupervisedEngine
 
 MARATHI = DecodingOptions(language="mr", adapter=SERVED_ADAPTER, max_new_tokens=12)
@@ -171,11 +172,6 @@ def test_a_batch_that_takes_too_long_ends_the_process(supervise, log_mels):
     assert engine.decode(windows(log_mels))
 
 
-def test_a_process_over_its_memory_is_replaced(supervise, log_mels):
-    engine = supervise(memory_bytes=1 << 20)
-    wait_until(lambda: engine.health().n_restarts > 0)
-
-
 def test_a_request_outlives_the_process_and_one_that_kills_it_fails_alone(supervise, log_mels, monkeypatch):
     engine = supervise()
     with Scheduler(engine, frees_engine=False) as scheduler, scheduler.admit() as ticket:
@@ -204,6 +200,51 @@ def test_a_request_outlives_the_process_and_one_that_kills_it_fails_alone(superv
         with scheduler.admit() as next_one:
             assert [each.text for each in next_one.decode(windows(log_mels))] == expected
         assert engine.health().n_restarts == 2
+
+
+def test_an_adapter_that_ends_the_process_is_lost_and_the_others_come_back(
+    supervise, log_mels, tmp_path, write_tiny_artifact
+):
+    engine = supervise()
+    before = engine.decode(windows(log_mels))
+    engine.load_adapter("other", load_artifact(write_tiny_artifact(tmp_path / "other", seed=5)))
+    kept = engine.decode(windows(log_mels, replace(MARATHI, adapter="other")))
+    pid = kill(engine, signal.SIGSTOP)
+    failed = []
+
+    def load():
+        try:
+            engine.load_adapter("deadly", load_artifact(tmp_path / "other"))
+        except EngineLost as error:
+            failed.append(error)
+
+    thread = threading.Thread(target=load)
+    thread.start()
+    time.sleep(0.2)  # the call is on its way
+    os.kill(pid, signal.SIGKILL)
+    thread.join()
+    assert len(failed) == 1
+    wait_for_another(engine, pid)
+    assert engine.decode(windows(log_mels)) == before
+    assert engine.decode(windows(log_mels, replace(MARATHI, adapter="other"))) == kept
+    with pytest.raises(EngineError):
+        engine.decode(windows(log_mels, replace(MARATHI, adapter="deadly")))
+
+
+def test_options_are_judged_without_the_process_once_they_were(supervise):
+    engine = supervise()
+    pid = kill(engine, signal.SIGSTOP)
+    assert engine.unsupported(replace(MARATHI, prompt="words that nobody has sent before", seed=7)) is None
+    os.kill(pid, signal.SIGKILL)
+    wait_until(lambda: not engine.health().is_ready or engine.pid != pid)
+    assert engine.unsupported(MARATHI) is None
+
+
+def test_a_process_over_its_memory_is_ended_and_a_start_says_so(spec):
+    process = WorkerProcess(Start(runtime=spec.engine, n_threads=1), Limits(memory_bytes=1 << 20))
+    assert process.is_over.wait(60)
+    with pytest.raises(StartupError, match="memory over its limit"):
+        SupervisedEngine(spec, process=process)
 
 
 def test_a_model_that_cannot_be_loaded_is_named(spec, tmp_path):
@@ -263,4 +304,4 @@ def test_closing_ends_the_process_and_replaces_it_no_more(spec):
     engine.close()
     wait_until(lambda: not is_running(pid))
     with pytest.raises(EngineLost):
-        engine.base_bytes()
+        engine.bytes_to_load(MARATHI)
