@@ -107,8 +107,8 @@ class SupervisedEngine(Engine):
                 DecodingOptions(
                     language=min(self.languages) if language else None,
                     beam_size=beam_size,
-                    timestamps=times,
-                    word_timestamps=word_times,
+                    timestamps=bool(times),
+                    word_timestamps=bool(word_times),
                 )
             )
         threading.Thread(
