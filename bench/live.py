@@ -34,6 +34,7 @@ from bench.serving.setup import SHIPPED  # noqa: E402
 from serve.audio.decode import AudioLimits, decode_audio  # noqa: E402
 from serve.audio.samples import SAMPLE_RATE, Samples  # noqa: E402
 from serve.engine.ctranslate2.instruction_set import choose_instruction_set  # noqa: E402
+from serve.engine.loading import load_engine  # noqa: E402
 from serve.engine.scheduling.scheduler import Scheduler  # noqa: E402
 from serve.options import TranscriptionOptions  # noqa: E402
 from serve.pipeline import Pipeline  # noqa: E402
@@ -42,6 +43,7 @@ from serve.service.live.session import LiveSession  # noqa: E402
 from serve.service.live.settings import LiveSettings  # noqa: E402
 from serve.service.live.sound_queue import Piece, SoundQueue  # noqa: E402
 from serve.service.loading import load_pipeline  # noqa: E402
+from serve.service.worker.supervised import SupervisedEngine  # noqa: E402
 from serve.transcript.events import End, LiveEvent, LivePhrase, LiveWords, Word  # noqa: E402
 
 POLICIES: dict[str, Policy] = {"agreement": by_agreement, "alignment": by_alignment}
@@ -130,7 +132,8 @@ def main(
     n_threads = 1 if cpu_clock else threads or len(os.sched_getaffinity(0))
     record: Figures = begin_record(n_threads)
     sounds = joined_clips(manifest, seconds, recordings)
-    pipeline = load_pipeline(model_dir, n_threads=n_threads)
+    load = load_engine if cpu_clock else SupervisedEngine  # the latter as a service does
+    pipeline = load_pipeline(model_dir, n_threads=n_threads, load=load)
     of_files = [offline_words(pipeline, samples) for _, samples in sounds]
     texts = [text for text, _ in sounds]
     record |= {
