@@ -161,8 +161,6 @@ GPU_BATCH = BatchSize(32, 480.0)
 class Health:
     """How an engine fares, apart from the batches that it is given."""
 
-    is_ready: bool = True
-    """False while its process is replaced."""
     n_restarts: int = 0
     """How often its process was replaced."""
     memory_bytes: int = 0
@@ -256,6 +254,11 @@ class Engine(Protocol):
         Raises:
             EngineError: The runtime failed.
         """
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether it takes calls now: False while its process is replaced."""
+        return True
 
     def health(self) -> Health:
         """Return how the engine fares."""

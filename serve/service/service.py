@@ -155,8 +155,8 @@ class Service:
         """
         if self.state == "ready":
             # Of several models, one that is started again keeps nobody from the others.
-            if self.models is None and not all(each.is_ready for each in self.health):
-                raise NotReady("the engine ended, and is started again", retry_after_s=1)
+            if self._scheduler is not None:
+                _check_engine(self._scheduler)
             if all(scheduler.is_alive(self.settings.engine_timeout_s) for scheduler in self._schedulers):
                 return
         reasons = {
@@ -197,8 +197,7 @@ class Service:
         else:
             adapters, scheduler, held = self.models.hold(model)
         try:
-            if not scheduler.health().is_ready:
-                raise NotReady("the engine ended, and is started again", retry_after_s=1)
+            _check_engine(scheduler)
             ticket = scheduler.admit(is_long=is_long)
         except BaseException:
             held.close()
@@ -385,6 +384,11 @@ class Service:
         if hooks is not None:
             hooks.load_model()
         return hooks
+
+
+def _check_engine(scheduler: Scheduler) -> None:
+    if not scheduler.is_ready:
+        raise NotReady("the engine ended, and is started again", retry_after_s=1)
 
 
 def _budget(limit_mib: float | None) -> MemoryBudget:

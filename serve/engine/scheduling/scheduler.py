@@ -123,6 +123,11 @@ class Scheduler(AbstractContextManager["Scheduler"]):
             running.started > oldest for running in list(self._running.values())
         )
 
+    @property
+    def is_ready(self) -> bool:
+        """Whether the engine takes calls now."""
+        return self._engine.is_ready
+
     def health(self) -> Health:
         """Return how the engine fares."""
         return self._engine.health()

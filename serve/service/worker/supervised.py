@@ -131,10 +131,13 @@ class SupervisedEngine(Engine):
     def has_adapter(self) -> bool:
         return self._loaded.has_adapter
 
+    @property
+    def is_ready(self) -> bool:
+        return self._alive() is not None
+
     def health(self) -> Health:
         process = self._alive()
         return Health(
-            is_ready=process is not None,
             n_restarts=self._n_restarts,
             memory_bytes=0 if process is None else process.memory_bytes,
         )

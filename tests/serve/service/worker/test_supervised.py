@@ -236,7 +236,7 @@ def test_options_are_judged_without_the_process_once_they_were(supervise):
     pid = kill(engine, signal.SIGSTOP)
     assert engine.unsupported(replace(MARATHI, prompt="words that nobody has sent before", seed=7)) is None
     os.kill(pid, signal.SIGKILL)
-    wait_until(lambda: not engine.health().is_ready or engine.pid != pid)
+    wait_until(lambda: not engine.is_ready or engine.pid != pid)
     assert engine.unsupported(MARATHI) is None
 
 
