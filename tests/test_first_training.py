@@ -27,7 +27,7 @@ def corpus(tmp_path_factory) -> Path:
     """Forty everyday sentences, and four of each held-out set."""
     directory = tmp_path_factory.mktemp("corpus")
     sizes = ["--everyday", "40", "--catalogue", "0", "--exchanged", "0", "--words", "0"]
-    sizes += ["--kokoro", "0", "--piper", "0", "--test", "4"]
+    sizes += ["--kokoro", "0", "--piper", "0", "--hindi", "0", "--test", "4"]
     run_python("-m", "train.command_line", "data", "--output-dir", str(directory), *sizes)
     return directory
 

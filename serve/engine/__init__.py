@@ -217,6 +217,10 @@ class Engine(Protocol):
     def unload_adapter(self, key: str) -> None:
         """Free an adapter once no running batch uses it. The key is invalid afterwards."""
 
+    def has_lost(self, key: str) -> bool:
+        """Return whether an adapter that was loaded is there no longer: its process could not load it again."""
+        return False
+
     def bytes_to_load(self, options: DecodingOptions) -> int:
         """Return the bytes that `make_ready` will load. Converts models that are not converted yet.
 

@@ -98,14 +98,15 @@ class Residency:
             StartupError: The adapter cannot be converted or loaded.
             NoMemory: There is no room, and waiting would not help.
         """
-        if entry.artifact is None or entry.is_loaded:
+        if entry.artifact is None or self._is_there(entry):
             return
         # A conversion takes longest, so it runs outside the lock.
         n_bytes = self._engine.adapter_bytes(entry.artifact)
         while True:
             with self._loading:
-                if entry.is_loaded:
+                if self._is_there(entry):
                     return
+                self._budget.give_back(self._forget(entry))  # of an adapter that the engine has lost
                 if self._make_room(n_bytes):
                     try:
                         self._engine.load_adapter(entry.facts.adapter_key, entry.artifact)
@@ -176,11 +177,20 @@ class Residency:
         with self.changed:
             if not entry.is_loaded or entry.n_references:
                 return
-            n_bytes, entry.is_loaded, entry.n_bytes = entry.n_bytes, False, 0
-            self._resident.remove(entry)
+            n_bytes = self._forget(entry)
         self._engine.unload_adapter(entry.facts.adapter_key)
         return_freed_memory()
         self._budget.give_back(n_bytes)
         _log.info("adapter.unloaded", adapter=entry.name, memory_bytes=n_bytes)
         with self.changed:
             self.changed.notify_all()
+
+    def _is_there(self, entry: Entry) -> bool:
+        return entry.is_loaded and not self._engine.has_lost(entry.facts.adapter_key)
+
+    def _forget(self, entry: Entry) -> int:
+        """Note that an adapter is no longer loaded; return the bytes that it took, to give back to the budget."""
+        with self.changed:
+            n_bytes, entry.is_loaded, entry.n_bytes = entry.n_bytes, False, 0
+            self._resident.discard(entry)
+        return n_bytes

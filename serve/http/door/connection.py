@@ -149,7 +149,11 @@ class PlainHttpProtocol(HttpToolsProtocol):
             except httptools.HttpParserUpgrade as upgrade:
                 if self._should_upgrade():
                     self._stop_waiting()
-                    self.handle_websocket_upgrade()
+                    if all(each.response_complete for each in self._cycles):
+                        self._stop_write_timer()  # the socket has limits of its own
+                        self.handle_websocket_upgrade()
+                    else:  # that answer would fall among the socket's frames, and nobody would tell it of the end
+                        self._refuse(400, "a request before the WebSocket's is not answered yet")
                     return
                 if self.parser.get_method() == b"CONNECT":  # has no path, so it cannot be parsed again
                     self._refuse(400, "Invalid HTTP request received.")
@@ -229,9 +233,7 @@ class PlainHttpProtocol(HttpToolsProtocol):
 
     def resume_writing(self) -> None:
         super().resume_writing()
-        if self._write_timer is not None:
-            self._write_timer.cancel()
-            self._write_timer = None
+        self._stop_write_timer()
 
     def timeout_keep_alive_handler(self) -> None:
         """Close a connection that has been idle; one whose client does not read is cut off."""
@@ -245,6 +247,11 @@ class PlainHttpProtocol(HttpToolsProtocol):
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+
+    def _stop_write_timer(self) -> None:
+        if self._write_timer is not None:
+            self._write_timer.cancel()
+            self._write_timer = None
 
     def _head_is_late(self) -> None:
         self._timer = None

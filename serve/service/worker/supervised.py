@@ -186,6 +186,9 @@ class SupervisedEngine(Engine):
             with suppress(EngineLost):  # which has unloaded it as well
                 process.call("unload_adapter", key)
 
+    def has_lost(self, key: str) -> bool:
+        return key not in self._adapters
+
     def bytes_to_load(self, options: DecodingOptions) -> int:
         return int(self._call("bytes_to_load", options))
 
@@ -289,7 +292,7 @@ class SupervisedEngine(Engine):
             raise StartupError(f"the engine's process ended while it loaded the model: {how}") from error
 
     def _load_again(self, process: WorkerProcess, adapter: str | None, method: str, *arguments: Any) -> None:
-        """Load what the process before held; an adapter that cannot be loaded fails its own requests alone.
+        """Load what the process before held; an adapter that cannot be loaded is lost, and fails nothing else.
 
         Raises:
             EngineLost: The process ended of it; the next one is started without.
@@ -298,10 +301,10 @@ class SupervisedEngine(Engine):
             process.call(method, *arguments)
         except ShrotaError as error:
             _log.error("worker.adapter_lost", adapter=adapter, error=str(error))
+            if adapter is not None:
+                self._adapters.pop(adapter, None)
+            self._made_ready = {each: None for each in self._made_ready if each.adapter != adapter}
             if isinstance(error, EngineLost):
-                if adapter is not None:
-                    self._adapters.pop(adapter, None)
-                self._made_ready = {each: None for each in self._made_ready if each.adapter != adapter}
                 raise
 
     def _supervise(self, process: WorkerProcess) -> None:

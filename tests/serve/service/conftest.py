@@ -32,6 +32,9 @@ class Shelf:
     def unload_adapter(self, key):
         self.loaded.remove(key)
 
+    def has_lost(self, key):
+        return key not in self.loaded
+
     def bytes_to_load(self, options):
         return 0
 

@@ -92,6 +92,21 @@ def test_what_is_pinned_or_held_stays_and_nobody_is_pushed_out_in_vain(make, sou
     assert loaded(adapters) == ["first", "a", "d"]
 
 
+def test_an_adapter_that_the_engine_lost_is_loaded_again_and_counted_once(make, sources):
+    adapters = make(limit_bytes=20)
+    adapters.add("a", sources[0])
+    adapters.add("b", sources[1])
+    shelf = adapters.pipeline.engine.loaded
+    lost = shelf.pop(0)
+    used(adapters, "a")
+    assert sorted(shelf) == [lost, shelf[0]]
+    assert [each.memory_bytes for each in adapters.all()] == [0, 10, 10]
+    adapters.remove("a")
+    adapters.remove("b")
+    adapters.add("c", sources[2], pin=True)
+    adapters.add("d", sources[3], pin=True)  # the room of both came back
+
+
 def test_a_request_waits_for_the_room_that_another_holds(make, sources):
     adapters = make(limit_bytes=10)
     adapters.add("a", sources[0])

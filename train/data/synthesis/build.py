@@ -7,6 +7,7 @@ the same corpus, except that Piper draws random noise. Manifests:
   selection; `test-catalogue.jsonl` and `test-everyday.jsonl`, held-out sentences in held-out voices, for
   reporting; the latter also by telephone, in an echoing room, at another pitch and with noise;
 * neural voices: `train-neural.jsonl`, `valid-neural.jsonl`, `test-neural.jsonl`, each with its own voices;
+* Hindi by neural voices: `train-hindi.jsonl`, for training only;
 * no speech: `test-no-speech.jsonl`.
 
 Manifests grow during the build, and their first rows are a fair sample, so training may start early. An
@@ -107,7 +108,7 @@ def _write_clip(utterance: Utterance, clips: Path) -> float | None:
     path = clips / utterance.clip_name
     if path.is_file():
         return float(soundfile.info(path).duration)
-    samples = voices.speak(utterance.sentence, utterance.voice, utterance.delivery)
+    samples = voices.speak(utterance.sentence, utterance.voice, utterance.delivery, utterance.language)
     if samples is None or not 0.5 <= len(samples) / SAMPLE_RATE <= MAX_CLIP_S:
         return None
     part = path.with_suffix(f".{os.getpid()}.part")
@@ -120,7 +121,7 @@ def _manifest_line(utterance: Utterance, duration_s: float) -> str:
     row = {
         "audio": f"clips/{utterance.clip_name}",
         "text": utterance.sentence,
-        "language": "mr",
+        "language": utterance.language,
         "duration_s": round(duration_s, 3),
         "voice": utterance.voice.name,
         "kind": utterance.voice.kind,

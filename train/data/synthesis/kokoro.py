@@ -37,7 +37,7 @@ TRAIN_SPEAKERS = (
 
 _SAMPLE_RATE = 24_000
 _MAX_SOUNDS = 509  # a speaker has one style vector for each number of phonemes
-_HINDI_WEIGHT = 6  # drawn more often than others: their vowels and stops are nearest to Marathi
+_HINDI_WEIGHT = 6  # drawn more often than others: their vowels and stops are nearest to Marathi, or are those of Hindi
 _MIXED_SHARE = 0.5  # of training clips that use a mixture, which sounds like a further speaker
 
 
@@ -58,7 +58,7 @@ def draw_blend(rng: random.Random) -> str:
     return f"{first}*{share:.2f}+{second}*{1 - share:.2f}"
 
 
-def say(sentence: str, blend: str, speed: float) -> tuple[Samples, int] | None:
+def say(sentence: str, blend: str, speed: float, language: str) -> tuple[Samples, int] | None:
     """Return samples (n_samples,) and their rate in Hz, or None where Kokoro does not know a phoneme.
 
     Raises:
@@ -66,7 +66,7 @@ def say(sentence: str, blend: str, speed: float) -> tuple[Samples, int] | None:
         FileNotFoundError: espeak-ng is not installed.
     """
     model = _load()
-    tokens = model.tokens(pronounce(sentence))
+    tokens = model.tokens(pronounce(sentence, language))
     known = [token for token in tokens if token is not None]
     if not 0 < len(known) == len(tokens) <= _MAX_SOUNDS:
         return None

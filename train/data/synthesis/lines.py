@@ -52,13 +52,15 @@ class Phrases:
         )
 
 
-def plan_lines(sentences: Sequence[str], phrases: Phrases, engine: str, count: int, seed: int) -> list[Line]:
-    """Return `count` lines for one engine: all sentences before any is repeated, and phrases between."""
+def plan_lines(
+    sentences: Sequence[str], phrases: Phrases | None, engine: str, count: int, seed: int
+) -> list[Line]:
+    """Return `count` lines for one engine: all sentences before any is repeated, and any phrases between."""
     lines: list[Line] = []
     deck = _shuffled_again_and_again(sentences, f"{seed}/{engine}")
     times: Counter[str] = Counter()
     for number in range(count):
-        if number % _EVERY == _EVERY - 1:
+        if phrases is not None and number % _EVERY == _EVERY - 1:
             rng = random.Random(f"{seed}/{engine}/phrase/{number}")
             lines.append(Line(phrases.draw(rng), "phrases", rng))
         else:

@@ -1,4 +1,4 @@
-"""Turn Marathi text into IPA phonemes, by espeak-ng. Knows no voice."""
+"""Turn Marathi or Hindi text into IPA phonemes, by espeak-ng. Knows no voice."""
 
 from __future__ import annotations
 
@@ -14,20 +14,22 @@ _DENTAL_SHARE = 0.4  # of words where both are possible: the script does not dis
 _TIMEOUT_S = 20
 
 
-def pronounce(sentence: str) -> str:
-    """Return the phonemes of a sentence, deterministically.
+def pronounce(sentence: str, language: str = "mr") -> str:
+    """Return the phonemes of a sentence in a language (Whisper's code), deterministically.
 
-    Affricates are single signs (ʧ ʤ ʦ ʣ), aspiration is ʰ, and accents follow their letters.
+    Affricates are single signs (ʧ ʤ, and ʦ ʣ in Marathi), aspiration is ʰ, and accents follow their letters.
 
     Raises:
         FileNotFoundError: espeak-ng is not installed.
         subprocess.TimeoutExpired: espeak-ng hangs on the sentence.
     """
-    command = ["espeak-ng", "-v", "mr", "--ipa", "-q", "--", sentence]
+    command = ["espeak-ng", "-v", language, "--ipa", "-q", "--", sentence]
     run = subprocess.run(command, capture_output=True, text=True, timeout=_TIMEOUT_S, check=False)
     sounds = unicodedata.normalize("NFD", " ".join(run.stdout.split()))
     for signs, sign in _ONE_SIGN.items():
         sounds = sounds.replace(signs, sign)
+    if language != "mr":
+        return sounds
     rng = random.Random(sentence)
     return " ".join(
         _with_dentals(word) if rng.random() < _DENTAL_SHARE else word for word in sounds.split(" ")

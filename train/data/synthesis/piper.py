@@ -20,7 +20,7 @@ _ENGLISH |= {"ʰ": "h", "ʋ": "v"}
 _START, _BETWEEN, _END = "^", "_", "$"
 
 
-def say(sentence: str, speed: float, liveliness: float) -> tuple[Samples, int] | None:
+def say(sentence: str, speed: float, liveliness: float, language: str) -> tuple[Samples, int] | None:
     """Return samples (n_samples,) and their rate in Hz, or None where the voice does not know a phoneme.
 
     The network draws random noise, so the same sentence sounds a little different each time.
@@ -29,7 +29,7 @@ def say(sentence: str, speed: float, liveliness: float) -> tuple[Samples, int] |
         DataError: The model cannot be fetched.
         FileNotFoundError: espeak-ng is not installed.
     """
-    return _load().speak(_in_english(pronounce(sentence)), speed, liveliness)
+    return _load().speak(_in_english(pronounce(sentence, language)), speed, liveliness)
 
 
 def unknown_sounds(sounds: str) -> set[str]:

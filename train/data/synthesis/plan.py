@@ -21,6 +21,7 @@ from train.data.synthesis.voices import Delivery, Voice
 
 _FESTIVAL_SHARE = 0.5  # of training clips: the one voice from a human speaker, and the hardest to transcribe
 _HELD_OUT_FESTIVAL_SHARE = 0.3
+_HINDI_PIPER_EVERY = 6
 _NEURAL_VALID_CLIPS = 60  # few, because each takes seconds to speak, and validation decodes them often
 
 
@@ -33,11 +34,15 @@ class Utterance:
     sentence: str
     voice: Voice
     delivery: Delivery
+    language: str = "mr"
+    """Whisper's code of the sentence's language."""
 
     @property
     def clip_name(self) -> str:
-        """File name that depends on text, voice and delivery, not on the order of building."""
+        """File name that depends on text, voice, delivery and language, not on the order of building."""
         key = f"{self.sentence}|{self.voice.name}|{self.delivery}"
+        if self.language != "mr":
+            key += f"|{self.language}"
         return f"{hashlib.sha256(key.encode()).hexdigest()[:16]}.flac"
 
 
@@ -65,6 +70,7 @@ def plan_corpus(sizes: Sizes, seed: int) -> list[Utterance]:
         *(_neural_held_out(everyday, seed) if sizes.neural else ()),
         *_formant_and_diphone(sizes, seed, taught, splits, held_out),
         *(_neural_training(taught["everyday"], sizes, seed) if sizes.neural else ()),
+        *_hindi_training(text.hindi_sentences(), sizes.hindi, seed),
     ]
 
 
@@ -101,6 +107,20 @@ def _neural_training(sentences: list[str], sizes: Sizes, seed: int) -> list[Utte
             )
             placed.append(((number + 0.5) / count, utterance))
     return [utterance for _, utterance in sorted(placed, key=lambda each: each[0])]
+
+
+def _hindi_training(sentences: list[str], count: int, seed: int) -> Iterator[Utterance]:
+    """Yield training clips of Hindi by neural voices; one in six is Piper's."""
+    for number, line in enumerate(plan_lines(sentences, None, "hindi", count, seed)):
+        voice, delivery = _draw_piper(line) if number % _HINDI_PIPER_EVERY == 0 else _draw_kokoro(line)
+        yield Utterance(
+            split="train-hindi",
+            source="hindi",
+            sentence=line.text,
+            voice=voice,
+            delivery=delivery,
+            language="hi",
+        )
 
 
 def _draw_kokoro(line: Line) -> tuple[Voice, Delivery]:

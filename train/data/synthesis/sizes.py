@@ -21,6 +21,8 @@ class Sizes:
     """Training clips of Kokoro's neural voices; each takes a core four seconds."""
     piper: int = 1_200
     """Training clips of Piper's neural voice."""
+    hindi: int = 1_000
+    """Training clips of Hindi by neural voices, in a manifest of their own."""
     test: int = 150
     """Sentences held out for each test set, and as many for validation."""
 

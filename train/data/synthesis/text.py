@@ -1,4 +1,4 @@
-"""Marathi text for synthesis: installed message catalogues, a dictionary, and this package's own sentences.
+"""Text for synthesis: installed message catalogues, a dictionary, and this package's own sentences.
 
 Every source yields speakable sentences: only Devanagari words and single spaces, so that a voice says exactly
 what the transcript holds. Knows no audio.
@@ -63,6 +63,11 @@ def everyday_sentences() -> list[str]:
 def training_sentences() -> list[str]:
     """Return this package's training-only sentences, which widen the vocabulary."""
     return _own_sentences("training-mr*.txt")
+
+
+def hindi_sentences() -> list[str]:
+    """Return this package's Hindi sentences: stories, talk, news and essays, for training only."""
+    return _own_sentences("training-hi*.txt")
 
 
 def counted_words() -> list[str]:

@@ -1,7 +1,8 @@
-"""Synthetic Marathi voices of four engines: neural speakers, diphones of a human speaker, and formants.
+"""Synthetic voices of four engines: neural speakers, diphones of a human speaker, and formants.
 
 A voice is a name with ranges of pitch and speed; `speak` turns a sentence into 16 kHz samples. The voices in
-`TEST_VOICES` and `NEURAL_TEST_VOICES` are never used for training. Knows no manifests.
+`TEST_VOICES` and `NEURAL_TEST_VOICES` are never used for training. Knows no manifests. All speak Marathi; all but
+festival speak Hindi too.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ class Voice:
     name: str
     engine: Literal["espeak", "festival", "kokoro", "piper"]
     variant: str = ""
-    """espeak-ng's variant, the part after `mr+`; or Kokoro's speaker or mixture."""
+    """espeak-ng's variant, the part after the language and `+`; or Kokoro's speaker or mixture."""
     formant_shift: float = 1.0
     """Factor on all frequencies, tempo unchanged: a longer (< 1) or shorter (> 1) vocal tract."""
 
@@ -114,8 +115,14 @@ PIPER_VOICES = [
 """One speaker at six vocal tract lengths, for training only."""
 
 
-def speak(sentence: str, voice: Voice, delivery: Delivery) -> Samples | None:
+def speak(sentence: str, voice: Voice, delivery: Delivery, language: str = "mr") -> Samples | None:
     """Return the sentence as samples (n_samples,) at 16 kHz, or None where the synthesiser failed on it.
+
+    Args:
+        sentence: Bare words in Devanagari.
+        voice: Who speaks.
+        delivery: How it is said.
+        language: Whose pronunciation, by Whisper's code: `mr` or `hi`.
 
     Raises:
         DataError: The synthesiser is not installed, or its model cannot be fetched.
@@ -123,7 +130,7 @@ def speak(sentence: str, voice: Voice, delivery: Delivery) -> Samples | None:
     # Shifting formants by resampling also changes the tempo, so the voice speaks at a corrected pace.
     speed = delivery.speed / voice.formant_shift
     try:
-        spoken = _SAY[voice.engine](sentence, voice, delivery, speed)
+        spoken = _SAY[voice.engine](sentence, voice, delivery, speed, language)
     except FileNotFoundError as error:
         raise DataError(f"{error.filename} is not installed: {SYSTEM_DEPS_HINT}") from error
     except subprocess.TimeoutExpired:
@@ -137,8 +144,10 @@ def speak(sentence: str, voice: Voice, delivery: Delivery) -> Samples | None:
     return _trimmed(samples)
 
 
-def _say_espeak(sentence: str, voice: Voice, delivery: Delivery, speed: float) -> tuple[Samples, int] | None:
-    command = ["espeak-ng", "-v", f"mr+{voice.variant}", "--stdout", "-s", f"{155 * speed:.0f}"]
+def _say_espeak(
+    sentence: str, voice: Voice, delivery: Delivery, speed: float, language: str
+) -> tuple[Samples, int] | None:
+    command = ["espeak-ng", "-v", f"{language}+{voice.variant}", "--stdout", "-s", f"{155 * speed:.0f}"]
     command += ["-p", f"{50 + 35 * delivery.pitch:.0f}", "-m"]  # -m: the text is SSML
     spoken = f'<prosody range="{60 + 80 * delivery.liveliness:.0f}%">{sentence}</prosody>'
     run = subprocess.run([*command, "--", spoken], capture_output=True, timeout=_TIMEOUT_S, check=False)
@@ -146,9 +155,11 @@ def _say_espeak(sentence: str, voice: Voice, delivery: Delivery, speed: float) -
 
 
 def _say_festival(
-    sentence: str, voice: Voice, delivery: Delivery, speed: float
+    sentence: str, voice: Voice, delivery: Delivery, speed: float, language: str
 ) -> tuple[Samples, int] | None:
-    """Run festival once per sentence, because it crashes on some."""
+    """Run festival once per sentence, because it crashes on some; its voice knows Marathi alone."""
+    if language != "mr":
+        return None
     f0_mean_hz, f0_std_hz = 120 + 25 * delivery.pitch, 8 + 14 * delivery.liveliness
     with tempfile.TemporaryDirectory() as scratch:
         wav, script = Path(scratch) / "out.wav", Path(scratch) / "say.scm"
@@ -164,15 +175,19 @@ def _say_festival(
         return _read_wav(wav.read_bytes()) if wav.is_file() else None
 
 
-def _say_kokoro(sentence: str, voice: Voice, delivery: Delivery, speed: float) -> tuple[Samples, int] | None:
-    return kokoro.say(sentence, voice.variant, speed)
+def _say_kokoro(
+    sentence: str, voice: Voice, delivery: Delivery, speed: float, language: str
+) -> tuple[Samples, int] | None:
+    return kokoro.say(sentence, voice.variant, speed, language)
 
 
-def _say_piper(sentence: str, voice: Voice, delivery: Delivery, speed: float) -> tuple[Samples, int] | None:
-    return piper.say(sentence, speed, delivery.liveliness)
+def _say_piper(
+    sentence: str, voice: Voice, delivery: Delivery, speed: float, language: str
+) -> tuple[Samples, int] | None:
+    return piper.say(sentence, speed, delivery.liveliness, language)
 
 
-_SAY: dict[str, Callable[[str, Voice, Delivery, float], tuple[Samples, int] | None]] = {
+_SAY: dict[str, Callable[[str, Voice, Delivery, float, str], tuple[Samples, int] | None]] = {
     "espeak": _say_espeak,
     "festival": _say_festival,
     "kokoro": _say_kokoro,

@@ -164,3 +164,20 @@ def test_who_waits_for_leave_to_send_is_refused_without_it(serve, wait_until, sp
     with socket.create_connection(running.address, timeout=30) as connection:
         connection.sendall(POST + b"Expect: 100-continue\r\nContent-Length: 2000\r\n\r\n")
         assert status_of(connection) == 413
+
+
+UPGRADE = (
+    b"GET /v1/listen HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+    b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+)
+
+
+def test_a_socket_begins_only_after_what_came_before_it_is_answered(shared):
+    with socket.create_connection(shared.address, timeout=30) as connection:
+        connection.sendall(HEAD + b"\r\n" + UPGRADE)
+        assert status_of(connection) is None, "nothing of either answer may reach the other"
+    with socket.create_connection(shared.address, timeout=30) as connection:
+        connection.sendall(HEAD + b"\r\n")
+        assert status_of(connection) == 200
+        connection.sendall(UPGRADE)
+        assert status_of(connection) == 101

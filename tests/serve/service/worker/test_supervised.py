@@ -227,6 +227,7 @@ def test_an_adapter_that_ends_the_process_is_lost_and_the_others_come_back(
     wait_for_another(engine, pid)
     assert engine.decode(windows(log_mels)) == before
     assert engine.decode(windows(log_mels, replace(MARATHI, adapter="other"))) == kept
+    assert [key for key in ("other", "deadly") if engine.has_lost(key)] == ["deadly"]
     with pytest.raises(EngineError):
         engine.decode(windows(log_mels, replace(MARATHI, adapter="deadly")))
 

@@ -15,12 +15,12 @@ from serve.audio.samples import SAMPLE_RATE
 from train.data.manifest import load_samples, read_manifest
 
 FIELDS = ("audio", "text", "language", "duration_s", "voice", "kind", "source")
-NEURAL = {"train-neural", "valid-neural", "test-neural"}
+NEURAL = {"train-neural", "valid-neural", "test-neural", "train-hindi"}
 ROOT = Path(__file__).parents[4]
 
 
 def build(directory, **sizes):
-    amounts = dict.fromkeys(("everyday", "catalogue", "exchanged", "words", "kokoro", "piper"), 0) | sizes
+    amounts = dict.fromkeys(("everyday", "catalogue", "exchanged", "words", "kokoro", "piper", "hindi"), 0) | sizes
     flags = [word for name, amount in amounts.items() for word in (f"--{name}", str(amount))]
     command = [sys.executable, "-m", "train.command_line", "data", "--output-dir", str(directory), *flags]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=600)
@@ -51,11 +51,12 @@ def test_clips_are_what_the_manifests_say(corpus):
 
 @pytest.mark.slow
 def test_neural_clips_are_what_their_manifests_say(tmp_path):
-    run = build(tmp_path, kokoro=1, piper=1, test=1)
+    run = build(tmp_path, kokoro=1, piper=1, hindi=2, test=1)
     assert run.returncode == 0, run.stderr
     assert "train-neural: 2 clips" in run.stdout
     assert {file.stem for file in tmp_path.glob("*.jsonl")} == NEURAL
     manifests_are_true(tmp_path, *NEURAL)
+    assert {clip.language for clip in read_manifest(tmp_path / "train-hindi.jsonl")} == {"hi"}
     assert kinds_of(tmp_path / "train-neural.jsonl") == {"kokoro": "neural", "piper": "neural"}
 
 

@@ -33,3 +33,11 @@ def test_affricates_are_dental_in_some_words_and_never_before_front_vowels():
 def test_words_that_differ_in_marathi_differ_in_what_is_said(pair):
     first, second = (pronounce(word) for word in pair.split())
     assert first != second
+
+
+def test_every_sound_of_hindi_is_one_that_both_neural_engines_know_and_none_is_a_marathi_affricate():
+    heard = pronounce(" ".join(text.hindi_sentences()[::10]), "hi")
+    assert len(set(heard)) > 35
+    assert kokoro.unknown_sounds(heard) == set()
+    assert piper.unknown_sounds(heard) == set()
+    assert not set("ʦʣ") & set(heard)

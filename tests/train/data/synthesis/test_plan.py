@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 
@@ -11,7 +12,9 @@ from train.data.synthesis.plan import plan_corpus
 from train.data.synthesis.sizes import Sizes
 from train.data.synthesis.voices import NEURAL_TEST_VOICES, NEURAL_VALID_VOICES, TEST_VOICES, TRAIN_VOICES
 
-WHOLE = Sizes(everyday=4100, catalogue=1500, exchanged=9500, words=3500, kokoro=3000, piper=600, test=150)
+WHOLE = Sizes(
+    everyday=4100, catalogue=1500, exchanged=9500, words=3500, kokoro=3000, piper=600, hindi=1200, test=150
+)
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +52,7 @@ def test_the_seed_fixes_the_plan(plan):
 
 
 def test_more_training_text_leaves_the_test_sets_as_they_are(plan):
-    few = Sizes(everyday=100, catalogue=50, exchanged=0, words=0, kokoro=10, piper=5, test=150)
+    few = Sizes(everyday=100, catalogue=50, exchanged=0, words=0, kokoro=10, piper=5, hindi=3, test=150)
     smaller = plan_corpus(few, seed=0)
     for split in ("test-everyday", "test-catalogue", "valid", "test-neural", "valid-neural"):
         assert of(smaller, split) == of(plan, split)
@@ -95,6 +98,20 @@ def test_the_first_neural_clips_are_a_sample_of_all(plan):
 
 
 def test_neural_voices_alone_need_no_message_catalogue_and_leave_other_manifests_out():
-    alone = Sizes(everyday=0, catalogue=0, exchanged=0, words=0, kokoro=16, piper=4, test=10)
+    alone = Sizes(everyday=0, catalogue=0, exchanged=0, words=0, kokoro=16, piper=4, hindi=0, test=10)
     splits = Counter(u.split for u in plan_corpus(alone, seed=0))
     assert splits == {"train-neural": 20, "test-neural": 10, "valid-neural": 10}
+
+
+def test_hindi_is_spoken_by_training_voices_in_a_split_and_a_language_of_its_own(plan):
+    hindi = of(plan, "train-hindi")
+    assert len(hindi) == 1200 and {u.language for u in hindi} == {"hi"}
+    assert {u.language for u in plan if u.split != "train-hindi"} == {"mr"}
+    assert Counter(u.voice.engine for u in hindi) == {"kokoro": 1000, "piper": 200}
+    heard = {speaker for u in hindi if u.voice.engine == "kokoro" for speaker, _ in parts_of(u.voice.variant)}
+    assert heard == set(TRAIN_SPEAKERS)
+
+
+def test_the_same_words_in_another_language_are_another_clip(plan):
+    hindi = of(plan, "train-hindi")[0]
+    assert hindi.clip_name != replace(hindi, language="mr").clip_name
