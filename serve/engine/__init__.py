@@ -218,7 +218,7 @@ class Engine(Protocol):
         """Free an adapter once no running batch uses it. The key is invalid afterwards."""
 
     def has_lost(self, key: str) -> bool:
-        """Return whether an adapter that was loaded is there no longer: its process could not load it again."""
+        """Return whether a loaded adapter is gone: a new process could not load it again."""
         return False
 
     def bytes_to_load(self, options: DecodingOptions) -> int:

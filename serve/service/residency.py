@@ -189,7 +189,7 @@ class Residency:
         return entry.is_loaded and not self._engine.has_lost(entry.facts.adapter_key)
 
     def _forget(self, entry: Entry) -> int:
-        """Note that an adapter is no longer loaded; return the bytes that it took, to give back to the budget."""
+        """Note that an adapter is no longer loaded; return the bytes that it took of the budget."""
         with self.changed:
             n_bytes, entry.is_loaded, entry.n_bytes = entry.n_bytes, False, 0
             self._resident.discard(entry)

@@ -292,7 +292,7 @@ class SupervisedEngine(Engine):
             raise StartupError(f"the engine's process ended while it loaded the model: {how}") from error
 
     def _load_again(self, process: WorkerProcess, adapter: str | None, method: str, *arguments: Any) -> None:
-        """Load what the process before held; an adapter that cannot be loaded is lost, and fails nothing else.
+        """Load what the process before held; an adapter that cannot be loaded is lost (`has_lost`).
 
         Raises:
             EngineLost: The process ended of it; the next one is started without.
