@@ -74,6 +74,7 @@ def forms(sound: bytes) -> list[bytes]:
         form(sound, **{"timestamp_granularities[]": "word", "model": "whisper-1", "temperature": "0.2"}),
         form(sound, model="whisper-1", stream="true", prompt="नमस्कार", chunking_strategy="auto"),
         form(sound, language="auto", format="srt", word_timestamps="true", hotwords="श्रोता"),
+        form(sound, language="en", prompt="Shrota listens"),  # loads the model that knows all tokens
     ]
 
 
