@@ -2,12 +2,13 @@
 
 Users send clips one after the other, and wait as long as `Retry-After` says where they are refused. With
 `rate_per_user`, each sends at that rate, whatever it is told and however long answers take, until an answer
-takes longer than a user's turn.
+takes longer than a user's turn; their first turns are spread over one period, for else all would send at once.
 """
 
 from __future__ import annotations
 
 import json
+import random
 import sys
 import time
 from pathlib import Path
@@ -30,11 +31,16 @@ def run_phase(
     answers: list[list[float]] = []
     begun = time.perf_counter()
     turn = iter(range(sys.maxsize))
+    chance = random.Random(0)
 
     class Client(FastHttpUser):
         host = address
         wait_time = constant_throughput(rate_per_user) if rate_per_user else constant(0)
         network_timeout = connection_timeout = 120.0
+
+        def on_start(self) -> None:
+            if rate_per_user:
+                gevent.sleep(chance.uniform(0, 1 / rate_per_user))
 
         @task
         def transcribe(self) -> None:

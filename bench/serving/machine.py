@@ -35,6 +35,7 @@ def write_record(record: Mapping[str, Any], path: Path) -> None:
     """Write a record as JSON, a list of numbers on one line."""
     text = json.dumps(record, ensure_ascii=False, indent=1)
     text = _NUMBERS.sub(lambda found: " ".join(found[0].split()), text)
+    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text + "\n", encoding="utf-8")
 
 
