@@ -2,7 +2,7 @@
 
 Users send clips one after the other, and wait as long as `Retry-After` says where they are refused. With
 `rate_per_user`, each sends at that rate, whatever it is told and however long answers take, until an answer
-takes longer than a user's turn; their first turns are spread over one period, for else all would send at once.
+takes longer than a user's turn. Their first turns are spread over one period, else all would send at once.
 """
 
 from __future__ import annotations
