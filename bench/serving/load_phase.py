@@ -1,8 +1,8 @@
 """One phase of the load test, in a process of its own, because locust patches sockets and threads for gevent.
 
 Users send clips one after the other, and wait as long as `Retry-After` says where they are refused. With
-`rate_per_user`, each sends at that rate, whatever it is told and however long answers take, until an answer
-takes longer than a user's turn. Their first turns are spread over one period, else all would send at once.
+`rate_per_user`, each sends at about that rate, whatever it is told: it waits between half and one and a half
+of its turn after each answer, and begins at a random time of its first turn, so that not all send at once.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 
 import gevent
-from locust import FastHttpUser, constant, constant_throughput, task
+from locust import FastHttpUser, between, constant, task
 from locust.env import Environment
 
 STOP_S = 30.0
@@ -35,7 +35,7 @@ def run_phase(
 
     class Client(FastHttpUser):
         host = address
-        wait_time = constant_throughput(rate_per_user) if rate_per_user else constant(0)
+        wait_time = between(0.5 / rate_per_user, 1.5 / rate_per_user) if rate_per_user else constant(0)
         network_timeout = connection_timeout = 120.0
 
         def on_start(self) -> None:
