@@ -37,7 +37,7 @@ TRAIN_SPEAKERS = (
 
 _SAMPLE_RATE = 24_000
 _MAX_SOUNDS = 509  # a speaker has one style vector for each number of phonemes
-_HINDI_WEIGHT = 6  # drawn more often than others: their vowels and stops are nearest to Marathi, or are those of Hindi
+_HINDI_WEIGHT = 6  # drawn more often than others: their vowels and stops are nearest to Marathi
 _MIXED_SHARE = 0.5  # of training clips that use a mixture, which sounds like a further speaker
 
 

@@ -1,8 +1,8 @@
 """Synthetic voices of four engines: neural speakers, diphones of a human speaker, and formants.
 
 A voice is a name with ranges of pitch and speed; `speak` turns a sentence into 16 kHz samples. The voices in
-`TEST_VOICES` and `NEURAL_TEST_VOICES` are never used for training. Knows no manifests. All speak Marathi; all but
-festival speak Hindi too.
+`TEST_VOICES` and `NEURAL_TEST_VOICES` are never used for training. All speak Marathi, and all but
+festival Hindi. Knows no manifests.
 """
 
 from __future__ import annotations

@@ -20,7 +20,9 @@ ROOT = Path(__file__).parents[4]
 
 
 def build(directory, **sizes):
-    amounts = dict.fromkeys(("everyday", "catalogue", "exchanged", "words", "kokoro", "piper", "hindi"), 0) | sizes
+    amounts = (
+        dict.fromkeys(("everyday", "catalogue", "exchanged", "words", "kokoro", "piper", "hindi"), 0) | sizes
+    )
     flags = [word for name, amount in amounts.items() for word in (f"--{name}", str(amount))]
     command = [sys.executable, "-m", "train.command_line", "data", "--output-dir", str(directory), *flags]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=600)
