@@ -152,7 +152,7 @@ class PlainHttpProtocol(HttpToolsProtocol):
                     if all(each.response_complete for each in self._cycles):
                         self._stop_write_timer()  # the socket has limits of its own
                         self.handle_websocket_upgrade()
-                    else:  # else that answer would fall among the socket's frames
+                    else:  # that answer would fall among the socket's frames
                         self._refuse(400, "a request before the WebSocket's is not answered yet")
                     return
                 if self.parser.get_method() == b"CONNECT":  # has no path, so it cannot be parsed again

@@ -179,8 +179,7 @@ class SupervisedEngine(Engine):
 
     def unload_adapter(self, key: str) -> None:
         with self._changed:
-            self._adapters.pop(key, None)
-            self._made_ready = {each: None for each in self._made_ready if each.adapter != key}
+            self._forget(key)
             process = self._alive()
         if process is not None:
             with suppress(EngineLost):  # which has unloaded it as well
@@ -301,11 +300,16 @@ class SupervisedEngine(Engine):
             process.call(method, *arguments)
         except ShrotaError as error:
             _log.error("worker.adapter_lost", adapter=adapter, error=str(error))
-            if adapter is not None:
-                self._adapters.pop(adapter, None)
-            self._made_ready = {each: None for each in self._made_ready if each.adapter != adapter}
+            if isinstance(error, EngineLost) or method == "load_adapter":
+                self._forget(adapter)
             if isinstance(error, EngineLost):
                 raise
+
+    def _forget(self, adapter: str | None) -> None:
+        """Load neither an adapter nor what was made ready for it again; None stands for the base model's."""
+        if adapter is not None:
+            self._adapters.pop(adapter, None)
+        self._made_ready = {each: None for each in self._made_ready if each.adapter != adapter}
 
     def _supervise(self, process: WorkerProcess) -> None:
         """Replace the process whenever it ends, until the engine is closed."""
