@@ -45,8 +45,8 @@ command = Command(
     "data",
     read=read_corpus,
     run=build,
-    about="Build a synthetic Marathi corpus, and some Hindi, from installed text and voices.\n\nA stopped build"
-    " resumes when the same command is given again. A size of 0 leaves a kind out.",
+    about="Build a synthetic Marathi corpus, with some Hindi, from installed text and voices.\n\nA build"
+    " that was stopped resumes when the same command is given again. A size of 0 leaves a kind out.",
     examples="""\
 shrota data --output-dir data/mr
 shrota data --output-dir data/tiny --everyday 40 --catalogue 0 --exchanged 0 --kokoro 20 --hindi 0
