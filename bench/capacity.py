@@ -1,13 +1,15 @@
 """Check the model of `shrota capacity` against a real service: predicted and measured latency and throughput.
 
-    python bench/capacity.py                       # about five minutes
+    python bench/capacity.py                       # twelve minutes
     python bench/capacity.py --again               # the model has changed: measure nothing, predict anew
     python bench/capacity.py --clips 6 --seconds 10 --manifest data/mr/test-neural.jsonl   # does it work?
 
-Starts `python -m serve` on the shipped adapter. Measures with one set of clips: each sent alone, then by
-two, four and eight clients at once; the model is fitted to that. Then other clips arrive at random (Poisson)
-at 30, 60 and 85 % of what eight clients got, and the model, which is not touched again, predicts the
-latencies of the same arrivals. Writes bench/capacity.json, which `shrota capacity --measured` reads.
+Starts `python -m serve` on the shipped adapter. A machine is not equally fast for minutes, so short rounds
+alternate between what the model is fitted to and what it has to predict. To one half of the clips it is
+fitted: some are sent alone with pauses, some by two, four and eight clients at once, some at random (Poisson)
+at 45 % of what eight clients got at first. The other half arrives at random at 30, 60 and 85 %, and the
+model, which is not touched again, predicts the latencies of the same arrivals. The means of all rounds are
+compared. Writes bench/capacity.json, which `shrota capacity --measured` reads.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
+import statistics
 import sys
 import tempfile
 import threading
@@ -32,6 +35,7 @@ import numpy as np  # noqa: E402
 from prometheus_client.parser import text_string_to_metric_families  # noqa: E402
 from rich import box  # noqa: E402
 from rich.console import Console  # noqa: E402
+from rich.progress import Progress, TimeElapsedColumn  # noqa: E402
 from rich.table import Table  # noqa: E402
 
 from bench.serving.children import Service, service  # noqa: E402
@@ -40,14 +44,22 @@ from bench.serving.recordings import Recording, short_clips  # noqa: E402
 from bench.serving.setup import DATA, SHIPPED, Setup, required  # noqa: E402
 from serve.remote.capacity import traffic  # noqa: E402
 from serve.remote.capacity.endpoint import outcome, simulate  # noqa: E402
-from serve.remote.capacity.fitting import Alone, fit_concurrency, fit_prices  # noqa: E402
+from serve.remote.capacity.fitting import Alone, Arrivals, Clients, fit_concurrency, fit_prices  # noqa: E402
 from serve.remote.capacity.instance import Instance, Request  # noqa: E402
 from serve.remote.capacity.options import CapacityOptions  # noqa: E402
 from serve.remote.capacity.service_time import ServiceTime, Shape  # noqa: E402
 
 LOADS = (0.3, 0.6, 0.85)
+FITTED_LOAD = 0.45
 JUDGED = ("p95_s", "throughput_per_s")
 CLIENTS = (2, 4, 8)
+ROUNDS = 8
+CLIPS_OF_ROUND = 24
+"""Clips that each number of clients sends in a round."""
+DRAWS = 20
+"""Simulations of the same arrivals, in which the machine's speed and the recordings' tokens differ."""
+PAUSE_S = 0.3
+"""Mean pause before a clip that is sent alone; traffic has pauses too, in which caches grow cold."""
 LEAST_ARRIVALS = 20
 LONGEST_S = 14.0
 WANTED = 0.15
@@ -78,36 +90,46 @@ def counters(target: Service) -> Counters:
     return Counters(*(values[f"shrota_{name}"] for name in (*names, "engine_workers")))
 
 
+def work_done(before: Counters, after: Counters) -> dict[str, float]:
+    """Return what the engine did between two readings of its counters."""
+    return {
+        name: value
+        for name, value in zip(Counters._fields, np.subtract(after, before).tolist(), strict=True)
+        if name != "n_workers"
+    }
+
+
 def send(target: Service, body: bytes) -> int:
     """Post a clip; return the status."""
     return target.client.post("/invocations", content=body).status_code
 
 
-def send_alone(target: Service, clip: Recording) -> Alone:
+def send_alone(target: Service, clip: Recording, rng: np.random.Generator) -> Alone:
     """Send a clip while nothing else runs; return what it took."""
-    body, before = clip.path.read_bytes(), counters(target)
-    started = time.perf_counter()
+    body = clip.path.read_bytes()
+    time.sleep(float(rng.exponential(PAUSE_S)))
+    before, started = counters(target), time.perf_counter()
     assert send(target, body) == 200
     latency_s = time.perf_counter() - started
-    n_batches, window_s, n_tokens, busy_s, _ = np.subtract(counters(target), before).tolist()
+    done = work_done(before, counters(target))
     return Alone(
         audio_s=clip.duration_s,
         latency_s=latency_s,
-        busy_s=busy_s,
-        window_s=window_s,
-        n_tokens=round(n_tokens),
-        n_batches=round(n_batches),
+        busy_s=done["busy_s"],
+        window_s=done["window_s"],
+        n_tokens=round(done["n_tokens"]),
+        n_batches=round(done["n_batches"]),
     )
 
 
-def closed_loop_per_s(target: Service, clips: Sequence[Recording], n_clients: int) -> float:
-    """Send clips, each client its next one after an answer; return how many were answered in a second."""
+def clients_s(target: Service, clips: Sequence[Recording], n_clients: int) -> float:
+    """Send clips, each client its next one after an answer; return the seconds until the last answer."""
     bodies = [clip.path.read_bytes() for clip in clips]
     with ThreadPoolExecutor(n_clients) as pool:
         started = time.perf_counter()
         statuses = list(pool.map(lambda body: send(target, body), bodies))
     assert set(statuses) == {200}, statuses
-    return len(clips) / (time.perf_counter() - started)
+    return time.perf_counter() - started
 
 
 def send_at(target: Service, arrivals: Sequence[tuple[float, Recording]]) -> list[Request]:
@@ -132,44 +154,59 @@ def send_at(target: Service, arrivals: Sequence[tuple[float, Recording]]) -> lis
     return requests
 
 
-def measure(target: Service, clips: Sequence[Recording]) -> dict[str, Any]:
-    """Send clips alone, then by several clients at once; return what that took."""
-    alone = [send_alone(target, clip) for clip in clips]
-    per_s = {str(n): closed_loop_per_s(target, repeated(clips), n) for n in CLIENTS}
-    n_workers = int(counters(target).n_workers)
-    return {
-        "alone": [dataclasses.asdict(each) for each in alone],
-        "clients_per_s": per_s,
-        "n_workers": n_workers,
-    }
+def divide(clips: Sequence[Recording]) -> tuple[list[Recording], list[Recording]]:
+    """Return clips to fit to and clips to predict, each in an order without meaning."""
+    order = np.random.default_rng(0).permutation(len(clips)).tolist()
+    return [clips[i] for i in order[::2]], [clips[i] for i in order[1::2]]
 
 
-def repeated(clips: Sequence[Any]) -> list[Any]:
-    """Return what the clients send."""
-    return [*clips, *clips]
+def of_round(clips: Sequence[Any], number: int) -> list[Any]:
+    """Return the clips that clients send in a round."""
+    return [clips[(number * CLIPS_OF_ROUND + i) % len(clips)] for i in range(CLIPS_OF_ROUND)]
 
 
-def fit(measurement: dict[str, Any], n_threads: int, facts: dict[str, Any]) -> tuple[ServiceTime, Shape]:
+def fit(
+    measurement: dict[str, Any],
+    clips: Sequence[Recording],
+    facts: dict[str, Any],
+    n_threads: int,
+    seconds: float,
+) -> tuple[ServiceTime, Shape]:
     """Fit the model to a measurement.
 
     Args:
-        n_threads: CPU threads of the service.
+        clips: Those that it was measured with.
         facts: The artifact's manifest.
+        n_threads: CPU threads of the service.
+        seconds: Length of the arrivals of a round.
     """
     alone = [Alone(**each) for each in measurement["alone"]]
     prices = fit_prices(
         alone, dynamic=facts["encoder_context"] == "dynamic", margin_s=facts["window_margin_s"]
     )
+    known = {clip.path: each.recording for clip, each in zip(clips, alone, strict=True)}
+    recordings = [known[clip.path] for clip in clips]
+    clients, arrivals, s_per_token = [], [], []
+    for number, found in enumerate(measurement["rounds"]):
+        sent = of_round(recordings, number)
+        clients += [
+            Clients(n_clients=int(n), clips=sent, elapsed_s=elapsed_s)
+            for n, elapsed_s in found["clients_s"].items()
+        ]
+        came = draw_arrivals(clips, measurement["rate_per_s"], seconds, number)
+        timed = [(when_s, known[clip.path]) for when_s, clip in came]
+        arrivals.append(Arrivals(arrivals=timed, latency_s=found["mean_latency_s"]))
+        s_per_token.append(sum(found["clients_s"].values()) / sum(each.n_tokens or 0 for each in sent))
+    spread = float(np.std(np.log(s_per_token), ddof=1))
     shape = Shape(n_workers=measurement["n_workers"], cores=n_threads)
-    per_s = {int(n): value for n, value in measurement["clients_per_s"].items()}
-    return fit_concurrency(prices, shape, repeated([each.recording for each in alone]), per_s)
+    return fit_concurrency(dataclasses.replace(prices, speed_spread=spread), shape, clients, arrivals)
 
 
 def draw_arrivals(
-    clips: Sequence[Recording], rate_per_s: float, seconds: float
+    clips: Sequence[Recording], rate_per_s: float, seconds: float, number: int
 ) -> list[tuple[float, Recording]]:
-    """Return Poisson arrivals, the same ones for the same rate: (seconds, clip)."""
-    rng = np.random.default_rng(round(1_000 * rate_per_s))
+    """Return the Poisson arrivals of a round, the same ones for the same rate: (seconds, clip)."""
+    rng = np.random.default_rng([round(1_000 * rate_per_s), number])
     order = itertools.cycle(rng.permutation(len(clips)))
     count = max(LEAST_ARRIVALS, round(seconds * rate_per_s))
     times_s = np.cumsum(rng.exponential(1 / rate_per_s, count)).tolist()
@@ -179,29 +216,46 @@ def draw_arrivals(
 def predict(
     model: tuple[ServiceTime, Shape], arrivals: Sequence[tuple[float, Recording]]
 ) -> dict[str, float]:
-    """Return what the model says of arrivals."""
+    """Return what the model says of arrivals: the means over what the machine's speed may be meanwhile."""
     rules = CapacityOptions().rules
-    found = simulate(
-        lambda env: Instance(env, *model, rules),
-        1,
-        [(when_s, traffic.Recording(clip.duration_s)) for when_s, clip in arrivals],
-        until_s=arrivals[-1][0] + 1e-6,
-    )
-    return dataclasses.asdict(found)
+    outcomes = [
+        simulate(
+            lambda env, seed=seed: Instance(env, *model, rules, seed),  # type: ignore[misc]
+            1,
+            [(when_s, traffic.Recording(clip.duration_s)) for when_s, clip in arrivals],
+            until_s=arrivals[-1][0] + 1e-6,
+        )
+        for seed in range(DRAWS)
+    ]
+    found = [dataclasses.asdict(each) for each in outcomes]
+    return {name: mean_of(found, name) for name in found[0]}
 
 
 def send_all(target: Service, arrivals: Sequence[tuple[float, Recording]]) -> dict[str, float]:
     """Send arrivals to the service, and return what became of them."""
-    return dataclasses.asdict(outcome(send_at(target, arrivals), 0.0, arrivals[-1][0] + 1e-6, 1.0))
+    requests = send_at(target, arrivals)
+    mean_s = statistics.fmean(each.latency_s for each in requests if not each.is_refused)
+    found = outcome(requests, 0.0, arrivals[-1][0] + 1e-6, 1.0)
+    return {**dataclasses.asdict(found), "mean_s": mean_s}
 
 
 def compare(
     model: tuple[ServiceTime, Shape], clips: Sequence[Recording], seconds: float, found: dict[str, Any]
 ) -> dict[str, Any]:
-    """Return a load's measured figures beside the predicted ones, and their differences."""
-    predicted = predict(model, draw_arrivals(clips, found["rate_per_s"], seconds))
-    off = {name: predicted[name] / found["measured"][name] - 1 for name in ("p50_s", *JUDGED)}
+    """Return a load's measured figures beside the predicted ones, and how far their means differ."""
+    predicted = [
+        predict(model, draw_arrivals(clips, found["rate_per_s"], seconds, number))
+        for number in range(len(found["measured"]))
+    ]
+    off = {
+        name: mean_of(predicted, name) / mean_of(found["measured"], name) - 1 for name in ("p50_s", *JUDGED)
+    }
     return {**found, "predicted": predicted, "off": off}
+
+
+def mean_of(rounds: Sequence[dict[str, float]], name: str) -> float:
+    """Return the mean of a figure over the rounds."""
+    return statistics.fmean(each[name] for each in rounds)
 
 
 @click.command(context_settings={"show_default": True})
@@ -209,8 +263,8 @@ def compare(
 @click.option("--model-dir", type=FILE, default=SHIPPED)
 @click.option("--engine", default="ctranslate2")
 @click.option("--threads", default=2, help="CPU threads of the service.")
-@click.option("--clips", default=24, help="Clips to measure with; as many others arrive at random.")
-@click.option("--seconds", default=60.0, help="Length of the traffic at each load.")
+@click.option("--clips", default=75, help="Clips to fit the model to; as many others are predicted.")
+@click.option("--seconds", default=15.0, help="Length of the traffic at each load in a round.")
 @click.option("--out", type=FILE, default=ROOT / "bench" / "capacity.json")
 @click.option("--again", is_flag=True, help="Measure nothing: fit and predict anew what --out holds.")
 def main(
@@ -239,8 +293,9 @@ def main(
         record = json.loads(out.read_bytes()) if again else begin_record(threads)
         if not again:
             record |= measured_figures(setup, chosen, seconds)
-        model = fit(record["measurement"], threads, facts)
-        compared = [compare(model, chosen[1::2], seconds, found) for found in record["compared"]]
+        fitted, others = divide(chosen)
+        model = fit(record["measurement"], fitted, facts, threads, seconds)
+        compared = [compare(model, others, seconds, found) for found in record["compared"]]
     record |= {
         "service_time": dataclasses.asdict(model[0]),
         "shape": dataclasses.asdict(model[1]),
@@ -252,18 +307,38 @@ def main(
 
 
 def measured_figures(setup: Setup, chosen: Sequence[Recording], seconds: float) -> dict[str, Any]:
-    """Run the service: half of the clips to fit the model to, then the others at each load."""
-    with service(setup) as target:
-        for clip in chosen[:2]:
-            send(target, clip.path.read_bytes())
-        measurement = measure(target, chosen[::2])
-        sustained_per_s = measurement["clients_per_s"][str(max(CLIENTS))]
-        compared = []
-        for load in LOADS:
-            rate_per_s = load * sustained_per_s
-            measured = send_all(target, draw_arrivals(chosen[1::2], rate_per_s, seconds))
-            compared.append({"load": load, "rate_per_s": rate_per_s, "measured": measured})
-    return {"measurement": measurement, "compared": compared}
+    """Run the service: in each round half of the clips to fit the model to, then the others at each load."""
+    rng = np.random.default_rng(len(chosen))
+    fitted, others = divide(chosen)
+    alone: dict[int, Alone] = {}
+    rounds: list[dict[str, Any]] = []
+    measured: dict[float, list[dict[str, float]]] = {load: [] for load in LOADS}
+    progress = Progress(*Progress.get_default_columns(), TimeElapsedColumn(), console=Console(stderr=True))
+    with service(setup) as target, progress:
+        n_workers = int(counters(target).n_workers)
+        clients_s(target, chosen, max(CLIENTS))  # to warm up
+        full_per_s = len(chosen) / clients_s(target, chosen, max(CLIENTS))
+        for number in progress.track(range(ROUNDS), description="rounds"):
+            for index in range(number, len(fitted), ROUNDS):
+                alone[index] = send_alone(target, fitted[index], rng)
+            sent = of_round(fitted, number)
+            elapsed_s = {str(n): clients_s(target, sent, n) for n in CLIENTS}
+            came = send_all(target, draw_arrivals(fitted, FITTED_LOAD * full_per_s, seconds, number))
+            rounds.append({"clients_s": elapsed_s, "mean_latency_s": came["mean_s"]})
+            for load, outcomes in measured.items():
+                outcomes.append(send_all(target, draw_arrivals(others, load * full_per_s, seconds, number)))
+    return {
+        "measurement": {
+            "alone": [dataclasses.asdict(alone[index]) for index in range(len(fitted))],
+            "rounds": rounds,
+            "rate_per_s": FITTED_LOAD * full_per_s,
+            "n_workers": n_workers,
+        },
+        "compared": [
+            {"load": load, "rate_per_s": load * full_per_s, "measured": outcomes}
+            for load, outcomes in measured.items()
+        ],
+    }
 
 
 def show(compared: Sequence[dict[str, Any]]) -> None:
@@ -283,7 +358,7 @@ def show(compared: Sequence[dict[str, Any]]) -> None:
     for each in compared:
         cells = [f"{each['load']:.0%}", f"{each['rate_per_s']:.2f}"]
         for name in JUDGED:
-            cells += [f"{each[side][name]:.2f}" for side in ("predicted", "measured")]
+            cells += [f"{mean_of(each[side], name):.2f}" for side in ("predicted", "measured")]
             cells.append(f"{each['off'][name]:+.0%}")
         table.add_row(*cells)
     Console().print(table)

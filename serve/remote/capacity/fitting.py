@@ -1,8 +1,8 @@
-"""Fit an instance to a measurement of a real service: clips sent alone, then by several clients at once.
+"""Fit an instance to a measurement of a real service: clips sent alone, by clients, and at random times.
 
 The prices of work come from the clips sent alone. How many cores' worth of work gets done at a time, and how
-much of a batch's work its windows share, show only in throughput: both are chosen so that simulated clients
-get what the real ones got.
+much of a batch's work its windows share, show only where requests meet: both are chosen so that simulated
+clients get what the real ones got, and that requests at random times take as long.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -58,6 +58,7 @@ def fit_prices(alone: Sequence[Alone], *, dynamic: bool, margin_s: float) -> Ser
         s_per_window_s=s_per_window_s,
         s_per_token=s_per_token,
         tokens_per_s=sum(each.n_tokens for each in alone) / sum(each.audio_s for each in alone),
+        tokens_spread=float(np.std([math.log(max(1, each.n_tokens) / each.audio_s) for each in alone])),
         dynamic=dynamic,
         margin_s=margin_s,
     )
@@ -81,36 +82,66 @@ def _speech_share(time: ServiceTime, alone: Sequence[Alone]) -> float:
     return float(brentq(surplus_s, 0.1, 1.0, xtol=1e-3)) if surplus_s(0.1) < 0 else 0.1
 
 
+@dataclass(frozen=True, kw_only=True)
+class Clients:
+    """What some clients got, each of which sent its next clip after an answer."""
+
+    n_clients: int
+    clips: Sequence[Recording]
+    """What they sent, in this order."""
+    elapsed_s: float
+    """Seconds until the last answer."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arrivals:
+    """How long requests took that came at their own times."""
+
+    arrivals: Sequence[tuple[float, Recording]]
+    """When each came, in seconds, and what it was."""
+    latency_s: float
+    """Their mean latency, in seconds."""
+
+
 def fit_concurrency(
-    time: ServiceTime, shape: Shape, clips: Sequence[Recording], per_s: Mapping[int, float]
+    time: ServiceTime, shape: Shape, clients: Sequence[Clients], arrivals: Sequence[Arrivals] = ()
 ) -> tuple[ServiceTime, Shape]:
     """Choose the cores, and the share of a batch's work that its windows share.
 
+    Each number of clients counts once, and so do all arrivals together: by the logarithm of simulated over
+    measured seconds.
+
     Args:
         shape: Has as many cores as threads.
-        clips: What the clients sent, in this order.
-        per_s: Number of clients -> clips answered in a second.
     """
+    groups = [[each for each in clients if each.n_clients == n] for n in {each.n_clients for each in clients}]
 
     def model(cores: float, shared: float) -> tuple[ServiceTime, Shape]:
-        return dataclasses.replace(time, shared=shared), dataclasses.replace(shape, cores=cores)
+        steady = dataclasses.replace(time, shared=shared, speed_spread=0.0)
+        return steady, dataclasses.replace(shape, cores=cores)
 
     def misfit(point: Sequence[float]) -> float:
         modelled = model(*map(float, point))
-        return sum(
-            math.log(closed_loop_per_s(*modelled, clips, n_clients) / measured) ** 2
-            for n_clients, measured in per_s.items()
-        )
+        ratios = [
+            sum(clients_s(*modelled, each.clips, each.n_clients) for each in group)
+            / sum(each.elapsed_s for each in group)
+            for group in groups
+        ]
+        if arrivals:
+            simulated_s = sum(mean_latency_s(*modelled, each.arrivals) for each in arrivals)
+            ratios.append(simulated_s / sum(each.latency_s for each in arrivals))
+        return sum(math.log(ratio) ** 2 for ratio in ratios)
 
     bounds = [(0.5, max(1.0, shape.cores)), (0.0, 1.0)]
     starts = itertools.product(np.linspace(*bounds[0], 5).tolist(), (0.1, 0.5, 0.9))
     start = min(starts, key=misfit)
     found = minimize(misfit, start, method="Nelder-Mead", bounds=bounds, options={"maxfev": 60})
-    return model(*found.x.tolist())
+    fitted, fitted_shape = model(*found.x.tolist())
+    return dataclasses.replace(fitted, speed_spread=time.speed_spread), fitted_shape
 
 
-def closed_loop_per_s(time: ServiceTime, shape: Shape, clips: Sequence[Recording], n_clients: int) -> float:
-    """Return how many clips are answered in a second if each client sends its next one after an answer."""
+def clients_s(time: ServiceTime, shape: Shape, clips: Sequence[Recording], n_clients: int) -> float:
+    """Simulate clients, each of which sends its next clip after an answer; return the seconds it takes."""
     env = simpy.Environment()
     instance = Instance(env, time, shape, Rules(admission=Admission(max_requests=n_clients)))
     left = iter(clips)
@@ -120,4 +151,18 @@ def closed_loop_per_s(time: ServiceTime, shape: Shape, clips: Sequence[Recording
             yield env.process(instance.serve(Request(clip, env.now)))
 
     env.run(simpy.AllOf(env, [env.process(client()) for _ in range(n_clients)]))
-    return len(clips) / float(env.now)
+    return float(env.now)
+
+
+def mean_latency_s(time: ServiceTime, shape: Shape, arrivals: Sequence[tuple[float, Recording]]) -> float:
+    """Simulate requests that come at their times, none of which is refused; return their mean latency."""
+    env = simpy.Environment()
+    instance = Instance(env, time, shape, Rules(admission=Admission(max_requests=len(arrivals))))
+    requests = [Request(recording, when_s) for when_s, recording in arrivals]
+
+    def arrive(request: Request) -> Generator[simpy.Event, Any, None]:
+        yield env.timeout(request.arrived_s)
+        yield env.process(instance.serve(request))
+
+    env.run(simpy.AllOf(env, [env.process(arrive(each)) for each in requests]))
+    return float(np.mean([each.latency_s for each in requests]))

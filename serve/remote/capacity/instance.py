@@ -6,8 +6,9 @@ import heapq
 import itertools
 import math
 from collections import deque
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,7 @@ from serve.engine.scheduling.fair_queue import BatchLimits, Call, FairQueue, Lin
 from serve.engine.scheduling.scheduler import WINDOWS_AHEAD
 from serve.errors import Overloaded
 from serve.pipeline import SPARE_TOKENS, TOKENS_PER_S
-from serve.remote.capacity.service_time import ServiceTime, Shape
+from serve.remote.capacity.service_time import STRETCH_S, ServiceTime, Shape
 from serve.remote.capacity.traffic import Recording
 
 LONG_BYTES = 1 << 20
@@ -32,8 +33,18 @@ _NO_TIME_S = 1e-9
 class Cores:
     """Cores that all work shares equally: with more work than cores, each piece slows down."""
 
-    def __init__(self, env: simpy.Environment, cores: float) -> None:
+    def __init__(
+        self, env: simpy.Environment, cores: float, draw_slowness: Callable[[], float] | None = None
+    ) -> None:
+        """Start without work.
+
+        Args:
+            draw_slowness: Returns how much longer all work takes in the next `STRETCH_S`; None is always 1.
+        """
         self._env, self._cores = env, cores
+        self._draw_slowness = draw_slowness or (lambda: 1.0)
+        self._slowness = self._draw_slowness()
+        self._changes_s = STRETCH_S if draw_slowness else math.inf  # when the slowness does
         self._served_s, self._updated_s = 0.0, 0.0  # work that each piece has had, and when that was
         self._ends: list[tuple[float, int, simpy.Event]] = []  # by the `_served_s` at which they end
         self._numbers = itertools.count()
@@ -48,19 +59,23 @@ class Cores:
         return done
 
     def _pace(self) -> float:
-        return min(1.0, self._cores / len(self._ends))
+        return min(1.0, self._cores / len(self._ends)) / self._slowness
 
     def _update(self) -> None:
         if self._ends:
             self._served_s += (self._env.now - self._updated_s) * self._pace()
         self._updated_s = self._env.now
+        while self._changes_s <= self._env.now + _NO_TIME_S:
+            self._slowness = self._draw_slowness()
+            self._changes_s += STRETCH_S
 
     def _wake_later(self) -> None:
         self._plan += 1
         if self._ends:
             plan = self._plan
             left_s = max(0.0, self._ends[0][0] - self._served_s) / self._pace()
-            self._env.timeout(left_s).callbacks.append(lambda _: self._wake(plan))
+            until_s = min(left_s, self._changes_s - self._env.now)
+            self._env.timeout(until_s).callbacks.append(lambda _: self._wake(plan))
 
     def _wake(self, plan: int) -> None:
         if plan != self._plan:
@@ -109,11 +124,15 @@ class Rules:
 class Instance:
     """A service in an environment."""
 
-    def __init__(self, env: simpy.Environment, time: ServiceTime, shape: Shape, rules: Rules) -> None:
-        """Start idle."""
+    def __init__(
+        self, env: simpy.Environment, time: ServiceTime, shape: Shape, rules: Rules, seed: int = 0
+    ) -> None:
+        """Start idle; `seed` fixes the tokens of recordings and the machine's speed, where they differ."""
         self._env, self._time, self._rules = env, time, rules
-        self._cores = Cores(env, shape.cores)
-        self._engine = Cores(env, 1.0) if shape.on_gpu else self._cores
+        self._rng = np.random.default_rng(seed)
+        draw = partial(self._draw, time.speed_spread) if time.speed_spread else None
+        self._cores = Cores(env, shape.cores, draw)
+        self._engine = Cores(env, 1.0, draw) if shape.on_gpu else self._cores
         limits = BatchLimits()
         self._queue = FairQueue(rules.largest_batch or limits.largest(shape.largest_batch), limits.target_s)
         self._n_workers = self._n_idle = shape.n_workers
@@ -151,10 +170,16 @@ class Instance:
         request.answered_s = self._env.now
 
     def _tokens(self, recording: Recording, n_windows: int) -> Sequence[int]:
-        """Return the number of tokens of each window, the recording's own divided evenly."""
-        usual = self._time.tokens_per_s * self._time.speech_share * recording.audio_s
-        total = round(usual) if recording.n_tokens is None else recording.n_tokens
+        """Return the number of tokens of each window, the recording's own or drawn ones divided evenly."""
+        total = recording.n_tokens
+        if total is None:
+            usual = self._time.tokens_per_s * self._time.speech_share * recording.audio_s
+            total = round(usual * self._draw(self._time.tokens_spread))
         return [total * (n + 1) // n_windows - total * n // n_windows for n in range(n_windows)]
+
+    def _draw(self, spread: float) -> float:
+        """Return a factor with a mean of 1."""
+        return float(self._rng.lognormal(-(spread**2) / 2, spread))
 
     def _enqueue(self, line: Line, speech_s: float, n_tokens: int) -> simpy.Event:
         n_frames = round(self._time.window_s(speech_s) * FRAMES_PER_S)

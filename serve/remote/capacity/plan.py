@@ -8,6 +8,7 @@ which is simulated once for each of some loads.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
@@ -76,13 +77,14 @@ class Planner:
         self._audio_s = manifest_durations(options.manifest) if options.manifest else None
         self._curve = DailyCurve(options.peak_factor)
         self.in_flight = cache(self._in_flight)
+        self._seeds = itertools.count()
 
     def _durations(self, *seed: int) -> Durations:
         rng = np.random.default_rng([self._options.seed, *seed])
         return Durations(rng, self._audio_s, self._options.mean_s, self._options.spread)
 
     def _make(self, env: simpy.Environment) -> Instance:
-        return Instance(env, self._time, self.shape, self._options.rules)
+        return Instance(env, self._time, self.shape, self._options.rules, seed=next(self._seeds))
 
     @cached_property
     def mean_audio_s(self) -> float:

@@ -16,6 +16,9 @@ from serve.engine import CPU_BATCH, GPU_BATCH, BatchSize
 from serve.errors import ConfigError
 from serve.pipeline import ServingFacts
 
+STRETCH_S = 10.0
+"""Time in which a machine keeps its speed, in seconds."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class ServiceTime:
@@ -38,6 +41,12 @@ class ServiceTime:
     """The part of a token's work that windows of one batch share, from 0 to 1."""
     tokens_per_s: float = 14.5
     """Tokens of a second of speech."""
+    tokens_spread: float = 0.0
+    """How much recordings differ in that: the standard deviation of its logarithm. The window with the most
+    tokens decides how long a batch takes."""
+    speed_spread: float = 0.0
+    """How much the machine's speed differs from one `STRETCH_S` to the next: the standard deviation of its
+    logarithm. Neighbours on the same host share its caches, memory and heat."""
     speech_share: float = 0.933
     """The part of a recording that its windows hold; pauses are left out."""
     dynamic: bool = True

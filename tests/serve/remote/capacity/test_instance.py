@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import numpy as np
@@ -162,3 +163,26 @@ def test_long_requests_leave_places_to_short_ones():
 
 def test_a_long_body_is_what_the_service_calls_long():
     assert LONG_BYTES == SMALL_BYTES
+
+
+def test_a_machine_whose_speed_differs_does_as_much_but_keeps_requests_waiting_longer():
+    def outcomes(spread):
+        time = dataclasses.replace(ONLY_TOKENS, speed_spread=spread)
+        rules = Rules(admission=Admission(max_requests=10_000), largest_batch=BatchSize(1, 32.0))
+        shape = Shape(n_workers=1, cores=1)
+        rng = np.random.default_rng(0)
+        arrivals = poisson(rng, 7.0, 3_000, lambda: Recording(1.0, TOKENS_PER_S // 10))
+        return simulate(lambda env: Instance(env, time, shape, rules), 1, arrivals, until_s=3_000)
+
+    steady, unsteady = outcomes(0.0), outcomes(0.2)
+    assert unsteady.throughput_per_s == pytest.approx(steady.throughput_per_s, rel=0.01)
+    assert unsteady.p50_s == pytest.approx(steady.p50_s, rel=0.25)
+    assert unsteady.p95_s > 1.5 * steady.p95_s
+
+
+def test_recordings_whose_tokens_differ_have_the_usual_ones_in_the_mean():
+    time = dataclasses.replace(ServiceTime(), tokens_spread=0.3)
+    instance = Instance(simpy.Environment(), time, Shape(), Rules(admission=Admission()))
+    drawn = [sum(instance._tokens(Recording(4.0), 1)) for _ in range(4_000)]
+    assert np.mean(drawn) == pytest.approx(time.tokens_per_s * time.speech_share * 4.0, rel=0.02)
+    assert np.std(np.log(drawn)) == pytest.approx(0.3, rel=0.05)
