@@ -6,10 +6,10 @@
 
 Starts `python -m serve` on the shipped adapter. A machine is not equally fast for minutes, so short rounds
 alternate between what the model is fitted to and what it has to predict. To one half of the clips it is
-fitted: some are sent alone with pauses, some by two, four and eight clients at once, some at random (Poisson)
-at 45 % of what eight clients got at first. The other half arrives at random at 30, 60 and 85 %, and the
-model, which is not touched again, predicts the latencies of the same arrivals. The means of all rounds are
-compared. Writes bench/capacity.json, which `shrota capacity --measured` reads.
+fitted: some are sent alone with pauses, some by two clients, some at random (Poisson) at 45 and at 75 % of
+what eight clients got at first. The other half arrives at random at 30, 60 and 85 %, and the model, which is
+not touched again, predicts the latencies of the same arrivals. The means of all rounds are compared. Writes
+bench/capacity.json, which `shrota capacity --measured` reads.
 """
 
 from __future__ import annotations
@@ -50,12 +50,16 @@ from serve.remote.capacity.options import CapacityOptions  # noqa: E402
 from serve.remote.capacity.service_time import ServiceTime, Shape  # noqa: E402
 
 LOADS = (0.3, 0.6, 0.85)
-FITTED_LOAD = 0.45
+FITTED_LOADS = (0.45, 0.75)
 JUDGED = ("p95_s", "throughput_per_s")
-CLIENTS = (2, 4, 8)
+CLIENTS = 2
+"""Clients that the model is fitted to: few, since many get their answers together, and their next clips fill
+batches as random arrivals do not."""
+FULL = 8
+"""Clients whose rate of answers is called full load."""
 ROUNDS = 8
 CLIPS_OF_ROUND = 24
-"""Clips that each number of clients sends in a round."""
+"""Clips that the clients send in a round."""
 DRAWS = 20
 """Simulations of the same arrivals, in which the machine's speed and the recordings' tokens differ."""
 PAUSE_S = 0.3
@@ -189,14 +193,12 @@ def fit(
     clients, arrivals, s_per_token = [], [], []
     for number, found in enumerate(measurement["rounds"]):
         sent = of_round(recordings, number)
-        clients += [
-            Clients(n_clients=int(n), clips=sent, elapsed_s=elapsed_s)
-            for n, elapsed_s in found["clients_s"].items()
-        ]
-        came = draw_arrivals(clips, measurement["rate_per_s"], seconds, number)
-        timed = [(when_s, known[clip.path]) for when_s, clip in came]
-        arrivals.append(Arrivals(arrivals=timed, latency_s=found["mean_latency_s"]))
-        s_per_token.append(sum(found["clients_s"].values()) / sum(each.n_tokens or 0 for each in sent))
+        clients.append(Clients(n_clients=CLIENTS, clips=sent, elapsed_s=found["clients_s"]))
+        s_per_token.append(found["clients_s"] / sum(each.n_tokens or 0 for each in sent))
+        for rate_per_s, latency_s in zip(measurement["rates_per_s"], found["mean_latency_s"], strict=True):
+            came = draw_arrivals(clips, rate_per_s, seconds, number)
+            timed = [(when_s, known[clip.path]) for when_s, clip in came]
+            arrivals.append(Arrivals(rate_per_s=rate_per_s, arrivals=timed, latency_s=latency_s))
     spread = float(np.std(np.log(s_per_token), ddof=1))
     shape = Shape(n_workers=measurement["n_workers"], cores=n_threads)
     return fit_concurrency(dataclasses.replace(prices, speed_spread=spread), shape, clients, arrivals)
@@ -264,7 +266,7 @@ def mean_of(rounds: Sequence[dict[str, float]], name: str) -> float:
 @click.option("--engine", default="ctranslate2")
 @click.option("--threads", default=2, help="CPU threads of the service.")
 @click.option("--clips", default=75, help="Clips to fit the model to; as many others are predicted.")
-@click.option("--seconds", default=15.0, help="Length of the traffic at each load in a round.")
+@click.option("--seconds", default=12.0, help="Length of the traffic at each load in a round.")
 @click.option("--out", type=FILE, default=ROOT / "bench" / "capacity.json")
 @click.option("--again", is_flag=True, help="Measure nothing: fit and predict anew what --out holds.")
 def main(
@@ -316,22 +318,22 @@ def measured_figures(setup: Setup, chosen: Sequence[Recording], seconds: float) 
     progress = Progress(*Progress.get_default_columns(), TimeElapsedColumn(), console=Console(stderr=True))
     with service(setup) as target, progress:
         n_workers = int(counters(target).n_workers)
-        clients_s(target, chosen, max(CLIENTS))  # to warm up
-        full_per_s = len(chosen) / clients_s(target, chosen, max(CLIENTS))
+        clients_s(target, chosen, FULL)  # to warm up
+        full_per_s = len(chosen) / clients_s(target, chosen, FULL)
+        rates_per_s = [load * full_per_s for load in FITTED_LOADS]
         for number in progress.track(range(ROUNDS), description="rounds"):
             for index in range(number, len(fitted), ROUNDS):
                 alone[index] = send_alone(target, fitted[index], rng)
-            sent = of_round(fitted, number)
-            elapsed_s = {str(n): clients_s(target, sent, n) for n in CLIENTS}
-            came = send_all(target, draw_arrivals(fitted, FITTED_LOAD * full_per_s, seconds, number))
-            rounds.append({"clients_s": elapsed_s, "mean_latency_s": came["mean_s"]})
+            elapsed_s = clients_s(target, of_round(fitted, number), CLIENTS)
+            came = [send_all(target, draw_arrivals(fitted, each, seconds, number)) for each in rates_per_s]
+            rounds.append({"clients_s": elapsed_s, "mean_latency_s": [each["mean_s"] for each in came]})
             for load, outcomes in measured.items():
                 outcomes.append(send_all(target, draw_arrivals(others, load * full_per_s, seconds, number)))
     return {
         "measurement": {
             "alone": [dataclasses.asdict(alone[index]) for index in range(len(fitted))],
             "rounds": rounds,
-            "rate_per_s": FITTED_LOAD * full_per_s,
+            "rates_per_s": rates_per_s,
             "n_workers": n_workers,
         },
         "compared": [

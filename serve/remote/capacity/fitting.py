@@ -95,8 +95,9 @@ class Clients:
 
 @dataclass(frozen=True, kw_only=True)
 class Arrivals:
-    """How long requests took that came at their own times."""
+    """How long requests took that came at random times."""
 
+    rate_per_s: float
     arrivals: Sequence[tuple[float, Recording]]
     """When each came, in seconds, and what it was."""
     latency_s: float
@@ -108,13 +109,15 @@ def fit_concurrency(
 ) -> tuple[ServiceTime, Shape]:
     """Choose the cores, and the share of a batch's work that its windows share.
 
-    Each number of clients counts once, and so do all arrivals together: by the logarithm of simulated over
+    Each number of clients counts once, and so does each rate of arrivals: by the logarithm of simulated over
     measured seconds.
 
     Args:
         shape: Has as many cores as threads.
     """
     groups = [[each for each in clients if each.n_clients == n] for n in {each.n_clients for each in clients}]
+    rates_per_s = {each.rate_per_s for each in arrivals}
+    traffic = [[each for each in arrivals if each.rate_per_s == rate_per_s] for rate_per_s in rates_per_s]
 
     def model(cores: float, shared: float) -> tuple[ServiceTime, Shape]:
         steady = dataclasses.replace(time, shared=shared, speed_spread=0.0)
@@ -127,9 +130,11 @@ def fit_concurrency(
             / sum(each.elapsed_s for each in group)
             for group in groups
         ]
-        if arrivals:
-            simulated_s = sum(mean_latency_s(*modelled, each.arrivals) for each in arrivals)
-            ratios.append(simulated_s / sum(each.latency_s for each in arrivals))
+        ratios += [
+            sum(mean_latency_s(*modelled, each.arrivals) for each in group)
+            / sum(each.latency_s for each in group)
+            for group in traffic
+        ]
         return sum(math.log(ratio) ** 2 for ratio in ratios)
 
     bounds = [(0.5, max(1.0, shape.cores)), (0.0, 1.0)]
