@@ -7,6 +7,7 @@ from pathlib import Path
 
 import matplotlib
 from matplotlib.figure import Figure
+from matplotlib.ticker import StrMethodFormatter
 
 from serve.errors import ConfigError
 from serve.remote.capacity.plan import LoadPoint, VolumePlan
@@ -14,6 +15,7 @@ from serve.remote.capacity.plan import LoadPoint, VolumePlan
 VOLUMES, LATENCY = "capacity-volumes.png", "capacity-latency.png"
 _BLUE, _RED = "#2563a8", "#c44e52"
 _DPI = 120
+_PLAIN = StrMethodFormatter("{x:,g}")  # 1,000 instead of a power of ten
 
 
 def write_pictures(directory: Path, plans: Sequence[VolumePlan], curve: Sequence[LoadPoint]) -> None:
@@ -39,13 +41,16 @@ def draw_volumes(plans: Sequence[VolumePlan]) -> Figure:
     hours = [each.hours for each in plans]
     axes.loglog(hours, [each.peak_instances for each in plans], "o-", color=_BLUE)
     axes.set(xlabel="hours of audio a day")
+    axes.xaxis.set_major_formatter(_PLAIN)
+    axes.yaxis.set_major_formatter(_PLAIN)
     axes.set_ylabel("instances at the peak", color=_BLUE)
     axes.grid(alpha=0.3)
     costs = [each.cost_per_hour for each in plans if each.cost_per_hour is not None]
     if costs:
         right = axes.twinx()
-        right.loglog(hours, costs, "s--", color=_RED)
+        right.semilogy(hours, costs, "s--", color=_RED)
         right.set_ylabel("cost of an hour of audio", color=_RED)
+        right.yaxis.set_major_formatter(_PLAIN)
     return figure
 
 

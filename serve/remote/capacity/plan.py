@@ -116,7 +116,8 @@ class Planner:
         """Simulate instances at a constant load, relative to the sustainable one."""
         rate_per_s = load * self.sustained_per_s * n_instances
         sample_s = LEAST_REQUESTS / rate_per_s
-        return self._sample(rate_per_s, sample_s, n_instances, None, (2, n_instances, round(1_000 * load)))
+        # The same recordings in the same order at every load, so that loads differ by nothing else.
+        return self._sample(rate_per_s, sample_s, n_instances, None, (2, n_instances))
 
     def _sample(
         self,
@@ -127,6 +128,7 @@ class Planner:
         seed: Sequence[int],
     ) -> Outcome:
         from_s = _WARM_SHARE * sample_s
+        self._seeds = itertools.count()
         rng, draw = np.random.default_rng([self._options.seed, 3, *seed]), self._durations(4, *seed)
         arrivals = poisson(rng, rate_per_s, from_s + sample_s, draw)
         run = partial(simulate, self._make, n_instances, arrivals, from_s=from_s, until_s=from_s + sample_s)

@@ -27,27 +27,27 @@ class ServiceTime:
     The defaults are those of `bench/capacity.json`: whisper-base with the shipped adapter on two cores.
     """
 
-    request_s: float = 0.0187
+    request_s: float = 0.012
     """Work for a request whatever its length, in seconds."""
-    prepare_s_per_audio_s: float = 0.00194
+    prepare_s_per_audio_s: float = 0.0028
     """Work to decode a second of sound, find speech and compute features, in seconds."""
-    batch_s: float = 0.0267
+    batch_s: float = 0.0
     """Work for a batch whatever is in it, in seconds."""
-    s_per_window_s: float = 0.00837
+    s_per_window_s: float = 0.0109
     """Work to encode a second of window, padding included, in seconds."""
-    s_per_token: float = 0.00455
+    s_per_token: float = 0.00444
     """Work for a token of a window that is decoded alone, in seconds."""
-    shared: float = 0.586
+    shared: float = 0.682
     """The part of a token's work that windows of one batch share, from 0 to 1."""
-    tokens_per_s: float = 14.5
+    tokens_per_s: float = 14.7
     """Tokens of a second of speech."""
-    tokens_spread: float = 0.0
+    tokens_spread: float = 0.163
     """How much recordings differ in that: the standard deviation of its logarithm. The window with the most
     tokens decides how long a batch takes."""
-    speed_spread: float = 0.0
+    speed_spread: float = 0.0704
     """How much the machine's speed differs from one `STRETCH_S` to the next: the standard deviation of its
     logarithm. Neighbours on the same host share its caches, memory and heat."""
-    speech_share: float = 0.933
+    speech_share: float = 0.942
     """The part of a recording that its windows hold; pauses are left out."""
     dynamic: bool = True
     """Whether windows are as long as the speech in them; false is 30 s."""
@@ -96,7 +96,7 @@ class Shape:
 
     n_workers: int = 2
     """Batches that its engine decodes at a time."""
-    cores: float = 1.76
+    cores: float = 1.51
     """Full cores' worth of work that gets done at a time; two threads of one core do less than two cores."""
     on_gpu: bool = False
     """Whether batches run on a GPU, and leave the cores to everything else."""
