@@ -1,6 +1,6 @@
 """Check the model of `shrota capacity` against a real service: predicted and measured latency and throughput.
 
-    python bench/capacity.py                       # twelve minutes
+    python bench/capacity.py                       # eleven minutes
     python bench/capacity.py --again               # the model has changed: measure nothing, predict anew
     python bench/capacity.py --clips 6 --seconds 10 --manifest data/mr/test-neural.jsonl   # does it work?
 
@@ -35,13 +35,13 @@ import numpy as np  # noqa: E402
 from prometheus_client.parser import text_string_to_metric_families  # noqa: E402
 from rich import box  # noqa: E402
 from rich.console import Console  # noqa: E402
-from rich.progress import Progress, TimeElapsedColumn  # noqa: E402
 from rich.table import Table  # noqa: E402
 
 from bench.serving.children import Service, service  # noqa: E402
 from bench.serving.machine import begin_record, write_record  # noqa: E402
 from bench.serving.recordings import Recording, short_clips  # noqa: E402
 from bench.serving.setup import DATA, SHIPPED, Setup, required  # noqa: E402
+from serve.config.progress import progress_bar  # noqa: E402
 from serve.remote.capacity import traffic  # noqa: E402
 from serve.remote.capacity.endpoint import outcome, simulate  # noqa: E402
 from serve.remote.capacity.fitting import Alone, Arrivals, Clients, fit_concurrency, fit_prices  # noqa: E402
@@ -63,7 +63,7 @@ CLIPS_OF_ROUND = 24
 DRAWS = 20
 """Simulations of the same arrivals, in which the machine's speed and the recordings' tokens differ."""
 PAUSE_S = 0.3
-"""Mean pause before a clip that is sent alone; traffic has pauses too, in which caches grow cold."""
+"""Mean pause before a clip that is sent alone, in seconds; traffic has pauses too."""
 LEAST_ARRIVALS = 20
 LONGEST_S = 14.0
 WANTED = 0.15
@@ -189,7 +189,7 @@ def fit(
         alone, dynamic=facts["encoder_context"] == "dynamic", margin_s=facts["window_margin_s"]
     )
     known = {clip.path: each.recording for clip, each in zip(clips, alone, strict=True)}
-    recordings = [known[clip.path] for clip in clips]
+    recordings = [each.recording for each in alone]
     clients, arrivals, s_per_token = [], [], []
     for number, found in enumerate(measurement["rounds"]):
         sent = of_round(recordings, number)
@@ -315,13 +315,12 @@ def measured_figures(setup: Setup, chosen: Sequence[Recording], seconds: float) 
     alone: dict[int, Alone] = {}
     rounds: list[dict[str, Any]] = []
     measured: dict[float, list[dict[str, float]]] = {load: [] for load in LOADS}
-    progress = Progress(*Progress.get_default_columns(), TimeElapsedColumn(), console=Console(stderr=True))
-    with service(setup) as target, progress:
+    with service(setup) as target, progress_bar("measuring", ROUNDS, "rounds") as advance:
         n_workers = int(counters(target).n_workers)
         clients_s(target, chosen, FULL)  # to warm up
         full_per_s = len(chosen) / clients_s(target, chosen, FULL)
         rates_per_s = [load * full_per_s for load in FITTED_LOADS]
-        for number in progress.track(range(ROUNDS), description="rounds"):
+        for number in range(ROUNDS):
             for index in range(number, len(fitted), ROUNDS):
                 alone[index] = send_alone(target, fitted[index], rng)
             elapsed_s = clients_s(target, of_round(fitted, number), CLIENTS)
@@ -329,6 +328,7 @@ def measured_figures(setup: Setup, chosen: Sequence[Recording], seconds: float) 
             rounds.append({"clients_s": elapsed_s, "mean_latency_s": [each["mean_s"] for each in came]})
             for load, outcomes in measured.items():
                 outcomes.append(send_all(target, draw_arrivals(others, load * full_per_s, seconds, number)))
+            advance()
     return {
         "measurement": {
             "alone": [dataclasses.asdict(alone[index]) for index in range(len(fitted))],

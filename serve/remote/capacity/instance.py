@@ -34,17 +34,16 @@ class Cores:
     """Cores that all work shares equally: with more work than cores, each piece slows down."""
 
     def __init__(
-        self, env: simpy.Environment, cores: float, draw_slowness: Callable[[], float] | None = None
+        self, env: simpy.Environment, cores: float, draw_slowness: Callable[[], float] = lambda: 1.0
     ) -> None:
         """Start without work.
 
         Args:
-            draw_slowness: Returns how much longer all work takes in the next `STRETCH_S`; None is always 1.
+            draw_slowness: Returns how many times as long all work takes in the next `STRETCH_S`.
         """
         self._env, self._cores = env, cores
-        self._draw_slowness = draw_slowness or (lambda: 1.0)
-        self._slowness = self._draw_slowness()
-        self._changes_s = STRETCH_S if draw_slowness else math.inf  # when the slowness does
+        self._draw_slowness, self._slowness = draw_slowness, draw_slowness()
+        self._changes_s = env.now + STRETCH_S  # when the slowness does
         self._served_s, self._updated_s = 0.0, 0.0  # work that each piece has had, and when that was
         self._ends: list[tuple[float, int, simpy.Event]] = []  # by the `_served_s` at which they end
         self._numbers = itertools.count()
@@ -74,8 +73,8 @@ class Cores:
         if self._ends:
             plan = self._plan
             left_s = max(0.0, self._ends[0][0] - self._served_s) / self._pace()
-            until_s = min(left_s, self._changes_s - self._env.now)
-            self._env.timeout(until_s).callbacks.append(lambda _: self._wake(plan))
+            wait_s = min(left_s, self._changes_s - self._env.now)
+            self._env.timeout(wait_s).callbacks.append(lambda _: self._wake(plan))
 
     def _wake(self, plan: int) -> None:
         if plan != self._plan:
@@ -130,7 +129,7 @@ class Instance:
         """Start idle; `seed` fixes the tokens of recordings and the machine's speed, where they differ."""
         self._env, self._time, self._rules = env, time, rules
         self._rng = np.random.default_rng(seed)
-        draw = partial(self._draw, time.speed_spread) if time.speed_spread else None
+        draw = partial(self._draw, time.speed_spread)
         self._cores = Cores(env, shape.cores, draw)
         self._engine = Cores(env, 1.0, draw) if shape.on_gpu else self._cores
         limits = BatchLimits()

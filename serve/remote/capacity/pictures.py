@@ -7,7 +7,6 @@ from pathlib import Path
 
 import matplotlib
 from matplotlib.figure import Figure
-from matplotlib.ticker import StrMethodFormatter
 
 from serve.errors import ConfigError
 from serve.remote.capacity.plan import LoadPoint, VolumePlan
@@ -15,7 +14,7 @@ from serve.remote.capacity.plan import LoadPoint, VolumePlan
 VOLUMES, LATENCY = "capacity-volumes.png", "capacity-latency.png"
 _BLUE, _RED = "#2563a8", "#c44e52"
 _DPI = 120
-_PLAIN = StrMethodFormatter("{x:,g}")  # 1,000 instead of a power of ten
+_PLAIN = "{x:,.9g}"  # 1,000 instead of a power of ten
 
 
 def write_pictures(directory: Path, plans: Sequence[VolumePlan], curve: Sequence[LoadPoint]) -> None:

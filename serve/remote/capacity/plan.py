@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import simpy
 
-from serve.remote.capacity.endpoint import Outcome, Scaling, simulate
+from serve.remote.capacity.endpoint import MakeInstance, Outcome, Scaling, simulate
 from serve.remote.capacity.instance import Instance, Request
 from serve.remote.capacity.options import CapacityOptions
 from serve.remote.capacity.traffic import DAY_S, DailyCurve, Durations, manifest_durations, poisson
@@ -77,14 +77,15 @@ class Planner:
         self._audio_s = manifest_durations(options.manifest) if options.manifest else None
         self._curve = DailyCurve(options.peak_factor)
         self.in_flight = cache(self._in_flight)
-        self._seeds = itertools.count()
 
     def _durations(self, *seed: int) -> Durations:
         rng = np.random.default_rng([self._options.seed, *seed])
         return Durations(rng, self._audio_s, self._options.mean_s, self._options.spread)
 
-    def _make(self, env: simpy.Environment) -> Instance:
-        return Instance(env, self._time, self.shape, self._options.rules, seed=next(self._seeds))
+    def _maker(self) -> MakeInstance:
+        """Return what makes instances that differ in their seeds: 0, 1, ..."""
+        seeds = itertools.count()
+        return lambda env: Instance(env, self._time, self.shape, self._options.rules, seed=next(seeds))
 
     @cached_property
     def mean_audio_s(self) -> float:
@@ -98,7 +99,7 @@ class Planner:
     def sustained_per_s(self) -> float:
         """Requests that an instance answers in a second when it is never without work."""
         env, draw = simpy.Environment(), self._durations(1)
-        instance = self._make(env)
+        instance = self._maker()(env)
         answered: list[float] = []
 
         def keep_busy() -> Generator[simpy.Event, Any, None]:
@@ -128,10 +129,11 @@ class Planner:
         seed: Sequence[int],
     ) -> Outcome:
         from_s = _WARM_SHARE * sample_s
-        self._seeds = itertools.count()
         rng, draw = np.random.default_rng([self._options.seed, 3, *seed]), self._durations(4, *seed)
         arrivals = poisson(rng, rate_per_s, from_s + sample_s, draw)
-        run = partial(simulate, self._make, n_instances, arrivals, from_s=from_s, until_s=from_s + sample_s)
+        run = partial(
+            simulate, self._maker(), n_instances, arrivals, from_s=from_s, until_s=from_s + sample_s
+        )
         return run(scaling=scaling)
 
     def load_curve(self) -> list[LoadPoint]:
