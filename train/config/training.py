@@ -43,7 +43,7 @@ class TrainConfig:
     train_data: tuple[str, ...]
     """Sources of training clips: FILE.jsonl, shards:DIR, commonvoice:DIR, folder:DIR, hf:REPO, fleurs, ...
     With `?weight=3` each clip of a source is heard three times in an epoch, with `?weight=0.2` in every
-    fifth."""
+    fifth. With `?augment=0.5` every second one is augmented, the others are heard as they are."""
     valid_data: tuple[str, ...] = ()
     """Sources of validation clips, whose sentences are kept out of training. Loss and WER are measured for
     each source, and their mean over the sources selects the best adapter, so a few people count as much as

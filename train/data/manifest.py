@@ -55,6 +55,8 @@ class Clip(SpokenText, frozen=True, kw_only=True):
     """Name of its source, for tables."""
     weight: float = 1.0
     """How often the clip is heard in an epoch of training."""
+    augment: float = 1.0
+    """Probability that training may change how it sounds."""
 
 
 def read_records(path: Path, log: DropLog) -> Iterator[Record]:

@@ -9,8 +9,8 @@
     channel:NAME                   an input channel of a SageMaker training job
 
 Each may carry options: `?split=train+validation&language=mr&streaming=true&strict=false&repo=MIRROR`, and
-`&kind=people&weight=3&label=news`: who speaks, how often its clips are heard, and its name in tables. Opens
-nothing.
+`&kind=people&weight=3&augment=0.5&label=news`: who speaks, how often its clips are heard, how many of them
+augmented, and its name in tables. Opens nothing.
 """
 
 from __future__ import annotations
@@ -38,8 +38,9 @@ PRESETS = (
     "openslr64",
 )
 KINDS = ("manifest", "commonvoice", "folder", "hf", "shards", "channel")
-_OPTIONS = ("split", "language", "streaming", "strict", "repo", "kind", "weight", "label")
+_OPTIONS = ("split", "language", "streaming", "strict", "repo", "kind", "weight", "augment", "label")
 _FIELDS = {"kind": "speakers"}  # option -> field, where they differ
+_USUAL = (("streaming", False), ("weight", 1.0), ("augment", 1.0))  # not written
 MAX_WEIGHT = 1_000.0
 """Highest weight of a source."""
 
@@ -66,13 +67,15 @@ class SourceSpec:
     """Default kind of voice of its rows; None is people in corpora known for that, else unknown."""
     weight: float = 1.0
     """How often each clip is heard in an epoch of training: 3, or 0.2 for one epoch in five."""
+    augment: float = 1.0
+    """Share of its clips that the configuration's `augment` may change; the rest stay as they are."""
     label: str | None = None
     """Name in tables; None derives one. Validation sources with one label are scored together."""
 
     @property
     def clips_alone(self) -> SourceSpec:
         """The spec without the options on its use: what decides which clips these are."""
-        return replace(self, weight=1.0, label=None)
+        return replace(self, weight=1.0, augment=1.0, label=None)
 
     @property
     def name(self) -> str:
@@ -91,7 +94,7 @@ class SourceSpec:
         texts = [
             f"{name}={_as_option(value)}"
             for name, value in named.items()
-            if value is not None and (name, value) not in (("streaming", False), ("weight", 1.0))
+            if value is not None and (name, value) not in _USUAL
         ]
         head = self.location if self.kind == "preset" else f"{self.kind}:{self.location}"
         return head + (f"?{'&'.join(texts)}" if texts else "")
@@ -133,6 +136,7 @@ def parse_spec(text: str) -> SourceSpec:
         repo=values.get("repo"),
         speakers=_speakers(values.get("kind"), text),
         weight=_weight(values.get("weight", "1"), text),
+        augment=_share(values.get("augment", "1"), text),
         label=_label(values.get("label"), text),
     )
 
@@ -144,13 +148,24 @@ def _as_option(value: object) -> str:
 
 
 def _weight(written: str, text: str) -> float:
-    try:
-        weight = float(written)
-    except ValueError:
-        weight = math.nan
+    weight = _number(written)
     if not 0 < weight <= MAX_WEIGHT:
         raise DataError(f"'{text}': weight is a number above 0, and at most {MAX_WEIGHT:g}, not '{written}'")
     return weight
+
+
+def _share(written: str, text: str) -> float:
+    share = _number(written)
+    if not 0 <= share <= 1:
+        raise DataError(f"'{text}': augment is a share of the clips, from 0 to 1, not '{written}'")
+    return share
+
+
+def _number(written: str) -> float:
+    try:
+        return float(written)
+    except ValueError:
+        return math.nan
 
 
 def _label(written: str | None, text: str) -> str | None:

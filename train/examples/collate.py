@@ -118,14 +118,18 @@ class Collator:
         ]  # an example that has lost all its clips becomes one without speech
         rng = np.random.default_rng([self.config.seed, *key])
         augmenter = Augmenter(self.config.augment, rng)
-        windows = [self._wave(example, decoded, augmenter, rng) for example in batch]
+        augmenters = [augmenter if self._may_change(example, rng) else None for example in batch]
+        windows = [
+            self._wave(example, decoded, changing, rng)
+            for example, changing in zip(batch, augmenters, strict=True)
+        ]
         window_s = self._window_s(max(len(wave) for wave, _ in windows), rng)
         log_mels = []
-        for wave, _ in windows:
+        for (wave, _), changing in zip(windows, augmenters, strict=True):
             wave = wave[: round(window_s * SAMPLE_RATE)]
             log_mel = self.features.log_mel(wave, window_s)
             speech_frames = log_mel.shape[1] * len(wave) // round(window_s * SAMPLE_RATE)
-            log_mels.append(augmenter.log_mel(log_mel, speech_frames) if self.augmented else log_mel)
+            log_mels.append(changing.log_mel(log_mel, speech_frames) if changing else log_mel)
         targets = [
             self._target(example, sentences, rng)
             for example, (_, sentences) in zip(batch, windows, strict=True)
@@ -158,6 +162,12 @@ class Collator:
             kept.append(index)
         return tuple(kept)
 
+    def _may_change(self, example: ExamplePlan, rng: np.random.Generator) -> bool:
+        """Draw whether an example is augmented; of joined clips, the smallest share counts."""
+        share = min((self.clips[index].augment for index in example.clips), default=1.0)
+        # Nothing is drawn for a share of 1, so that runs without shares keep their random choices.
+        return self.augmented and (share == 1 or bool(rng.random() < share))
+
     def _decode(self, batch: Sequence[ExamplePlan]) -> dict[int, Samples]:
         """Return the samples of the batch's clips by index, without those that cannot be decoded."""
         decoded: dict[int, Samples] = {}
@@ -173,7 +183,7 @@ class Collator:
         self,
         example: ExamplePlan,
         decoded: Mapping[int, Samples],
-        augmenter: Augmenter,
+        augmenter: Augmenter | None,
         rng: np.random.Generator,
     ) -> tuple[Samples, list[Sentence]]:
         """Return an example's samples, and its sentences with their times."""
@@ -189,7 +199,7 @@ class Collator:
             sentences.append(Sentence(text=self.clips[index].text, start_s=start_s, end_s=at_s))
             pause_s = rng.uniform(*JOIN_PAUSE_S)
         samples = np.concatenate(pieces)
-        if not self.augmented:
+        if augmenter is None:
             return samples, sentences
         changed, tempo = augmenter.waveform(samples)
         # Slowed down beyond the longest window, the speech would be cut but its text would not.

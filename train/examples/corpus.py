@@ -85,7 +85,8 @@ def load_corpus(config: TrainConfig) -> Corpus:
                     filters=chosen,
                     prepare_dir=prepare_dir,
                 )
-            clips += [structs.replace(clip, source=spec.name, weight=spec.weight) for clip in found]
+            use = {"source": spec.name, "weight": spec.weight, "augment": spec.augment}
+            clips += [structs.replace(clip, **use) for clip in found]
         return clips
 
     valid = load("valid_data", "valid", filters)

@@ -37,9 +37,9 @@ def test_options_follow_a_question_mark_and_splits_are_added_with_plus():
     assert parse_spec(str(spec)) == spec
 
 
-def test_a_weight_and_a_label_say_nothing_of_which_clips_these_are():
-    spec = parse_spec("people/train.jsonl?weight=2.5&label=people&strict=true")
-    assert (spec.weight, spec.label, spec.name) == (2.5, "people", "people")
+def test_the_options_on_a_sources_use_say_nothing_of_which_clips_these_are():
+    spec = parse_spec("people/train.jsonl?weight=2.5&augment=0.25&label=people&strict=true")
+    assert (spec.weight, spec.augment, spec.label, spec.name) == (2.5, 0.25, "people", "people")
     assert parse_spec(str(spec)) == spec
     assert str(spec.clips_alone) == "manifest:people/train.jsonl?strict=true"
 
@@ -56,6 +56,8 @@ def test_a_weight_and_a_label_say_nothing_of_which_clips_these_are():
         ("fleurs?weight=0", "weight is a number above 0, and at most 1000, not '0'"),
         ("fleurs?weight=often", "weight is a number above 0"),
         ("fleurs?weight=nan", "weight is a number above 0"),
+        ("fleurs?augment=1.5", "augment is a share of the clips, from 0 to 1, not '1.5'"),
+        ("fleurs?augment=nan", "augment is a share"),
         ("fleurs?label=two words", "label is a word"),
     ],
 )

@@ -185,6 +185,17 @@ def test_validation_changes_nothing_and_adds_a_second(collator):
     np.testing.assert_allclose(batch.log_mel[0].numpy(), wanted, atol=1e-6)
 
 
+def test_as_many_clips_of_a_source_are_augmented_as_it_says(collator):
+    data = collator(augment=AugmentConfig(speed=1, speed_range=(1.5, 1.5)))
+    clip = data.clips[11]  # 1.8 s, or 1.2 s at one and a half times its speed
+
+    def faster(share):
+        data.clips = [msgspec.structs.replace(clip, augment=share)]
+        return sum(data.collate([plan(0)], (0, key)).audio_s < 1.8 for key in range(40))
+
+    assert (faster(0.0), faster(1.0)) == (0, 40) and 10 <= faster(0.5) <= 30
+
+
 def test_audio_seconds_count_no_padding(collator):
     batch = collator(augmented=False).collate([plan(0), plan(11)], (0, 0))
     assert batch.audio_s == pytest.approx(0.7 + 1.8, abs=1e-3)

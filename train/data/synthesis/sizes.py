@@ -9,17 +9,17 @@ from dataclasses import dataclass
 class Sizes:
     """How many clips of each kind to build; 0 leaves a kind out."""
 
-    everyday: int = 4_000
+    everyday: int = 9_000
     """Training clips of everyday sentences by espeak and festival."""
-    catalogue: int = 800
+    catalogue: int = 1_000
     """Training clips of message-catalogue sentences."""
-    exchanged: int = 800
+    exchanged: int = 2_500
     """Training clips of sentences with words exchanged for others of the same ending."""
-    words: int = 400
+    words: int = 500
     """Training clips of word sequences."""
-    kokoro: int = 6_000
+    kokoro: int = 4_500
     """Training clips of Kokoro's neural voices; each takes a core four seconds."""
-    piper: int = 1_200
+    piper: int = 2_000
     """Training clips of Piper's neural voice."""
     hindi: int = 1_000
     """Training clips of Hindi by neural voices, in a manifest of their own."""
