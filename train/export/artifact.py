@@ -20,15 +20,19 @@ from safetensors.torch import save_file
 from serve.engine.transformers.adapter import read_tensors
 from serve.errors import ArtifactError
 from serve.model.artifact import (
+    ADAPTER_CONFIG,
     ADAPTER_DIR,
     ADAPTER_WEIGHTS,
+    MANIFEST,
     SCHEMA_VERSION,
+    Artifact,
     BaseModel,
     Manifest,
     load_artifact,
     write_manifest,
 )
 from serve.model.base_model import base_fingerprint
+from serve.model.durable_write import put_in_place
 from serve.model.scripts import scripts_of
 from serve.service.known_sound import text_of_known_sound
 from serve.service.loading import load_pipeline
@@ -36,6 +40,9 @@ from train.config import TrainConfig
 from train.errors import ExportError
 from train.export.directories import replace_directory
 from train.loop.loop import Outcome
+
+START_DIR = "start"
+"""Beside the checkpoints: the adapter that the run continued."""
 
 
 def export_artifact(
@@ -58,10 +65,11 @@ def export_artifact(
     target = config.output_dir / "artifact"
     building = config.output_dir / ".artifact.part"
     try:
+        start = _kept_start(config)
         shutil.rmtree(building, ignore_errors=True)
         (building / ADAPTER_DIR).mkdir(parents=True)
-        _write_adapter(model, config, building / ADAPTER_DIR)
-        write_manifest(building, _manifest(base_dir, config, outcome, _scripts(config, texts), heard))
+        _write_adapter(model, config, start, building / ADAPTER_DIR)
+        write_manifest(building, _manifest(base_dir, config, outcome, start, _scripts(start, texts), heard))
         load_artifact(building)
         replace_directory(building, target)
     except (OSError, ArtifactError) as error:
@@ -102,7 +110,34 @@ def publish_artifact(artifact_dir: Path, target: Path) -> Path:
     return target
 
 
-def _write_adapter(model: PeftModel, config: TrainConfig, into: Path) -> None:
+def _kept_start(config: TrainConfig) -> Artifact | None:
+    """Return the adapter that the run continued, from a copy beside the checkpoints; None without one.
+
+    The copy is made at the first export. A run may be published over the adapter that it continued; if its
+    command is then given again, `continue_from` names the run's own result.
+
+    Raises:
+        ArtifactError: There is no adapter at `continue_from`.
+        OSError: It cannot be copied.
+    """
+    if config.continue_from is None:
+        return None
+    kept = config.checkpoints / START_DIR
+    if not kept.is_dir():
+        artifact = load_artifact(config.continue_from)
+        part = kept.with_name(f".{START_DIR}.part")
+        shutil.rmtree(part, ignore_errors=True)
+        part.mkdir(parents=True)
+        for name in (
+            (MANIFEST, ADAPTER_DIR) if artifact.kind == "artifact" else (ADAPTER_CONFIG, ADAPTER_WEIGHTS)
+        ):
+            copy = shutil.copytree if (artifact.path / name).is_dir() else shutil.copyfile
+            copy(artifact.path / name, part / name)
+        put_in_place(part, kept)
+    return load_artifact(kept)
+
+
+def _write_adapter(model: PeftModel, config: TrainConfig, start: Artifact | None, into: Path) -> None:
     trained = model.peft_config["default"]
     assert isinstance(trained, LoraConfig)
     lora = dataclasses.replace(trained, base_model_name_or_path=config.base_model, inference_mode=True)
@@ -111,35 +146,34 @@ def _write_adapter(model: PeftModel, config: TrainConfig, into: Path) -> None:
     lora.save_pretrained(str(into))
     weights = {
         name: tensor.half().contiguous()
-        for name, tensor in _averaged(get_peft_model_state_dict(model), config).items()
+        for name, tensor in _averaged(
+            get_peft_model_state_dict(model), start, config.average_with_start
+        ).items()
     }
     if not all(torch.isfinite(tensor).all() for tensor in weights.values()):
         raise ExportError("the adapter holds values that fp16 cannot: train again with a lower learning_rate")
     save_file(weights, into / ADAPTER_WEIGHTS, metadata={"format": "pt"})
 
 
-def _averaged(trained: Mapping[str, torch.Tensor], config: TrainConfig) -> dict[str, torch.Tensor]:
+def _averaged(
+    trained: Mapping[str, torch.Tensor], start: Artifact | None, share: float
+) -> dict[str, torch.Tensor]:
     """Return trained weights averaged with those that the run began from, on the CPU.
 
     Both lie on one path of training, so the mean of the weights is an adapter too, and often a better one for
     speech unlike that of the run (Wortsman et al., "Robust fine-tuning of zero-shot models", CVPR 2022).
     """
     weights = {name: tensor.detach().float().cpu() for name, tensor in trained.items()}
-    if not config.average_with_start or config.continue_from is None:
+    if not share or start is None:
         return weights
-    start = read_tensors(load_artifact(config.continue_from).adapter_dir / ADAPTER_WEIGHTS)
-    return {
-        name: torch.lerp(tensor, start[name].float(), config.average_with_start)
-        for name, tensor in weights.items()
-    }
+    begun = read_tensors(start.adapter_dir / ADAPTER_WEIGHTS)
+    return {name: torch.lerp(tensor, begun[name].float(), share) for name, tensor in weights.items()}
 
 
-def _scripts(config: TrainConfig, texts: Iterable[str]) -> tuple[str, ...] | None:
+def _scripts(start: Artifact | None, texts: Iterable[str]) -> tuple[str, ...] | None:
     """Return the scripts of all training texts, those of an adapter that was continued included."""
     found = scripts_of(texts)
-    before: tuple[str, ...] | None = ()
-    if config.continue_from is not None:
-        before = load_artifact(config.continue_from).manifest.scripts
+    before = start.manifest.scripts if start is not None else ()
     if not found or before is None:
         return None
     return tuple(sorted({*found, *before}))
@@ -149,6 +183,7 @@ def _manifest(
     base_dir: Path,
     config: TrainConfig,
     outcome: Outcome,
+    start: Artifact | None,
     scripts: tuple[str, ...] | None,
     heard: Sequence[Mapping[str, Any]],
 ) -> Manifest:
@@ -179,21 +214,20 @@ def _manifest(
             "learning_rate": config.learning_rate,
             "seed": config.seed,
             "heard": [dict(row) for row in heard],
-            "continued_from": _lineage(config.continue_from),
+            "continued_from": _lineage(start),
             "average_with_start": config.average_with_start,
         },
     )
 
 
-def _lineage(continued_from: Path | None) -> dict[str, Any] | None:
+def _lineage(start: Artifact | None) -> dict[str, Any] | None:
     """Return the training record and weights hash of the adapter that was continued; None without one."""
-    if continued_from is None:
+    if start is None:
         return None
-    artifact = load_artifact(continued_from)
-    weights = (artifact.adapter_dir / ADAPTER_WEIGHTS).read_bytes()
+    weights = (start.adapter_dir / ADAPTER_WEIGHTS).read_bytes()
     return {
-        "name": artifact.manifest.name,
-        "created": artifact.manifest.created,
+        "name": start.manifest.name,
+        "created": start.manifest.created,
         "sha256": hashlib.sha256(weights).hexdigest(),
-        "training": artifact.manifest.training,
+        "training": start.manifest.training,
     }

@@ -147,6 +147,25 @@ def test_the_mean_of_the_start_and_the_trained_weights_is_exported_where_asked(
     assert load_manifest(further).training["average_with_start"] == 0.25
 
 
+def test_a_run_published_over_what_it_continued_exports_the_same_again(
+    exported, model, tiny_config, tiny_base_dir, tmp_path
+):
+    served = publish_artifact(exported, tmp_path / "served")
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_" in name:
+                parameter += 1.0
+    config = tiny_config(continue_from=served, average_with_start=0.5, output_dir=tmp_path / "further")
+    weights, lineages = [], []
+    for _ in range(2):
+        further = export_artifact(model, tiny_base_dir, config, OUTCOME, TEXTS)
+        weights.append((further / "adapter" / "adapter_model.safetensors").read_bytes())
+        lineages.append(load_manifest(further).training["continued_from"])
+        publish_artifact(further, served)
+    assert weights[0] == weights[1] and lineages[0] == lineages[1]
+    assert load_manifest(served).training["continued_from"] == lineages[0]  # so it is not what was continued
+
+
 @pytest.mark.parametrize(
     ("changes", "named"),
     [
@@ -284,5 +303,6 @@ def test_the_scripts_of_what_was_trained_are_recorded_and_grow_with_further_trai
     assert load_manifest(artifact).scripts == ("Devanagari", "Latin")
     manifest = load_manifest(exported)
     write_manifest(exported, msgspec.structs.replace(manifest, scripts=None))  # older: nobody knows
+    further = tiny_config(continue_from=exported, output_dir=tmp_path / "later")
     artifact = export_artifact(tiny_model(further), tiny_base_dir, further, OUTCOME, TEXTS)
     assert load_manifest(artifact).scripts is None

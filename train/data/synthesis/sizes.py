@@ -17,7 +17,7 @@ class Sizes:
     """Training clips of sentences with words exchanged for others of the same ending."""
     words: int = 500
     """Training clips of word sequences."""
-    kokoro: int = 4_500
+    kokoro: int = 3_000
     """Training clips of Kokoro's neural voices; each takes a core four seconds."""
     piper: int = 2_000
     """Training clips of Piper's neural voice."""
