@@ -9,11 +9,11 @@ from dataclasses import dataclass
 class Sizes:
     """How many clips of each kind to build; 0 leaves a kind out."""
 
-    everyday: int = 9_000
+    everyday: int = 16_000
     """Training clips of everyday sentences by espeak and festival."""
     catalogue: int = 1_000
     """Training clips of message-catalogue sentences."""
-    exchanged: int = 2_500
+    exchanged: int = 10_000
     """Training clips of sentences with words exchanged for others of the same ending."""
     words: int = 500
     """Training clips of word sequences."""
