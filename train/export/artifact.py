@@ -23,7 +23,6 @@ from serve.model.artifact import (
     ADAPTER_CONFIG,
     ADAPTER_DIR,
     ADAPTER_WEIGHTS,
-    MANIFEST,
     SCHEMA_VERSION,
     Artifact,
     BaseModel,
@@ -127,12 +126,10 @@ def _kept_start(config: TrainConfig) -> Artifact | None:
         artifact = load_artifact(config.continue_from)
         part = kept.with_name(f".{START_DIR}.part")
         shutil.rmtree(part, ignore_errors=True)
-        part.mkdir(parents=True)
-        for name in (
-            (MANIFEST, ADAPTER_DIR) if artifact.kind == "artifact" else (ADAPTER_CONFIG, ADAPTER_WEIGHTS)
-        ):
-            copy = shutil.copytree if (artifact.path / name).is_dir() else shutil.copyfile
-            copy(artifact.path / name, part / name)
+        (part / ADAPTER_DIR).mkdir(parents=True)
+        for name in (ADAPTER_CONFIG, ADAPTER_WEIGHTS):
+            shutil.copyfile(artifact.adapter_dir / name, part / ADAPTER_DIR / name)
+        write_manifest(part, artifact.manifest)
         put_in_place(part, kept)
     return load_artifact(kept)
 
