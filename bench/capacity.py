@@ -193,12 +193,12 @@ def fit(
     clients, arrivals, s_per_token = [], [], []
     for number, found in enumerate(measurement["rounds"]):
         sent = of_round(recordings, number)
-        clients.append(Clients(n_clients=CLIENTS, clips=sent, elapsed_s=found["clients_s"]))
+        clients.append(Clients(n_clients=CLIENTS, clips=sent, measured_s=found["clients_s"]))
         s_per_token.append(found["clients_s"] / sum(each.n_tokens or 0 for each in sent))
         for rate_per_s, latency_s in zip(measurement["rates_per_s"], found["mean_latency_s"], strict=True):
             came = draw_arrivals(clips, rate_per_s, seconds, number)
             timed = [(when_s, known[clip.path]) for when_s, clip in came]
-            arrivals.append(Arrivals(rate_per_s=rate_per_s, arrivals=timed, latency_s=latency_s))
+            arrivals.append(Arrivals(rate_per_s=rate_per_s, arrivals=timed, measured_s=latency_s))
     spread = float(np.std(np.log(s_per_token), ddof=1))
     shape = Shape(n_workers=measurement["n_workers"], cores=n_threads)
     return fit_concurrency(dataclasses.replace(prices, speed_spread=spread), shape, clients, arrivals)

@@ -63,7 +63,7 @@ def draw_learning_curve(rows: Rows, title: str, theme: Theme = "light") -> bytes
     palette = PALETTES[theme]
     trained = [row for row in rows if row.get("loss") is not None]
     valid = [row for row in rows if "valid_loss" in row and "set" not in row]
-    figure, axes = _canvas(palette, 4.5)
+    figure, axes = _canvas(palette, 5.0)
     axes.plot(*_series(trained, "loss"), color=palette.tuned, alpha=0.85, label="training (augmented)")
     if valid:
         each = [row for row in rows if "valid_loss" in row and "set" in row]
@@ -89,7 +89,10 @@ def draw_learning_curve(rows: Rows, title: str, theme: Theme = "light") -> bytes
         [*one, *other]
         for one, other in zip(axes.get_legend_handles_labels(), rate.get_legend_handles_labels(), strict=True)
     )
-    rate.legend(handles, labels, loc="upper right", labelcolor=palette.ink, facecolor=palette.paper)
+    # Below the axes, because the lines may be anywhere within them.
+    figure.legend(
+        handles, labels, loc="outside lower center", ncols=3, labelcolor=palette.ink, facecolor=palette.paper
+    )
     return _png(figure)
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
+from collections import defaultdict
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -89,8 +90,12 @@ class Clients:
     n_clients: int
     clips: Sequence[Recording]
     """What they sent, in this order."""
-    elapsed_s: float
+    measured_s: float
     """Seconds until the last answer."""
+
+    def simulated_s(self, time: ServiceTime, shape: Shape) -> float:
+        """Return how long it takes in the model."""
+        return clients_s(time, shape, self.clips, self.n_clients)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,8 +105,12 @@ class Arrivals:
     rate_per_s: float
     arrivals: Sequence[tuple[float, Recording]]
     """When each came, in seconds, and what it was."""
-    latency_s: float
+    measured_s: float
     """Their mean latency, in seconds."""
+
+    def simulated_s(self, time: ServiceTime, shape: Shape) -> float:
+        """Return their mean latency in the model."""
+        return mean_latency_s(time, shape, self.arrivals)
 
 
 def fit_concurrency(
@@ -115,9 +124,11 @@ def fit_concurrency(
     Args:
         shape: Has as many cores as threads.
     """
-    groups = [[each for each in clients if each.n_clients == n] for n in {each.n_clients for each in clients}]
-    rates_per_s = {each.rate_per_s for each in arrivals}
-    traffic = [[each for each in arrivals if each.rate_per_s == rate_per_s] for rate_per_s in rates_per_s]
+    groups: dict[tuple[type, float], list[Clients | Arrivals]] = defaultdict(list)
+    for each in clients:
+        groups[Clients, each.n_clients].append(each)
+    for came in arrivals:
+        groups[Arrivals, came.rate_per_s].append(came)
 
     def model(cores: float, shared: float) -> tuple[ServiceTime, Shape]:
         steady = dataclasses.replace(time, shared=shared, speed_spread=0.0)
@@ -125,16 +136,10 @@ def fit_concurrency(
 
     def misfit(point: Sequence[float]) -> float:
         modelled = model(*map(float, point))
-        ratios = [
-            sum(clients_s(*modelled, each.clips, each.n_clients) for each in group)
-            / sum(each.elapsed_s for each in group)
-            for group in groups
-        ]
-        ratios += [
-            sum(mean_latency_s(*modelled, each.arrivals) for each in group)
-            / sum(each.latency_s for each in group)
-            for group in traffic
-        ]
+        ratios = (
+            sum(each.simulated_s(*modelled) for each in group) / sum(each.measured_s for each in group)
+            for group in groups.values()
+        )
         return sum(math.log(ratio) ** 2 for ratio in ratios)
 
     bounds = [(0.5, max(1.0, shape.cores)), (0.0, 1.0)]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 
 import httpx
 import numpy as np
@@ -14,6 +13,7 @@ from serve.config.settings import Settings
 from serve.engine import CPU_BATCH, Engine, Hypothesis
 from serve.http.server import make_server
 from serve.pipeline import Pipeline, ServingFacts
+from tests.waiting import wait_until
 
 
 class PacedEngine(Engine):
@@ -91,19 +91,6 @@ class Running:
         self.server.stop()
         self.thread.join(timeout=30)
         assert not self.thread.is_alive()
-
-
-def wait_until(condition, timeout_s: float = 60.0) -> None:
-    """Return once the condition holds."""
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen"
-        time.sleep(0.01)
-
-
-@pytest.fixture(name="wait_until", scope="session")
-def wait_until_fixture():
-    return wait_until
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ import httpx
 import pytest
 
 from serve.service.service import load_from_settings
+from tests.waiting import wait_until
 
 INVOCATIONS = "/invocations"
 IDENTIFIER, ALIAS = "X-Amzn-SageMaker-Adapter-Identifier", "X-Amzn-SageMaker-Adapter-Alias"
@@ -23,7 +24,7 @@ def root(tmp_path_factory, tiny_artifact_dir, write_tiny_artifact):
 
 
 @pytest.fixture(params=["ctranslate2", "transformers"])
-def running(request, serve, root, tmp_path_factory, wait_until):
+def running(request, serve, root, tmp_path_factory):
     cache_dir = tmp_path_factory.getbasetemp() / "adapters-cache"
     return serve(
         load_from_settings,
@@ -107,7 +108,7 @@ def test_what_cannot_be_added_or_removed_is_refused_and_nothing_changes(running,
     assert heard(running, speech_wav) == before
 
 
-def test_an_adapter_that_is_removed_serves_the_request_that_holds_it(running, root, speech_wav, wait_until):
+def test_an_adapter_that_is_removed_serves_the_request_that_holds_it(running, root, speech_wav):
     add(running, "hindi", root / "hindi")
     alone = heard(running, speech_wav, "&adapter=hindi")
     engine = running.service.adapters.pipeline.engine

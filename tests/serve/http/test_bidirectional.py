@@ -15,6 +15,7 @@ from websockets.exceptions import ConnectionClosed, ConnectionClosedError, Conne
 from websockets.sync.client import connect
 
 from serve.service.live.session import WAITING_S
+from tests.waiting import wait_until
 
 PATH = "/invocations-bidirectional-stream"
 END = json.dumps({"type": "end"})
@@ -95,9 +96,7 @@ def test_options_travel_in_the_query_too(shared, dial, speech):
         ("{}", "}", "bad_request", 1008),
     ],
 )
-def test_what_is_wrong_is_an_error_frame_and_a_close_and_frees_the_place(
-    shared, first, then, code, closed, wait_until
-):
+def test_what_is_wrong_is_an_error_frame_and_a_close_and_frees_the_place(shared, first, then, code, closed):
     with connect("ws://{}:{}".format(*shared.address) + PATH) as connection:
         connection.send(first)
         if then is not None:
@@ -107,7 +106,7 @@ def test_what_is_wrong_is_an_error_frame_and_a_close_and_frees_the_place(
     wait_until(lambda: shared.service.n_admitted == 0)
 
 
-def test_a_frame_over_the_limit_closes_the_stream(shared, dial, wait_until):
+def test_a_frame_over_the_limit_closes_the_stream(shared, dial):
     connection = dial(shared)
     # Its head says how long the frame is. With the rest on its way, a reset might overtake the answer.
     connection.socket.sendall(b"\x82\xff" + (1 << 21).to_bytes(8, "big") + bytes(4))
@@ -141,7 +140,7 @@ def test_a_fault_of_the_engine_is_an_error_frame_without_its_reason(serve, dial,
     assert "secret" not in json.dumps(frames)
 
 
-def test_a_client_that_leaves_frees_its_place_and_its_thread(serve, dial, speech, wait_until):
+def test_a_client_that_leaves_frees_its_place_and_its_thread(serve, dial, speech):
     running = serve(max_requests=1)
     running.engine.pace.clear()
     n_windows = len(running.engine.options)
@@ -203,7 +202,7 @@ def test_pings_are_answered(shared, dial):
     assert dial(shared).ping().wait(timeout=60)
 
 
-def test_a_client_that_answers_no_pings_is_closed(serve, monkeypatch, wait_until):
+def test_a_client_that_answers_no_pings_is_closed(serve, monkeypatch):
     monkeypatch.setattr("serve.http.server.PING_EVERY_S", 0.1)
     running = serve()
     with socket.create_connection(running.address, timeout=60) as connection:
@@ -228,7 +227,7 @@ FRAMES = st.one_of(
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(frames=st.lists(FRAMES, max_size=6))
-def test_whatever_comes_the_stream_ends_with_a_close_of_ours(shared, wait_until, frames):
+def test_whatever_comes_the_stream_ends_with_a_close_of_ours(shared, frames):
     with connect("ws://{}:{}".format(*shared.address) + PATH) as connection:
         with suppress(ConnectionClosed):
             for frame in [*frames, "{}", b""]:  # settings at the latest now, and then the end
@@ -239,7 +238,7 @@ def test_whatever_comes_the_stream_ends_with_a_close_of_ours(shared, wait_until,
     assert shared.client.get("/ping").status_code == 200
 
 
-def test_shutdown_gives_open_streams_their_text_and_says_why(serve, dial, speech, wait_until):
+def test_shutdown_gives_open_streams_their_text_and_says_why(serve, dial, speech):
     running = serve(drain_s=4.0)
     connection = dial(running)
     connection.send(pcm(speech))
@@ -252,7 +251,7 @@ def test_shutdown_gives_open_streams_their_text_and_says_why(serve, dial, speech
     assert not running.thread.is_alive()
 
 
-def test_shutdown_says_why_even_where_the_engine_hangs(serve, dial, speech, wait_until):
+def test_shutdown_says_why_even_where_the_engine_hangs(serve, dial, speech):
     running = serve(drain_s=0.6)
     running.engine.pace.clear()
     n_windows = len(running.engine.options)

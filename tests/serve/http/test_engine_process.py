@@ -12,6 +12,8 @@ from pathlib import Path
 import httpx
 import pytest
 
+from tests.waiting import wait_until
+
 ROOT = Path(__file__).parents[3]
 N_KILLS = 10
 N_CLIENTS = 8
@@ -28,13 +30,6 @@ def engine_pid(service):
         if int(fields[1]) == service and fields[0] != "Z" and b"serve.service.worker" in command:
             return int(status.parent.name)
     return None
-
-
-def wait_until(condition, timeout_s=60.0):
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen"
-        time.sleep(0.02)
 
 
 def kill(service):

@@ -13,7 +13,7 @@ INVOCATIONS = "/invocations"
 
 
 @pytest.fixture
-def hooked(serve, tiny_artifact_dir, tmp_path, monkeypatch, wait_until):
+def hooked(serve, tiny_artifact_dir, tmp_path, monkeypatch):
     """Serve the tiny artifact with this code; the engine is real."""
     monkeypatch.setattr(sys, "path", [*sys.path])
     pipelines = []

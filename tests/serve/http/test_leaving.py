@@ -11,6 +11,7 @@ import pytest
 from websockets.sync.client import connect
 
 from serve.audio.caged.ffmpeg import ffmpeg_binary
+from tests.waiting import wait_until
 
 JSON, NDJSON, SSE = "application/json", "application/x-ndjson", "text/event-stream"
 OPENAI = {"model": "whisper-1"}
@@ -49,7 +50,7 @@ def decoders() -> set[int]:
 
 
 @contextmanager
-def held(serve, wait_until):
+def held(serve):
     """A service with one place whose engine is paused, so that a recording keeps its decoder."""
     running = serve(max_requests=1)
     running.engine.pace.clear()
@@ -74,14 +75,12 @@ def held(serve, wait_until):
     ],
     ids=("plain", "lines", "SSE", "form", "OpenAI", "OpenAI's stream", "translation"),
 )
-def test_the_decoder_of_a_recording_ends_with_its_client(
-    serve, wait_until, recordings, decoder, path, accept, fields
-):
+def test_the_decoder_of_a_recording_ends_with_its_client(serve, recordings, decoder, path, accept, fields):
     sound = recordings[decoder]
     body = {"content": sound} if fields is None else {"data": fields, "files": {"file": sound}}
     request = httpx.Request("POST", f"http://x{path}", headers={"Accept": accept}, **body)
     head = "".join(f"{name}: {value}\r\n" for name, value in request.headers.items())
-    with held(serve, wait_until) as running:
+    with held(serve) as running:
         n_windows = len(running.engine.options)
         with socket.create_connection(running.address, timeout=60) as connection:
             connection.sendall(f"POST {path} HTTP/1.1\r\n{head}\r\n".encode() + request.read())
@@ -90,10 +89,10 @@ def test_the_decoder_of_a_recording_ends_with_its_client(
             assert decoders()
 
 
-def test_a_client_that_leaves_with_a_further_request_behind_ends_the_first(serve, wait_until, recordings):
+def test_a_client_that_leaves_with_a_further_request_behind_ends_the_first(serve, recordings):
     sound = recordings["sndfile"]
     head = f"POST /invocations HTTP/1.1\r\nHost: x\r\nContent-Length: {len(sound)}\r\n\r\n"
-    with held(serve, wait_until) as running:
+    with held(serve) as running:
         n_windows = len(running.engine.options)
         with socket.create_connection(running.address, timeout=60) as connection:
             connection.sendall(head.encode() + sound + b"GET /ping HTTP/1.1\r\nHost: x\r\n\r\n")
@@ -102,9 +101,9 @@ def test_a_client_that_leaves_with_a_further_request_behind_ends_the_first(serve
 
 
 @pytest.mark.parametrize("path", ["/live?format=container", "/v1/listen"])
-def test_the_decoder_of_a_live_stream_ends_with_its_client(serve, wait_until, speech, path):
+def test_the_decoder_of_a_live_stream_ends_with_its_client(serve, speech, path):
     sound = encoded(speech, "-c:a", "libopus", "-f", "webm")
-    with held(serve, wait_until) as running:
+    with held(serve) as running:
         n_windows = len(running.engine.options)
         address = "ws://{}:{}".format(*running.address) + path
         with connect(address, ping_timeout=None, close_timeout=1) as link:

@@ -12,6 +12,7 @@ import pytest
 import soundfile
 
 from serve.errors import ArtifactError
+from tests.waiting import wait_until
 
 INVOCATIONS = "/invocations"
 NDJSON = {"accept": "application/x-ndjson"}
@@ -36,7 +37,7 @@ def pool():
         yield pool
 
 
-def test_the_port_answers_503_while_the_model_loads_and_200_after(serve, wait_until, speech_wav):
+def test_the_port_answers_503_while_the_model_loads_and_200_after(serve, speech_wav):
     loaded = threading.Event()
     pipelines = []
 
@@ -78,7 +79,7 @@ def test_a_model_that_cannot_be_loaded_stops_the_server(serve, tmp_path):
     assert "manifest.json" in str(running.service.failure)
 
 
-def test_one_request_too_many_is_429_and_the_ping_still_answers(serve, wait_until, pool, speech_wav):
+def test_one_request_too_many_is_429_and_the_ping_still_answers(serve, pool, speech_wav):
     running = serve(max_requests=1)
     running.engine.pace.clear()
     first = pool.submit(running.client.post, INVOCATIONS, content=speech_wav)
@@ -146,7 +147,7 @@ def test_the_start_comes_before_any_window_is_decoded(serve, long_wav):
     ],
 )
 def test_a_client_that_leaves_frees_its_place_while_the_engine_is_busy(
-    serve, wait_until, speech_wav, path, accept, fields
+    serve, speech_wav, path, accept, fields
 ):
     running = serve(max_requests=1)
     n_windows = len(running.engine.options)
@@ -163,7 +164,7 @@ def test_a_client_that_leaves_frees_its_place_while_the_engine_is_busy(
     assert running.client.post(INVOCATIONS, content=speech_wav).status_code == 200
 
 
-def test_a_client_that_leaves_in_mid_body_leaves_nothing_behind(serve, wait_until):
+def test_a_client_that_leaves_in_mid_body_leaves_nothing_behind(serve):
     running = serve(max_requests=1)
     arriving = running.server.config.app._app.state.arriving
     with socket.create_connection(running.address, timeout=30) as connection:
@@ -173,7 +174,7 @@ def test_a_client_that_leaves_in_mid_body_leaves_nothing_behind(serve, wait_unti
     wait_until(lambda: arriving.n_bytes == 0)
 
 
-def test_an_engine_that_hangs_is_seen_by_the_ping(serve, wait_until, pool, speech_wav):
+def test_an_engine_that_hangs_is_seen_by_the_ping(serve, pool, speech_wav):
     running = serve(engine_timeout_s=0.2)
     running.engine.pace.clear()
     waiting = pool.submit(running.client.post, INVOCATIONS, content=speech_wav)
@@ -195,7 +196,7 @@ def test_a_request_over_its_time_is_504_or_the_last_event_of_its_stream(serve, s
     running.engine.pace.set()
 
 
-def test_a_client_that_leaves_stops_the_decoding_of_a_recording_without_speech(serve, wait_until):
+def test_a_client_that_leaves_stops_the_decoding_of_a_recording_without_speech(serve):
     running = serve(max_requests=1)
     out = io.BytesIO()
     with soundfile.SoundFile(out, "w", samplerate=16_000, channels=1, format="FLAC") as file:

@@ -10,6 +10,8 @@ import pytest
 import soundfile
 from prometheus_client.parser import text_string_to_metric_families
 
+from tests.waiting import wait_until
+
 ROOT = Path(__file__).parents[3]
 
 
@@ -80,7 +82,7 @@ def test_every_route_has_a_label_and_all_that_clients_invent_share_one(serve, tm
     assert figures(client)["shrota_requests_total", "/metrics", "200"] > 10
 
 
-def test_the_queue_and_the_engine_are_looked_at_when_somebody_asks(serve, wait_until):
+def test_the_queue_and_the_engine_are_looked_at_when_somebody_asks(serve):
     running = serve()
     done = figures(running.client)["shrota_windows_total",]
     assert done >= 1  # the warm-up

@@ -174,7 +174,7 @@ def test_a_model_for_which_there_is_no_memory_is_507_and_fits_once_another_has_g
     assert load(running, "hindi", root / "hindi").status_code == 200
 
 
-def test_many_models_are_listed_in_pages(start, wait_until):
+def test_many_models_are_listed_in_pages(start):
     running = start()
     names = [f"model-{number:04}" for number in range(2 * PAGE_MODELS + 1)]
     running.service.models.all = lambda: [Model(name=name, url=f"/{name}") for name in names]

@@ -9,6 +9,7 @@ from serve.config.settings import Settings
 from serve.engine import tracing
 from serve.errors import ConfigError
 from serve.service.loading import load_pipeline
+from tests.waiting import wait_until
 
 TRACE, PARENT = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 STEPS = {"decode", "find speech", "mel", "queue", "encode", "generate"}
@@ -23,9 +24,7 @@ def spans():
     tracing.end()
 
 
-def test_each_step_of_a_request_is_a_span_of_its_callers_trace(
-    spans, serve, tiny_artifact_dir, speech_wav, wait_until
-):
+def test_each_step_of_a_request_is_a_span_of_its_callers_trace(spans, serve, tiny_artifact_dir, speech_wav):
     running = serve(lambda settings: load_pipeline(tiny_artifact_dir))
     before = len(spans())
     headers = {"traceparent": f"00-{TRACE}-{PARENT}-01", "content-type": "audio/wav"}
@@ -42,7 +41,7 @@ def test_each_step_of_a_request_is_a_span_of_its_callers_trace(
         assert all(isinstance(value, int) for value in told.values()), told
 
 
-def test_requests_without_a_trace_begin_their_own(spans, serve, wait_until):
+def test_requests_without_a_trace_begin_their_own(spans, serve):
     running = serve()
     for _ in range(2):
         running.client.get("/execution-parameters")

@@ -3,7 +3,6 @@
 import io
 import os
 import signal
-import time
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +14,7 @@ from serve.audio.caged.ffmpeg import ChildLimits
 from serve.audio.caged.sndfile import open_with_sndfile
 from serve.audio.decode import AudioLimits, decode_audio
 from serve.errors import NotReady, UndecodableAudio
+from tests.waiting import wait_until
 
 LIMITS = ChildLimits(timeout_s=60.0, memory_bytes=1 << 30)
 RATE = 16_000
@@ -31,13 +31,6 @@ def forks() -> list[int]:
     cage = sndfile._CAGE._process.pid
     listed = Path(f"/proc/{cage}/task/{cage}/children").read_text().split()
     return [int(pid) for pid in listed if "Z (zombie)" not in Path(f"/proc/{pid}/status").read_text()]
-
-
-def until(condition) -> None:
-    deadline = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen"
-        time.sleep(0.01)
 
 
 def test_samples_arrive_as_they_are():
@@ -88,7 +81,7 @@ def test_the_process_can_open_nothing_and_write_nothing():
 def test_a_file_that_nobody_reads_any_more_has_no_process():
     with open_with_sndfile(flac(300.0), LIMITS, 10.0):
         assert len(forks()) == 1
-    until(lambda: not forks())
+    wait_until(lambda: not forks())
 
 
 def test_a_file_ends_with_its_request():
@@ -102,7 +95,7 @@ def test_a_file_ends_with_its_request():
 
     with pytest.raises(NotReady), open_with_sndfile(flac(300.0), LIMITS, 10.0, check) as file:
         list(file.blocks)
-    until(lambda: not forks())
+    wait_until(lambda: not forks())
 
 
 def test_a_fork_of_the_service_has_a_cage_of_its_own():

@@ -14,6 +14,7 @@ from serve.engine.scheduling.fair_queue import BatchLimits
 from serve.engine.scheduling.figures import Queue
 from serve.engine.scheduling.scheduler import WINDOWS_AHEAD, Scheduler
 from serve.errors import EngineError, NotReady, Overloaded, RequestTimeout
+from tests.waiting import wait_until
 
 
 class Recorder(Engine):
@@ -106,13 +107,6 @@ def pool():
 def texts(ticket, windows):
     with ticket:
         return [hypothesis.text for hypothesis in ticket.decode(windows)]
-
-
-def wait_until(condition) -> None:
-    deadline = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
 
 
 def queued(scheduler) -> int:

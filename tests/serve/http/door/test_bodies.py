@@ -6,6 +6,8 @@ import socket
 import httpx
 import pytest
 
+from tests.waiting import wait_until
+
 JSON = {"content-type": "application/json"}
 FORM = {"content-type": "multipart/form-data; boundary=b"}
 
@@ -72,7 +74,7 @@ def test_a_form_of_odd_parts_is_refused(shared, part):
     assert response.status_code in (400, 413, 415, 422)
 
 
-def test_bodies_that_hardly_arrive_hold_no_place(serve, wait_until, speech_wav):
+def test_bodies_that_hardly_arrive_hold_no_place(serve, speech_wav):
     running = serve(max_requests=1, body_idle_timeout_s=0.5)
     head = b"POST /invocations HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\nR"
     slow = [socket.create_connection(running.address, timeout=30) for _ in range(20)]
@@ -85,7 +87,7 @@ def test_bodies_that_hardly_arrive_hold_no_place(serve, wait_until, speech_wav):
     assert running.service.n_admitted == 0
 
 
-def test_arriving_bodies_share_an_allowance_with_a_part_for_small_ones(serve, wait_until, speech_wav):
+def test_arriving_bodies_share_an_allowance_with_a_part_for_small_ones(serve, speech_wav):
     running = serve(max_arriving_bytes=8 << 20)
     arriving = running.server.config.app._app.state.arriving
     with socket.create_connection(running.address, timeout=30) as large:
@@ -98,7 +100,7 @@ def test_arriving_bodies_share_an_allowance_with_a_part_for_small_ones(serve, wa
     wait_until(lambda: arriving.n_bytes == 0)
 
 
-def test_long_requests_leave_places_to_short_ones(serve, wait_until, speech_wav):
+def test_long_requests_leave_places_to_short_ones(serve, speech_wav):
     running = serve(max_requests=2, short_places=1)
     running.engine.pace.clear()
     long_wav = speech_wav[:-4] + bytes(2 << 20)

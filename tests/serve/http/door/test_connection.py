@@ -4,6 +4,8 @@ import socket
 
 import pytest
 
+from tests.waiting import wait_until
+
 HEAD = b"GET /ping HTTP/1.1\r\nHost: x\r\n"
 POST = b"POST /invocations HTTP/1.1\r\nHost: x\r\n"
 MOST_BYTES = 8 << 20
@@ -113,7 +115,7 @@ def test_a_new_connection_replaces_the_longest_idle_one(serve):
             other.close()
 
 
-def test_where_all_are_at_work_a_further_connection_is_refused(serve, wait_until, speech_wav):
+def test_where_all_are_at_work_a_further_connection_is_refused(serve, speech_wav):
     running = serve(max_connections=2)
     running.engine.pace.clear()
     sent = POST + b"Content-Length: %d\r\n\r\n" % len(speech_wav) + speech_wav
@@ -129,7 +131,7 @@ def test_where_all_are_at_work_a_further_connection_is_refused(serve, wait_until
         connection.close()
 
 
-def test_answers_that_nobody_reads_hold_no_place(serve, wait_until, speech_wav):
+def test_answers_that_nobody_reads_hold_no_place(serve, speech_wav):
     running = serve(write_timeout_s=0.3)
     sent = POST + b"Content-Length: %d\r\n\r\n" % len(speech_wav) + speech_wav
     with socket.create_connection(running.address, timeout=30) as connection:
@@ -144,7 +146,7 @@ def test_answers_that_nobody_reads_hold_no_place(serve, wait_until, speech_wav):
     assert running.client.post("/invocations", content=speech_wav).status_code == 200
 
 
-def test_the_refused_read_why(serve, wait_until, speech_wav):
+def test_the_refused_read_why(serve, speech_wav):
     running = serve(max_requests=1, max_body_bytes=9 << 20)
     running.engine.pace.clear()
     with socket.create_connection(running.address, timeout=30) as first:
@@ -159,7 +161,7 @@ def test_the_refused_read_why(serve, wait_until, speech_wav):
         assert status_of(first) == 200
 
 
-def test_who_waits_for_leave_to_send_is_refused_without_it(serve, wait_until, speech_wav):
+def test_who_waits_for_leave_to_send_is_refused_without_it(serve, speech_wav):
     running = serve(max_body_bytes=1_000)
     with socket.create_connection(running.address, timeout=30) as connection:
         connection.sendall(POST + b"Expect: 100-continue\r\nContent-Length: 2000\r\n\r\n")

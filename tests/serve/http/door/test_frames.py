@@ -10,6 +10,7 @@ from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
 from serve.http.door.frames import MAX_TINY_AT_ONCE, Allowance
+from tests.waiting import wait_until
 
 LIVE = "/invocations-bidirectional-stream"
 
@@ -41,7 +42,7 @@ def code_after(socket, send, n=MAX_TINY_AT_ONCE * 2) -> tuple[int, str]:
 
 
 @pytest.mark.parametrize("kind", ["bytes", "pings", "texts", "fragments"])
-def test_a_flood_of_tiny_frames_closes_the_socket(shared, dial, kind, wait_until):
+def test_a_flood_of_tiny_frames_closes_the_socket(shared, dial, kind):
     socket = dial(shared)
     send = {
         "bytes": lambda: socket.send(b"a"),
@@ -99,7 +100,7 @@ def test_a_socket_without_settings_holds_no_place(serve, dial, speech_wav):
     assert running.service.n_admitted == 0
 
 
-def test_silent_sockets_leave_places_to_short_requests(serve, dial, speech_wav, wait_until):
+def test_silent_sockets_leave_places_to_short_requests(serve, dial, speech_wav):
     running = serve(max_requests=4)
     for _ in range(3):
         dial(running)

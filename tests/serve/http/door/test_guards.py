@@ -8,6 +8,8 @@ import pytest
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 
+from tests.waiting import wait_until
+
 LIVE = "/invocations-bidirectional-stream"
 
 
@@ -68,7 +70,7 @@ def keys(tmp_path):
     return path, write
 
 
-def test_keys_are_demanded_once_there_are_any(serve, keys, speech_wav, wait_until):
+def test_keys_are_demanded_once_there_are_any(serve, keys, speech_wav):
     path, write = keys
     write(one="use", two="use", boss="admin")
     running = serve(api_keys=path)

@@ -11,6 +11,8 @@ import pytest
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
+from tests.waiting import wait_until
+
 STATM = Path(f"/proc/{os.getpid()}/statm")
 
 
@@ -74,7 +76,7 @@ def test_a_connection_cut_in_the_middle_of_a_word_is_gone_on_with(shared, dial, 
     assert 0 < phrase["segment"]["end"] - phrase["segment"]["start"] < 5.0
 
 
-def test_what_was_said_while_nobody_listened_is_told_later(shared, dial, pcm, wait_until):
+def test_what_was_said_while_nobody_listened_is_told_later(shared, dial, pcm):
     client = dial(shared)
     token = client.next()["token"]
     client.hear(pcm)
@@ -98,7 +100,7 @@ def test_a_second_connection_takes_the_session_over(shared, dial):
     assert again.rest()[-1] == {"type": "closed"}
 
 
-def test_a_client_that_says_goodbye_frees_its_place(shared, dial, wait_until):
+def test_a_client_that_says_goodbye_frees_its_place(shared, dial):
     client = dial(shared)
     token = client.next()["token"]
     client.connection.close()
@@ -107,7 +109,7 @@ def test_a_client_that_says_goodbye_frees_its_place(shared, dial, wait_until):
     assert late.rest()[-1]["code"] == "unknown_session" and late.code == 1008
 
 
-def test_a_session_that_nobody_comes_back_to_is_given_up(shared, dial, wait_until, monkeypatch):
+def test_a_session_that_nobody_comes_back_to_is_given_up(shared, dial, monkeypatch):
     monkeypatch.setattr("serve.service.live.runs.KEPT_S", 0.2)
     client = dial(shared)
     client.next()
@@ -148,7 +150,7 @@ def test_a_recorder_that_is_started_again_sends_a_second_header(shared, dial, re
         ({"format": "container"}, b"\x1a\x45\xdf\xa3" + bytes(range(256)) * 80, "undecodable_audio", 1008),
     ],
 )
-def test_what_is_wrong_is_named_and_frees_the_place(shared, dial, wait_until, query, frame, code, closed):
+def test_what_is_wrong_is_named_and_frees_the_place(shared, dial, query, frame, code, closed):
     client = dial(shared, **query)
     if frame is not None:
         client.connection.send(frame)
@@ -170,7 +172,7 @@ def test_lags_are_among_the_figures(shared, dial, pcm):
 
 
 @pytest.mark.slow
-def test_two_hundred_connections_that_are_left_harm_nobody(serve, dial, pcm, wait_until):
+def test_two_hundred_connections_that_are_left_harm_nobody(serve, dial, pcm):
     running = serve(max_requests=8)
     patient = dial(running)
     patient.hear(pcm[:32_000])

@@ -185,24 +185,26 @@ def test_a_fit_finds_the_throughput_of_clients_that_it_was_fitted_to():
     clips = [Recording(float(rng.choice([3.0, 5.0])), int(rng.integers(20, 60))) for _ in range(24)]
     truth = dataclasses.replace(ServiceTime(), shared=0.8), Shape(n_workers=2, cores=1.4)
     measured = [
-        Clients(n_clients=n, clips=clips, elapsed_s=clients_s(*truth, clips, n)) for n in (2, 8) for _ in "ab"
+        Clients(n_clients=n, clips=clips, measured_s=clients_s(*truth, clips, n))
+        for n in (2, 8)
+        for _ in "ab"
     ]
     came = [(0.2 * n, clip) for n, clip in enumerate(clips)]
-    arrivals = [Arrivals(rate_per_s=5.0, arrivals=came, latency_s=mean_latency_s(*truth, came))]
+    arrivals = [Arrivals(rate_per_s=5.0, arrivals=came, measured_s=mean_latency_s(*truth, came))]
     fitted = fit_concurrency(ServiceTime(), Shape(n_workers=2, cores=2.0), measured, arrivals)
     assert fitted[1].cores == pytest.approx(1.4, abs=0.1)
     for each in measured:
-        assert clients_s(*fitted, clips, each.n_clients) == pytest.approx(each.elapsed_s, rel=0.03)
-    assert mean_latency_s(*fitted, came) == pytest.approx(arrivals[0].latency_s, rel=0.03)
+        assert clients_s(*fitted, clips, each.n_clients) == pytest.approx(each.measured_s, rel=0.03)
+    assert mean_latency_s(*fitted, came) == pytest.approx(arrivals[0].measured_s, rel=0.03)
 
 
 def test_what_arrivals_take_decides_where_clients_do_not():
     """Two clients never share a batch, so that only arrivals in bursts show what a batch saves."""
     clips = [Recording(3.0, 40) for _ in range(24)]
     truth = dataclasses.replace(ServiceTime(), shared=0.8), Shape(n_workers=2, cores=1.4)
-    clients = [Clients(n_clients=2, clips=clips, elapsed_s=clients_s(*truth, clips, 2))]
+    clients = [Clients(n_clients=2, clips=clips, measured_s=clients_s(*truth, clips, 2))]
     bursts = [(n // 6 * 1.5, clip) for n, clip in enumerate(clips)]
-    arrivals = [Arrivals(rate_per_s=4.0, arrivals=bursts, latency_s=mean_latency_s(*truth, bursts))]
+    arrivals = [Arrivals(rate_per_s=4.0, arrivals=bursts, measured_s=mean_latency_s(*truth, bursts))]
     fitted = fit_concurrency(ServiceTime(), Shape(n_workers=2, cores=2.0), clients, arrivals)
     assert fitted[0].shared == pytest.approx(0.8, abs=0.1)
 

@@ -24,6 +24,7 @@ from serve.model.artifact import load_artifact
 from serve.service.worker.messages import Start
 from serve.service.worker.process import Limits, WorkerProcess
 from serve.service.worker.supervised import SupervisedEngine
+from tests.waiting import wait_until
 
 MARATHI = DecodingOptions(language="mr", adapter=SERVED_ADAPTER, max_new_tokens=12)
 ROOT = Path(__file__).parents[4]
@@ -61,13 +62,6 @@ def supervise(spec):
 
 def windows(log_mels, options=MARATHI):
     return [EngineInput(log_mel=log_mel, options=options) for log_mel in log_mels]
-
-
-def wait_until(condition, timeout_s=60.0):
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen"
-        time.sleep(0.02)
 
 
 def kill(engine, number=signal.SIGKILL):
