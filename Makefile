@@ -49,7 +49,7 @@ image: ## build the container image that serves and trains on SageMaker
 ##@ Train
 
 .PHONY: data
-data: system-deps install ## synthesise a Marathi corpus in data/mr, about an hour on two cores; resumes where it stopped
+data: system-deps install ## synthesise a Marathi corpus in data/mr, an hour and a half on two cores; resumes where it stopped
 	$(SHROTA) data --output-dir data/mr $(ARGS)
 
 .PHONY: train
