@@ -295,7 +295,6 @@ def test_a_language_nobody_named_is_the_adapters_unless_the_base_is_sure_of_anot
         assert set(probs) == shipped_int8.languages and sum(probs.values()) == pytest.approx(1, abs=0.01)
         (found,) = LanguageTrack("mr", look_ahead=0).push(probs, 3.0)
         window = in_language(given, whole, found.language)
-        assert found.probability == probs[found.language] == max(probs.values())
         return window, found.probability, shipped_int8.decode([window])[0]
 
     marathi, _, heard = settled(windows[0])
