@@ -79,7 +79,8 @@ def _hashes(files: list[Path]) -> list[str]:
 def _hash(file: Path) -> str:
     state = file.stat()
     key = (state.st_dev, state.st_size, *_state(file))
-    if key not in _checked:
+    digest = _checked.get(key)
+    if digest is None:
         with file.open("rb") as content:
-            _checked[key] = hashlib.file_digest(content, "sha256").hexdigest()
-    return _checked[key]
+            digest = _checked[key] = hashlib.file_digest(content, "sha256").hexdigest()
+    return digest
