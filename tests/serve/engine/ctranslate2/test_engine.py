@@ -297,8 +297,9 @@ def test_a_language_nobody_named_is_the_adapters_unless_the_base_is_sure_of_anot
         window = in_language(given, whole, found.language)
         return window, found.probability, shipped_int8.decode([window])[0]
 
-    marathi, _, heard = settled(windows[0])
+    marathi, marathi_prob, heard = settled(windows[0])
     assert (heard.language, heard.text) == ("mr", SAMPLE_TEXT)
+    assert marathi_prob > 0.45  # 0.499 on a processor with AMX, a little more than 0.5 on others
     assert marathi.options.adapter == SERVED_ADAPTER and marathi.n_frames == windows[0].shape[1]
     other, other_prob, heard = settled(log_mel)
     assert heard.language == "en" and other_prob > 0.9
