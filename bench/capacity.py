@@ -174,7 +174,6 @@ def fit(
     clips: Sequence[Recording],
     facts: dict[str, Any],
     n_threads: int,
-    seconds: float,
 ) -> tuple[ServiceTime, Shape]:
     """Fit the model to a measurement.
 
@@ -182,7 +181,6 @@ def fit(
         clips: Those that it was measured with.
         facts: The artifact's manifest.
         n_threads: CPU threads of the service.
-        seconds: Length of the arrivals of a round.
     """
     alone = [Alone(**each) for each in measurement["alone"]]
     prices = fit_prices(
@@ -196,7 +194,7 @@ def fit(
         clients.append(Clients(n_clients=CLIENTS, clips=sent, measured_s=found["clients_s"]))
         s_per_token.append(found["clients_s"] / sum(each.n_tokens or 0 for each in sent))
         for rate_per_s, latency_s in zip(measurement["rates_per_s"], found["mean_latency_s"], strict=True):
-            came = draw_arrivals(clips, rate_per_s, seconds, number)
+            came = draw_arrivals(clips, rate_per_s, measurement["seconds"], number)
             timed = [(when_s, known[clip.path]) for when_s, clip in came]
             arrivals.append(Arrivals(rate_per_s=rate_per_s, arrivals=timed, measured_s=latency_s))
     spread = float(np.std(np.log(s_per_token), ddof=1))
@@ -296,7 +294,8 @@ def main(
         if not again:
             record |= measured_figures(setup, chosen, seconds)
         fitted, others = divide(chosen)
-        model = fit(record["measurement"], fitted, facts, threads, seconds)
+        seconds = record["measurement"]["seconds"]  # with --again, those of the measurement
+        model = fit(record["measurement"], fitted, facts, threads)
         compared = [compare(model, others, seconds, found) for found in record["compared"]]
     record |= {
         "service_time": dataclasses.asdict(model[0]),
@@ -335,6 +334,7 @@ def measured_figures(setup: Setup, chosen: Sequence[Recording], seconds: float) 
             "rounds": rounds,
             "rates_per_s": rates_per_s,
             "n_workers": n_workers,
+            "seconds": seconds,
         },
         "compared": [
             {"load": load, "rate_per_s": load * full_per_s, "measured": outcomes}
