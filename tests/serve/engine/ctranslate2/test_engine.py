@@ -294,6 +294,7 @@ def test_a_language_nobody_named_is_the_adapters_unless_the_base_is_sure_of_anot
         (probs,) = shipped_int8.detect_language([whole])
         assert set(probs) == shipped_int8.languages and sum(probs.values()) == pytest.approx(1, abs=0.01)
         (found,) = LanguageTrack("mr", look_ahead=0).push(probs, 3.0)
+        assert probs[found.language] == max(probs.values())
         window = in_language(given, whole, found.language)
         return window, found.probability, shipped_int8.decode([window])[0]
 
