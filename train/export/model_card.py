@@ -43,8 +43,7 @@ A LoRA adapter for `{config.base_model}`, language `{config.language}`, task `{c
 {_blocks(config)}.
 Trained on {context}, {"with" if config.timestamp_probability else "without"} timestamp tokens.
 
-Made by `shrota train --config train/configs/{config.name}.yaml`: {outcome.step} steps,
-{outcome.samples:,} examples, {outcome.trained_s / 60:.0f} minutes of wall-clock time{_before(training)}.
+Made by `shrota train`: {outcome.step} steps, {outcome.samples:,} examples, {outcome.trained_s / 60:.0f} minutes of wall-clock time{_before(training)}.
 
 Served by `shrota serve --model-dir DIR`, where DIR is this directory.
 
@@ -107,13 +106,13 @@ def _heard(training: dict[str, Any]) -> str:
         unknown += [] if record.get("heard") else [name]
         if not (earlier := record.get("continued_from")):
             break
-        name, record = f"`{earlier['name']}` before it", earlier["training"]
+        name, record = f"`{earlier['sha256'][:12]}`", earlier["training"]
     parts = []
     if rows:
         rows.sort(key=lambda row: VOICE_KINDS.index(row["kind"]))
         parts += [markdown_table(_HEARD_COLUMNS, [_heard_cells(row) for row in rows]), _heard_note(rows)]
     if unknown:
-        parts.append(f"The training data of {' and '.join(dict.fromkeys(unknown))} is not recorded.")
+        parts.append(f"The training data of {', '.join(unknown)} is not recorded.")
     return "\n\n".join(parts)
 
 

@@ -74,7 +74,7 @@ def test_the_card_says_what_the_adapter_heard_and_what_those_before_it_did(tiny_
     assert first == "| people | hi | news | 481 | 0.92 | 3 | this adapter |"
     assert second == "| neural | mr | train | 9,000 | 8.50 | 1 | this adapter |"
     assert "0.92 hours of it were spoken by people; the rest was not" in card
-    assert "The training data of `first` before it is not recorded." in card
+    assert "The training data of `abababababab` is not recorded." in card
     only_machines = model_card(tiny_config(), OUTCOME, {"heard": [machine]}, {})
     assert "No recording of people is known to be among it." in only_machines
 

@@ -18,7 +18,7 @@ class Sizes:
     words: int = 500
     """Training clips of word sequences."""
     kokoro: int = 3_000
-    """Training clips of Kokoro's neural voices; each takes a core four seconds."""
+    """Training clips of Kokoro's neural voices; each takes a core one to two seconds."""
     piper: int = 2_000
     """Training clips of Piper's neural voice."""
     hindi: int = 1_000
