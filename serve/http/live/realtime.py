@@ -55,7 +55,6 @@ class RealtimeStream(Stream):
         self._session_id, self._n_items = f"sess_{uuid.uuid4().hex}", 0
         self._session: dict[str, Any] = {"type": "transcription"}
         self._values: dict[str, Any] = {"sample_rate": RATE}
-        self._pending: str | bytes = ""  # the first frame behind the settings
         self._has_started = False  # whether the item is known to the client
         self._previous: str | None = None
 
@@ -67,9 +66,10 @@ class RealtimeStream(Stream):
         self._choose_model(query.get("model", ""))
         await self._send(type="session.created", session=self._described())
         while True:
-            self._pending = await self.next_frame("sound")
-            message = _message(self._pending)
+            frame = await self.next_frame("sound")
+            message = _message(frame)
             if message.get("type") not in ("session.update", "transcription_session.update"):
+                self.unread = frame
                 return parse_live_settings(self._values)
             try:
                 self._update(message)
@@ -79,10 +79,6 @@ class RealtimeStream(Stream):
             else:
                 kind = str(message["type"]).removesuffix("update") + "updated"
                 await self._send(type=kind, session=self._described())
-
-    async def greet(self) -> None:
-        """Take the frame that ended the settings."""
-        await self.take(self._pending)
 
     async def take(self, frame: str | bytes) -> bool:
         """Take a client event; what is wrong with one is told, and the session goes on."""

@@ -61,7 +61,9 @@ class Stream(ABC):
         self.run: LiveRun | None = None
         self.after = 0
         """Number of the last event that the client has."""
-        self._left_with = DONE  # the client's close code
+        self.unread: str | bytes | None = None
+        """A frame that came behind the settings, and is still to be taken."""
+        self._left_with = 0  # the client's close code, once it has told one
         self._has_room = asyncio.Event()
 
     @abstractmethod
@@ -157,13 +159,13 @@ class Stream(ABC):
         run = self.run = await self._open()
         listener = run.listener
         run.session.on_room(self._room_maker())
-        await self.greet()
+        # From here on nothing may be awaited outside the `try`: whatever fails ends the run.
         listening = asyncio.ensure_future(self._listen(run))
         speaking = asyncio.ensure_future(self._speak(run))
         is_left = False
         try:
             await asyncio.wait({listening, speaking}, return_when=asyncio.FIRST_COMPLETED)
-            if not speaking.done():
+            if not speaking.done() or isinstance(speaking.exception(), OSError | WebSocketException):
                 is_left = self.can_come_back and self._left_with not in (DONE, GOING_AWAY)
                 raise ClientGone
             speaking.result()
@@ -236,6 +238,9 @@ class Stream(ABC):
         """
         settings = self.service.settings
         idle_s = settings.live_idle_timeout_s
+        if self.unread is not None:
+            frame, self.unread = self.unread, None
+            return frame
         if (
             self.run is None
         ):  # whoever has not even said what it wants gets no more time than a request's head
@@ -258,6 +263,7 @@ class Stream(ABC):
         return text if text is not None else data or b""
 
     async def _speak(self, run: LiveRun) -> None:
+        await self.greet()
         async for number, event in run.events(self.after):
             self.metrics.heard_live(event)
             await self.say(number, event)

@@ -1,9 +1,16 @@
 """OpenAI's Realtime transcription, by the official package."""
 
 import base64
+import json
 
 import pytest
 from openai import AsyncOpenAI, OpenAI
+from websockets.sync.client import connect
+
+from serve.errors import NoMemory
+from serve.service.adapters import Adapters
+from serve.service.live.runs import LiveRun
+from tests.waiting import wait_until
 
 ITEM = "conversation.item.input_audio_transcription"
 pytestmark = pytest.mark.filterwarnings(
@@ -146,3 +153,36 @@ def test_the_older_wording_is_understood(address, sound):
         for piece in sound:
             connection.input_audio_buffer.append(audio=piece)
         assert until(connection, f"{ITEM}.completed")[-1].transcript == "श्रोता"
+
+
+@pytest.fixture
+def dialled(shared):
+    """A bare connection whose session is created."""
+    address = "ws://{}:{}/v1/realtime?intent=transcription".format(*shared.address)
+    with connect(address, ping_timeout=None) as connection:
+        assert json.loads(connection.recv(timeout=60))["type"] == "session.created"
+        yield connection
+
+
+def test_a_client_that_leaves_with_its_first_event_frees_its_place(shared, dialled, monkeypatch):
+    begun, begin = [], LiveRun.begin
+    monkeypatch.setattr(LiveRun, "begin", lambda run, *more: (begun.append(run), begin(run, *more))[1])
+    protocol = dialled.protocol
+    protocol.send_text(b'{"type": "response.create"}')
+    protocol.send_close(1000)
+    dialled.socket.sendall(b"".join(protocol.data_to_send()))  # both frames arrive together
+    wait_until(lambda: begun)
+    wait_until(lambda: not shared.service.live.all and shared.service.n_admitted == 0, timeout_s=10)
+
+
+def test_a_session_that_fails_before_it_hears_tells_so(shared, dialled, monkeypatch):
+    def prepare(*settings, **more):
+        raise NoMemory(2 << 30, 1 << 30, 1 << 30)
+
+    monkeypatch.setattr(Adapters, "_prepare", prepare)
+    older = {"input_audio_format": "g711_ulaw"}
+    dialled.send(json.dumps({"type": "transcription_session.update", "session": older}))
+    assert json.loads(dialled.recv(timeout=60))["type"] == "transcription_session.updated"
+    half_a_minute = base64.b64encode(bytes(30 * 8_000)).decode()  # more than a session has room for
+    dialled.send(json.dumps({"type": "input_audio_buffer.append", "audio": half_a_minute}))
+    assert json.loads(dialled.recv(timeout=10))["error"]["code"] == "no_memory"
