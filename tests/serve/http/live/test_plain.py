@@ -143,9 +143,9 @@ def test_what_a_browser_records_is_heard_in_any_pieces(shared, dial, recorded, c
 
 
 def test_a_recorder_that_is_started_again_sends_a_second_header(shared, dial, recorded):
-    client = dial(shared, format="container")
-    for _ in range(2):
-        client.connection.send(recorded("webm"))
+    client, recording = dial(shared, format="container"), recorded("webm")
+    for _ in range(2):  # so close that frames are joined
+        client.connection.send(recording)
     client.tell("close")
     phrases = [frame["segment"] for frame in client.rest() if frame["type"] == "phrase"]
     assert len(phrases) == 2 and phrases[1]["start"] > 6.0
