@@ -21,7 +21,7 @@ from serve import errors
 from serve.http.door.json_text import read_object
 from serve.http.live.stream import AnySocket, Stream
 from serve.options import DETECT
-from serve.service.live.settings import LEAST_PAUSE_S, LiveSettings, parse_live_settings
+from serve.service.live.settings import LEAST_PAUSE_S, MOST_PAUSE_S, LiveSettings, parse_live_settings
 from serve.transcript.events import LiveDone, LiveEvent, LivePhrase, LiveWords, Word
 
 PATH = "/v1/listen"
@@ -36,6 +36,9 @@ PASSED_OVER = frozenset(
 """Options that make no difference here: the text is as the model writes it."""
 
 MULTILINGUAL = "multi"
+
+MAX_DIGITS = 9
+"""Digits of a pause that are read."""
 
 
 @websocket(PATH)
@@ -187,8 +190,11 @@ def translated(values: Mapping[str, str]) -> dict[str, Any]:
 def _pause_s(endpointing: str) -> float:
     if endpointing == "false":
         return math.inf
-    if not endpointing.isdecimal():
-        raise errors.UnsupportedOption("endpointing", "must be false, or a pause in milliseconds")
+    most_ms = round(MOST_PAUSE_S * 1000)
+    if not endpointing.isdecimal() or len(endpointing) > MAX_DIGITS or int(endpointing) > most_ms:
+        raise errors.UnsupportedOption(
+            "endpointing", f"must be false, or a pause of at most {most_ms} milliseconds"
+        )
     return max(LEAST_PAUSE_S, int(endpointing) / 1000)
 
 

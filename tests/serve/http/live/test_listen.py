@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
 
@@ -68,6 +69,10 @@ def test_finalize_is_answered_and_without_interim_results_all_are_final(deepgram
         ("encoding=linear16&multichannel=true", "multichannel"),
         ("encoding=linear16&diarize=true", "diarize"),
         ("encoding=linear16&endpointing=soon", "endpointing"),
+        ("encoding=linear16&endpointing=5001", "endpointing"),
+        ("encoding=linear16&endpointing=" + "9" * 401, "endpointing"),
+        ("encoding=linear16&endpointing=" + "9" * 5_000, "endpointing"),
+        ("encoding=linear16&sample_rate=" + "9" * 5_000, "sample_rate"),
         ("encoding=linear16&interim_results=maybe", "interim_results"),
         ("encoding=linear16&redact=pci", "redact"),
         ("encoding=linear16&language=tlh", "language"),
@@ -76,7 +81,10 @@ def test_finalize_is_answered_and_without_interim_results_all_are_final(deepgram
 def test_what_is_not_served_is_refused_by_name(shared, query, name):
     with connect("ws://{}:{}/v1/listen?{}".format(*shared.address, query)) as connection:
         error = json.loads(connection.recv(timeout=60))
+        with pytest.raises(ConnectionClosed) as closed:
+            connection.recv(timeout=60)
     assert error["type"] == "Error" and f"'{name}'" in error["description"]
+    assert closed.value.rcvd.code == 1008
 
 
 def test_an_unknown_message_ends_the_stream_with_its_reason(shared):

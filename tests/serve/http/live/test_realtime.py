@@ -35,6 +35,15 @@ def sound(speech):
     return [base64.b64encode(data[first : first + 24_000]).decode() for first in range(0, len(data), 24_000)]
 
 
+@pytest.fixture
+def dialled(shared):
+    """A bare connection whose session is created."""
+    address = "ws://{}:{}/v1/realtime?intent=transcription".format(*shared.address)
+    with connect(address, ping_timeout=None) as connection:
+        assert json.loads(connection.recv(timeout=60))["type"] == "session.created"
+        yield connection
+
+
 def settings(**audio):
     transcription = {"model": "whisper-1", "language": "mr"}
     sound = {"format": {"type": "audio/pcm", "rate": 24_000}, "transcription": transcription, **audio}
@@ -120,6 +129,72 @@ def test_settings_that_are_not_served_are_refused_by_name(address, sound, sessio
         assert connection.recv().type == "session.updated"
 
 
+@pytest.mark.parametrize(
+    ("sound", "says"),
+    [
+        ({"transcription": "whisper-1"}, "transcription must be an object"),
+        ({"format": ["pcm16"]}, "'format'"),
+        ({"format": {"type": {}}}, "'format'"),
+        ({"format": {"type": "audio/pcm", "rate": 10**400}}, "'sample_rate'"),
+        ({"transcription": {"language": ["mr"]}}, "'language'"),
+    ],
+    ids=("transcription", "list of formats", "kind of format", "rate", "language"),
+)
+def test_settings_of_a_wrong_kind_are_told_and_the_session_goes_on(dialled, capsys, sound, says):
+    session = {"type": "transcription", "audio": {"input": sound}}
+    dialled.send(json.dumps({"type": "session.update", "session": session}))
+    error = json.loads(dialled.recv(timeout=60))
+    assert error["type"] == "error" and says in error["error"]["message"]
+    dialled.send(json.dumps({"type": "session.update", "session": settings()}))
+    assert json.loads(dialled.recv(timeout=60))["type"] == "session.updated"
+    assert "stream.failed" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("silence_ms", [10**400, -(10**400)], ids=("long", "short"))
+def test_a_pause_out_of_all_bounds_is_the_longest_or_the_shortest(dialled, silence_ms):
+    detected = {"type": "server_vad", "silence_duration_ms": silence_ms}
+    session = settings(turn_detection=detected)
+    dialled.send(json.dumps({"type": "session.update", "session": session}))
+    assert json.loads(dialled.recv(timeout=60))["type"] == "session.updated"
+
+
+@pytest.mark.parametrize("language", ["tlh", "fr"], ids=("no language", "none of the engine"))
+def test_settings_that_were_refused_are_forgotten(dialled, sound, language):
+    def told(**message):
+        dialled.send(json.dumps(message))
+        return json.loads(dialled.recv(timeout=60))
+
+    assert told(type="session.update", session=settings())["type"] == "session.updated"
+    refused = settings(format={"type": "audio/pcmu"}, transcription={"language": language})
+    assert told(type="session.update", session=refused)["error"]["param"] == "language"
+    assert told(type="session.update", session="none")["type"] == "error"
+    for piece in sound:
+        dialled.send(json.dumps({"type": "input_audio_buffer.append", "audio": piece}))
+    while (event := json.loads(dialled.recv(timeout=60)))["type"] != f"{ITEM}.completed":
+        assert event["type"] != "error"
+    assert event["transcript"] == "श्रोता"
+
+
+def test_a_first_event_that_is_none_is_told_and_the_session_goes_on(dialled):
+    for frame in ("no JSON", b"sound"):
+        dialled.send(frame)
+        assert json.loads(dialled.recv(timeout=60))["type"] == "error"
+    dialled.send(json.dumps({"type": "session.update", "session": settings()}))
+    assert json.loads(dialled.recv(timeout=60))["type"] == "session.updated"
+
+
+def test_the_model_of_the_address_can_be_changed_for_the_served_one(shared):
+    address = "ws://{}:{}/v1/realtime?intent=transcription&model=tiny-mr".format(*shared.address)
+    with connect(address, ping_timeout=None) as connection:
+        assert json.loads(connection.recv(timeout=60))["type"] == "session.created"
+        connection.send(json.dumps({"type": "session.update", "session": settings()}))
+        assert json.loads(connection.recv(timeout=60))["type"] == "session.updated"
+        connection.send(json.dumps({"type": "input_audio_buffer.commit"}))
+        wait_until(lambda: shared.service.live.all)
+        (run,) = shared.service.live.all
+        assert run.session._settings.options.adapter is None
+
+
 def test_an_unknown_model_is_refused(address):
     with OpenAI(base_url=address, api_key="unused") as client, connected(client) as connection:
         connection.recv()
@@ -153,15 +228,6 @@ def test_the_older_wording_is_understood(address, sound):
         for piece in sound:
             connection.input_audio_buffer.append(audio=piece)
         assert until(connection, f"{ITEM}.completed")[-1].transcript == "श्रोता"
-
-
-@pytest.fixture
-def dialled(shared):
-    """A bare connection whose session is created."""
-    address = "ws://{}:{}/v1/realtime?intent=transcription".format(*shared.address)
-    with connect(address, ping_timeout=None) as connection:
-        assert json.loads(connection.recv(timeout=60))["type"] == "session.created"
-        yield connection
 
 
 def test_a_client_that_leaves_with_its_first_event_frees_its_place(shared, dialled, monkeypatch):
