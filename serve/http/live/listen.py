@@ -8,8 +8,9 @@ are `KeepAlive`, `Finalize` and `CloseStream`; those of the service are `Results
 from __future__ import annotations
 
 import math
+import re
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -34,6 +35,10 @@ PASSED_OVER = frozenset(
     )
 )
 """Options that make no difference here: the text is as the model writes it."""
+
+TERMS = ("keyterm", "keywords")
+BOOST = re.compile(r":-?\d+(\.\d+)?$")
+"""What keywords may end in: how likely they are."""
 
 MULTILINGUAL = "multi"
 
@@ -60,7 +65,10 @@ class ListenStream(Stream):
 
     async def read_settings(self) -> LiveSettings:
         """Return the settings that the address names."""
-        values: dict[str, Any] = self.query()
+        pairs = self.query()
+        values: dict[str, Any] = dict(pairs)
+        if terms := likely_words(pairs):
+            values["hotwords"] = ", ".join(terms)
         self._shows_partial = _switch(values, "interim_results")
         self._tells_starts = _switch(values, "vad_events")
         self._tells_ends = values.pop("utterance_end_ms", "") != ""
@@ -167,7 +175,7 @@ def translated(values: Mapping[str, str]) -> dict[str, Any]:
     Raises:
         UnsupportedOption: An option has a value that is not served.
     """
-    rest = {name: value for name, value in values.items() if name not in PASSED_OVER}
+    rest = {name: value for name, value in values.items() if name not in PASSED_OVER.union(TERMS)}
     found: dict[str, Any] = {}
     encoding = rest.pop("encoding", CONTAINED[0])
     if encoding not in ENCODINGS and encoding not in CONTAINED:
@@ -179,12 +187,16 @@ def translated(values: Mapping[str, str]) -> dict[str, Any]:
         found["language"] = DETECT if language == MULTILINGUAL else language.partition("-")[0].lower()
     if (endpointing := rest.pop("endpointing", "")) not in ("", "true"):
         found["pause_s"] = _pause_s(endpointing)
-    if terms := rest.pop("keyterm", rest.pop("keywords", "")):
-        found["hotwords"] = terms
     for name in ("multichannel", "diarize"):
         if rest.pop(name, "false") != "false":
             raise errors.UnsupportedOption(name, "is not served here; only false is")
     return {**rest, **found}
+
+
+def likely_words(pairs: Iterable[tuple[str, str]]) -> list[str]:
+    """Return the words that an address says are likely; it repeats the name for each."""
+    terms = (BOOST.sub("", value) if name == "keywords" else value for name, value in pairs if name in TERMS)
+    return [term for term in terms if term.strip()]
 
 
 def _pause_s(endpointing: str) -> float:

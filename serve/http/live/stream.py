@@ -30,8 +30,8 @@ from serve.transcript.events import LiveEvent
 
 AnySocket = WebSocket[Any, Any, State]
 
-MAX_VALUES = 64
-"""Values of an address that are read."""
+MAX_VALUES = 160
+"""Values of an address that are read; Deepgram's clients may send a hundred words that are likely."""
 
 WORK_S = 1.0
 """Seconds of sound from which on a socket's line is always in the log."""
@@ -96,10 +96,10 @@ class Stream(ABC):
     async def bye(self) -> None:  # noqa: B027 - most say nothing
         """Send what comes after all events."""
 
-    def query(self) -> dict[str, str]:
-        """Return the values that the address names, empty ones too; of very many the first."""
+    def query(self) -> list[tuple[str, str]]:
+        """Return the names and values of the address, empty values too; of very many the first."""
         query = self.socket.scope["query_string"].decode(errors="replace")
-        return dict(parse_qsl(query, keep_blank_values=True)[:MAX_VALUES])
+        return parse_qsl(query, keep_blank_values=True)[:MAX_VALUES]
 
     def token(self) -> str | None:
         """Return the token of the session to go on with, if any."""

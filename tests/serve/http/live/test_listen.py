@@ -6,6 +6,8 @@ import pytest
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
+from tests.waiting import wait_until
+
 
 @pytest.fixture
 def deepgram(shared):
@@ -85,6 +87,27 @@ def test_what_is_not_served_is_refused_by_name(shared, query, name):
             connection.recv(timeout=60)
     assert error["type"] == "Error" and f"'{name}'" in error["description"]
     assert closed.value.rcvd.code == 1008
+
+
+@pytest.mark.parametrize(
+    ("query", "hotwords"),
+    [
+        ("keyterm=snuffle&keyterm=tapir", "snuffle, tapir"),
+        ("keyterm=John+3:16", "John 3:16"),
+        ("keywords=snuffle:5&keywords=tapir:-1.5&keywords=okapi", "snuffle, tapir, okapi"),
+        ("keyterm=snuffle&keywords=tapir:2", "snuffle, tapir"),
+        ("hotwords=okapi", "okapi"),
+        ("&".join(f"keyterm=term{n}" for n in range(100)), ", ".join(f"term{n}" for n in range(100))),
+    ],
+    ids=("terms", "colon", "boosts", "both", "own", "hundred"),
+)
+def test_all_the_words_that_are_likely_are_given_to_the_model(shared, query, hotwords):
+    with connect("ws://{}:{}/v1/listen?{}&encoding=linear16".format(*shared.address, query)) as connection:
+        wait_until(lambda: shared.service.live.all)
+        (run,) = shared.service.live.all
+        assert run.session._settings.options.hotwords == hotwords
+        connection.send('{"type": "CloseStream"}')
+        assert json.loads(connection.recv(timeout=60))["type"] == "Metadata"
 
 
 def test_an_unknown_message_ends_the_stream_with_its_reason(shared):
