@@ -267,6 +267,8 @@ class Stream(ABC):
         async for number, event in run.events(self.after):
             self.metrics.heard_live(event)
             await self.say(number, event)
+            if not self.can_come_back:
+                run.forget(number)
 
 
 def close_code(error: errors.ServiceError) -> int:
