@@ -3,13 +3,16 @@
 import base64
 import json
 
+import numpy as np
 import pytest
 from openai import AsyncOpenAI, OpenAI
 from websockets.sync.client import connect
 
 from serve.errors import NoMemory
+from serve.pipeline import Pipeline, ServingFacts
 from serve.service.adapters import Adapters
 from serve.service.live.runs import LiveRun
+from tests.serve.service.live.test_session import NumberingEngine, Seconds
 from tests.waiting import wait_until
 
 ITEM = "conversation.item.input_audio_transcription"
@@ -252,3 +255,26 @@ def test_a_session_that_fails_before_it_hears_tells_so(shared, dialled, monkeypa
     half_a_minute = base64.b64encode(bytes(30 * 8_000)).decode()  # more than a session has room for
     dialled.send(json.dumps({"type": "input_audio_buffer.append", "audio": half_a_minute}))
     assert json.loads(dialled.recv(timeout=10))["error"]["code"] == "no_memory"
+
+
+def test_the_deltas_of_each_item_are_its_transcript_though_nobody_pauses(serve, speech):
+    facts = ServingFacts(adapter_name="tiny-mr", language="mr", dynamic=True, max_window_s=12.0)
+    running = serve(lambda settings: Pipeline(NumberingEngine(), Seconds(), facts))
+    data = (np.tile(speech[8_000:-8_000], 12) * 32_767).astype("<i2").tobytes()  # 48 s
+    sound = {"format": {"type": "audio/pcm", "rate": 16_000}}
+    messages = [{"type": "session.update", "session": {"audio": {"input": sound}}}]
+    for first in range(0, len(data), 16_000):
+        piece = base64.b64encode(data[first : first + 16_000]).decode()
+        messages.append({"type": "input_audio_buffer.append", "audio": piece})
+    messages += [{"type": f"input_audio_buffer.{wish}"} for wish in ("commit", "clear")]
+    deltas, transcripts, event = {}, {}, {}
+    with connect("ws://{}:{}/v1/realtime".format(*running.address), ping_timeout=None) as connection:
+        for message in messages:
+            connection.send(json.dumps(message))
+        while event.get("type") != "input_audio_buffer.cleared":
+            event = json.loads(connection.recv(timeout=60))
+            if event["type"] == f"{ITEM}.delta":
+                deltas[event["item_id"]] = deltas.get(event["item_id"], "") + event["delta"]
+            if event["type"] == f"{ITEM}.completed":
+                transcripts[event["item_id"]] = event["transcript"]
+    assert deltas == transcripts and len(transcripts) > 2
