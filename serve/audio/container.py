@@ -42,6 +42,9 @@ AMR = Container(name="AMR", demuxer="amr")
 ASF = Container(name="ASF or WMA", demuxer="asf", has_clock=True, starts_anywhere=True)
 MPEG_TS = Container(name="MPEG transport stream", demuxer="mpegts", has_clock=True, starts_anywhere=True)
 
+EBML_HEAD = b"\x1a\x45\xdf\xa3"
+"""First bytes of Matroska and WebM."""
+
 _SIGNATURES: tuple[tuple[re.Pattern[bytes], Container], ...] = tuple(
     (re.compile(pattern, re.DOTALL), container)
     for pattern, container in (
@@ -54,7 +57,7 @@ _SIGNATURES: tuple[tuple[re.Pattern[bytes], Container], ...] = tuple(
         (rb"\.snd", AU),
         (rb"caff\x00\x01", CAF),
         (rb"\x00...(ftyp|moov|wide|free|skip)|....mdat", MP4),
-        (rb"\x1a\x45\xdf\xa3", MATROSKA),
+        (re.escape(EBML_HEAD), MATROSKA),
         (rb"#!AMR(-WB)?\n", AMR),
         (rb"\x30\x26\xb2\x75\x8e\x66\xcf\x11", ASF),
         (rb"\x47.{187}\x47.{187}\x47", MPEG_TS),

@@ -22,7 +22,7 @@ import ffmpeg
 import numpy as np
 
 from serve.audio.caged.ffmpeg import CODECS, PIPE_BYTES, ChildLimits, ffmpeg_binary, restrict
-from serve.audio.container import MATROSKA, OGG, Container, sniff_container
+from serve.audio.container import EBML_HEAD, MATROSKA, OGG, Container, sniff_container
 from serve.audio.samples import SAMPLE_RATE, Samples, without_wild_values
 from serve.errors import UndecodableAudio
 
@@ -59,7 +59,7 @@ class RecordedStream(AbstractContextManager["RecordedStream"]):
             UndecodableAudio: This is neither WebM nor Ogg, or it is damaged.
         """
         earlier = np.zeros(0, np.float32)
-        if self._child is not None and is_first and data.startswith(b"\x1a\x45\xdf\xa3"):
+        if self._child is not None and is_first and data.startswith(EBML_HEAD):
             earlier = self.flush()
         if self._child is None:
             self._head += data

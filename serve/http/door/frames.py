@@ -2,8 +2,10 @@
 
 Browsers send a frame for every 128 samples of sound, and anybody can send one for every byte. Each would wake
 a task and a thread. So binary frames that arrive while one is unread are joined with it, and a frame is
-handed on only once some milliseconds of frames may have come. What joining cannot mend (frames of a few
-bytes by the thousand, floods of pings, endless fragments) closes the socket with code 1008 and a reason.
+handed on only once some milliseconds of frames may have come. A frame that begins a WebM recording is joined
+to none before it, for that is how a recorder that was started again is recognised. What joining cannot mend
+(frames of a few bytes by the thousand, floods of pings, endless fragments) closes the socket with code 1008
+and a reason.
 
 Text that is no UTF-8 closes it with 1007, without a word in the log: uvicorn writes a traceback for each.
 
@@ -23,6 +25,8 @@ from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIO
 from uvicorn.server import ServerState
 from websockets.frames import Frame, Opcode
 from websockets.http11 import Request
+
+from serve.audio.container import EBML_HEAD
 
 TINY_BYTES = 128
 """A frame below this size is tiny: 4 ms of 16-bit sound at 16 kHz."""
@@ -121,6 +125,8 @@ class FramedSocket(WebSocketsSansIOProtocol):
 
     def _take(self, frame: Frame) -> None:
         if frame.opcode is Opcode.BINARY and frame.fin and frame.data:
+            if bytes(frame.data[: len(EBML_HEAD)]) == EBML_HEAD:
+                self._hand_on()
             self._join(frame.data)
             return
         if frame.opcode not in (Opcode.PING, Opcode.PONG):

@@ -8,8 +8,9 @@ are `KeepAlive`, `Finalize` and `CloseStream`; those of the service are `Results
 from __future__ import annotations
 
 import math
+import re
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -21,7 +22,7 @@ from serve import errors
 from serve.http.door.json_text import read_object
 from serve.http.live.stream import AnySocket, Stream
 from serve.options import DETECT
-from serve.service.live.settings import LEAST_PAUSE_S, LiveSettings, parse_live_settings
+from serve.service.live.settings import LEAST_PAUSE_S, MOST_PAUSE_S, LiveSettings, parse_live_settings
 from serve.transcript.events import LiveDone, LiveEvent, LivePhrase, LiveWords, Word
 
 PATH = "/v1/listen"
@@ -35,7 +36,14 @@ PASSED_OVER = frozenset(
 )
 """Options that make no difference here: the text is as the model writes it."""
 
+TERMS = ("keyterm", "keywords")
+BOOST = re.compile(r":-?\d+(\.\d+)?$")
+"""What keywords may end in: how likely they are."""
+
 MULTILINGUAL = "multi"
+
+MAX_DIGITS = 9
+"""Digits of a pause that are read."""
 
 
 @websocket(PATH)
@@ -57,7 +65,10 @@ class ListenStream(Stream):
 
     async def read_settings(self) -> LiveSettings:
         """Return the settings that the address names."""
-        values: dict[str, Any] = self.query()
+        pairs = self.query()
+        values: dict[str, Any] = dict(pairs)
+        if terms := likely_words(pairs):
+            values["hotwords"] = ", ".join(terms)
         self._shows_partial = _switch(values, "interim_results")
         self._tells_starts = _switch(values, "vad_events")
         self._tells_ends = values.pop("utterance_end_ms", "") != ""
@@ -164,7 +175,7 @@ def translated(values: Mapping[str, str]) -> dict[str, Any]:
     Raises:
         UnsupportedOption: An option has a value that is not served.
     """
-    rest = {name: value for name, value in values.items() if name not in PASSED_OVER}
+    rest = {name: value for name, value in values.items() if name not in PASSED_OVER.union(TERMS)}
     found: dict[str, Any] = {}
     encoding = rest.pop("encoding", CONTAINED[0])
     if encoding not in ENCODINGS and encoding not in CONTAINED:
@@ -176,19 +187,26 @@ def translated(values: Mapping[str, str]) -> dict[str, Any]:
         found["language"] = DETECT if language == MULTILINGUAL else language.partition("-")[0].lower()
     if (endpointing := rest.pop("endpointing", "")) not in ("", "true"):
         found["pause_s"] = _pause_s(endpointing)
-    if terms := rest.pop("keyterm", rest.pop("keywords", "")):
-        found["hotwords"] = terms
     for name in ("multichannel", "diarize"):
         if rest.pop(name, "false") != "false":
             raise errors.UnsupportedOption(name, "is not served here; only false is")
     return {**rest, **found}
 
 
+def likely_words(pairs: Iterable[tuple[str, str]]) -> list[str]:
+    """Return the words that an address says are likely; it repeats the name for each."""
+    terms = (BOOST.sub("", value) if name == "keywords" else value for name, value in pairs if name in TERMS)
+    return [term for term in terms if term.strip()]
+
+
 def _pause_s(endpointing: str) -> float:
     if endpointing == "false":
         return math.inf
-    if not endpointing.isdecimal():
-        raise errors.UnsupportedOption("endpointing", "must be false, or a pause in milliseconds")
+    most_ms = round(MOST_PAUSE_S * 1000)
+    if not endpointing.isdecimal() or len(endpointing) > MAX_DIGITS or int(endpointing) > most_ms:
+        raise errors.UnsupportedOption(
+            "endpointing", f"must be false, or a pause of at most {most_ms} milliseconds"
+        )
     return max(LEAST_PAUSE_S, int(endpointing) / 1000)
 
 

@@ -34,7 +34,7 @@ class PlainStream(Stream):
     async def accept(self) -> None:
         """Accept, and read the query."""
         await super().accept()
-        self._query = self.query()
+        self._query = dict(self.query())
 
     def token(self) -> str | None:
         """Return the token of the session to go on with.

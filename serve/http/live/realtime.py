@@ -24,7 +24,7 @@ from serve.http.door.json_text import read_object
 from serve.http.errors import OPENAI_CODES
 from serve.http.live.stream import AnySocket, Stream
 from serve.http.openai.models import adapter_of
-from serve.service.live.settings import LEAST_PAUSE_S, LiveSettings, parse_live_settings
+from serve.service.live.settings import LEAST_PAUSE_S, MOST_PAUSE_S, LiveSettings, parse_live_settings
 from serve.transcript.events import LiveDone, LiveEvent, LivePhrase, LiveWords
 
 PATH = "/v1/realtime"
@@ -55,7 +55,6 @@ class RealtimeStream(Stream):
         self._session_id, self._n_items = f"sess_{uuid.uuid4().hex}", 0
         self._session: dict[str, Any] = {"type": "transcription"}
         self._values: dict[str, Any] = {"sample_rate": RATE}
-        self._pending: str | bytes = ""  # the first frame behind the settings
         self._has_started = False  # whether the item is known to the client
         self._previous: str | None = None
 
@@ -64,25 +63,23 @@ class RealtimeStream(Stream):
         query = dict(parse_qsl(self.socket.scope["query_string"].decode(errors="replace"))[:16])
         if query.get("intent", "transcription") != "transcription":
             raise errors.UnsupportedOption("intent", "only transcription is served here")
-        self._choose_model(query.get("model", ""))
+        if model := query.get("model", ""):
+            self._values["adapter"] = adapter_of(self.service, model)
         await self._send(type="session.created", session=self._described())
         while True:
-            self._pending = await self.next_frame("sound")
-            message = _message(self._pending)
-            if message.get("type") not in ("session.update", "transcription_session.update"):
-                return parse_live_settings(self._values)
+            frame = await self.next_frame("sound")
+            message: dict[str, Any] = {}
             try:
+                message = _message(frame)
+                if message.get("type") not in ("session.update", "transcription_session.update"):
+                    self.unread = frame
+                    return parse_live_settings(self._values)
                 self._update(message)
-                parse_live_settings(self._values)
             except errors.RequestError as error:
                 await self._tell(error, message)
             else:
                 kind = str(message["type"]).removesuffix("update") + "updated"
                 await self._send(type=kind, session=self._described())
-
-    async def greet(self) -> None:
-        """Take the frame that ended the settings."""
-        await self.take(self._pending)
 
     async def take(self, frame: str | bytes) -> bool:
         """Take a client event; what is wrong with one is told, and the session goes on."""
@@ -168,7 +165,7 @@ class RealtimeStream(Stream):
         return {"id": self._session_id, "object": "realtime.transcription_session", **self._session}
 
     def _update(self, message: Mapping[str, Any]) -> None:
-        """Take settings in either wording.
+        """Take settings in either wording, all of them or none.
 
         Raises:
             RequestError: One is not served.
@@ -192,17 +189,17 @@ class RealtimeStream(Stream):
             values |= _format(sound["format"])
         if "turn_detection" in sound:
             values["pause_s"] = _pause_s(sound["turn_detection"])
-        transcription = sound.get("transcription") or {}
+        transcription = _part(sound, "transcription")
         for name in ("language", "prompt"):
             if transcription.get(name):
                 values[name] = transcription[name]
+        if model := str(transcription.get("model") or ""):
+            values["adapter"] = adapter_of(self.service, model)
+        settings = parse_live_settings(values)
+        with self.service.admit(is_long=True) as place:
+            place.choose(settings.options)
         self._values = values
-        self._choose_model(str(transcription.get("model") or ""))
         self._session |= {name: each for name, each in session.items() if name in ("audio", *_OLDER.values())}
-
-    def _choose_model(self, model: str) -> None:
-        if model and (adapter := adapter_of(self.service, model)) is not None:
-            self._values["adapter"] = adapter
 
 
 _OLDER = {
@@ -227,9 +224,9 @@ def _part(whole: Mapping[str, Any], name: str) -> dict[str, Any]:
 
 def _format(given: object) -> dict[str, Any]:
     kind = given.get("type") if isinstance(given, dict) else given
-    if kind not in FORMATS:
+    if not isinstance(kind, str) or kind not in FORMATS:
         raise errors.UnsupportedOption("format", f"must be one of {', '.join(FORMATS)}")
-    encoding = FORMATS[str(kind)]
+    encoding = FORMATS[kind]
     rate = RATE if encoding == "pcm_s16le" else TELEPHONE_RATE
     if isinstance(given, dict) and encoding == "pcm_s16le":
         rate = given.get("rate") or RATE
@@ -243,7 +240,7 @@ def _pause_s(turn_detection: object) -> float:
     silence_ms = turn_detection.get("silence_duration_ms") if isinstance(turn_detection, dict) else None
     if not isinstance(silence_ms, int | float):
         return 1.0
-    return max(LEAST_PAUSE_S, min(5.0, silence_ms / 1000))
+    return max(LEAST_PAUSE_S * 1000, min(MOST_PAUSE_S * 1000, silence_ms)) / 1000
 
 
 def _message(frame: str | bytes) -> dict[str, Any]:

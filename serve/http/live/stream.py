@@ -30,8 +30,8 @@ from serve.transcript.events import LiveEvent
 
 AnySocket = WebSocket[Any, Any, State]
 
-MAX_VALUES = 64
-"""Values of an address that are read."""
+MAX_VALUES = 160
+"""Values of an address that are read; Deepgram's clients may send a hundred words that are likely."""
 
 WORK_S = 1.0
 """Seconds of sound from which on a socket's line is always in the log."""
@@ -61,7 +61,9 @@ class Stream(ABC):
         self.run: LiveRun | None = None
         self.after = 0
         """Number of the last event that the client has."""
-        self._left_with = DONE  # the client's close code
+        self.unread: str | bytes | None = None
+        """A frame that came behind the settings, and is still to be taken."""
+        self._left_with = 0  # the client's close code, once it has told one
         self._has_room = asyncio.Event()
 
     @abstractmethod
@@ -94,10 +96,10 @@ class Stream(ABC):
     async def bye(self) -> None:  # noqa: B027 - most say nothing
         """Send what comes after all events."""
 
-    def query(self) -> dict[str, str]:
-        """Return the values that the address names, empty ones too; of very many the first."""
+    def query(self) -> list[tuple[str, str]]:
+        """Return the names and values of the address, empty values too; of very many the first."""
         query = self.socket.scope["query_string"].decode(errors="replace")
-        return dict(parse_qsl(query, keep_blank_values=True)[:MAX_VALUES])
+        return parse_qsl(query, keep_blank_values=True)[:MAX_VALUES]
 
     def token(self) -> str | None:
         """Return the token of the session to go on with, if any."""
@@ -157,13 +159,13 @@ class Stream(ABC):
         run = self.run = await self._open()
         listener = run.listener
         run.session.on_room(self._room_maker())
-        await self.greet()
+        # From here on nothing may be awaited outside the `try`: whatever fails ends the run.
         listening = asyncio.ensure_future(self._listen(run))
         speaking = asyncio.ensure_future(self._speak(run))
         is_left = False
         try:
             await asyncio.wait({listening, speaking}, return_when=asyncio.FIRST_COMPLETED)
-            if not speaking.done():
+            if not speaking.done() or isinstance(speaking.exception(), OSError | WebSocketException):
                 is_left = self.can_come_back and self._left_with not in (DONE, GOING_AWAY)
                 raise ClientGone
             speaking.result()
@@ -236,6 +238,9 @@ class Stream(ABC):
         """
         settings = self.service.settings
         idle_s = settings.live_idle_timeout_s
+        if self.unread is not None:
+            frame, self.unread = self.unread, None
+            return frame
         if (
             self.run is None
         ):  # whoever has not even said what it wants gets no more time than a request's head
@@ -258,9 +263,12 @@ class Stream(ABC):
         return text if text is not None else data or b""
 
     async def _speak(self, run: LiveRun) -> None:
+        await self.greet()
         async for number, event in run.events(self.after):
             self.metrics.heard_live(event)
             await self.say(number, event)
+            if not self.can_come_back:
+                run.forget(number)
 
 
 def close_code(error: errors.ServiceError) -> int:

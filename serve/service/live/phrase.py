@@ -38,6 +38,7 @@ class Phrase:
         """Words of the last hypothesis behind the committed ones."""
         self._start_s = start / SAMPLE_RATE
         self._n_before = 0  # committed words before the window
+        self._n_told = 0  # committed words of the phrase before, which the window may still begin with
         self._last: Hypothesis | None = None
 
     @property
@@ -109,18 +110,29 @@ class Phrase:
         self._n_before += 1 + number
         self.front = front
 
-    def split_off(self) -> Phrase:
-        """Take the words before the window out, as a phrase that is over; the rest stays open."""
-        over = Phrase(round(self._start_s * SAMPLE_RATE))
-        over.committed, over._last = self.committed[: self._n_before], self._last
-        self.committed, self._n_before = self.committed[self._n_before :], 0
-        self._start_s = self.committed[0].word.start_s
-        return over
+    @property
+    def own(self) -> list[Committed]:
+        """Committed words that no phrase before it has."""
+        return self.committed[self._n_told :]
 
     @property
-    def committed_before_s(self) -> float:
-        """Seconds of the phrase before its window."""
-        return self.front / SAMPLE_RATE - self._start_s
+    def committed_s(self) -> float:
+        """Seconds from its first committed word to the end of the last."""
+        own = self.own
+        return own[-1].word.end_s - own[0].word.start_s if own else 0.0
+
+    def split_off(self) -> Phrase:
+        """Take all committed words as a phrase that is over; what follows them stays open.
+
+        Clients were told of them as this phrase's, so none moves to the next. Those in the window are given
+        to the model all the same.
+        """
+        over = Phrase(round(self._start_s * SAMPLE_RATE))
+        over.committed, over._last = self.own, self._last
+        self.committed, self._n_before = self.committed[self._n_before :], 0
+        self._n_told = len(self.committed)
+        self._start_s = over.committed[-1].word.end_s
+        return over
 
     def segment(self, number: int, partial: str = "", end_s: float | None = None) -> Segment:
         """Return the phrase as a segment.
@@ -130,7 +142,8 @@ class Phrase:
             partial: Text behind the committed words.
             end_s: Where the partial text ends, in the recording.
         """
-        said, last = [each.word for each in self.committed], self._last
+        own, last = self.own, self._last
+        said = [each.word for each in own]
         text = join_text([*(word.text for word in said), partial])
         logprobs = [math.log(max(word.probability, 1e-6)) for word in said]
         usual = last.avg_logprob if last else 0.0
@@ -145,9 +158,9 @@ class Phrase:
             no_speech_prob=last.no_speech_prob if last else 0.0,
             language=last.language if last else "",
             language_prob=last.language_prob if last else None,
-            tokens=tuple(token for each in self.committed for token in each.tokens),
+            tokens=tuple(token for each in own for token in each.tokens),
             temperature=last.temperature if last else 0.0,
             compression_ratio=compression_ratio(text),
             words=tuple(said),
-            scored_tokens=tuple(token for each in self.committed for token in each.scored),
+            scored_tokens=tuple(token for each in own for token in each.scored),
         )

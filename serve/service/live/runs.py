@@ -14,10 +14,11 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import takewhile
 from typing import TYPE_CHECKING
 
 from serve.errors import UnknownSession
-from serve.transcript.events import LiveEvent, LiveWords
+from serve.transcript.events import LiveDone, LiveEvent, LiveWords
 
 if TYPE_CHECKING:  # these imports take seconds, so the loading thread does them while /ping answers
     from serve.service.live.session import LiveSession
@@ -28,6 +29,16 @@ KEPT_S = 30.0
 
 Emitted = Callable[[Callable[[Callable[[LiveEvent], None]], None]], AsyncIterator[LiveEvent]]
 """Runs work in a thread and yields what it emits; `Service.in_thread`."""
+
+
+@dataclass
+class _Kept:
+    """An event that a client may still ask for."""
+
+    number: int
+    event: LiveEvent
+    n: int = 1
+    """How often it happened in a row, the last time as `number`: a client may wish for the same all day."""
 
 
 @dataclass(eq=False)
@@ -47,7 +58,7 @@ class LiveRun:
     error: BaseException | None = None
     is_over: bool = False
     on_over: Callable[[LiveRun], None] = lambda run: None
-    _kept: deque[tuple[int, LiveEvent]] = field(default_factory=deque)
+    _kept: deque[_Kept] = field(default_factory=deque)
     _changed: asyncio.Event = field(default_factory=asyncio.Event)
     _working: asyncio.Task[None] | None = None
 
@@ -58,10 +69,7 @@ class LiveRun:
     async def _work(self, in_thread: Emitted) -> None:
         try:
             async for event in in_thread(self.session.run):
-                self.n_events += 1
-                if self._kept and _is_passing(self._kept[-1][1]):
-                    self._kept.pop()  # the new event replaces its partial text
-                self._kept.append((self.n_events, event))
+                self._keep(event)
                 self._wake()
         except BaseException as error:
             self.error = error
@@ -72,6 +80,17 @@ class LiveRun:
             self.is_over = True
             self.on_over(self)
             self._wake()
+
+    def _keep(self, event: LiveEvent) -> None:
+        self.n_events += 1
+        if self._kept and _is_passing(self._kept[-1].event):
+            self._kept.pop()  # the new event replaces its partial text
+        last = self._kept[-1] if self._kept else None
+        is_next = last is not None and last.number == self.n_events - 1
+        if last is not None and is_next and isinstance(event, LiveDone) and event == last.event:
+            last.number, last.n = self.n_events, last.n + 1
+        else:
+            self._kept.append(_Kept(self.n_events, event))
 
     def hear(self, data: bytes) -> bool:
         """Pass sound on; False means: send no more before the session has room."""
@@ -88,9 +107,11 @@ class LiveRun:
         """
         mine = self.listener
         while self.listener == mine:
-            if newer := [each for each in self._kept if each[0] > after]:
-                for after, event in newer:
-                    yield after, event
+            if newer := self._behind(after):
+                for kept in newer:
+                    for number in range(max(after, kept.number - kept.n) + 1, kept.number + 1):
+                        yield number, kept.event
+                        after = number
             elif self.is_over:
                 if self.error is not None:
                     raise self.error
@@ -98,6 +119,16 @@ class LiveRun:
             else:
                 self._changed.clear()
                 await self._changed.wait()
+
+    def _behind(self, after: int) -> list[_Kept]:
+        """Return what is kept behind a number, found from the end: hours of events may lie before it."""
+        newer = list(takewhile(lambda kept: kept.number > after, reversed(self._kept)))
+        return newer[::-1]
+
+    def forget(self, until: int) -> None:
+        """Drop the events up to a number: nobody comes back for them."""
+        while self._kept and self._kept[0].number <= until:
+            self._kept.popleft()
 
     def take_over(self) -> None:
         """Let a new connection listen; the one before it, if any, ends."""

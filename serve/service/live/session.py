@@ -62,7 +62,7 @@ FORCED_MARGIN_S = 1.5
 """Sound behind the words that are committed where a window is full, though no policy would."""
 
 LONG_PHRASE_S = 15.0
-"""Committed words that reach further back become a phrase, though nobody paused."""
+"""Longer committed words become a phrase, though nobody paused."""
 
 SPOKEN_TO_TELL_S = 2.0
 """Speech from which a language is told that commits words."""
@@ -250,6 +250,8 @@ class LiveSession:
             self._close()
         elif window.end - self._phrase.front > self._long_window:
             self._move_front(window)
+        if self._phrase.committed_s > LONG_PHRASE_S:
+            self._tell_phrase(self._phrase.split_off())
 
     def _settle(self, window: Window) -> None:
         """Decode the open window with care and commit all its words, once."""
@@ -270,10 +272,10 @@ class LiveSession:
         """End the phrase, whose words are committed."""
         self._withdraw()
         phrase = self._phrase
-        if phrase.committed:
+        if phrase.own:
             self._tell_phrase(phrase)
-            if self._told is not None:
-                self._track.push(self._told.probs, self._told.spoken / SAMPLE_RATE, self._told.shown)
+        if phrase.committed and self._told is not None:
+            self._track.push(self._told.probs, self._told.spoken / SAMPLE_RATE, self._told.shown)
         self._forget()
 
     def _tell_phrase(self, phrase: Phrase) -> None:
@@ -302,8 +304,6 @@ class LiveSession:
         points = {each: self._ear.quiet_point(round(boundaries[each] * SAMPLE_RATE)) for each in later}
         chosen = min(later, key=lambda each: points[each][0])
         phrase.move_front(chosen, max(phrase.front, points[chosen][1]))
-        if phrase.committed_before_s > LONG_PHRASE_S:
-            self._tell_phrase(phrase.split_off())
         self._ear.forget(phrase.front)
 
     def _decode(

@@ -70,7 +70,7 @@ def parse_live_settings(values: Mapping[str, Any], base: TranscriptionOptions | 
 def _pause_s(given: object) -> float:
     try:
         pause_s = float(given)  # type: ignore[arg-type]
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         pause_s = math.nan
     if not (LEAST_PAUSE_S <= pause_s <= MOST_PAUSE_S or pause_s == math.inf):
         raise UnsupportedOption("pause_s", f"must be a number from {LEAST_PAUSE_S:g} to {MOST_PAUSE_S:g}")

@@ -3,7 +3,10 @@
 import json
 
 import pytest
+from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
+
+from tests.waiting import wait_until
 
 
 @pytest.fixture
@@ -68,6 +71,10 @@ def test_finalize_is_answered_and_without_interim_results_all_are_final(deepgram
         ("encoding=linear16&multichannel=true", "multichannel"),
         ("encoding=linear16&diarize=true", "diarize"),
         ("encoding=linear16&endpointing=soon", "endpointing"),
+        ("encoding=linear16&endpointing=5001", "endpointing"),
+        ("encoding=linear16&endpointing=" + "9" * 401, "endpointing"),
+        ("encoding=linear16&endpointing=" + "9" * 5_000, "endpointing"),
+        ("encoding=linear16&sample_rate=" + "9" * 5_000, "sample_rate"),
         ("encoding=linear16&interim_results=maybe", "interim_results"),
         ("encoding=linear16&redact=pci", "redact"),
         ("encoding=linear16&language=tlh", "language"),
@@ -76,7 +83,31 @@ def test_finalize_is_answered_and_without_interim_results_all_are_final(deepgram
 def test_what_is_not_served_is_refused_by_name(shared, query, name):
     with connect("ws://{}:{}/v1/listen?{}".format(*shared.address, query)) as connection:
         error = json.loads(connection.recv(timeout=60))
+        with pytest.raises(ConnectionClosed) as closed:
+            connection.recv(timeout=60)
     assert error["type"] == "Error" and f"'{name}'" in error["description"]
+    assert closed.value.rcvd.code == 1008
+
+
+@pytest.mark.parametrize(
+    ("query", "hotwords"),
+    [
+        ("keyterm=snuffle&keyterm=tapir", "snuffle, tapir"),
+        ("keyterm=John+3:16", "John 3:16"),
+        ("keywords=snuffle:5&keywords=tapir:-1.5&keywords=okapi", "snuffle, tapir, okapi"),
+        ("keyterm=snuffle&keywords=tapir:2", "snuffle, tapir"),
+        ("hotwords=okapi", "okapi"),
+        ("&".join(f"keyterm=term{n}" for n in range(100)), ", ".join(f"term{n}" for n in range(100))),
+    ],
+    ids=("terms", "colon", "boosts", "both", "own", "hundred"),
+)
+def test_all_the_words_that_are_likely_are_given_to_the_model(shared, query, hotwords):
+    with connect("ws://{}:{}/v1/listen?{}&encoding=linear16".format(*shared.address, query)) as connection:
+        wait_until(lambda: shared.service.live.all)
+        (run,) = shared.service.live.all
+        assert run.session._settings.options.hotwords == hotwords
+        connection.send('{"type": "CloseStream"}')
+        assert json.loads(connection.recv(timeout=60))["type"] == "Metadata"
 
 
 def test_an_unknown_message_ends_the_stream_with_its_reason(shared):

@@ -89,6 +89,23 @@ def test_what_was_said_while_nobody_listened_is_told_later(shared, dial, pcm):
     assert words_of(again.rest()) == ["श्रोता"]
 
 
+def test_a_connection_cut_while_its_sound_waits_for_room_is_gone_on_with(serve, dial, pcm):
+    running = serve()
+    client = dial(running)
+    token = client.next()["token"]
+    running.engine.pace.clear()
+    client.hear(pcm * 5)  # 35 s; the last of them find no room
+    (run,) = running.service.live.all
+    wait_until(lambda: run.n_received > 20 * 32_000)
+    client.cut()
+    running.engine.pace.set()
+    wait_until(lambda: run.leaving is not None, timeout_s=10)
+    again = dial(running, token=token)
+    again.next()
+    again.tell("close")
+    assert again.rest()[-1] == {"type": "closed"} and set(words_of(again.frames)) == {"श्रोता"}
+
+
 def test_a_second_connection_takes_the_session_over(shared, dial):
     client = dial(shared)
     token = client.next()["token"]
@@ -126,9 +143,9 @@ def test_what_a_browser_records_is_heard_in_any_pieces(shared, dial, recorded, c
 
 
 def test_a_recorder_that_is_started_again_sends_a_second_header(shared, dial, recorded):
-    client = dial(shared, format="container")
-    for _ in range(2):
-        client.connection.send(recorded("webm"))
+    client, recording = dial(shared, format="container"), recorded("webm")
+    for _ in range(2):  # so close that frames are joined
+        client.connection.send(recording)
     client.tell("close")
     phrases = [frame["segment"] for frame in client.rest() if frame["type"] == "phrase"]
     assert len(phrases) == 2 and phrases[1]["start"] > 6.0

@@ -44,6 +44,20 @@ def test_what_is_no_word_without_the_letter_before_it_is_left_out(phrase, added)
     assert [word.text for word in behind] == ["झुकला"]
 
 
+def test_a_phrase_that_is_split_off_has_all_that_was_committed_and_the_window_keeps_its_words(phrase):
+    spoken = heard(("सूर्य", (1, 2), 0.5), ("झुकला", (5,), 1.6), ("आता", (6,), 2.4))
+    phrase.commit(phrase.words_behind(spoken, 2.5)[:1], 2.5)
+    phrase.move_front(0, 18_000)
+    over = phrase.split_off()
+    assert over.segment(0).text == "सूर्य झुकला" and over.segment(0).tokens == (1, 2, 5)
+    assert phrase.prefix == (5,) and not phrase.own and phrase.committed_s == 0
+    behind = phrase.words_behind(heard(("झुकलाय", (5, 7), 0.5), ("आता", (6,), 1.3)), 1.4)
+    assert [word.text for word in behind] == ["य", "आता"], "what is added to a word of the phrase before"
+    (said, _) = phrase.commit(behind, 2.5)
+    assert said.start_s >= over.segment(0).end_s
+    assert phrase.segment(1).text == "य आता" and phrase.segment(1).tokens == (7, 6)
+
+
 def test_a_word_near_the_end_is_committed_once_two_hypotheses_have_it():
     words = heard(("एक", (1,), 1.0), ("दोन", (2,), 2.0), ("तीन", (3,), 3.0)).words
     just_enough, sure = 2.0 + MARGIN_S, 2.0 + SURE_MARGIN_S

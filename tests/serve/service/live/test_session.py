@@ -231,6 +231,9 @@ def test_speech_without_a_pause_is_decoded_in_windows_of_bounded_length(open_ses
     events = listening.finish()
     said = phrases(events)
     assert len(said) > 1 and [segment.id for segment in said] == list(range(len(said)))
+    ends = [n for n, event in enumerate(events) if isinstance(event, LivePhrase)]
+    for first, end, segment in zip([0, *ends], ends, said, strict=False):
+        assert tuple(committed(events[first:end])) == segment.words
     assert [word for segment in said for word in segment.words] == committed(events)
     assert all(segment.end_s - segment.start_s < 25 for segment in said)
     assert max(pipeline.engine.n_frames) <= 1_000  # of more than 3,000

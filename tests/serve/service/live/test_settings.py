@@ -28,6 +28,8 @@ def test_sound_and_options_are_read_numbers_also_from_text():
         ("channels", 3),
         ("channels", "split"),
         ("pause_s", 0.1),
+        pytest.param("pause_s", 10**400, id="pause_s of 401 digits"),
+        ("pause_s", {}),
         ("language", "klingon"),
         ("colour", "red"),
         ("format", "srt"),
