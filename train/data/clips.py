@@ -71,7 +71,9 @@ def _read_clips(
 
 def _prepare(spec: SourceSpec, purpose: Purpose, language: str, prepare_dir: Path, *, strict: bool) -> Path:
     """Prepare a source unless that was done before, and return the directory of its shards."""
-    spec = dataclasses.replace(spec, speakers=None)  # does not change what is decoded
+    unsaid = dataclasses.replace(spec, speakers=None)
+    if speakers_of(unsaid) in (None, spec.speakers):  # the shards are the same, whoever is said to speak
+        spec = unsaid
     fingerprint = source_fingerprint(spec, purpose, language)
     key = hashlib.sha256(f"{spec} {purpose} {fingerprint}".encode()).hexdigest()[:8]
     if purpose == "test":

@@ -68,6 +68,8 @@ def resolve_channel(spec: SourceSpec, purpose: Purpose, language: str) -> Source
 def read_source(spec: SourceSpec, purpose: Purpose, language: str, log: DropLog) -> Iterator[Record]:
     """Yield the records of a source, always in the same order; malformed rows go to `log`.
 
+    Every record has a language, and the kind of its voice where its row or the source tells.
+
     Args:
         purpose: Decides the split where the source names none.
         language: Whisper's code, used where neither source nor row names one.
@@ -77,10 +79,13 @@ def read_source(spec: SourceSpec, purpose: Purpose, language: str, log: DropLog)
         DataError: The source cannot be opened, or the log is strict and a row is bad.
     """
     spec = resolve_channel(spec, purpose, language)
-    kind = speakers_of(spec)
-    for record in _read_resolved(spec, purpose, spec.language or language, log):
-        unsaid = kind is not None and record.kind == "unknown"
-        yield msgspec.structs.replace(record, kind=kind) if unsaid else record
+    language, kind = spec.language or language, speakers_of(spec)
+    for record in _read_resolved(spec, purpose, language, log):
+        yield msgspec.structs.replace(
+            record,
+            language=record.language or language,
+            kind=kind if kind and record.kind == "unknown" else record.kind,
+        )
 
 
 def speakers_of(spec: SourceSpec) -> VoiceKind | None:
