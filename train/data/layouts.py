@@ -65,7 +65,9 @@ def read_common_voice(directory: Path, splits: str, language: str, log: DropLog)
             )
 
 
-def read_folder(directory: Path, split: str | None, log: DropLog) -> Iterator[Record]:
+def read_folder(
+    directory: Path, split: str | None, log: DropLog, *, untranscribed: bool = False
+) -> Iterator[Record]:
     """Yield audio files with their transcripts: `NAME.txt` beside each, or one table for all.
 
     The table is `transcripts.tsv` or `metadata.csv` with a column `file_name` and one of `text`,
@@ -75,6 +77,7 @@ def read_folder(directory: Path, split: str | None, log: DropLog) -> Iterator[Re
         directory: Searched with all directories below it, where transcripts are files.
         split: Directory below it to read instead, if any.
         log: Collects bad rows.
+        untranscribed: Whether a recording without a transcript is read with an empty text.
 
     Raises:
         DataError: The directory does not exist, or holds no audio.
@@ -101,6 +104,9 @@ def read_folder(directory: Path, split: str | None, log: DropLog) -> Iterator[Re
         try:
             text = " ".join(transcript(decode_text(said.read_bytes())).split())
         except FileNotFoundError:
+            if untranscribed:
+                yield Record(audio=path, text="", origin=f"{path}:1")
+                continue
             log.drop(Reason.MALFORMED, f"{path}:1", f"no transcript {said.name} lies beside it")
             continue
         except (OSError, UnicodeDecodeError) as error:

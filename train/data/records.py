@@ -95,7 +95,7 @@ def voice_kind(kind: str | None, voice: str | None, text: str) -> VoiceKind:
 
 
 def row_language(written: str | None) -> str | None:
-    """Return Whisper's code of the language that a row names (`mr`, `mr-IN`, `Marathi`); None if it names none.
+    """Return Whisper's code of the language that a row names, as `mr`, `mr-IN` or `Marathi`; None for none.
 
     Raises:
         DataError: Whisper has no such language.

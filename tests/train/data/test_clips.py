@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import pyarrow.parquet
 import pytest
 
 from train.data.clips import load_clips
@@ -107,3 +108,19 @@ def test_shards_of_an_unknown_language_are_left_out_and_named(load, manifest, tm
         load(f"shards:{tmp_path}/shards")
     index.write_text(index.read_text("utf-8").replace('"language":"tlh"', '"language":"hi-IN"'), "utf-8")
     assert [clip.language for clip in load(f"shards:{tmp_path}/shards")] == ["mr", "mr", "mr", "hi"]
+
+
+def test_recordings_of_the_hub_may_lack_a_text_where_none_is_read(parquet, tmp_path):
+    (file,) = (parquet / "mr_in" / "train").iterdir()
+    rows = pyarrow.parquet.read_table(file)
+    place = rows.column_names.index("transcription")
+    pyarrow.parquet.write_table(rows.set_column(place, "transcription", [["", "पाऊस"]]), file)
+    clips = load_clips(
+        f"hf:{parquet}:mr_in",
+        "train",
+        "mr",
+        log=DropLog(strict=True),
+        filters=Filters(silent=True),
+        prepare_dir=tmp_path / "data",
+    )
+    assert [clip.text for clip in clips] == ["", "पाऊस"]
