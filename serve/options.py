@@ -23,16 +23,24 @@ FORMAT_OPTIONS = ("format", "response_format")
 """Names of the option for the response format (`serve.transcript.formats`); the second is OpenAI's."""
 
 MAX_PROMPT_CHARACTERS = 2_000
-"""Longest `prompt`, and longest `hotwords`, in letters."""
+"""Longest `prompt`, longest `hotwords`, and most of all texts in `suppress`, in letters."""
 
 MAX_BEAM_SIZE = 10
 MAX_SUPPRESSED = 100
 """Most texts in `suppress`."""
 
+MAX_LISTED_CHARACTERS = 8 * MAX_PROMPT_CHARACTERS
+"""Longest `suppress` as one text: in a JSON list, `\\u0915` may stand for a letter."""
+
+MAX_REASON_CHARACTERS = 300
+"""Most of msgspec's message that a refusal repeats, as it may hold the whole value."""
+
 MAX_TRACK = 99
 
 Channels = Literal["mix", "split"]
 TrackName = Annotated[str, msgspec.Meta(min_length=1, max_length=40)]
+ListedText = Annotated[str, msgspec.Meta(max_length=MAX_LISTED_CHARACTERS)]
+SuppressedText = Annotated[str, msgspec.Meta(max_length=MAX_PROMPT_CHARACTERS)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,7 +84,7 @@ class WireOptions(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     prompt: Annotated[str, msgspec.Meta(max_length=MAX_PROMPT_CHARACTERS)] = ""
     beam_size: Annotated[int, msgspec.Meta(ge=1, le=MAX_BEAM_SIZE)] | None = None
     hotwords: Annotated[str, msgspec.Meta(max_length=MAX_PROMPT_CHARACTERS)] = ""
-    suppress: str | list[str] = ""
+    suppress: ListedText | list[SuppressedText] = ""
     word_timestamps: bool = False
     channels: Channels = "mix"
     track: Annotated[int, msgspec.Meta(ge=1, le=MAX_TRACK)] | TrackName | None = None
@@ -157,6 +165,10 @@ def _suppressed(value: str | list[str]) -> tuple[str, ...]:
     named = tuple(dict.fromkeys(text for text in texts if text))
     if len(named) > MAX_SUPPRESSED:
         raise UnsupportedOption("suppress", f"names {len(named)} texts; at most {MAX_SUPPRESSED} are taken")
+    if (n_characters := sum(map(len, named))) > MAX_PROMPT_CHARACTERS:
+        raise UnsupportedOption(
+            "suppress", f"has {n_characters} letters; its texts may have {MAX_PROMPT_CHARACTERS} together"
+        )
     return named
 
 
@@ -166,5 +178,5 @@ def option_refusal(message: str) -> UnsupportedOption:
         known = ", ".join(sorted(KNOWN_OPTIONS))
         return UnsupportedOption(unknown[1][:60], f"is unknown; the options are {known}")
     path = re.search(r" - at `\$\.(\w+)", message)
-    reason = message.partition(" - at ")[0]
+    reason = message.partition(" - at ")[0][:MAX_REASON_CHARACTERS]
     return UnsupportedOption(path[1] if path else "?", reason[:1].lower() + reason[1:])

@@ -222,15 +222,16 @@ def mp4_sound_s(data: bytes) -> float:
         at = start + (20 if data[start : start + 1] == b"\x01" else 12)
         per_s = int.from_bytes(data[at : min(end, at + 4)], "big")
         tables = [box for part in media for box in _boxes(data, *part, (b"minf", b"stbl", b"stts"))]
-        counted = sum(_counted_units(data[start + 8 : end], per_s) for start, end in tables)
+        counted = sum(_counted_units(memoryview(data)[start + 8 : end], per_s) for start, end in tables)
         found.append(counted / max(1, per_s))
     return min(found, default=0.0)
 
 
-def _counted_units(table: bytes, longest: int) -> int:
+def _counted_units(table: memoryview, longest: int) -> int:
     """Return the sum of packets times their length, from (packets, length) pairs."""
-    pairs = np.frombuffer(table[: len(table) // 8 * 8], ">u4").reshape(-1, 2).astype(object)
-    return sum(packets * min(length, longest) for packets, length in pairs[:MAX_BOXES])
+    n_pairs = min(len(table) // 8, MAX_BOXES)
+    pairs = np.frombuffer(table[: 8 * n_pairs], ">u4").reshape(-1, 2).astype(object)
+    return sum(packets * min(length, longest) for packets, length in pairs)
 
 
 def _boxes(data: bytes, start: int, end: int, path: tuple[bytes, ...]) -> Iterator[tuple[int, int]]:

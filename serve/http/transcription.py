@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
 from typing import NamedTuple, Protocol, TypeVar
 
 import structlog
@@ -93,7 +94,8 @@ async def transcribe_body(request: AnyRequest, state: State, ask: Ask) -> Respon
             place.close()
             return answer
         audio, options, answer_format = await asked.read_recording(service, body)
-        place.choose(options)
+        # The engine's process may be asked what it supports, and it may be slow to answer.
+        await service.in_request_thread(partial(place.choose, options))
         events = service.transcribe(audio, options, place)
         del body, audio  # from here on only the decoder keeps the recording
         encoder, headers = answer_format.new_encoder(), {"Content-Type": answer_format.content_type}

@@ -126,18 +126,19 @@ class Models:
                     roots=settings.loading_roots,
                     told=Told(language=settings.language, encoder_context=settings.encoder_context),
                 )
-                base = self._base_of(served)
+                base = self._referenced_base(served)
                 try:
                     self._load(base, name, path, served)
-                except BaseException:
+                    model = Model(name=name, url=url)
+                    with self._lock:
+                        loaded = _Loaded(model=model, base=base, is_adapter=served.artifact is not None)
+                        base.models[name] = self._loaded[name] = loaded
+                finally:
+                    with self._lock:
+                        base.n_references -= 1
                     self._drop_unless_used(base)
-                    raise
             except StartupError as error:
                 raise BadAdapter(without_directories(str(error).replace(f"{path}/", ""))) from error
-            model = Model(name=name, url=url)
-            with self._lock:
-                loaded = _Loaded(model=model, base=base, is_adapter=served.artifact is not None)
-                base.models[name] = self._loaded[name] = loaded
         _log.info("model.added", model=name, memory_bytes=self._budget.taken_bytes)
         return model
 
@@ -197,11 +198,15 @@ class Models:
             raise UnknownModel(name)
         return self._loaded[name]
 
-    def _base_of(self, served: Served) -> _Base:
-        """Return the loaded base of a model; load it first if needed."""
+    def _referenced_base(self, served: Served) -> _Base:
+        """Return the loaded base of a model, with a reference to it; load it first if needed.
+
+        Without the reference, it would end with its last model while the next one is being loaded.
+        """
         fingerprint = base_fingerprint(served.base_dir)
         with self._lock:
             if (base := self._bases.get(fingerprint)) is not None:
+                base.n_references += 1
                 return base
         n_bytes = weight_bytes(served.base_dir)
         if not self._budget.fits(n_bytes):
@@ -220,7 +225,9 @@ class Models:
         n_bytes = pipeline.engine.base_bytes()  # 0 where the engine loads it on first use
         self._budget.take(n_bytes, force=True)
         scheduler = scheduler_of(pipeline.engine, settings)
-        base = _Base(fingerprint=fingerprint, adapters=adapters, scheduler=scheduler, n_bytes=n_bytes)
+        base = _Base(
+            fingerprint=fingerprint, adapters=adapters, scheduler=scheduler, n_bytes=n_bytes, n_references=1
+        )
         with self._lock:
             self._bases[fingerprint] = base
         return base

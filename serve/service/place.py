@@ -9,6 +9,7 @@ Knows no event loop and no HTTP.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from typing import TYPE_CHECKING
@@ -60,24 +61,33 @@ class Place(ExitStack):
         self._max_audio_s = max_audio_s
         self._audio_turns = audio_turns
         self._model = model
-        self.callback(lambda: self._held.close())
-        self.callback(ticket.close)
+        self._holding = threading.Lock()  # a client may leave while the adapter is chosen in another thread
+        self.callback(self._release)
+        self.callback(ticket.close)  # before the adapter is released, and from then on none is held
 
     @property
     def pipeline(self) -> Pipeline:
         return self._held.pipeline
 
     def choose(self, options: TranscriptionOptions) -> None:
-        """Hold the adapter that the options name, and check that it supports them.
+        """Hold the adapter that the options name, and check that it supports them. May wait for the engine.
 
         Raises:
             UnsupportedOption: An option is not supported; the error names it.
+            ServiceError: The request has ended.
         """
         if self._model is None:
             held = self._adapters.hold(options.adapter, self.ticket.check)
-            self._held.close()
-            self._held = held
+            with self._holding:
+                if self.ticket.error is None:
+                    held, self._held = self._held, held
+            held.close()  # the one before; the new one where the request has ended
+            self.ticket.check()
         self.pipeline.resolve(options)
+
+    def _release(self) -> None:
+        with self._holding:
+            self._held.close()
 
     def opening(
         self, audio: bytes | Samples, options: TranscriptionOptions

@@ -1,5 +1,7 @@
 """What a caller may ask for."""
 
+import json
+
 import pytest
 
 from serve.engine.languages import LANGUAGE_NAMES, language_code
@@ -74,6 +76,38 @@ def test_options_of_decoding_are_read() -> None:
     assert options == TranscriptionOptions(
         beam_size=10, hotwords="श्रोता", word_timestamps=True, channels="split"
     )
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        ["x" * 100_000],
+        ["x" * 2_001],
+        [f"{number:030}" for number in range(100)],
+        "x" * 100_000,
+        "," * 100_000,
+        '["' + "x" * 2_001 + '"]',
+    ],
+    ids=["long text", "text", "sum", "long words", "commas", "JSON"],
+)
+def test_texts_to_suppress_are_bounded_together(value):
+    with pytest.raises(UnsupportedOption) as refused:
+        parse_options({"suppress": value}, strict=True)
+    assert refused.value.name == "suppress" and len(str(refused.value)) < 500
+
+
+def test_as_many_letters_may_be_suppressed_as_a_prompt_may_have_however_they_are_written():
+    texts = tuple(chr(0x905 + number % 50) * (20 if number < 50 else 19) for number in range(100))
+    for value in (list(texts), json.dumps(texts)):
+        assert parse_options({"suppress": value}).suppress == texts
+
+
+@pytest.mark.parametrize("name", ["task", "channels", "language", "adapter", "track", "unknown"])
+def test_a_refusal_does_not_repeat_a_long_value_or_name(name):
+    long = "x" * 100_000
+    with pytest.raises(UnsupportedOption) as refused:
+        parse_options({long: 1} if name == "unknown" else {name: long}, strict=True)
+    assert len(str(refused.value)) < 500
 
 
 @pytest.mark.parametrize("value", ["uh, um,, uh", '["uh", "um"]', ["uh", "um"]])

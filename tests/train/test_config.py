@@ -122,6 +122,8 @@ def test_missing_keys_are_named(tmp_path):
         ("window_margin_s", [1.5, 0.3]),
         ("lora_targets", []),
         ("profile", "english"),
+        ("language", "tlh"),
+        ("language", ""),
         ("warmup_fraction", 1),
         ("learning_rate", float("nan")),
         ("lora_rank", float("inf")),
@@ -141,6 +143,13 @@ def test_missing_keys_are_named(tmp_path):
 )
 def test_a_value_that_cannot_work_is_refused_by_name(config_file, key, value):
     assert key in faults_of(config_file(**{key: value}))
+
+
+def test_a_language_is_named_by_its_code_which_is_told(config_file):
+    assert "language is 'Marathi', not a code of Whisper, such as mr" in faults_of(
+        config_file(), language="Marathi"
+    )
+    assert load_config(config_file(language="hi")).language == "hi"
 
 
 def test_adalora_does_not_go_on_from_an_adapter(config_file):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import fields
 from typing import TYPE_CHECKING
 
+from serve.engine.languages import LANGUAGE_NAMES, language_code
 from train.config.sections import BLOCKS, BlockConfig
 from train.data.normalise import PROFILES
 from train.data.specs import SourceSpec, parse_spec
@@ -45,6 +46,11 @@ def _rules_of_values(config: TrainConfig) -> list[tuple[bool, str]]:
         f"augment.{name}": value for name, value in augment.probabilities.items()
     }
     return [
+        (
+            config.language in LANGUAGE_NAMES,
+            f"language is '{config.language}', not a code of Whisper, such as"
+            f" {language_code(config.language) or 'mr or hi'}",
+        ),
         (config.profile in PROFILES, f"profile is '{config.profile}'; it is one of {', '.join(PROFILES)}"),
         (0 < config.learning_rate < 1, f"learning_rate is {config.learning_rate}, not between 0 and 1"),
         (1 <= config.max_window_s <= 30, f"max_window_s is {config.max_window_s}, not between 1 and 30"),

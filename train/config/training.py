@@ -57,7 +57,8 @@ class TrainConfig:
     strict: bool = False
     """Stop at the first bad row of the training and validation data instead of dropping it."""
     held_out: Literal["sentences and voices", "sentences", "nothing"] = "sentences and voices"
-    """What of the test data is kept out of training; sentences of the validation data always are."""
+    """What of the test data is kept out of training; sentences of the validation data always are. Unless this
+    is `nothing`, sentences of the test data are kept out of the validation data as well."""
     max_eval_clips: int = 0
     """Score at most this many clips of each test source; 0 scores all."""
     evaluate_base: bool = True

@@ -61,7 +61,7 @@ def _read_clips(
     if spec.kind == "shards":
         directory = Path(spec.location)
     else:
-        directory = _prepare(spec, purpose, language, prepare_dir, strict=log.strict)
+        directory = _prepare(spec, purpose, language, prepare_dir, strict=log.strict, silent=filters.silent)
     n_before = len(log)
     clips = filter_clips(read_shards(directory, log), log, filters)
     if not clips:
@@ -69,15 +69,22 @@ def _read_clips(
     return clips
 
 
-def _prepare(spec: SourceSpec, purpose: Purpose, language: str, prepare_dir: Path, *, strict: bool) -> Path:
+def _prepare(
+    spec: SourceSpec, purpose: Purpose, language: str, prepare_dir: Path, *, strict: bool, silent: bool
+) -> Path:
     """Prepare a source unless that was done before, and return the directory of its shards."""
-    spec = dataclasses.replace(spec, speakers=None)  # does not change what is decoded
+    unsaid = dataclasses.replace(spec, speakers=None)
+    if speakers_of(unsaid) in (None, spec.speakers):  # the shards are the same, whoever is said to speak
+        spec = unsaid
     fingerprint = source_fingerprint(spec, purpose, language)
-    key = hashlib.sha256(f"{spec} {purpose} {fingerprint}".encode()).hexdigest()[:8]
+    # Published corpora have texts, so their shards serve those who read the texts and those who do not.
+    unread = silent and purpose != "test" and spec.kind in ("folder", "hf")
+    named = f"{spec} {purpose} {fingerprint}{' unread' if unread else ''}"
+    key = hashlib.sha256(named.encode()).hexdigest()[:8]
     if purpose == "test":
         filters = Filters(silent=True)
     else:
-        filters = Filters(min_duration_s=MIN_CLIP_S, max_duration_s=MAX_CLIP_S)
+        filters = Filters(min_duration_s=MIN_CLIP_S, max_duration_s=MAX_CLIP_S, silent=unread)
     preparation = Preparation(
         spec=spec,
         purpose=purpose,

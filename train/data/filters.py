@@ -19,6 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 from serve.engine.languages import LANGUAGE_NAMES
+from train.data.normalise import unify_marathi
 from train.errors import DataError
 
 MAX_CLIP_S = 30.0
@@ -127,7 +128,9 @@ def write_drops(drops: Iterable[Drop]) -> str:
 
 def read_drops(text: str) -> Iterator[Drop]:
     """Yield the rows that `write_drops` wrote."""
-    for line in text.splitlines():
+    for line in text.split("\n"):  # JSON leaves other line ends of Unicode in its texts
+        if not line:
+            continue
         row = json.loads(line)
         yield Drop(reason=Reason(row["reason"]), origin=row["origin"], detail=row["detail"])
 
@@ -143,9 +146,13 @@ class HeldOut:
 
 
 def sentence_key(text: str) -> str:
-    """Return a key that ignores case, punctuation and extra spaces of a sentence."""
-    plain = unicodedata.normalize("NFC", text).casefold()
-    letters = (" " if unicodedata.category(letter)[0] in "PSZC" else letter for letter in plain)
+    """Return a key that ignores case, punctuation and extra spaces of a sentence, and what nobody sees.
+
+    Unseen are joiners and other format characters, and which of two spellings with one look is used.
+    """
+    plain = unify_marathi(text).casefold()  # before joiners are deleted, since one of them spells the ra
+    seen = (letter for letter in plain if unicodedata.category(letter) != "Cf")
+    letters = (" " if unicodedata.category(letter)[0] in "PSZC" else letter for letter in seen)
     return re.sub(r"\s+", " ", "".join(letters)).strip()
 
 

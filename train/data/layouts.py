@@ -65,7 +65,9 @@ def read_common_voice(directory: Path, splits: str, language: str, log: DropLog)
             )
 
 
-def read_folder(directory: Path, split: str | None, log: DropLog) -> Iterator[Record]:
+def read_folder(
+    directory: Path, split: str | None, log: DropLog, *, untranscribed: bool = False
+) -> Iterator[Record]:
     """Yield audio files with their transcripts: `NAME.txt` beside each, or one table for all.
 
     The table is `transcripts.tsv` or `metadata.csv` with a column `file_name` and one of `text`,
@@ -75,6 +77,7 @@ def read_folder(directory: Path, split: str | None, log: DropLog) -> Iterator[Re
         directory: Searched with all directories below it, where transcripts are files.
         split: Directory below it to read instead, if any.
         log: Collects bad rows.
+        untranscribed: Whether a recording without a transcript is read with an empty text.
 
     Raises:
         DataError: The directory does not exist, or holds no audio.
@@ -101,6 +104,9 @@ def read_folder(directory: Path, split: str | None, log: DropLog) -> Iterator[Re
         try:
             text = " ".join(transcript(decode_text(said.read_bytes())).split())
         except FileNotFoundError:
+            if untranscribed:
+                yield Record(audio=path, text="", origin=f"{path}:1")
+                continue
             log.drop(Reason.MALFORMED, f"{path}:1", f"no transcript {said.name} lies beside it")
             continue
         except (OSError, UnicodeDecodeError) as error:
@@ -168,14 +174,17 @@ def _read_line_index(table: Path, log: DropLog) -> Iterator[TableRow]:
 
 
 def _read_cells(table: Path, log: DropLog) -> Iterator[tuple[str, list[str]]]:
-    """Yield (`FILE:LINE`, cells) of every line."""
+    """Yield (`FILE:LINE`, cells) of every line.
+
+    Raises:
+        DataError: The table cannot be read, or a quoted cell swallows rows.
+    """
     try:
         lines = read_lines(table)
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"table {table} cannot be read: {error}") from error
     if table.suffix == ".csv":
-        reader = csv.reader(f"{line}\n" for line in lines)
-        cells_of_lines = ((reader.line_num, cells) for cells in reader)
+        cells_of_lines = _read_quoted(table, lines, log)
     else:  # TSV has no quoting: a quotation mark is part of the sentence
         cells_of_lines = ((number, line.split("\t")) for number, line in enumerate(lines, 1))
     for number, cells in cells_of_lines:
@@ -186,3 +195,38 @@ def _read_cells(table: Path, log: DropLog) -> Iterator[tuple[str, list[str]]]:
             log.drop(Reason.MALFORMED, origin, "the line is not UTF-8")
         else:
             yield origin, cells
+
+
+def _read_quoted(table: Path, lines: Sequence[str], log: DropLog) -> Iterator[tuple[int, list[str]]]:
+    """Yield (number of its first line, cells) of every row of a CSV file; a single bad line goes to `log`.
+
+    A quoted transcript may go on in the next lines, unless one of them has as many commas as the header.
+
+    Raises:
+        DataError: A quoted cell swallows rows, as it does where a quotation mark is missing.
+    """
+    reader = csv.reader((f"{line}\n" for line in lines), strict=True)
+    n_columns = 0
+    while True:
+        first = reader.line_num + 1
+        origin = f"{table}:{first}"
+        try:
+            cells = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            if reader.line_num > first:
+                raise DataError(f"{origin}: {_run_on(reader.line_num)} ({error})") from error
+            log.drop(Reason.MALFORMED, origin, f"quotation marks do not match: {error}")
+            continue
+        n_columns = n_columns or len(cells)
+        if any(line.count(",") >= n_columns - 1 for line in lines[first : reader.line_num]):
+            raise DataError(f"{origin}: {_run_on(reader.line_num)}")
+        yield first, cells
+
+
+def _run_on(line: int) -> str:
+    return (
+        f"a quoted cell goes on to line {line}, over other rows: close its quotation mark, and write marks"
+        " inside a quoted cell twice"
+    )

@@ -18,7 +18,15 @@ from serve.audio.decode import AudioLimits, decode_audio
 from serve.audio.samples import SAMPLE_RATE, Samples
 from serve.errors import AudioError
 from train.data.filters import DropLog, Filters, Reason, commonest
-from train.data.records import Record, SpokenText, VoiceKind, read_lines, transcript, voice_kind
+from train.data.records import (
+    Record,
+    SpokenText,
+    VoiceKind,
+    read_lines,
+    row_language,
+    transcript,
+    voice_kind,
+)
 from train.errors import DataError
 
 MOST_MISSING_S = 0.25
@@ -76,13 +84,14 @@ def read_records(path: Path, log: DropLog) -> Iterator[Record]:
             continue
         try:
             row = msgspec.json.decode(line.encode("utf-8", errors="surrogateescape"), type=Row)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            language = row_language(row.language)
+        except (msgspec.DecodeError, UnicodeDecodeError, DataError) as error:
             log.drop(Reason.MALFORMED, origin, str(error))
             continue
         end_s = row.end_s
         if end_s is None and row.duration_s is not None:
             end_s = row.start_s + row.duration_s
-        said = {**row.carried(), "text": transcript(row.text)}
+        said = {**row.carried(), "text": transcript(row.text), "language": language}
         yield Record(
             **said,
             audio=path.parent / row.audio,

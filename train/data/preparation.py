@@ -69,6 +69,11 @@ class Preparation:
     workers: int = 1
     strict: bool = False
 
+    @property
+    def untranscribed(self) -> bool:
+        """Whether a recording needs no transcript; one that is scored without a reference would mislead."""
+        return self.filters.silent and self.purpose == "train"
+
     def settings(self) -> dict[str, Any]:
         """Return everything that the shards' bytes depend on."""
         held_out = sorted([*self.filters.held_out.sentences, *self.filters.held_out.voices])
@@ -202,12 +207,13 @@ class _PartWriter:
 
 def _write_clips(preparation: Preparation, writer: _PartWriter, log: DropLog) -> None:
     """Write the clips that are in no finished shard; `log` gets the rows that fail before decoding."""
-    total = count_records(preparation.spec, preparation.purpose, preparation.language)
+    spec, purpose, language = preparation.spec, preparation.purpose, preparation.language
+    total = count_records(spec, purpose, language, untranscribed=preparation.untranscribed)
     records = itertools.islice(_usable(preparation, log), writer.n_records, None)
     try:
         with (
             closing(_encoded(records, preparation)) as clips,
-            progress_bar(f"preparing {preparation.spec.name}", total, "clips") as advance,
+            progress_bar(f"preparing {spec.name}", total, "clips") as advance,
         ):
             advance(writer.n_records)
             for record, outcome in clips:
@@ -222,8 +228,10 @@ def _write_clips(preparation: Preparation, writer: _PartWriter, log: DropLog) ->
 
 def _usable(preparation: Preparation, log: DropLog) -> Iterator[Record]:
     """Yield the records whose text and voice pass the filters, always the same ones."""
-    filters = preparation.filters
-    for record in read_source(preparation.spec, preparation.purpose, preparation.language, log):
+    spec, purpose, filters = preparation.spec, preparation.purpose, preparation.filters
+    for record in read_source(
+        spec, purpose, preparation.language, log, untranscribed=preparation.untranscribed
+    ):
         if fault := filters.text_fault(record.text, record.language, record.voice):
             log.drop(fault[0], record.origin, fault[1])
         else:

@@ -17,6 +17,9 @@ from typing import Any, Literal, get_args
 
 import msgspec
 
+from serve.engine.languages import language_code
+from train.errors import DataError
+
 VoiceKind = Literal["people", "neural", "diphone", "formant", "none", "unknown"]
 """Kind of voice: people, one of three kinds of synthesis, no speech, or unknown."""
 VOICE_KINDS: tuple[VoiceKind, ...] = get_args(VoiceKind)
@@ -89,6 +92,20 @@ def voice_kind(kind: str | None, voice: str | None, text: str) -> VoiceKind:
     return next(
         (found for prefix, found in _VOICE_PREFIXES.items() if (voice or "").startswith(prefix)), "unknown"
     )
+
+
+def row_language(written: str | None) -> str | None:
+    """Return Whisper's code of the language that a row names, as `mr`, `mr-IN` or `Marathi`; None for none.
+
+    Raises:
+        DataError: Whisper has no such language.
+    """
+    if not written:
+        return None
+    code = language_code(written)
+    if code is None:
+        raise DataError(f"'{written}' is not a language of Whisper; write a code such as mr or hi, or none")
+    return code
 
 
 def read_lines(path: Path) -> list[str]:

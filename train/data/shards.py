@@ -21,7 +21,7 @@ from serve.config.progress import progress_bar
 from serve.model.durable_write import put_in_place
 from train.data.filters import DropLog, Reason, read_drops
 from train.data.manifest import Clip
-from train.data.records import Record, SpokenText, voice_kind
+from train.data.records import Record, SpokenText, row_language, voice_kind
 from train.errors import DataError
 
 HEADER = "index.json"
@@ -41,7 +41,7 @@ class Entry(SpokenText, frozen=True, kw_only=True):
     origin: str
     """`FILE:LINE` of the source."""
     kind: str | None = None
-    """One of `VOICE_KINDS`; None in shards of an older version."""
+    """One of `VOICE_KINDS`; None where neither row nor source tells."""
 
 
 class Shard(msgspec.Struct, frozen=True, kw_only=True):
@@ -92,6 +92,7 @@ class ShardWriter:
             size_bytes=len(flac),
             duration_s=duration_s,
             origin=record.origin,
+            kind=None if record.kind == "unknown" else record.kind,
         )
         self._append(f"{number:09d}.flac", flac)
         said = {key: value for key, value in msgspec.to_builtins(entry).items() if key not in _PLACE}
@@ -171,9 +172,15 @@ def read_shards(directory: Path, log: DropLog) -> list[Clip]:
         if entry.shard in faults:
             log.drop(Reason.MISSING, origin, faults[entry.shard])
             continue
+        try:
+            language = row_language(entry.language)
+        except DataError as error:
+            log.drop(Reason.MALFORMED, origin, str(error))
+            continue
         clips.append(
             Clip(
-                **{**entry.carried(), "start_s": 0.0},  # the shard holds exactly the clip
+                # The shard holds exactly the clip.
+                **{**entry.carried(), "start_s": 0.0, "language": language},
                 path=directory / entry.shard,
                 duration_s=entry.duration_s,
                 origin=origin,

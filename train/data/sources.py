@@ -65,22 +65,30 @@ def resolve_channel(spec: SourceSpec, purpose: Purpose, language: str) -> Source
     return found("hf" if is_parquet else "folder", directory)
 
 
-def read_source(spec: SourceSpec, purpose: Purpose, language: str, log: DropLog) -> Iterator[Record]:
+def read_source(
+    spec: SourceSpec, purpose: Purpose, language: str, log: DropLog, *, untranscribed: bool = False
+) -> Iterator[Record]:
     """Yield the records of a source, always in the same order; malformed rows go to `log`.
+
+    Every record has a language, and the kind of its voice where its row or the source tells.
 
     Args:
         purpose: Decides the split where the source names none.
         language: Whisper's code, used where neither source nor row names one.
         log: Collects malformed rows.
+        untranscribed: Whether recordings of a folder that lack a transcript are read with an empty text.
 
     Raises:
         DataError: The source cannot be opened, or the log is strict and a row is bad.
     """
     spec = resolve_channel(spec, purpose, language)
-    kind = speakers_of(spec)
-    for record in _read_resolved(spec, purpose, spec.language or language, log):
-        unsaid = kind is not None and record.kind == "unknown"
-        yield msgspec.structs.replace(record, kind=kind) if unsaid else record
+    language, kind = spec.language or language, speakers_of(spec)
+    for record in _read_resolved(spec, purpose, language, log, untranscribed):
+        yield msgspec.structs.replace(
+            record,
+            language=record.language or language,
+            kind=kind if kind and record.kind == "unknown" else record.kind,
+        )
 
 
 def speakers_of(spec: SourceSpec) -> VoiceKind | None:
@@ -88,7 +96,9 @@ def speakers_of(spec: SourceSpec) -> VoiceKind | None:
     return spec.speakers or ("people" if spec.kind in ("commonvoice", "preset") else None)
 
 
-def _read_resolved(spec: SourceSpec, purpose: Purpose, language: str, log: DropLog) -> Iterator[Record]:
+def _read_resolved(
+    spec: SourceSpec, purpose: Purpose, language: str, log: DropLog, untranscribed: bool
+) -> Iterator[Record]:
     path = Path(spec.location)
     match spec.kind:
         case "manifest":
@@ -96,7 +106,7 @@ def _read_resolved(spec: SourceSpec, purpose: Purpose, language: str, log: DropL
         case "commonvoice":
             yield from read_common_voice(path, spec.split or COMMON_VOICE_SPLITS[purpose], language, log)
         case "folder":
-            yield from read_folder(path, spec.split, log)
+            yield from read_folder(path, spec.split, log, untranscribed=untranscribed)
         case "shards":
             for clip in read_shards(path, log):
                 yield Record(**clip.carried(), audio=read_audio(clip), origin=clip.origin, kind=clip.kind)
@@ -104,12 +114,14 @@ def _read_resolved(spec: SourceSpec, purpose: Purpose, language: str, log: DropL
             yield from read_hub(spec, purpose, language, log)
 
 
-def count_records(spec: SourceSpec, purpose: Purpose, language: str) -> int | None:
+def count_records(
+    spec: SourceSpec, purpose: Purpose, language: str, *, untranscribed: bool = False
+) -> int | None:
     """Return the number of records in a source; None where counting costs as much as reading."""
     spec = resolve_channel(spec, purpose, language)
     if spec.kind not in ("manifest", "commonvoice", "folder"):
         return None
-    return sum(1 for _ in read_source(spec, purpose, language, DropLog()))
+    return sum(1 for _ in read_source(spec, purpose, language, DropLog(), untranscribed=untranscribed))
 
 
 def read_held_out(texts: Sequence[str], purpose: Purpose, language: str, *, voices: bool = True) -> HeldOut:

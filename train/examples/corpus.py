@@ -1,7 +1,7 @@
 """Load the training, validation and test clips of a configuration, before anything is trained.
 
 Test data is read strictly unless its source says otherwise, because scores over fewer clips belong to another
-test set. Training data is filtered, and dropped rows are counted.
+test set. Training and validation data are filtered, and dropped rows are counted.
 """
 
 from __future__ import annotations
@@ -89,21 +89,23 @@ def load_corpus(config: TrainConfig) -> Corpus:
             clips += [structs.replace(clip, **use) for clip in found]
         return clips
 
-    valid = load("valid_data", "valid", filters)
-    kept_apart = _held_out(config, valid, tests)
+    reported = [clip for test in tests for clip in test.clips]
+    with _advising(
+        "what is reported must not choose the adapter: name other valid_data or test_data, or set `held_out`"
+        " to 'nothing'"
+    ):
+        apart = _kept_from_validation(config, reported)
+        valid = load("valid_data", "valid", replace(filters, held_out=apart))
+    kept_apart = _kept_from_training(config, valid, reported)
     unread = Filters(
         min_duration_s=MIN_CLIP_S, max_duration_s=config.max_window_s, silent=True, held_out=kept_apart
     )
-    try:
+    with _advising(
+        "the key `held_out` says what the test data keeps out of training: name other train_data or"
+        " test_data, or set it to 'sentences' or 'nothing'"
+    ):
         train = load("train_data", "train", replace(filters, held_out=kept_apart))
         distill = load("distill_data", "train", unread)
-    except DataError as error:
-        if "is held out" in str(error):
-            raise DataError(
-                f"{error}; the key `held_out` says what the test data keeps out of training: name other"
-                " train_data or test_data, or set it to 'sentences' or 'nothing'"
-            ) from error
-        raise
     return Corpus(train=train, valid=valid, tests=tests, distill=distill, log=log)
 
 
@@ -173,6 +175,17 @@ def _naming(key: str, source: str) -> Iterator[None]:
         raise DataError(f"{key} {source}{place}: {error}") from error
 
 
+@contextmanager
+def _advising(advice: str) -> Iterator[None]:
+    """Add to an error of clips that are held out what can be changed."""
+    try:
+        yield
+    except DataError as error:
+        if "is held out" in str(error):
+            raise DataError(f"{error}; {advice}") from error
+        raise
+
+
 def load_evaluation_set(
     source: str, language: str, prepare_dir: Path, *, strict: bool = True
 ) -> EvaluationSet:
@@ -200,16 +213,29 @@ def load_evaluation_set(
     return EvaluationSet(name=spec.name, clips=clips, log=log)
 
 
-def _held_out(config: TrainConfig, valid: Sequence[Clip], tests: Sequence[EvaluationSet]) -> HeldOut:
+def _kept_from_validation(config: TrainConfig, reported: Sequence[Clip]) -> HeldOut:
+    """Return what must not choose the best adapter: the sentences that are reported.
+
+    Their voices may: a corpus has few, and its validation data is often theirs alone.
+    """
+    return HeldOut() if config.held_out == "nothing" else HeldOut(_sentences(reported))
+
+
+def _kept_from_training(config: TrainConfig, valid: Sequence[Clip], reported: Sequence[Clip]) -> HeldOut:
     """Return what must not be trained on: sentences of validation and test data, and voices of the tests.
 
     Voices of the validation data may be trained on: it serves model selection, not reporting.
     """
     if config.held_out == "nothing":
-        return HeldOut()
-    reported = [clip for test in tests for clip in test.clips]
-    sentences = {sentence_key(clip.text): clip.origin for clip in [*reported, *valid]}
-    sentences.pop("", None)
+        return HeldOut(_sentences(valid))
+    sentences = _sentences([*reported, *valid])
     if config.held_out == "sentences":
         return HeldOut(sentences)
     return HeldOut(sentences, {clip.voice: clip.origin for clip in reported if clip.voice})
+
+
+def _sentences(clips: Sequence[Clip]) -> dict[str, str]:
+    """Return each sentence's key, and where the sentence is."""
+    sentences = {sentence_key(clip.text): clip.origin for clip in clips}
+    sentences.pop("", None)
+    return sentences

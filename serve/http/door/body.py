@@ -157,34 +157,31 @@ async def read_body(
     if announced is not None and announced.isdecimal() and int(announced[:20]) > limits.max_body_bytes:
         raise PayloadTooLarge(limits.max_body_bytes)
     # BytesIO gives its bytes away without a copy, which would keep the event loop for a tenth of a second.
-    body, n_received = io.BytesIO(), 0
+    body, n_received, n_taken = io.BytesIO(), 0, 0
     started = asyncio.get_running_loop().time()
-    n_taken_before = 0
     try:
         while True:
             message = await _next_message(receive, limits, started, n_received)
             n_received += len(message["body"])
-            if decoder is None:
-                body.write(message["body"])
-            else:
-                for piece in decoder.pieces(message["body"]):
-                    body.write(piece)
-                    _check_size(body.tell(), limits)
-                    await asyncio.sleep(0)  # a small body may decode to a large one: let other requests run
+            for piece in [message["body"]] if decoder is None else decoder.pieces(message["body"]):
+                n_bytes = n_taken + len(piece)
+                if n_bytes > limits.max_body_bytes:
+                    raise PayloadTooLarge(limits.max_body_bytes)
+                arriving.take(len(piece), n_bytes)
+                n_taken = n_bytes
+                body.write(piece)
+                if decoder is not None:  # a small body may decode to a large one: let other requests run
+                    await asyncio.sleep(0)
                     if asyncio.get_running_loop().time() > started + limits.timeout_s:
                         raise BodyTimeout("the body could not be decoded in time")
             if n_received > limits.max_body_bytes:
                 raise PayloadTooLarge(limits.max_body_bytes)
-            n_bytes = body.tell()
-            _check_size(n_bytes, limits)
-            arriving.take(n_bytes - n_taken_before, n_bytes)
-            n_taken_before = n_bytes
             if not message["more_body"]:
                 if decoder is not None:
                     decoder.check_end()
                 return body.getvalue()
     finally:
-        arriving.n_bytes -= n_taken_before
+        arriving.n_bytes -= n_taken
 
 
 async def _next_message(
@@ -206,11 +203,6 @@ async def _next_message(
     if message["type"] != "http.request":
         raise ClientGone
     return message
-
-
-def _check_size(n_bytes: int, limits: BodyLimits) -> None:
-    if n_bytes > limits.max_body_bytes:
-        raise PayloadTooLarge(limits.max_body_bytes)
 
 
 def parse_body(body: bytes, kind: BodyKind, content_type: str | None) -> ParsedBody:

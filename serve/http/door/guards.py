@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import re
 import time
 from pathlib import Path
 from typing import Any, Literal
@@ -30,8 +31,8 @@ Role = Literal["use", "admin"]
 ADMIN_PATHS = ("/adapters", "/models", "/metrics")
 """These, and what lies below them, need an admin's key where keys are demanded."""
 
-INVOKE = "/invoke"
-"""Ends the path below /models that transcribes."""
+INVOKE = re.compile("/models/[^/]+/invoke")
+"""The path below them that transcribes. Names are decoded, so one with a slash is none: no route has it."""
 
 OPEN_PATHS = ("/", "/ping")
 """Answered without a key: platforms have none, and the page must load before it can ask for one."""
@@ -57,7 +58,7 @@ Connection = ASGIConnection[Any, Any, Any, State]
 def is_admin_path(path: str) -> bool:
     """Tell whether a path changes what is served, or tells figures of it."""
     below = any(path == each or path.startswith(f"{each}/") for each in ADMIN_PATHS)
-    return below and not path.endswith(INVOKE)
+    return below and not INVOKE.fullmatch(path)
 
 
 def check_origin(connection: Connection, _: BaseRouteHandler) -> None:

@@ -68,9 +68,10 @@ def read_fields(fields: Mapping[str, Any], base: TranscriptionOptions) -> tuple[
             raise UnsupportedOption(name, reason)
     _check_chunking({name: named.pop(name) for name in list(named) if name.partition("[")[0] == CHUNKING})
     own = _own_fields({name: named.pop(name) for name in OwnFields.__struct_fields__ if name in named})
-    if own.keywords:
-        named["hotwords"] = ", ".join(filter(None, [named.get("hotwords"), *own.keywords]))
     options = parse_options({name: value for name, value in named.items() if name not in REFUSED}, base=base)
+    if own.keywords:
+        hotwords = ", ".join(filter(None, [options.hotwords, *own.keywords]))
+        options = parse_options({"hotwords": hotwords}, base=options)
     words, logprobs = "word" in own.timestamp_granularities, "logprobs" in own.include
     if own.languages:
         if options.language is not None:

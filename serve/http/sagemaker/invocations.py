@@ -86,7 +86,7 @@ class Invocation:
     async def answer_otherwise(self, service: Service, place: Place, body: bytes) -> Response[bytes] | None:
         """Answer what the pipeline need not: a session that starts or ends, and what hooks answer."""
         hooks, request = service.hooks, self.request
-        answer = answer_session_request(
+        answer = await answer_session_request(
             request,
             service,
             body,

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -55,7 +56,7 @@ def session_of(request: AnyRequest, service: Service) -> Session | None:
     return service.sessions.find(session_id)
 
 
-def answer_session_request(
+async def answer_session_request(
     request: AnyRequest,
     service: Service,
     body: bytes,
@@ -90,7 +91,7 @@ def answer_session_request(
     if streams():
         raise RequestError("a streamed request cannot start a session; send a plain one")
     options = parse_options(fields, strict=True, base=base)
-    place.choose(options)
+    await service.in_request_thread(partial(place.choose, options))
     return _started(service.sessions.start(options))
 
 

@@ -4,6 +4,7 @@ import io
 import itertools
 import re
 import struct
+import tracemalloc
 import zlib
 
 import numpy as np
@@ -12,6 +13,7 @@ import soundfile
 
 from serve.audio.decode import AudioLimits, decode_audio, open_audio
 from serve.audio.framing import (
+    MAX_BOXES,
     MAX_CHUNKS,
     MAX_DAMAGES,
     MAX_EMPTY_PAGES,
@@ -259,3 +261,20 @@ def test_an_index_of_anything_is_read_within_bounds(seed):
         for _ in range(2_000)
     )
     assert mp4_sound_s(body) >= 0.0
+
+
+def test_a_long_table_of_an_index_takes_no_memory_for_what_is_not_read():
+    def box(name, content):
+        return struct.pack(">I4s", 8 + len(content), name) + content
+
+    table = box(b"stts", bytes(8) + struct.pack(">II", 1, 20) * (20 * MIB // 8))
+    head = box(b"mdhd", bytes(12) + struct.pack(">I", 1_000)) + box(b"hdlr", bytes(8) + b"soun")
+    media = box(b"mdia", head + box(b"minf", box(b"stbl", table)))
+    body = box(b"moov", box(b"trak", media))
+    tracemalloc.start()
+    try:
+        assert mp4_sound_s(body) == pytest.approx(0.02 * MAX_BOXES)
+        peak_bytes = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak_bytes < 60 * MIB

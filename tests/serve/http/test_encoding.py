@@ -3,13 +3,14 @@
 import asyncio
 import base64
 import gzip
+import io
 import json
 import os
 import zlib
 
 import pytest
 
-from serve.errors import PayloadTooLarge
+from serve.errors import Overloaded, PayloadTooLarge
 from serve.http.door.body import ArrivingBytes, BodyLimits, read_body
 
 INVOCATIONS = "/invocations"
@@ -129,6 +130,25 @@ def test_what_is_over_the_limit_is_refused_before_the_rest_arrives():
     with pytest.raises(PayloadTooLarge):
         asyncio.run(read_body(receive, {"content-encoding": "deflate"}, LIMITS, ArrivingBytes(1 << 30)))
     assert len(messages) == 5
+
+
+def test_what_unfolds_is_counted_against_the_allowance_as_it_unfolds(monkeypatch):
+    held, written, body = ArrivingBytes(2 << 20), [], gzip.compress(bytes(4 << 20))
+
+    class Body(io.BytesIO):
+        def write(self, piece):
+            written.append(len(piece))
+            assert sum(written) <= held.n_bytes
+            return super().write(piece)
+
+    async def receive():
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    monkeypatch.setattr("serve.http.door.body.io.BytesIO", Body)
+    with pytest.raises(Overloaded):
+        asyncio.run(read_body(receive, {"content-encoding": "gzip"}, LIMITS, held))
+    assert sum(written) < 3 << 20
+    assert held.n_bytes == 0, "what was taken is given back"
 
 
 def test_others_are_heard_while_a_body_unfolds(shared):

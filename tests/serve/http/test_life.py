@@ -65,6 +65,26 @@ def test_the_port_answers_503_while_the_model_loads_and_200_after(serve, speech_
     assert running.engine.options, "the model has decoded a window before it was called ready"
 
 
+def test_others_are_answered_while_the_engine_is_asked_what_it_supports(serve, speech_wav, pool, monkeypatch):
+    running = serve(stateful_sessions=True)
+    asked, may_answer = threading.Event(), threading.Event()
+
+    def unsupported(options):
+        asked.set()
+        may_answer.wait(timeout=20)
+
+    monkeypatch.setattr(running.engine, "unsupported", unsupported)
+    for body in ({"content": speech_wav}, {"json": {"requestType": "NEW_SESSION"}}):
+        answer = pool.submit(running.client.post, INVOCATIONS, **body)
+        assert asked.wait(timeout=20)
+        assert running.client.get("/ping", timeout=10).status_code == 200
+        may_answer.set()
+        assert answer.result().status_code == 200
+        asked.clear()
+        may_answer.clear()
+    assert running.service.n_admitted == 0
+
+
 def test_a_model_that_cannot_be_loaded_stops_the_server(serve, tmp_path):
     listening = threading.Event()
 

@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -172,6 +174,36 @@ def test_a_model_for_which_there_is_no_memory_is_507_and_fits_once_another_has_g
     assert [each["modelName"] for each in running.client.get("/models").json()["models"]] == ["marathi"]
     running.client.delete("/models/marathi")
     assert load(running, "hindi", root / "hindi").status_code == 200
+
+
+@pytest.mark.parametrize("removed", ["before it is loaded", "after it is loaded"])
+def test_a_base_stays_for_a_model_that_is_added_while_the_last_other_goes(
+    start, root, speech_wav, monkeypatch, removed
+):
+    running = start()
+    assert load(running, "marathi", root / "marathi").status_code == 200
+    loading, may_go_on = threading.Event(), threading.Event()
+    load_model = running.service.models._load
+
+    def load_slowly(*args):
+        if removed == "after it is loaded":
+            load_model(*args)
+        loading.set()
+        assert may_go_on.wait(60)
+        if removed == "before it is loaded":
+            load_model(*args)
+
+    monkeypatch.setattr(running.service.models, "_load", load_slowly)
+    with ThreadPoolExecutor(1) as thread:
+        added = thread.submit(load, running, "hindi", root / "hindi")
+        assert loading.wait(60)
+        assert running.client.delete("/models/marathi").status_code == 200
+        may_go_on.set()
+        assert added.result().status_code == 200
+    assert invoke(running, "hindi", speech_wav).status_code == 200
+    assert running.client.delete("/models/hindi").status_code == 200
+    assert running.service.models.schedulers == []
+    assert running.service.models._budget.taken_bytes == 0
 
 
 def test_many_models_are_listed_in_pages(start):

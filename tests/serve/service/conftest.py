@@ -6,6 +6,7 @@ import shutil
 
 import pytest
 
+from serve.engine import CPU_BATCH
 from serve.pipeline import Pipeline, ServingFacts
 from serve.service.adapters import Adapters
 from serve.service.memory import MemoryBudget
@@ -15,6 +16,8 @@ class Shelf:
     """An engine that keeps adapters of 10 bytes each."""
 
     languages = frozenset({"mr", "hi"})
+    n_workers = 1
+    usual_batch = CPU_BATCH
     fault: Exception | None = None
 
     def __init__(self):

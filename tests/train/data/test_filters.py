@@ -8,6 +8,7 @@ from rich.console import Console
 from serve.engine.languages import LANGUAGE_NAMES
 from train.data.filters import (
     LANGUAGE_SCRIPTS,
+    Drop,
     DropLog,
     Filters,
     HeldOut,
@@ -15,6 +16,7 @@ from train.data.filters import (
     is_in_script,
     read_drops,
     sentence_key,
+    write_drops,
 )
 from train.errors import DataError
 
@@ -43,6 +45,20 @@ def test_every_language_of_whisper_has_a_script():
 def test_the_same_sentence_is_known_by_other_punctuation_case_and_spaces():
     assert sentence_key("पाऊस  आला।") == sentence_key("पाऊस आला") != sentence_key("पाऊस गेला")
     assert sentence_key("Rain, again!") == "rain again"
+
+
+@pytest.mark.parametrize(
+    ("text", "same"),
+    [
+        ("दुसर्\u200dया", "दुसऱ्या"),  # two spellings of the eyelash ra
+        ("अॅप", "ॲप"),
+        ("शक्\u200cय", "शक्य"),
+        ("पा\u200bऊस आ\u2060ला\ufeff", "पाऊस आला"),
+        ("co\u00adoperate", "cooperate"),
+    ],
+)
+def test_a_sentence_that_looks_the_same_is_the_same(text, same):
+    assert sentence_key(text) == sentence_key(same)
 
 
 @pytest.mark.parametrize(
@@ -80,6 +96,13 @@ def test_rows_are_counted_by_reason_with_a_few_examples_and_all_of_them_in_a_fil
     assert "rows.jsonl:5" in told and "rows.jsonl:6" not in told and "and 3 more" in told
     written = list(read_drops((tmp_path / "data" / "left-out.jsonl").read_text("utf-8")))
     assert written == log.dropped
+
+
+def test_dropped_rows_are_read_back_whatever_their_texts_hold():
+    detail = "'one\u2028two\u2029three\x85four\x0bfive\nsix' is not written in Devanagari"
+    dropped = [Drop(reason=Reason.WRONG_SCRIPT, origin=f"rows.jsonl:{n}", detail=detail) for n in (1, 2)]
+    assert list(read_drops(write_drops(dropped))) == dropped
+    assert list(read_drops("")) == []
 
 
 def test_a_strict_log_raises_at_the_first_row_with_its_file_and_line():

@@ -78,6 +78,7 @@ def test_other_formats_and_rates_are_decoded_as_in_serving(ramp, tmp_path):
         ({"audio": "ramp.wav", "text": "क", "start_s": 1.5, "end_s": 1.0}, "start_s 1.5 does not lie before"),
         ({"audio": "ramp.wav", "text": "क", "start_s": -1}, "start_s -1.0"),
         ({"audio": "clips.jsonl", "text": "क"}, "cannot be decoded"),
+        ({"audio": "ramp.wav", "text": "क", "language": "hindustani"}, "'hindustani' is not a language"),
     ],
 )
 def test_a_bad_line_is_named_by_file_and_line(ramp, tmp_path, row, named):
@@ -172,3 +173,14 @@ def test_a_line_separator_within_a_text_ends_no_line(ramp, tmp_path):
     row = json.dumps({"audio": "ramp.wav", "text": "क\u2028ख"}, ensure_ascii=False)
     (clip,) = read_manifest(manifest(tmp_path, row))
     assert clip.text == "क\u2028ख"
+
+
+def test_a_language_is_known_by_its_code_with_a_country_and_by_its_name(ramp, tmp_path):
+    names = [None, "", "mr", "mr-IN", "Hindi", "tlh"]
+    rows = [{"audio": "ramp.wav", "text": "क", "language": name} for name in names]
+    log = DropLog()
+    clips = read_manifest(manifest(tmp_path, *rows), log)
+    assert [clip.language for clip in clips] == [None, None, "mr", "mr", "hi"]
+    assert [(drop.origin.rpartition(":")[2], str(drop.reason)) for drop in log.dropped] == [
+        ("6", "malformed row")
+    ]

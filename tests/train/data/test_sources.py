@@ -101,6 +101,32 @@ def test_a_folder_may_list_its_transcripts_in_one_table(wavs, name, content):
     assert records[1].origin == f"{wavs}/{name}:3"
 
 
+@pytest.mark.parametrize(
+    "rows",
+    [
+        '0.wav,हो\n1.wav,"गेली\n2.wav,आज\n3.wav,मला\n',
+        '0.wav,हो\n1.wav,"गेली\n2.wav,आज"\n3.wav,मला\n',
+        '0.wav,हो\n1.wav,"गेली\n2.wav,"आज, सुट्टी"\n3.wav,मला\n',
+        '0.wav,हो\n1.wav,"गेली\n' + "2.wav,आज\n" * 20_000,  # more than the reader takes for a cell
+    ],
+)
+def test_a_quotation_mark_too_few_swallows_no_rows_of_a_table(wavs, rows):
+    (wavs / "metadata.csv").write_text(f"file_name,text\n{rows}", encoding="utf-8")
+    with pytest.raises(DataError, match=r"metadata\.csv:3: .*quotation mark"):
+        read(f"folder:{wavs}", log=DropLog())
+
+
+def test_a_line_with_a_stray_quotation_mark_is_named_and_the_others_are_read(wavs):
+    rows = '0.wav,"हो" आला\n1.wav,ती "घरी" गेली\n2.wav,"ती ""घरी"" गेली"\n3.wav,"मला'
+    (wavs / "metadata.csv").write_text(f"file_name,text\n{rows}\n", encoding="utf-8")
+    log = DropLog()
+    assert [record.text for record in read(f"folder:{wavs}", log=log)] == ['ती "घरी" गेली'] * 2
+    assert [(drop.origin.rpartition(":")[2], str(drop.reason)) for drop in log.dropped] == [
+        ("2", "malformed row"),
+        ("5", "malformed row"),
+    ]
+
+
 ENCODINGS = ["utf-8", "utf-8-sig", "utf-16", "utf-32"]
 
 

@@ -48,9 +48,37 @@ def test_sentences_of_validation_and_test_and_voices_of_the_test_are_not_trained
     assert [len(test.clips) for test in corpus.tests] == [1] and len(corpus.valid) == 1
 
 
-@pytest.mark.parametrize(("held_out", "n_kept"), [("sentences", 2), ("nothing", 4)])
+@pytest.mark.parametrize(("held_out", "n_kept"), [("sentences", 2), ("nothing", 3)])
 def test_a_configuration_says_what_is_held_out(config, held_out, n_kept):
     assert len(load_corpus(config(held_out=held_out)).train) == n_kept
+
+
+def test_sentences_of_validation_are_not_trained_on_whatever_is_held_out_of_the_test(config):
+    corpus = load_corpus(config(held_out="nothing"))
+    assert [clip.text for clip in corpus.train] == ["पाऊस आला", "दार उघड.", "चहा"]
+
+
+@pytest.mark.parametrize(
+    ("held_out", "expected"),
+    [("sentences and voices", ["ऊन"]), ("sentences", ["ऊन"]), ("nothing", ["दार उघड!", "ऊन"])],
+)
+def test_a_sentence_of_the_test_does_not_choose_the_best_adapter(config, wavs, held_out, expected):
+    rows = [row(4, "दार उघड!", "a"), row(3, "ऊन", "t")]  # a voice of the test may
+    (wavs / "valid.jsonl").write_text("\n".join(rows) + "\n", encoding="utf-8")
+    corpus = load_corpus(config(train_data=(f"{wavs}/clips.jsonl",), held_out=held_out))
+    assert [clip.text for clip in corpus.valid] == expected
+    dropped = {drop.origin: str(drop.reason) for drop in corpus.log.dropped}
+    assert (dropped.get(f"{wavs}/valid.jsonl:1") == "sentence is held out") == (held_out != "nothing")
+
+
+def test_validation_on_nothing_but_the_test_is_refused_with_what_to_change(config, wavs):
+    test = f"{wavs}/test.jsonl"
+    with pytest.raises(DataError) as refused:
+        load_corpus(config(valid_data=(test,)))
+    assert str(refused.value).startswith(f"valid_data {test}: ")
+    assert "sentence is held out, in 1 of 1 rows" in str(refused.value)
+    assert "name other valid_data or test_data" in str(refused.value)
+    assert len(load_corpus(config(valid_data=(test,), held_out="nothing")).valid) == 1
 
 
 def test_a_single_voice_in_training_and_test_is_answered_with_the_key_to_change(config, wavs):
@@ -147,7 +175,8 @@ def test_what_is_heard_is_summed_up_by_source_kind_and_language_people_first(con
     spoken = [json.dumps({**json.loads(row(7, "पाणी दे", None)), "language": "hi"}, ensure_ascii=False)]
     (wavs / "spoken.jsonl").write_text("\n".join(spoken) + "\n", encoding="utf-8")
     sources = (f"{wavs}/train.jsonl", f"{wavs}/spoken.jsonl?kind=people&weight=3&label=news")
-    rows = sum_up_heard(load_corpus(config(train_data=sources, held_out="nothing")).train)
+    heard = load_corpus(config(train_data=sources, valid_data=(), held_out="nothing"))
+    rows = sum_up_heard(heard.train)
     assert [(row["source"], row["kind"], row["language"], row["clips"], row["weight"]) for row in rows] == [
         ("news", "people", "hi", 1, 3.0),
         ("train", "unknown", "mr", 4, 1.0),
@@ -155,3 +184,18 @@ def test_what_is_heard_is_summed_up_by_source_kind_and_language_people_first(con
     assert rows[0]["hours"] == pytest.approx(1.7 / 3600, abs=1e-3)
     first, second = describe_heard(rows)
     assert first.startswith("news (people, hi): 1 clips, 0.00 h, weight 3, ") and "of an epoch" in second
+
+
+def test_a_folder_that_holds_the_encoder_needs_no_transcripts(config, wavs):
+    folder = wavs / "folder"
+    folder.mkdir()
+    for number in (6, 7):
+        (wavs / f"{number}.wav").rename(folder / f"{number}.wav")
+    (folder / "6.txt").write_text("ऊन पडले", encoding="utf-8")
+    source = (f"folder:{folder}",)
+    corpus = load_corpus(config(train_data=source, distill_data=source, distill_weight=1.0))
+    assert [clip.text for clip in corpus.distill] == ["ऊन पडले", ""]
+    assert [clip.text for clip in corpus.train] == ["ऊन पडले"]
+    assert corpus.log.counts == {"malformed row": 1}
+    with pytest.raises(DataError, match=r"7\.wav:1: no transcript 7\.txt lies beside it"):
+        load_corpus(config(test_data=source))

@@ -8,6 +8,7 @@ import pytest
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 
+from serve.http.door.guards import is_admin_path
 from tests.waiting import wait_until
 
 LIVE = "/invocations-bidirectional-stream"
@@ -103,3 +104,33 @@ def test_keys_are_demanded_once_there_are_any(serve, keys, speech_wav):
     path.write_text("not a key\n")  # a slip of the hand locks nobody out
     os.utime(path, (2, 2))
     assert statuses(authorization="Bearer three")[0] == 200
+
+
+@pytest.mark.parametrize(
+    ("path", "is_admin"),
+    [
+        ("/models", True),
+        ("/models/x", True),
+        ("/models/invoke", True),
+        ("/models//invoke", True),
+        ("/models/x/y/invoke", True),
+        ("/adapters/invoke", True),
+        ("/metrics/invoke", True),
+        ("/models/x/invoke", False),
+        ("/models/invoke/invoke", False),
+        ("/invocations", False),
+    ],
+)
+def test_a_name_makes_no_route_of_an_admin_one_of_users(path, is_admin):
+    assert is_admin_path(path) == is_admin
+
+
+def test_a_user_cannot_remove_what_is_named_like_the_route_of_users(serve, keys):
+    path, write = keys
+    write(one="use", boss="admin")
+    running = serve(api_keys=path)
+    for key, status in (("one", 401), ("boss", 404)):
+        headers = {"authorization": f"Bearer {key}"}
+        for each in ("/adapters/invoke", "/adapters//invoke/", "/adapters%2Finvoke", "/%61dapters/invoke"):
+            answers = [running.client.request(method, each, headers=headers) for method in ("GET", "DELETE")]
+            assert [answer.status_code for answer in answers] == [status] * 2, each
