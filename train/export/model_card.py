@@ -43,7 +43,8 @@ A LoRA adapter for `{config.base_model}`, language `{config.language}`, task `{c
 {_blocks(config)}.
 Trained on {context}, {"with" if config.timestamp_probability else "without"} timestamp tokens.
 
-Made by `shrota train`: {outcome.step} steps, {outcome.samples:,} examples, {outcome.trained_s / 60:.0f} minutes of wall-clock time{_before(training)}.
+Made by `shrota train`: {outcome.step} steps, {outcome.samples:,} examples,
+{outcome.trained_s / 60:.0f} minutes of wall-clock time{_before(training)}.
 
 Served by `shrota serve --model-dir DIR`, where DIR is this directory.
 
