@@ -237,7 +237,7 @@ class Service:
             async for event in self.in_thread(partial(place.transcribe, opening, options)):
                 yield event
 
-    def open_live(
+    async def open_live(
         self, settings: LiveSettings, place: Place, on_over: Callable[[LiveRun], None] = lambda run: None
     ) -> LiveRun:
         """Open a live session, which closes the place when it is over; draining ends it early.
@@ -252,7 +252,7 @@ class Service:
         """
         from serve.service.live.session import LiveSession
 
-        place.choose(settings.options)
+        await self.in_request_thread(partial(place.choose, settings.options))
         session = LiveSession(place.pipeline, settings, place.ticket, max_audio_s=self.settings.live_max_s)
         return self.live.open(session, place, self.in_thread, on_over)
 

@@ -12,6 +12,7 @@ import binascii
 import math
 import uuid
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 from urllib.parse import parse_qsl
 
@@ -74,7 +75,7 @@ class RealtimeStream(Stream):
                 if message.get("type") not in ("session.update", "transcription_session.update"):
                     self.unread = frame
                     return parse_live_settings(self._values)
-                self._update(message)
+                await self._update(message)
             except errors.RequestError as error:
                 await self._tell(error, message)
             else:
@@ -164,7 +165,7 @@ class RealtimeStream(Stream):
     def _described(self) -> dict[str, Any]:
         return {"id": self._session_id, "object": "realtime.transcription_session", **self._session}
 
-    def _update(self, message: Mapping[str, Any]) -> None:
+    async def _update(self, message: Mapping[str, Any]) -> None:
         """Take settings in either wording, all of them or none.
 
         Raises:
@@ -197,7 +198,7 @@ class RealtimeStream(Stream):
             values["adapter"] = adapter_of(self.service, model)
         settings = parse_live_settings(values)
         with self.service.admit(is_long=True) as place:
-            place.choose(settings.options)
+            await self.service.in_request_thread(partial(place.choose, settings.options))
         self._values = values
         self._session |= {name: each for name, each in session.items() if name in ("audio", *_OLDER.values())}
 

@@ -187,7 +187,7 @@ class Stream(ABC):
         settings = await self.read_settings()
         place = self.service.admit(is_long=True)
         try:
-            return self.service.open_live(
+            return await self.service.open_live(
                 settings, place, lambda run: self.metrics.transcribed(run.session.heard_s, None)
             )
         except BaseException:
