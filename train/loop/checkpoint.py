@@ -154,10 +154,13 @@ def _restore_adapter(model: PeftModel, weights: dict[str, torch.Tensor], path: P
 
 
 def _moments(optimiser: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
-    """Return the optimiser's state of each parameter, as `NUMBER.NAME`."""
+    """Return a copy of the optimiser's state of each parameter, as `NUMBER.NAME`, on the CPU.
+
+    The copies are apart: bitsandbytes' states share the tables of their 8 bits, which safetensors refuses.
+    """
     parameters = [parameter for group in optimiser.param_groups for parameter in group["params"]]
     return {
-        f"{index}.{name}": torch.as_tensor(value)
+        f"{index}.{name}": torch.as_tensor(value).to("cpu", copy=True)
         for index, parameter in enumerate(parameters)
         for name, value in optimiser.state.get(parameter, {}).items()
     }

@@ -221,10 +221,15 @@ def test_the_wer_of_validation_clips_is_among_the_metrics(tiny_config, train, ti
     assert look["valid_wer"] > 0
 
 
-def test_adamw_in_eight_bits_learns_and_resumes_exactly(tiny_config, train, tiny_collator):
-    changes = {"optimiser": "adamw_8bit", "lora_targets": ("all-linear",), "lora_rank": 16, **RANDOM}
+@pytest.mark.parametrize(("lora_rank", "stored_in"), [(16, {torch.float32}), (64, {torch.uint8})])
+def test_adamw_in_eight_bits_learns_and_resumes_exactly(
+    tiny_config, train, tiny_collator, lora_rank, stored_in
+):
+    changes = {"optimiser": "adamw_8bit", "lora_targets": ("all-linear",), "lora_rank": lora_rank, **RANDOM}
     whole = tiny_config(**changes)
     train(whole)
+    moments = load_file(whole.output_dir / "checkpoints" / "step-000006" / "optimiser.safetensors")
+    assert {each.dtype for name, each in moments.items() if name.endswith(".state1")} == stored_in
     broken = tiny_config(output_dir=whole.output_dir.with_name("broken"), **changes)
     with pytest.raises(DataError):
         train(broken, train_data=failing_at(4, tiny_collator(broken)))
