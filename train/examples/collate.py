@@ -189,15 +189,18 @@ class Collator:
         """Return an example's samples, and its sentences with their times."""
         if not example.clips:
             return no_speech(round(example.duration_s * SAMPLE_RATE), rng), []
-        pause_s = rng.uniform(*LEAD_IN_S) if self.augmented else 0.0
+        lead_in_s = rng.uniform(*LEAD_IN_S) if self.augmented else 0.0
+        pauses_s = [rng.uniform(*JOIN_PAUSE_S) for _ in example.clips][:-1]
+        filled_s = sum(len(decoded[index]) for index in example.clips) / SAMPLE_RATE + sum(pauses_s)
+        # Moved beyond the window's end, the last word would be cut but its text would not.
+        lead_in_s = max(0.0, min(lead_in_s, MAX_WINDOW_S - filled_s))
         pieces: list[Samples] = []
         sentences: list[Sentence] = []
         at_s = 0.0
-        for index in example.clips:
+        for index, pause_s in zip(example.clips, [lead_in_s, *pauses_s], strict=True):
             pieces += [np.zeros(round(pause_s * SAMPLE_RATE), np.float32), decoded[index]]
             start_s, at_s = at_s + pause_s, at_s + pause_s + len(pieces[-1]) / SAMPLE_RATE
             sentences.append(Sentence(text=self.clips[index].text, start_s=start_s, end_s=at_s))
-            pause_s = rng.uniform(*JOIN_PAUSE_S)
         samples = np.concatenate(pieces)
         if augmenter is None:
             return samples, sentences

@@ -7,6 +7,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import pytest
+import soundfile
 import torch
 
 from serve.audio.features import FeatureExtractor
@@ -162,6 +163,36 @@ def test_no_speech_is_cut_even_where_it_was_slowed_down(collator):
     for key in range(6):
         batch = data.collate([plan(*clips)], (0, key))
         assert batch.audio_s <= 30.0 and batch.log_mel.shape[2] <= 3_000
+
+
+@pytest.fixture
+def long_clips(tmp_path, tiny_manifest):
+    """Tones of 29.7, 30 and 30.01 s that end in half a second at a higher pitch; the last one is also long."""
+    clips = []
+    for number, duration_s in enumerate((29.7, 30.0, 30.01)):
+        time_s = np.arange(round(duration_s * SAMPLE_RATE)) / SAMPLE_RATE
+        samples = 0.3 * np.sin(2 * np.pi * np.where(time_s < duration_s - 0.5, 200, 1500) * time_s)
+        soundfile.write(tmp_path / f"{number}.wav", samples, SAMPLE_RATE)
+        clips.append(
+            msgspec.structs.replace(
+                read_manifest(tiny_manifest)[0], path=tmp_path / f"{number}.wav", duration_s=duration_s
+            )
+        )
+    return clips
+
+
+def test_a_clip_that_nearly_fills_the_window_keeps_its_last_word_and_its_times(collator, long_clips):
+    data = collator(timestamp_probability=1.0)
+    data.clips = long_clips
+    for key in range(4):
+        batch = data.collate([plan(0), plan(1), plan(2)], (0, key))
+        assert batch.decoder_input_ids.max() < data.vocabulary.size
+        times = [row[row > NO_TIMESTAMPS].tolist() for row in batch.labels]
+        assert all(NO_TIMESTAMPS < start <= end <= NO_TIMESTAMPS + 1 + 1500 for start, end in times)
+        assert times[1] == times[2] == [NO_TIMESTAMPS + 1, NO_TIMESTAMPS + 1 + 1500]
+        assert times[0][1] > NO_TIMESTAMPS + 1 + 1485
+        highest = batch.log_mel[1].argmax(dim=0)[-45:]  # band of each of the last frames
+        assert (highest > batch.log_mel[1].argmax(dim=0)[1000] + 10).all()
 
 
 def test_the_same_key_gives_the_same_tensors_and_another_key_others(collator):
