@@ -82,6 +82,10 @@ def _begin(config: TrainConfig, processes: Processes) -> Console:
     import torch
     from rich.console import Console
 
+    from train.export.directories import check_publishable
+
+    if config.publish_to and processes.leads:
+        check_publishable(config.publish_to)  # hours before anything is published
     torch.set_num_threads(config.n_threads or processes.n_threads)
     torch.manual_seed(config.seed)
     if processes.leads:

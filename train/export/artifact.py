@@ -37,7 +37,7 @@ from serve.service.known_sound import text_of_known_sound
 from serve.service.loading import load_pipeline
 from train.config import TrainConfig
 from train.errors import ExportError
-from train.export.directories import replace_directory
+from train.export.directories import check_publishable, replace_directory
 from train.loop.loop import Outcome
 
 START_DIR = "start"
@@ -101,7 +101,12 @@ def note_known_sound(artifact_dir: Path, config: TrainConfig) -> None:
 
 
 def publish_artifact(artifact_dir: Path, target: Path) -> Path:
-    """Copy a finished artifact to the place it is served from, and return that."""
+    """Copy a finished artifact to the place it is served from, and return that.
+
+    Raises:
+        ExportError: Something other than an artifact lies there.
+    """
+    check_publishable(target)
     copy = target.with_name(f".{target.name}.part")
     shutil.rmtree(copy, ignore_errors=True)
     shutil.copytree(artifact_dir, copy)

@@ -167,7 +167,7 @@ def test_no_speech_is_cut_even_where_it_was_slowed_down(collator):
 
 @pytest.fixture
 def long_clips(tmp_path, tiny_manifest):
-    """Tones of 29.7, 30 and 30.01 s that end in half a second at a higher pitch; the last one is also long."""
+    """Tones of 29.7, 30 and 30.01 s, each with half a second at a higher pitch at its end."""
     clips = []
     for number, duration_s in enumerate((29.7, 30.0, 30.01)):
         time_s = np.arange(round(duration_s * SAMPLE_RATE)) / SAMPLE_RATE

@@ -109,10 +109,23 @@ def test_a_run_directory_that_cannot_be_written_is_named(model, tiny_config, tin
 def test_publishing_replaces_what_was_there_as_a_whole(exported, tmp_path):
     target = tmp_path / "served" / "tiny"
     target.mkdir(parents=True)
+    (target / "manifest.json").write_text("of an older artifact")
     (target / "stale.txt").write_text("of an older artifact")
     assert publish_artifact(exported, target) == target
     assert not (target / "stale.txt").exists() and load_artifact(target)
     assert [path.name for path in target.parent.iterdir()] == ["tiny"]
+
+
+def test_publishing_replaces_nothing_but_an_artifact(exported, tmp_path):
+    others = tmp_path / "artifacts"
+    publish_artifact(exported, others / "one")
+    with pytest.raises(ExportError, match="artifacts holds something other than an artifact"):
+        publish_artifact(exported, others)
+    with pytest.raises(ExportError, match=r"manifest\.json is a file"):
+        publish_artifact(exported, others / "one" / "manifest.json")
+    assert [path.name for path in others.iterdir()] == ["one"] and load_artifact(others / "one")
+    (tmp_path / "empty").mkdir()
+    assert load_artifact(publish_artifact(exported, tmp_path / "empty"))
 
 
 def test_training_further_starts_with_the_artifact_and_says_so(
