@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -18,6 +19,7 @@ from serve.config.reader import keys_of
 from serve.config.sources import TRAINING_PREFIX, flag_layer, unknown_variables
 from serve.errors import ShrotaError
 from train.config import TrainConfig, dump_config, environment_config, load_config
+from train.errors import UnreadBatch
 from train.loop.allocator import bound_shape_caches
 from train.sagemaker.failure import FAILURE_VARIABLE, write_failure
 
@@ -150,7 +152,8 @@ def _build_model(
         f"{trainable:,} of {total:,} parameters are trained, base in {config.quantization} on {device}"
     )
     largest = largest_batch([clip.duration_s for clip in train_data.clips], config)
-    console.print(str(estimate_memory(model, config, train_data.collate(largest, (0, 0)), device)))
+    with suppress(UnreadBatch):
+        console.print(str(estimate_memory(model, config, train_data.collate(largest, (0, 0)), device)))
     if device.type == "cpu":
         keep_freed_memory()
     return model

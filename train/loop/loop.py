@@ -22,6 +22,7 @@ from peft import PeftModel
 
 from serve.config.progress import progress_bar
 from train.config import TrainConfig
+from train.errors import UnreadBatch
 from train.examples.batches import ExamplePlan, plan_epoch, shard_numbers
 from train.examples.collate import Batch, Collator
 from train.loop.anchor import EncoderAnchor
@@ -74,7 +75,8 @@ def train_adapter(
         distill_data: Recordings on which the encoder is kept close to the base's, if any.
 
     Raises:
-        DataError: A clip cannot be read, or the checkpoint to resume from belongs to another adapter.
+        DataError: A clip cannot be read where none may be bad, or no clip of many batches can; or the
+            checkpoint to resume from belongs to another adapter.
         TrainError: The loss was not finite for twenty batches in a row, or a clip does not fit into memory.
     """
     plan = partial(
@@ -257,10 +259,10 @@ def _prefetched(
 ) -> Generator[NumberedBatch, None, None]:
     """Deal batches to the processes in turn; collate this process's batches ahead, in one thread."""
     with ThreadPoolExecutor(1, thread_name_prefix="collate") as pool:
-        waiting: list[tuple[PlannedBatch, PlannedBatch, Future[Batch]]] = []
+        waiting: list[tuple[PlannedBatch, PlannedBatch, Future[Batch | UnreadBatch]]] = []
         while dealt := list(itertools.islice(planned, processes.count)):
             epoch, number, examples = dealt[processes.rank]
-            batch = pool.submit(data.collate, examples, (epoch, number))
+            batch = pool.submit(_collate, data, examples, (epoch, number))
             waiting.append((dealt[processes.rank], dealt[-1], batch))
             if len(waiting) > _PREFETCHED_BATCHES:
                 (epoch, number, _), (last_epoch, last_number, _), ready = waiting.pop(0)
@@ -271,3 +273,11 @@ def _prefetched(
                     next_epoch=last_epoch,
                     next_number=last_number + 1,
                 )
+
+
+def _collate(data: Collator, examples: list[ExamplePlan], key: tuple[int, int]) -> Batch | UnreadBatch:
+    """Return a batch, or why none of it can be read: the step needs its place, also in other processes."""
+    try:
+        return data.collate(examples, key)
+    except UnreadBatch as error:
+        return error

@@ -16,7 +16,7 @@ from serve.engine.vocabulary import Vocabulary
 from train.config import AugmentConfig, TrainConfig
 from train.data.filters import DropLog
 from train.data.manifest import load_samples, read_manifest
-from train.errors import DataError
+from train.errors import DataError, UnreadBatch
 from train.examples.batches import ExamplePlan
 from train.examples.collate import IGNORED, Collator, stack_targets
 from train.examples.targets import Target
@@ -113,10 +113,9 @@ def test_the_longest_text_is_written_whole_and_one_token_more_is_left_out_and_na
     clips = zip(data.clips, texts, strict=False)
     data.clips = [msgspec.structs.replace(clip, text=text) for clip, text in clips]
     batch = data.collate([plan(0), plan(1)], (0, 0))
-    longest, none = (row[row != IGNORED].tolist() for row in batch.labels)
+    (longest,) = (row[row != IGNORED].tolist() for row in batch.labels)
     assert batch.decoder_input_ids.shape[1] == 448
     assert data.vocabulary.text(longest[:-1]) == texts[0] and longest[-1] == END
-    assert none == [END]
     (drop,) = data.log.dropped
     assert (drop.origin, str(drop.reason)) == (data.clips[1].origin, "too many tokens")
     assert "the text has 444 tokens; the decoder writes 443" in drop.detail
@@ -283,10 +282,21 @@ def test_a_clip_that_cannot_be_decoded_is_left_out_of_its_example_and_counted_on
     (tmp_path / "broken.wav").write_bytes(b"RIFF")
     data.clips = [msgspec.structs.replace(data.clips[0], path=tmp_path / "broken.wav"), *data.clips[1:]]
     for epoch in range(2):
-        labels = data.collate([plan(0), plan(1, 0, 2)], (epoch, 0)).labels
-        texts = [data.vocabulary.text(row[row != IGNORED].tolist()) for row in labels]
-        assert texts == ["", f"{data.clips[1].text} {data.clips[2].text}"]
+        batch = data.collate([plan(0), plan(1, 0, 2)], (epoch, 0))
+        texts = [data.vocabulary.text(row[row != IGNORED].tolist()) for row in batch.labels]
+        assert texts == [f"{data.clips[1].text} {data.clips[2].text}"]
+        assert batch.examples == (plan(1, 2),) and len(batch.log_mel) == 1
     assert [drop.origin for drop in data.log.dropped] == [data.clips[0].origin]
     strict.clips = data.clips
     with pytest.raises(DataError, match=r"broken\.wav cannot be decoded"):
         strict.collate([plan(0)], (0, 0))
+
+
+def test_what_cannot_be_read_is_never_taught_as_silence(collator, tmp_path):
+    data = collator()
+    data.log = DropLog()
+    data.clips = [msgspec.structs.replace(clip, path=tmp_path / "gone.wav") for clip in data.clips]
+    batch = data.collate([plan(0), plan(), plan(1, 2)], (0, 0))
+    assert batch.examples == (plan(),) and batch.labels[batch.labels != IGNORED].tolist() == [END]
+    with pytest.raises(UnreadBatch, match=r"no clip of a batch can be used, .*tones\.jsonl:1: .*gone"):
+        data.collate([plan(0), plan(1, 2)], (0, 0))

@@ -14,10 +14,12 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from msgspec import structs
 from safetensors.torch import load_file
 
 from serve.audio.samples import SAMPLE_RATE
 from train.config import AugmentConfig
+from train.data.filters import DropLog
 from train.errors import DataError, TrainError
 from train.examples.collate import Collator
 from train.loop.loop import train_adapter
@@ -175,6 +177,18 @@ def test_data_of_which_nothing_can_be_learnt_ends_the_run_with_advice(tiny_confi
     config = tiny_config(max_steps=50, train_data=(str(spoilt_manifest(*range(12))),))
     with pytest.raises(TrainError, match="20 batches in a row"):
         train(config)
+
+
+def test_recordings_that_are_gone_end_the_run_and_are_not_learnt_as_silence(
+    tiny_config, train, tiny_collator, tmp_path
+):
+    config = tiny_config(max_steps=50)
+    data, gone = tiny_collator(config), DropLog()
+    data.log = gone
+    data.clips = [structs.replace(clip, path=tmp_path / "gone.wav") for clip in data.clips]
+    with pytest.raises(DataError, match=r"train_data: in 10 batches in a row, .*gone\.wav; .* same command"):
+        train(config, train_data=data)
+    assert losses(config) == [None] * 9 and len(gone) == 12
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -114,6 +115,34 @@ def test_two_processes_make_the_steps_of_one_with_twice_the_batches(config, comm
     # AdamW divides gradients by their size, so that the rounding of the very smallest moves a weight visibly.
     assert_same_run(pair, alone, 10, 1e-5, weight_tolerance=2e-4)
     assert (pair.output_dir / "artifact" / "manifest.json").is_file()
+
+
+@pytest.fixture
+def copied(config, tiny_manifest, tmp_path):
+    """The configuration for a copy of the corpus, in batches of one or two clips."""
+    directory = shutil.copytree(tiny_manifest.parent, tmp_path / "copied")
+    return dataclasses.replace(config, train_data=(str(directory / tiny_manifest.name),), batch_s=3.0)
+
+
+def test_two_processes_stay_in_step_where_one_cannot_read_its_share(copied, command):
+    for number in (2, 5, 6, 9):
+        (Path(copied.train_data[0]).parent / f"{number}.wav").write_bytes(b"RIFF")
+    alone = dataclasses.replace(copied, accumulate_batches=2)
+    pair = dataclasses.replace(copied, output_dir=copied.output_dir.with_name("pair"))
+    finish(command(pair, PAIR))
+    finish(command(alone))
+    assert_same_run(pair, alone, 10, 1e-5, weight_tolerance=2e-4)
+    last = json.loads((pair.output_dir / "metrics.jsonl").read_text().splitlines()[-1])
+    assert last["skipped_batches"] > 0
+
+
+def test_two_processes_whose_recordings_vanish_end_together_and_export_nothing(copied, command):
+    config = dataclasses.replace(copied, max_steps=100_000)
+    child = command(config, PAIR)
+    wait_for_steps(config, 3)
+    shutil.rmtree(Path(config.train_data[0]).parent)
+    assert "train_data: in 10 batches in a row" in finish(child, 1)
+    assert not (config.output_dir / "artifact").exists()
 
 
 @pytest.mark.slow
