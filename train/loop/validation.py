@@ -73,6 +73,16 @@ class Validation:
         for index, clip in enumerate(data.clips):
             self._sources.setdefault(clip.source, []).append(index)
 
+    @property
+    def measure(self) -> str:
+        """What validations are compared by: loss or WER, and of which clips."""
+        config = self._config
+        counts = {source: len(indices) for source, indices in self._sources.items()}
+        if config.best_by == "wer":
+            counts = {source: min(count, config.valid_clips) for source, count in counts.items()}
+        listed = ", ".join(f"{source} ({count} clips)" for source, count in counts.items())
+        return f"{config.best_by}{f' ({config.profile})' if config.best_by == 'wer' else ''} of {listed}"
+
     def look(self, model: PeftModel) -> Look:
         """Return loss and WER of a model in training mode, and leave it in that mode.
 
@@ -185,3 +195,10 @@ def is_better(look: Look, position: Position, config: TrainConfig) -> bool:
         return False
     position.best, position.best_step, position.looks_since_best = value, position.step, 0
     return True
+
+
+def forget_other_best(position: Position, measure: str, *, kept: bool) -> None:
+    """Forget the best validation so far if it was measured otherwise, or its adapter was not `kept`."""
+    if position.measure != measure or not kept:
+        position.best, position.best_step, position.looks_since_best = None, 0, 0
+    position.measure = measure

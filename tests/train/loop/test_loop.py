@@ -22,6 +22,7 @@ from train.config import AugmentConfig
 from train.data.filters import DropLog
 from train.errors import DataError, TrainError
 from train.examples.collate import Collator
+from train.loop.distributed import Processes, agents_of
 from train.loop.loop import train_adapter
 from train.loop.validation import Look, Validation
 
@@ -142,6 +143,39 @@ def test_starting_anew_leaves_nothing_of_the_older_run_to_go_on_from(tiny_config
     assert [path.name for path in (config.output_dir / "checkpoints").iterdir()] == ["step-000003"]
 
 
+def test_starting_anew_deletes_nothing_that_others_put_beside_the_checkpoints(tiny_config, train):
+    config = tiny_config(max_steps=3, resume="never")
+    directory = config.output_dir / "checkpoints"
+    (directory / "step-by-step").mkdir(parents=True)
+    (directory / ".step-000002.part").mkdir()
+    for name in ("notes.txt", "best.safetensors", "step-by-step/1.txt"):
+        (directory / name).write_text("of somebody")
+    train(dataclasses.replace(config, max_steps=6))
+    train(config)
+    names = {path.name for path in directory.iterdir()}
+    assert names == {"notes.txt", "step-by-step", "step-000003"}
+    assert (directory / "step-by-step" / "1.txt").is_file()
+
+
+def test_a_run_begins_anew_when_it_is_launched_and_not_when_a_machine_joins(
+    tiny_config, tiny_model, tiny_collator
+):
+    config = tiny_config(max_steps=6, resume="never")
+    config.output_dir.mkdir()
+
+    def start(max_steps, *agents):
+        further = dataclasses.replace(config, max_steps=max_steps)
+        processes = Processes(agents=frozenset(agents))
+        train_adapter(tiny_model(config), further, tiny_collator(config), None, CPU, processes)
+        return metrics(config)[0]["samples"], len(losses(config))
+
+    start(3, "/tmp/first")
+    (config.output_dir / "metrics.jsonl").write_text("")  # what is trained again is logged again
+    assert start(6, "/tmp/first", "/tmp/second")[1] == 3
+    assert start(6, "/tmp/second")[1] == 3
+    assert start(6, "/tmp/third")[1] == 6 and start(6)[1] == 6
+
+
 def test_time_and_steps_both_make_checkpoints(tiny_config, train):
     config = tiny_config(save_every_steps=100, save_every_s=1e-6, keep_checkpoints=3)
     train(config)
@@ -226,6 +260,40 @@ def test_the_adapter_of_the_best_look_is_what_the_model_holds_at_the_end(
     at_best = load_file(config.output_dir / "checkpoints" / "step-000004" / "adapter.safetensors")
     held = dict(model.named_parameters())
     assert all(torch.equal(held[name], value) for name, value in at_best.items())
+
+
+def test_a_torchrun_is_known_by_the_directory_of_its_files():
+    def files(launch, attempt):
+        return {"TORCHELASTIC_ERROR_FILE": f"/tmp/torchelastic_x/RUN_{launch}/attempt_{attempt}/1/error.json"}
+
+    assert agents_of(files("a", 0)) == agents_of(files("a", 1)) == {"/tmp/torchelastic_x/RUN_a"}
+    assert agents_of(files("b", 0)) != agents_of(files("a", 0)) and agents_of({}) == frozenset()
+
+
+def test_a_best_measured_otherwise_is_not_compared_with(tiny_config, train, tiny_collator, scripted_looks):
+    values = scripted_looks(0.1, 0.1, 0.5, 0.4, 0.6)
+    config = tiny_config(**{**values, "max_steps": 4})
+    data = tiny_collator(config, augmented=False)
+    train(config, valid_data=data)
+    data.clips = [structs.replace(clip, source="others") for clip in data.clips]
+    further = dataclasses.replace(config, max_steps=10, export_best=True)
+    assert train(further, valid_data=data).best_step == 8
+    with pytest.raises(TrainError, match=r"export_best: no validation .* the wer \(marathi\) of"):
+        train(dataclasses.replace(further, best_by="wer", valid_clips=2), valid_data=data)
+
+
+def test_the_best_of_a_run_may_be_asked_for_when_it_goes_on_or_has_ended(
+    tiny_config, train, tiny_collator, scripted_looks
+):
+    values = scripted_looks(3.0, 2.0, 2.5, 2.6)
+    config = tiny_config(**{**values, "max_steps": 6})
+    data = tiny_collator(config, augmented=False)
+    assert train(config, valid_data=data).best_step is None
+    further = dataclasses.replace(config, export_best=True)
+    assert train(further, valid_data=data).best_step == 4
+    (config.output_dir / "checkpoints" / "best.safetensors").unlink()
+    further = dataclasses.replace(further, max_steps=8)
+    assert train(further, valid_data=data).best_step == 8
 
 
 def test_the_wer_of_validation_clips_is_among_the_metrics(tiny_config, train, tiny_collator):
