@@ -5,6 +5,7 @@ ShrotaError
 └── TrainError
     ├── TrainConfigError(faults)   a configuration is invalid; all faults at once
     ├── DataError                  a manifest, a clip or a text source cannot be used
+    │   └── UnreadBatch            no clip of one batch can be read; several in a row end the run
     └── ExportError                an artifact cannot be written
 ```
 """
@@ -24,6 +25,10 @@ class TrainConfigError(TrainError, ConfigError):
 
 class DataError(TrainError):
     """A manifest, a clip or a text source cannot be used; the message names file and line."""
+
+
+class UnreadBatch(DataError):
+    """No clip of a batch can be read; a run goes on without the batch, unless several in a row are so."""
 
 
 class ExportError(TrainError):

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -18,11 +19,11 @@ from serve.config.reader import keys_of
 from serve.config.sources import TRAINING_PREFIX, flag_layer, unknown_variables
 from serve.errors import ShrotaError
 from train.config import TrainConfig, dump_config, environment_config, load_config
+from train.errors import UnreadBatch
 from train.loop.allocator import bound_shape_caches
 from train.sagemaker.failure import FAILURE_VARIABLE, write_failure
 
 if TYPE_CHECKING:
-    import torch
     from peft import PeftModel
     from rich.console import Console
 
@@ -58,10 +59,17 @@ def run(config: TrainConfig, processes: Processes) -> int:
 
     quiet_libraries()  # before the libraries, some of which speak on being imported
     from train.loop.loop import train_adapter
+    from train.loop.origin import origin_of, require_same_origin
 
+    origin = origin_of(config, base_dir, corpus.train)
+    require_same_origin(config, origin, processes)
+    if processes.leads:
+        (config.output_dir / "config.yaml").write_text(dump_config(config), encoding="utf-8")
     n_left_out = len(corpus.log)
-    model = _build_model(config, base_dir, data.train, processes.device, console)
-    outcome = train_adapter(model, config, data.train, data.valid, processes.device, processes, data.distill)
+    model = _build_model(config, base_dir, data.train, processes, console)
+    outcome = train_adapter(
+        model, config, data.train, data.valid, processes.device, processes, data.distill, origin
+    )
     if not processes.leads:
         return 0
     if len(corpus.log) > n_left_out:
@@ -78,15 +86,18 @@ def run(config: TrainConfig, processes: Processes) -> int:
 
 
 def _begin(config: TrainConfig, processes: Processes) -> Console:
-    """Set threads and seed, write the resolved configuration, and return the console of the run."""
+    """Set threads and seed, make the run's directory, and return the console of the run."""
     import torch
     from rich.console import Console
 
+    from train.export.directories import check_publishable
+
+    if config.publish_to and processes.leads:
+        check_publishable(config.publish_to)  # hours before anything is published
     torch.set_num_threads(config.n_threads or processes.n_threads)
     torch.manual_seed(config.seed)
     if processes.leads:
         config.output_dir.mkdir(parents=True, exist_ok=True)
-        (config.output_dir / "config.yaml").write_text(dump_config(config), encoding="utf-8")
     return Console(stderr=True, quiet=not processes.leads)
 
 
@@ -129,16 +140,21 @@ def _report_left_out(corpus: Corpus, config: TrainConfig, console: Console, titl
 
 
 def _build_model(
-    config: TrainConfig, base_dir: Path, train_data: Collator, device: torch.device, console: Console
+    config: TrainConfig, base_dir: Path, train_data: Collator, processes: Processes, console: Console
 ) -> PeftModel:
     """Return the model to train, and print its size and the memory that training will need."""
     from serve.model.artifact import load_artifact
+    from train.export.artifact import keep_start
     from train.loop.allocator import keep_freed_memory
     from train.loop.memory import estimate_memory, largest_batch
+    from train.loop.origin import checkpoint_to_resume
     from train.model.adapter import continue_adapter
     from train.model.build import build_model
 
+    device = processes.device
     model = build_model(base_dir, config, device)
+    if processes.leads and checkpoint_to_resume(config, processes) is None:
+        keep_start(config)  # at the moment when it is read
     if config.continue_from:
         continue_adapter(model, load_artifact(config.continue_from), base_dir, config)
     trainable, total = model.get_nb_trainable_parameters()
@@ -146,7 +162,8 @@ def _build_model(
         f"{trainable:,} of {total:,} parameters are trained, base in {config.quantization} on {device}"
     )
     largest = largest_batch([clip.duration_s for clip in train_data.clips], config)
-    console.print(str(estimate_memory(model, config, train_data.collate(largest, (0, 0)), device)))
+    with suppress(UnreadBatch):
+        console.print(str(estimate_memory(model, config, train_data.collate(largest, (0, 0)), device)))
     if device.type == "cpu":
         keep_freed_memory()
     return model

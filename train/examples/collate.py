@@ -20,7 +20,7 @@ from serve.engine.vocabulary import Vocabulary
 from train.config import TrainConfig
 from train.data.filters import DropLog, Reason
 from train.data.manifest import Clip, load_samples
-from train.errors import DataError
+from train.errors import DataError, UnreadBatch
 from train.examples.augment import Augmenter
 from train.examples.batches import JOIN_PAUSE_S, ExamplePlan
 from train.examples.candidates import Candidates, CandidateTokens
@@ -62,13 +62,16 @@ class Batch:
     """Seconds of audio before padding."""
     candidates: Candidates | None = None
     """Tokens that the softmax runs over; None for the whole vocabulary."""
+    examples: tuple[ExamplePlan, ...] = ()
+    """What each row holds: the examples asked for, without clips and examples that could not be read."""
 
 
 class Collator:
     """Builds batches from clips. `augmented=False`, for validation, disables augmentation and random margins.
 
     A clip that cannot be decoded, or whose text exceeds the decoder's context, is dropped from its example
-    and logged. Without a log, or with a strict one, it raises an error.
+    and logged; an example that loses all its clips is dropped from its batch, since audio of anything else
+    with its empty text would teach silence. Without a log, or with a strict one, such a clip raises an error.
     """
 
     def __init__(
@@ -108,14 +111,10 @@ class Collator:
         """Return the tensors of a batch; the same `key` gives the same random choices.
 
         Raises:
+            UnreadBatch: No example is left.
             DataError: A clip cannot be used, and the log is strict.
         """
-        batch = [dataclasses.replace(example, clips=self._writable(example)) for example in batch]
-        decoded = self._decode(batch)
-        batch = [
-            dataclasses.replace(example, clips=tuple(index for index in example.clips if index in decoded))
-            for example in batch
-        ]  # an example that has lost all its clips becomes one without speech
+        batch, decoded = self._readable(batch)
         rng = np.random.default_rng([self.config.seed, *key])
         augmenter = Augmenter(self.config.augment, rng)
         augmenters = [augmenter if self._may_change(example, rng) else None for example in batch]
@@ -141,7 +140,22 @@ class Collator:
             labels=labels,
             audio_s=sum(len(wave) for wave, _ in windows) / SAMPLE_RATE,
             candidates=self._candidates.draw(rng) if self._candidates else None,
+            examples=tuple(batch),
         )
+
+    def _readable(self, batch: Sequence[ExamplePlan]) -> tuple[list[ExamplePlan], dict[int, Samples]]:
+        """Return the examples with the clips that can be used, and the samples of these clips by index."""
+        writable = [dataclasses.replace(example, clips=self._writable(example)) for example in batch]
+        decoded = self._decode(writable)
+        readable = [
+            dataclasses.replace(example, clips=tuple(index for index in example.clips if index in decoded))
+            for example in writable
+        ]
+        left = [now for now, before in zip(readable, batch, strict=True) if now.clips or not before.clips]
+        if not left:
+            clip = self.clips[batch[0].clips[0]]
+            raise UnreadBatch(f"no clip of a batch can be used, such as {clip.origin}: {clip.path}")
+        return left, decoded
 
     def _writable(self, example: ExamplePlan) -> tuple[int, ...]:
         """Return the clips of an example whose texts fit the decoder together.
@@ -189,15 +203,18 @@ class Collator:
         """Return an example's samples, and its sentences with their times."""
         if not example.clips:
             return no_speech(round(example.duration_s * SAMPLE_RATE), rng), []
-        pause_s = rng.uniform(*LEAD_IN_S) if self.augmented else 0.0
+        lead_in_s = rng.uniform(*LEAD_IN_S) if self.augmented else 0.0
+        pauses_s = [rng.uniform(*JOIN_PAUSE_S) for _ in example.clips][:-1]
+        filled_s = sum(len(decoded[index]) for index in example.clips) / SAMPLE_RATE + sum(pauses_s)
+        # Moved beyond the window's end, the last word would be cut but its text would not.
+        lead_in_s = max(0.0, min(lead_in_s, MAX_WINDOW_S - filled_s))
         pieces: list[Samples] = []
         sentences: list[Sentence] = []
         at_s = 0.0
-        for index in example.clips:
+        for index, pause_s in zip(example.clips, [lead_in_s, *pauses_s], strict=True):
             pieces += [np.zeros(round(pause_s * SAMPLE_RATE), np.float32), decoded[index]]
             start_s, at_s = at_s + pause_s, at_s + pause_s + len(pieces[-1]) / SAMPLE_RATE
             sentences.append(Sentence(text=self.clips[index].text, start_s=start_s, end_s=at_s))
-            pause_s = rng.uniform(*JOIN_PAUSE_S)
         samples = np.concatenate(pieces)
         if augmenter is None:
             return samples, sentences

@@ -17,6 +17,8 @@ from train.errors import DataError
 
 MAX_TEXT_TOKENS = MAX_CONTEXT_TOKENS - 5
 """Context that remains beside start, language, task, `<|notimestamps|>` and end."""
+_LAST_TIMESTAMP = 1_500
+"""Steps to `<|30.00|>`, the vocabulary's last time."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,7 +79,7 @@ def build_target(
 
     Args:
         sentences: Transcripts in spoken order; none for a window without speech.
-        timestamps: Whether to write the times of each sentence, rounded to 20 ms.
+        timestamps: Whether to write the times of each sentence, rounded to 20 ms, at most 30 s.
         previous_text: Transcript of what precedes the window.
 
     Raises:
@@ -102,7 +104,7 @@ def _written(vocabulary: Vocabulary, sentences: Sequence[Sentence], timestamps: 
     """Return the tokens of sentences, with or without times."""
 
     def timestamp(time_s: float) -> int:
-        return vocabulary.no_timestamps + 1 + round(time_s / TIMESTAMP_STEP_S)
+        return vocabulary.no_timestamps + 1 + min(_LAST_TIMESTAMP, round(time_s / TIMESTAMP_STEP_S))
 
     written: list[int] = []
     for sentence in sentences:

@@ -37,7 +37,7 @@ from serve.service.known_sound import text_of_known_sound
 from serve.service.loading import load_pipeline
 from train.config import TrainConfig
 from train.errors import ExportError
-from train.export.directories import replace_directory
+from train.export.directories import check_publishable, replace_directory
 from train.loop.loop import Outcome
 
 START_DIR = "start"
@@ -101,7 +101,12 @@ def note_known_sound(artifact_dir: Path, config: TrainConfig) -> None:
 
 
 def publish_artifact(artifact_dir: Path, target: Path) -> Path:
-    """Copy a finished artifact to the place it is served from, and return that."""
+    """Copy a finished artifact to the place it is served from, and return that.
+
+    Raises:
+        ExportError: Something other than an artifact lies there.
+    """
+    check_publishable(target)
     copy = target.with_name(f".{target.name}.part")
     shutil.rmtree(copy, ignore_errors=True)
     shutil.copytree(artifact_dir, copy)
@@ -109,11 +114,29 @@ def publish_artifact(artifact_dir: Path, target: Path) -> Path:
     return target
 
 
+def keep_start(config: TrainConfig) -> None:
+    """Copy the adapter that a run is about to continue, in place of that of an earlier run.
+
+    Until the run ends, another one may be published over it.
+
+    Raises:
+        ArtifactError: There is no adapter at `continue_from`.
+        ExportError: It cannot be copied.
+    """
+    kept = config.checkpoints / START_DIR
+    try:
+        if kept.is_dir():
+            shutil.rmtree(kept)
+        _kept_start(config)
+    except OSError as error:
+        raise ExportError(f"the adapter that is continued cannot be copied to {kept}: {error}") from error
+
+
 def _kept_start(config: TrainConfig) -> Artifact | None:
     """Return the adapter that the run continued, from a copy beside the checkpoints; None without one.
 
-    The copy is made at the first export. A run may be published over the adapter that it continued; if its
-    command is then given again, `continue_from` names the run's own result.
+    The copy is made before the first step, or here if it has gone. A run may be published over the adapter
+    that it continued; if its command is then given again, `continue_from` names the run's own result.
 
     Raises:
         ArtifactError: There is no adapter at `continue_from`.

@@ -51,6 +51,9 @@ class EncoderAnchor:
         """Add the gradient of the weighted distance, times `scale`, and return the distance.
 
         Each process measures its own recordings, and adds its share of their mean.
+
+        Raises:
+            UnreadBatch: None of the recordings of this process can be read.
         """
         number = (step // self._every_steps) * self._processes.count + self._processes.rank
         batch = self._data.collate(self._plan[number % len(self._plan)], (_KEY, number))

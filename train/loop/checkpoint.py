@@ -7,9 +7,11 @@ killed run leaves only complete ones. The newest few are kept, and the adapter w
 from __future__ import annotations
 
 import json
+import re
 import shutil
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from peft import PeftModel
@@ -25,6 +27,8 @@ _ADAPTER = "adapter.safetensors"
 _OPTIMISER = "optimiser.safetensors"
 _BEST = "best.safetensors"
 _RANKS = "ranks."
+_OURS = re.compile(r"\.?step-\d+(\.part|\.old)?|\.?best\.safetensors(\.part)?")
+"""Names of what this module writes into the directory of checkpoints."""
 
 
 @dataclass(kw_only=True)
@@ -45,6 +49,12 @@ class Position:
     """WER or loss of the best validation."""
     best_step: int = 0
     looks_since_best: int = 0
+    measure: str = ""
+    """What `best` is: loss or WER, of which clips."""
+    agents: list[str] = field(default_factory=list)
+    """The torchruns that take part; see `Processes.agents`."""
+    origin: dict[str, Any] = field(default_factory=dict)
+    """What the steps are made of; see `train.loop.origin`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,6 +93,13 @@ def save_checkpoint(
     return target
 
 
+def clear_checkpoints(directory: Path) -> None:
+    """Delete all checkpoints and the best adapter, and nothing that others have put beside them."""
+    for path in directory.iterdir() if directory.is_dir() else ():
+        if _OURS.fullmatch(path.name):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
 def newest_checkpoint(directory: Path) -> Path | None:
     """Return the newest whole checkpoint, or None."""
     found = _whole_checkpoints(directory)
@@ -94,8 +111,13 @@ def read_checkpoint(path: Path) -> Checkpoint:
         path=path,
         adapter=load_file(path / _ADAPTER),
         optimiser=load_file(path / _OPTIMISER),
-        position=Position(**json.loads((path / _STATE).read_text())),
+        position=read_position(path),
     )
+
+
+def read_position(path: Path) -> Position:
+    """Return the position alone of a checkpoint."""
+    return Position(**json.loads((path / _STATE).read_text()))
 
 
 def restore_checkpoint(saved: Checkpoint, model: PeftModel, optimiser: torch.optim.Optimizer) -> Position:
@@ -117,6 +139,11 @@ def restore_checkpoint(saved: Checkpoint, model: PeftModel, optimiser: torch.opt
     optimiser.load_state_dict({**optimiser.state_dict(), "state": moments})
     restore_ranks(model, ranks)
     return saved.position
+
+
+def has_best(directory: Path) -> bool:
+    """Tell whether a best adapter has been saved."""
+    return (directory / _BEST).is_file()
 
 
 def save_best(directory: Path, model: PeftModel) -> None:
@@ -154,10 +181,13 @@ def _restore_adapter(model: PeftModel, weights: dict[str, torch.Tensor], path: P
 
 
 def _moments(optimiser: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
-    """Return the optimiser's state of each parameter, as `NUMBER.NAME`."""
+    """Return a copy of the optimiser's state of each parameter, as `NUMBER.NAME`, on the CPU.
+
+    The copies are apart: bitsandbytes' states share the tables of their 8 bits, which safetensors refuses.
+    """
     parameters = [parameter for group in optimiser.param_groups for parameter in group["params"]]
     return {
-        f"{index}.{name}": torch.as_tensor(value)
+        f"{index}.{name}": torch.as_tensor(value).to("cpu", copy=True)
         for index, parameter in enumerate(parameters)
         for name, value in optimiser.state.get(parameter, {}).items()
     }

@@ -12,7 +12,8 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TypeVar
 
 import torch
@@ -32,6 +33,10 @@ class Processes:
     local_count: int = 1
     restarted: bool = False
     """Whether torchrun started this process in place of one that ended, so that the run goes on."""
+    agents: frozenset[str] = frozenset()
+    """Names of the torchruns that started the processes, one on each machine. A torchrun keeps its name when
+    it starts them again, which it does without counting a restart when a machine joins. `--rdzv-id` is no
+    such name: people give the same one at every launch."""
 
     @property
     def leads(self) -> bool:
@@ -109,8 +114,9 @@ def join_processes(environ: Mapping[str, str]) -> Iterator[Processes]:
             torchrun.
     """
     restarted = int(environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
+    agents = agents_of(environ)
     if "RANK" not in environ or int(environ["WORLD_SIZE"]) == 1:
-        yield Processes(restarted=restarted)
+        yield Processes(restarted=restarted, agents=agents)
         return
     processes = Processes(
         rank=int(environ["RANK"]),
@@ -125,6 +131,17 @@ def join_processes(environ: Mapping[str, str]) -> Iterator[Processes]:
     else:
         torch.distributed.init_process_group("gloo")
     try:
-        yield processes
+        everywhere = processes.gather({processes.rank: agents})
+        yield replace(processes, agents=frozenset().union(*everywhere.values()))
     finally:
         torch.distributed.destroy_process_group()
+
+
+def agents_of(environ: Mapping[str, str]) -> frozenset[str]:
+    """Return the name of the torchrun that started this process; empty without one, or if it keeps no files.
+
+    Only the directory that it makes for its files, once and at random, tells it from earlier ones:
+    `DIR/attempt_N/RANK/error.json`.
+    """
+    errors = environ.get("TORCHELASTIC_ERROR_FILE")
+    return frozenset([str(Path(errors).parents[2])] if errors else [])

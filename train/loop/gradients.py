@@ -125,6 +125,7 @@ def _rows(batch: Batch, rows: slice) -> Batch:
         log_mel=batch.log_mel[rows],
         decoder_input_ids=batch.decoder_input_ids[rows],
         labels=batch.labels[rows],
+        examples=batch.examples[rows],
     )
 
 

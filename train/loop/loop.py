@@ -11,24 +11,27 @@ from __future__ import annotations
 import itertools
 import shutil
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Any
 
 import torch
 from peft import PeftModel
 
 from serve.config.progress import progress_bar
 from train.config import TrainConfig
+from train.errors import TrainError, UnreadBatch
 from train.examples.batches import ExamplePlan, plan_epoch, shard_numbers
 from train.examples.collate import Batch, Collator
 from train.loop.anchor import EncoderAnchor
 from train.loop.checkpoint import (
     Checkpoint,
     Position,
-    newest_checkpoint,
+    clear_checkpoints,
+    has_best,
     read_checkpoint,
     restore_best,
     restore_checkpoint,
@@ -38,8 +41,9 @@ from train.loop.checkpoint import (
 from train.loop.distributed import ALONE, Processes
 from train.loop.metrics import METRICS_FILE, MetricsLog, Window, open_metrics
 from train.loop.optimiser import AdapterOptimiser, NumberedBatch, learning_rate_factor
+from train.loop.origin import checkpoint_to_resume
 from train.loop.stopping import StopRequest, stop_on_signals
-from train.loop.validation import Validation, is_better
+from train.loop.validation import Validation, forget_other_best, is_better
 
 _PREFETCHED_BATCHES = 2
 
@@ -67,15 +71,19 @@ def train_adapter(
     device: torch.device,
     processes: Processes = ALONE,
     distill_data: Collator | None = None,
+    origin: Mapping[str, Any] | None = None,
 ) -> Outcome:
     """Train the adapter of `model` in place and return how it ended.
 
     Args:
         distill_data: Recordings on which the encoder is kept close to the base's, if any.
+        origin: What the steps are made of, for the checkpoints of a run that begins.
 
     Raises:
-        DataError: A clip cannot be read, or the checkpoint to resume from belongs to another adapter.
-        TrainError: The loss was not finite for twenty batches in a row, or a clip does not fit into memory.
+        DataError: A clip cannot be read where none may be bad, or no clip of many batches can; or the
+            checkpoint to resume from belongs to another adapter.
+        TrainError: The loss was not finite for twenty batches in a row, a clip does not fit into memory, or
+            there is no best adapter to export.
     """
     plan = partial(
         plan_epoch,
@@ -93,7 +101,8 @@ def train_adapter(
     anchor = EncoderAnchor(model, config, distill_data, device, processes) if distill_data else None
     optimiser = AdapterOptimiser(model, config, device, processes, total_steps, anchor)
     position = restore_checkpoint(saved, model, optimiser.adamw) if saved else Position()
-    position.n_processes = n_processes
+    position.n_processes, position.agents = n_processes, sorted(processes.agents)
+    position.origin = position.origin or dict(origin or {})
     run = _Run(
         model=model,
         config=config,
@@ -103,6 +112,7 @@ def train_adapter(
         position=position,
         total_steps=total_steps,
     )
+    run.check_best()
     planned = _planned_batches(plan, run.position.epoch, run.position.batch)
     with (
         stop_on_signals() as stop,
@@ -161,9 +171,25 @@ class _Run:
             if self.processes.leads:
                 self._save(now=stopped or self.is_over)
 
+    def check_best(self) -> None:
+        """Forget an earlier best that was measured otherwise, or whose adapter is not there to export."""
+        if self.validation:
+            kept = not self.config.export_best or has_best(self.config.checkpoints)
+            kept = self.processes.from_leader(kept)
+            forget_other_best(self.position, self.validation.measure, kept=kept)
+
     def finish(self) -> Outcome:
-        """Load the best adapter into the model if configured, and return how training ended."""
+        """Load the best adapter into the model if configured, and return how training ended.
+
+        Raises:
+            TrainError: No validation has found a best adapter.
+        """
         with_best = self.is_over and self.config.export_best
+        if with_best and self.position.best is None:
+            raise TrainError(
+                f"export_best: no validation of this run has measured the {self.position.measure}: go on with"
+                " more max_steps or epochs, or set export_best to false"
+            )
         if with_best and self.processes.leads:
             restore_best(self.config.checkpoints, self.model)
         return Outcome(
@@ -193,7 +219,7 @@ class _Run:
         better = is_better(look, self.position, self.config)
         if metrics:
             metrics.log_valid(self.position, look)
-        if better and self.config.export_best and self.processes.leads:
+        if better and self.processes.leads:  # also for a later start that exports the best
             save_best(self.config.checkpoints, self.model)
 
     def _save(self, *, now: bool) -> None:
@@ -224,15 +250,14 @@ def _total_steps(plan: EpochPlanner, config: TrainConfig, n_processes: int) -> i
 
 
 def _saved(config: TrainConfig, processes: Processes) -> Checkpoint | None:
-    """Return the newest complete checkpoint; with `resume: never`, delete what an earlier run left.
+    """Return the checkpoint to resume from; with `resume: never`, delete those that an earlier run left.
 
     The leader's disk decides, because other machines' disks may hold an older state. In a new run directory,
     as on the next machine of a spot job, the checkpoint also restores the metrics so far.
     """
-    checkpoints = config.checkpoints
-    if config.resume == "never" and processes.leads and not processes.restarted:
-        shutil.rmtree(checkpoints, ignore_errors=True)  # else a later start would resume the older run
-    newest = newest_checkpoint(checkpoints) if processes.leads else None
+    newest = checkpoint_to_resume(config, processes) if processes.leads else None
+    if config.resume == "never" and processes.leads and newest is None:
+        clear_checkpoints(config.checkpoints)  # else a later start would resume the older run
     log = config.output_dir / METRICS_FILE
     if newest and not log.exists() and (newest / METRICS_FILE).is_file():
         shutil.copyfile(newest / METRICS_FILE, log)
@@ -257,10 +282,10 @@ def _prefetched(
 ) -> Generator[NumberedBatch, None, None]:
     """Deal batches to the processes in turn; collate this process's batches ahead, in one thread."""
     with ThreadPoolExecutor(1, thread_name_prefix="collate") as pool:
-        waiting: list[tuple[PlannedBatch, PlannedBatch, Future[Batch]]] = []
+        waiting: list[tuple[PlannedBatch, PlannedBatch, Future[Batch | UnreadBatch]]] = []
         while dealt := list(itertools.islice(planned, processes.count)):
             epoch, number, examples = dealt[processes.rank]
-            batch = pool.submit(data.collate, examples, (epoch, number))
+            batch = pool.submit(_collate, data, examples, (epoch, number))
             waiting.append((dealt[processes.rank], dealt[-1], batch))
             if len(waiting) > _PREFETCHED_BATCHES:
                 (epoch, number, _), (last_epoch, last_number, _), ready = waiting.pop(0)
@@ -271,3 +296,11 @@ def _prefetched(
                     next_epoch=last_epoch,
                     next_number=last_number + 1,
                 )
+
+
+def _collate(data: Collator, examples: list[ExamplePlan], key: tuple[int, int]) -> Batch | UnreadBatch:
+    """Return a batch, or why none of it can be read: the step needs its place, also in other processes."""
+    try:
+        return data.collate(examples, key)
+    except UnreadBatch as error:
+        return error

@@ -11,7 +11,7 @@ import torch
 from peft import PeftModel
 
 from train.config import TrainConfig
-from train.errors import TrainError
+from train.errors import DataError, TrainError, UnreadBatch
 from train.examples.collate import Batch
 from train.loop.anchor import EncoderAnchor
 from train.loop.checkpoint import Position
@@ -24,6 +24,8 @@ from train.model.build import multiplies_in_bfloat16
 
 _LOSS_SCALE = 1_000.0  # divides losses, which are sums over tokens, so that gradients stay in fp16's range
 _MAX_BAD_BATCHES = 20
+_MAX_UNREAD_BATCHES = 10
+"""Batches in a row that a process may fail to read: a few broken clips pass, a missing directory does not."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +35,8 @@ class NumberedBatch:
     epoch: int
     number: int
     """Number within the epoch."""
-    batch: Batch
+    batch: Batch | UnreadBatch
+    """Its tensors, or why no clip of it can be read."""
     next_epoch: int
     next_number: int
     """Number of the batch that follows the last one taken by any process."""
@@ -66,23 +69,31 @@ class AdapterOptimiser:
         self._ranks = RankAllocation(model, total_steps) if config.lora_method == "adalora" else None
         self.adamw = _adamw([parameters for parameters, _ in groups], config, device)
         self._bad_in_a_row = 0
+        self._unread: dict[str, list[UnreadBatch]] = {"train_data": [], "distill_data": []}  # in a row
 
     def step(
         self, batches: Iterator[NumberedBatch], position: Position, window: Window, learning_rate: float
     ) -> None:
         """Take the batches of one step, update the weights, and count in `position` and `window`.
 
-        A batch whose loss is not finite is skipped and counted. A step whose gradient is not finite changes
-        no weight. Counts and gradients are summed over all processes, so that they stay in step.
+        A batch whose loss is not finite, or of which no clip can be read, is skipped and counted. A step
+        whose gradient is not finite changes no weight. Counts and gradients are summed over all processes, so
+        that they stay in step.
 
         Raises:
             TrainError: The loss was not finite for twenty batches in a row, or a clip does not fit in memory.
+            DataError: A process could read no clip of ten batches in a row.
         """
-        share, loss_sum, n_tokens, n_bad = Window(), 0.0, 0, 0
+        share, loss_sum, n_tokens, n_bad, n_unread = Window(), 0.0, 0, 0, 0
         n_batches = self._config.accumulate_batches * position.n_processes
         for _ in range(math.ceil(n_batches / self._processes.count)):
             numbered = next(batches)
             position.epoch, position.batch = numbered.next_epoch, numbered.next_number
+            if isinstance(numbered.batch, UnreadBatch):
+                n_unread += 1
+                self._unread["train_data"].append(numbered.batch)
+                continue
+            self._unread["train_data"].clear()
             self._seed_dropout(numbered.epoch, numbered.number)
             loss, n_labels = self._gradients.add(numbered.batch)
             if not math.isfinite(loss):
@@ -90,9 +101,12 @@ class AdapterOptimiser:
                 continue
             loss_sum, n_tokens = loss_sum + loss, n_tokens + n_labels
             share.add(numbered.batch)
-        loss_sum, all_tokens, samples, audio_s, all_bad = self._processes.sum(
-            [loss_sum, n_tokens, share.samples, share.audio_s, n_bad]
+        lost = any(len(in_a_row) >= _MAX_UNREAD_BATCHES for in_a_row in self._unread.values())
+        loss_sum, all_tokens, samples, audio_s, all_bad, all_unread, n_lost = self._processes.sum(
+            [loss_sum, n_tokens, share.samples, share.audio_s, n_bad, n_unread, lost]
         )
+        if n_lost:
+            self._give_up()
         window.samples += int(samples)
         window.audio_s += audio_s
         position.samples += int(samples)
@@ -100,13 +114,23 @@ class AdapterOptimiser:
             self._bad_in_a_row = 0
             window.losses.append(loss_sum / all_tokens)
             if self._anchor and self._anchor.is_due(position.step):
-                scale = all_tokens / _LOSS_SCALE  # `_apply` divides by it
-                window.distances.append(self._anchor.add_gradient(position.step, self._parameters, scale))
+                self._hold(self._anchor, position.step, all_tokens, window)
             if not self._apply(all_tokens, learning_rate, position.step + 1):
                 all_bad += 1
         self.adamw.zero_grad(set_to_none=True)
         position.step += 1
+        position.skipped_batches += int(all_unread)
         self._skip(int(all_bad), position)
+
+    def _hold(self, anchor: EncoderAnchor, step: int, n_tokens: float, window: Window) -> None:
+        """Add the gradient that keeps the encoder close to the base model's, unless its clips are unread."""
+        try:
+            distance = anchor.add_gradient(step, self._parameters, n_tokens / _LOSS_SCALE)  # see `_apply`
+        except UnreadBatch as error:
+            self._unread["distill_data"].append(error)
+            return
+        self._unread["distill_data"].clear()
+        window.distances.append(distance)
 
     def _apply(self, n_tokens: float, learning_rate: float, step: int) -> bool:
         """Scale summed gradients to the mean over tokens, and apply them if they are finite."""
@@ -125,6 +149,18 @@ class AdapterOptimiser:
         if self._ranks:
             self._ranks.reallocate(step)
         return True
+
+    def _give_up(self) -> None:
+        """End the run in all processes, with the reason of the one that cannot read its batches.
+
+        Raises:
+            DataError: Says which data cannot be read.
+        """
+        ours = {key: found for key, found in self._unread.items() if len(found) >= _MAX_UNREAD_BATCHES}
+        reasons = [f"{key}: in {len(found)} batches in a row, {found[-1]}" for key, found in ours.items()]
+        told = self._processes.gather({self._processes.rank: "; ".join(reasons)})
+        reason = next(filter(None, told.values()))
+        raise DataError(f"{reason}; once they can be read, the same command goes on from the last checkpoint")
 
     def _skip(self, n_batches: int, position: Position) -> None:
         position.skipped_batches += n_batches

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean
@@ -22,6 +23,7 @@ from serve.engine.transformers.engine import TransformersEngine
 from serve.engine.vocabulary import Vocabulary
 from train.config import TrainConfig
 from train.data.records import VOICE_KINDS
+from train.errors import DataError, UnreadBatch
 from train.evaluate.scoring import Score, score
 from train.examples.batches import ExamplePlan
 from train.examples.collate import Batch, Collator
@@ -71,8 +73,22 @@ class Validation:
         for index, clip in enumerate(data.clips):
             self._sources.setdefault(clip.source, []).append(index)
 
+    @property
+    def measure(self) -> str:
+        """What validations are compared by: loss or WER, and of which clips."""
+        config = self._config
+        counts = {source: len(indices) for source, indices in self._sources.items()}
+        if config.best_by == "wer":
+            counts = {source: min(count, config.valid_clips) for source, count in counts.items()}
+        listed = ", ".join(f"{source} ({count} clips)" for source, count in counts.items())
+        return f"{config.best_by}{f' ({config.profile})' if config.best_by == 'wer' else ''} of {listed}"
+
     def look(self, model: PeftModel) -> Look:
-        """Return loss and WER of a model in training mode, and leave it in that mode."""
+        """Return loss and WER of a model in training mode, and leave it in that mode.
+
+        Raises:
+            DataError: No clip of a source can be read.
+        """
         model.eval()
         for module in model.modules():
             if isinstance(module, Linear4bit):
@@ -93,8 +109,10 @@ class Validation:
                 loss_sum, n_tokens = loss_sum + loss.item(), n_tokens + n_labels
             sums += [loss_sum, n_tokens]
         summed = self._processes.sum(sums)
+        for source, n_tokens in zip(self._sources, summed[1::2], strict=True):
+            _require(n_tokens > 0, source)
         return {
-            source: loss_sum / max(1.0, n_tokens)
+            source: loss_sum / n_tokens
             for source, loss_sum, n_tokens in zip(self._sources, summed[::2], summed[1::2], strict=True)
         }
 
@@ -120,6 +138,9 @@ class Validation:
             hypotheses = engine.decode(windows)
             heard.update(zip(indices, (hypothesis.text for hypothesis in hypotheses), strict=True))
         heard = self._processes.gather(heard)
+        chosen = {source: [i for i in indices if i in heard] for source, indices in chosen.items()}
+        for source, indices in chosen.items():
+            _require(bool(indices), source)
 
         def scored(indices: Sequence[int]) -> Score:
             return score(
@@ -141,14 +162,22 @@ class Validation:
         return DecodingOptions(language=language or config.language, task=config.task, adapter=SERVED_ADAPTER)
 
     def _batches(self, indices: list[int]) -> Iterator[tuple[list[int], Batch]]:
-        """Yield this process's share of the clips, in batches of similar length."""
+        """Yield this process's share of the clips, in batches of similar length, without unreadable ones."""
         durations_s = [clip.duration_s for clip in self._data.clips]
         indices = sorted(indices, key=lambda index: durations_s[index])
         firsts = range(0, len(indices), _CLIPS_AT_ONCE)
         for first in firsts[self._processes.rank :: self._processes.count]:
             together = indices[first : first + _CLIPS_AT_ONCE]
             examples = [ExamplePlan(clips=(index,), duration_s=durations_s[index]) for index in together]
-            yield together, self._data.collate(examples, (0, first))
+            with suppress(UnreadBatch):
+                batch = self._data.collate(examples, (0, first))
+                yield [index for example in batch.examples for index in example.clips], batch
+
+
+def _require(readable: bool, source: str) -> None:
+    """Raise a `DataError` unless there is a clip to measure by."""
+    if not readable:
+        raise DataError(f"valid_data: none of the clips of {source} that are validated can be read")
 
 
 def spread_evenly(indices: Sequence[int], count: int) -> list[int]:
@@ -166,3 +195,10 @@ def is_better(look: Look, position: Position, config: TrainConfig) -> bool:
         return False
     position.best, position.best_step, position.looks_since_best = value, position.step, 0
     return True
+
+
+def forget_other_best(position: Position, measure: str, *, kept: bool) -> None:
+    """Forget the best validation so far if it was measured otherwise, or its adapter was not `kept`."""
+    if position.measure != measure or not kept:
+        position.best, position.best_step, position.looks_since_best = None, 0, 0
+    position.measure = measure

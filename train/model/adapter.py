@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import re
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from peft import AdaLoraConfig, LoraConfig, PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
+from peft.tuners.tuners_utils import check_target_module_exists
 from peft.utils.other import get_pattern_key
 from transformers import WhisperConfig
 
@@ -69,6 +70,38 @@ def check_layers(config: TrainConfig, whisper: WhisperConfig) -> None:
         for block in config.blocks
         if block.layers and block.layers[-1] >= n_layers[block.name]
     ]
+    if faults:
+        raise TrainConfigError(faults)
+
+
+def check_targets(config: TrainConfig, adapter: LoraConfig, modules: Iterable[str]) -> None:
+    """Refuse targets that name no layer which would be adapted, where a misspelt one would go unnoticed.
+
+    A name in `lora_targets` need only be found in one of the blocks that take it.
+
+    Args:
+        config: The run's configuration.
+        adapter: What `adapter_config` made of it.
+        modules: Full names of the base model's modules that hold no others.
+
+    Raises:
+        TrainConfigError: Lists the targets that are not found.
+    """
+    adapted = [f".{name}" for name in modules if check_target_module_exists(adapter, name)]
+    takers: dict[str, list[Block]] = {}
+    for block in (block for block in config.blocks if block.is_trained):
+        own = getattr(config, block.name).targets is not None
+        takers.setdefault(f"{block.name}.targets" if own else "lora_targets", []).append(block)
+    faults = []
+    for key, blocks in takers.items():
+        names = [block.name for block in blocks]
+        found = [name for name in adapted if block_of(name) in names]
+        faults += [
+            f"{key} names {target}, which no adapted layer of the {' or '.join(names)} has: it has"
+            f" {', '.join(LINEAR_LAYERS)}, and one attention's alone as self_attn.q_proj"
+            for target in _linear_layers(blocks[0])
+            if not any(name.endswith(f".{target}") for name in found)
+        ]
     if faults:
         raise TrainConfigError(faults)
 

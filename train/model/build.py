@@ -18,7 +18,7 @@ from serve.model.allocator import return_freed_memory
 from train.config import TrainConfig
 from train.errors import TrainConfigError
 from train.examples.collate import IGNORED, Batch
-from train.model.adapter import adapter_config, check_layers
+from train.model.adapter import adapter_config, check_layers, check_targets
 from train.model.fused_lora import fuse_lora
 from train.model.output_loss import output_loss
 
@@ -31,7 +31,7 @@ def build_model(base_dir: Path, config: TrainConfig, device: torch.device) -> Pe
 
     Raises:
         TrainConfigError: There is no compiler although layers should be compiled, or the base lacks a layer
-            that should be adapted.
+            that should be adapted, or has none of a name that should be.
     """
     if config.compile and not _has_compiler():
         raise TrainConfigError(
@@ -47,13 +47,15 @@ def build_model(base_dir: Path, config: TrainConfig, device: torch.device) -> Pe
     return_freed_memory()
     keep_scales(model)
     check_layers(config, model.config)
+    adapter = adapter_config(config)
+    check_targets(config, adapter, (name for name, m in model.named_modules() if not any(m.children())))
     model.config.use_cache = False
     model.requires_grad_(False)
     if config.encoder_context == "dynamic":
         enable_dynamic_context(model)
     if config.gradient_checkpointing:
         model.activation_checkpointing_enable({"use_reentrant": False})
-    adapted = get_peft_model(model, adapter_config(config))
+    adapted = get_peft_model(model, adapter)
     fuse_lora(adapted)
     if config.compile:
         for layer in (*model.model.encoder.layers, *model.model.decoder.layers):

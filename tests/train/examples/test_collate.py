@@ -7,6 +7,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import pytest
+import soundfile
 import torch
 
 from serve.audio.features import FeatureExtractor
@@ -15,7 +16,7 @@ from serve.engine.vocabulary import Vocabulary
 from train.config import AugmentConfig, TrainConfig
 from train.data.filters import DropLog
 from train.data.manifest import load_samples, read_manifest
-from train.errors import DataError
+from train.errors import DataError, UnreadBatch
 from train.examples.batches import ExamplePlan
 from train.examples.collate import IGNORED, Collator, stack_targets
 from train.examples.targets import Target
@@ -112,10 +113,9 @@ def test_the_longest_text_is_written_whole_and_one_token_more_is_left_out_and_na
     clips = zip(data.clips, texts, strict=False)
     data.clips = [msgspec.structs.replace(clip, text=text) for clip, text in clips]
     batch = data.collate([plan(0), plan(1)], (0, 0))
-    longest, none = (row[row != IGNORED].tolist() for row in batch.labels)
+    (longest,) = (row[row != IGNORED].tolist() for row in batch.labels)
     assert batch.decoder_input_ids.shape[1] == 448
     assert data.vocabulary.text(longest[:-1]) == texts[0] and longest[-1] == END
-    assert none == [END]
     (drop,) = data.log.dropped
     assert (drop.origin, str(drop.reason)) == (data.clips[1].origin, "too many tokens")
     assert "the text has 444 tokens; the decoder writes 443" in drop.detail
@@ -162,6 +162,36 @@ def test_no_speech_is_cut_even_where_it_was_slowed_down(collator):
     for key in range(6):
         batch = data.collate([plan(*clips)], (0, key))
         assert batch.audio_s <= 30.0 and batch.log_mel.shape[2] <= 3_000
+
+
+@pytest.fixture
+def long_clips(tmp_path, tiny_manifest):
+    """Tones of 29.7, 30 and 30.01 s, each with half a second at a higher pitch at its end."""
+    clips = []
+    for number, duration_s in enumerate((29.7, 30.0, 30.01)):
+        time_s = np.arange(round(duration_s * SAMPLE_RATE)) / SAMPLE_RATE
+        samples = 0.3 * np.sin(2 * np.pi * np.where(time_s < duration_s - 0.5, 200, 1500) * time_s)
+        soundfile.write(tmp_path / f"{number}.wav", samples, SAMPLE_RATE)
+        clips.append(
+            msgspec.structs.replace(
+                read_manifest(tiny_manifest)[0], path=tmp_path / f"{number}.wav", duration_s=duration_s
+            )
+        )
+    return clips
+
+
+def test_a_clip_that_nearly_fills_the_window_keeps_its_last_word_and_its_times(collator, long_clips):
+    data = collator(timestamp_probability=1.0)
+    data.clips = long_clips
+    for key in range(4):
+        batch = data.collate([plan(0), plan(1), plan(2)], (0, key))
+        assert batch.decoder_input_ids.max() < data.vocabulary.size
+        times = [row[row > NO_TIMESTAMPS].tolist() for row in batch.labels]
+        assert all(NO_TIMESTAMPS < start <= end <= NO_TIMESTAMPS + 1 + 1500 for start, end in times)
+        assert times[1] == times[2] == [NO_TIMESTAMPS + 1, NO_TIMESTAMPS + 1 + 1500]
+        assert times[0][1] > NO_TIMESTAMPS + 1 + 1485
+        highest = batch.log_mel[1].argmax(dim=0)[-45:]  # band of each of the last frames
+        assert (highest > batch.log_mel[1].argmax(dim=0)[1000] + 10).all()
 
 
 def test_the_same_key_gives_the_same_tensors_and_another_key_others(collator):
@@ -252,10 +282,21 @@ def test_a_clip_that_cannot_be_decoded_is_left_out_of_its_example_and_counted_on
     (tmp_path / "broken.wav").write_bytes(b"RIFF")
     data.clips = [msgspec.structs.replace(data.clips[0], path=tmp_path / "broken.wav"), *data.clips[1:]]
     for epoch in range(2):
-        labels = data.collate([plan(0), plan(1, 0, 2)], (epoch, 0)).labels
-        texts = [data.vocabulary.text(row[row != IGNORED].tolist()) for row in labels]
-        assert texts == ["", f"{data.clips[1].text} {data.clips[2].text}"]
+        batch = data.collate([plan(0), plan(1, 0, 2)], (epoch, 0))
+        texts = [data.vocabulary.text(row[row != IGNORED].tolist()) for row in batch.labels]
+        assert texts == [f"{data.clips[1].text} {data.clips[2].text}"]
+        assert batch.examples == (plan(1, 2),) and len(batch.log_mel) == 1
     assert [drop.origin for drop in data.log.dropped] == [data.clips[0].origin]
     strict.clips = data.clips
     with pytest.raises(DataError, match=r"broken\.wav cannot be decoded"):
         strict.collate([plan(0)], (0, 0))
+
+
+def test_what_cannot_be_read_is_never_taught_as_silence(collator, tmp_path):
+    data = collator()
+    data.log = DropLog()
+    data.clips = [msgspec.structs.replace(clip, path=tmp_path / "gone.wav") for clip in data.clips]
+    batch = data.collate([plan(0), plan(), plan(1, 2)], (0, 0))
+    assert batch.examples == (plan(),) and batch.labels[batch.labels != IGNORED].tolist() == [END]
+    with pytest.raises(UnreadBatch, match=r"no clip of a batch can be used, .*tones\.jsonl:1: .*gone"):
+        data.collate([plan(0), plan(1, 2)], (0, 0))

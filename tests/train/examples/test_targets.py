@@ -47,6 +47,12 @@ def test_times_stand_around_each_sentence_in_steps_of_twenty_milliseconds(build)
     assert target.tokens[3] == NO_TIMESTAMPS + 1 + 20 and target.tokens[-2] == NO_TIMESTAMPS + 1 + 195
 
 
+def test_no_time_is_later_than_the_vocabularys_last_one(build):
+    target = build([Sentence(text="पाऊस आला", start_s=30.05, end_s=30.4)], timestamps=True)
+    times = [token - NO_TIMESTAMPS - 1 for token in target.tokens if token > NO_TIMESTAMPS]
+    assert times == [1500, 1500]
+
+
 def test_earlier_text_keeps_its_end_where_it_is_long(build, tokenizer):
     target = build(SENTENCES[:1], previous_text=" ".join(f"शब्द {n}" for n in range(200)))
     assert target.tokens[0] == PREVIOUS and target.tokens.count(START) == 1

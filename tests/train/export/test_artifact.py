@@ -14,7 +14,13 @@ from serve.service.known_sound import check_known_sound, text_of_known_sound
 from serve.service.loading import load_pipeline
 from train.config import BlockConfig
 from train.errors import ExportError, TrainConfigError
-from train.export.artifact import export_artifact, note_known_sound, publish_artifact, record_evaluation
+from train.export.artifact import (
+    export_artifact,
+    keep_start,
+    note_known_sound,
+    publish_artifact,
+    record_evaluation,
+)
 from train.loop.loop import Outcome
 from train.model.adapter import continue_adapter
 
@@ -109,10 +115,23 @@ def test_a_run_directory_that_cannot_be_written_is_named(model, tiny_config, tin
 def test_publishing_replaces_what_was_there_as_a_whole(exported, tmp_path):
     target = tmp_path / "served" / "tiny"
     target.mkdir(parents=True)
+    (target / "manifest.json").write_text("of an older artifact")
     (target / "stale.txt").write_text("of an older artifact")
     assert publish_artifact(exported, target) == target
     assert not (target / "stale.txt").exists() and load_artifact(target)
     assert [path.name for path in target.parent.iterdir()] == ["tiny"]
+
+
+def test_publishing_replaces_nothing_but_an_artifact(exported, tmp_path):
+    others = tmp_path / "artifacts"
+    publish_artifact(exported, others / "one")
+    with pytest.raises(ExportError, match="artifacts holds something other than an artifact"):
+        publish_artifact(exported, others)
+    with pytest.raises(ExportError, match=r"manifest\.json is a file"):
+        publish_artifact(exported, others / "one" / "manifest.json")
+    assert [path.name for path in others.iterdir()] == ["one"] and load_artifact(others / "one")
+    (tmp_path / "empty").mkdir()
+    assert load_artifact(publish_artifact(exported, tmp_path / "empty"))
 
 
 def test_training_further_starts_with_the_artifact_and_says_so(
@@ -164,6 +183,25 @@ def test_a_run_published_over_what_it_continued_exports_the_same_again(
         publish_artifact(further, served)
     assert weights[0] == weights[1] and lineages[0] == lineages[1]
     assert load_manifest(served).training["continued_from"] == lineages[0]  # so it is not what was continued
+
+
+def test_the_start_is_what_was_there_when_the_run_began(
+    exported, model, tiny_config, tiny_base_dir, tmp_path
+):
+    served = publish_artifact(exported, tmp_path / "served")
+    begun = load_file(served / "adapter" / "adapter_model.safetensors")
+    config = tiny_config(continue_from=served, average_with_start=0.5, output_dir=tmp_path / "further")
+    (config.checkpoints / "start").mkdir(parents=True)  # left by an earlier run
+    keep_start(config)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_" in name:
+                parameter += 1.0
+    another = tiny_config(output_dir=tmp_path / "another")
+    publish_artifact(export_artifact(model, tiny_base_dir, another, OUTCOME, TEXTS), served)
+    further = export_artifact(model, tiny_base_dir, config, OUTCOME, TEXTS)
+    for name, tensor in load_file(further / "adapter" / "adapter_model.safetensors").items():
+        torch.testing.assert_close(tensor.float(), begun[name].float() + 0.5, atol=5e-3, rtol=0)
 
 
 @pytest.mark.parametrize(

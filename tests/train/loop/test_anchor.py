@@ -7,8 +7,11 @@ import shutil
 
 import pytest
 import torch
+from msgspec import structs
 
 from train.config import BlockConfig
+from train.data.filters import DropLog
+from train.errors import DataError
 from train.loop.anchor import EncoderAnchor
 from train.loop.distributed import Processes
 from train.loop.loop import train_adapter
@@ -72,6 +75,20 @@ def test_a_resumed_run_is_held_as_an_unbroken_one(held, tiny_model, tiny_collato
     broken = run(held(10.0, output_dir=tmp_path / "broken"), tiny_model, tiny_collator)
     for (name, p), (_, q) in zip(whole.named_parameters(), broken.named_parameters(), strict=True):
         torch.testing.assert_close(p, q, msg=name)
+
+
+def test_recordings_to_hold_by_that_are_gone_are_skipped_and_end_the_run_in_the_end(
+    held, tiny_model, tiny_collator, tmp_path
+):
+    config = held(1.0, max_steps=50, distill_every_steps=1)
+    config.output_dir.mkdir(parents=True)
+    gone = tiny_collator(config)
+    gone.log = DropLog()
+    gone.clips = [structs.replace(clip, path=tmp_path / "gone.wav") for clip in gone.clips]
+    with pytest.raises(DataError, match="distill_data: in 10 batches in a row"):
+        train_adapter(tiny_model(config), config, tiny_collator(config), None, CPU, distill_data=gone)
+    rows = [json.loads(line) for line in (config.output_dir / "metrics.jsonl").read_text().splitlines()]
+    assert len(rows) == 10 and not any("distill_loss" in row for row in rows)
 
 
 def test_steps_between_do_not_measure(held, tiny_model, tiny_collator):

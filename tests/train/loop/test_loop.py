@@ -14,12 +14,15 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from msgspec import structs
 from safetensors.torch import load_file
 
 from serve.audio.samples import SAMPLE_RATE
 from train.config import AugmentConfig
+from train.data.filters import DropLog
 from train.errors import DataError, TrainError
 from train.examples.collate import Collator
+from train.loop.distributed import Processes, agents_of
 from train.loop.loop import train_adapter
 from train.loop.validation import Look, Validation
 
@@ -140,6 +143,39 @@ def test_starting_anew_leaves_nothing_of_the_older_run_to_go_on_from(tiny_config
     assert [path.name for path in (config.output_dir / "checkpoints").iterdir()] == ["step-000003"]
 
 
+def test_starting_anew_deletes_nothing_that_others_put_beside_the_checkpoints(tiny_config, train):
+    config = tiny_config(max_steps=3, resume="never")
+    directory = config.output_dir / "checkpoints"
+    (directory / "step-by-step").mkdir(parents=True)
+    (directory / ".step-000002.part").mkdir()
+    for name in ("notes.txt", "best.safetensors", "step-by-step/1.txt"):
+        (directory / name).write_text("of somebody")
+    train(dataclasses.replace(config, max_steps=6))
+    train(config)
+    names = {path.name for path in directory.iterdir()}
+    assert names == {"notes.txt", "step-by-step", "step-000003"}
+    assert (directory / "step-by-step" / "1.txt").is_file()
+
+
+def test_a_run_begins_anew_when_it_is_launched_and_not_when_a_machine_joins(
+    tiny_config, tiny_model, tiny_collator
+):
+    config = tiny_config(max_steps=6, resume="never")
+    config.output_dir.mkdir()
+
+    def start(max_steps, *agents):
+        further = dataclasses.replace(config, max_steps=max_steps)
+        processes = Processes(agents=frozenset(agents))
+        train_adapter(tiny_model(config), further, tiny_collator(config), None, CPU, processes)
+        return metrics(config)[0]["samples"], len(losses(config))
+
+    start(3, "/tmp/first")
+    (config.output_dir / "metrics.jsonl").write_text("")  # what is trained again is logged again
+    assert start(6, "/tmp/first", "/tmp/second")[1] == 3
+    assert start(6, "/tmp/second")[1] == 3
+    assert start(6, "/tmp/third")[1] == 6 and start(6)[1] == 6
+
+
 def test_time_and_steps_both_make_checkpoints(tiny_config, train):
     config = tiny_config(save_every_steps=100, save_every_s=1e-6, keep_checkpoints=3)
     train(config)
@@ -175,6 +211,18 @@ def test_data_of_which_nothing_can_be_learnt_ends_the_run_with_advice(tiny_confi
     config = tiny_config(max_steps=50, train_data=(str(spoilt_manifest(*range(12))),))
     with pytest.raises(TrainError, match="20 batches in a row"):
         train(config)
+
+
+def test_recordings_that_are_gone_end_the_run_and_are_not_learnt_as_silence(
+    tiny_config, train, tiny_collator, tmp_path
+):
+    config = tiny_config(max_steps=50)
+    data, gone = tiny_collator(config), DropLog()
+    data.log = gone
+    data.clips = [structs.replace(clip, path=tmp_path / "gone.wav") for clip in data.clips]
+    with pytest.raises(DataError, match=r"train_data: in 10 batches in a row, .*gone\.wav; .* same command"):
+        train(config, train_data=data)
+    assert losses(config) == [None] * 9 and len(gone) == 12
 
 
 @pytest.fixture
@@ -214,6 +262,40 @@ def test_the_adapter_of_the_best_look_is_what_the_model_holds_at_the_end(
     assert all(torch.equal(held[name], value) for name, value in at_best.items())
 
 
+def test_a_torchrun_is_known_by_the_directory_of_its_files():
+    def files(launch, attempt):
+        return {"TORCHELASTIC_ERROR_FILE": f"/tmp/torchelastic_x/RUN_{launch}/attempt_{attempt}/1/error.json"}
+
+    assert agents_of(files("a", 0)) == agents_of(files("a", 1)) == {"/tmp/torchelastic_x/RUN_a"}
+    assert agents_of(files("b", 0)) != agents_of(files("a", 0)) and agents_of({}) == frozenset()
+
+
+def test_a_best_measured_otherwise_is_not_compared_with(tiny_config, train, tiny_collator, scripted_looks):
+    values = scripted_looks(0.1, 0.1, 0.5, 0.4, 0.6)
+    config = tiny_config(**{**values, "max_steps": 4})
+    data = tiny_collator(config, augmented=False)
+    train(config, valid_data=data)
+    data.clips = [structs.replace(clip, source="others") for clip in data.clips]
+    further = dataclasses.replace(config, max_steps=10, export_best=True)
+    assert train(further, valid_data=data).best_step == 8
+    with pytest.raises(TrainError, match=r"export_best: no validation .* the wer \(marathi\) of"):
+        train(dataclasses.replace(further, best_by="wer", valid_clips=2), valid_data=data)
+
+
+def test_the_best_of_a_run_may_be_asked_for_when_it_goes_on_or_has_ended(
+    tiny_config, train, tiny_collator, scripted_looks
+):
+    values = scripted_looks(3.0, 2.0, 2.5, 2.6)
+    config = tiny_config(**{**values, "max_steps": 6})
+    data = tiny_collator(config, augmented=False)
+    assert train(config, valid_data=data).best_step is None
+    further = dataclasses.replace(config, export_best=True)
+    assert train(further, valid_data=data).best_step == 4
+    (config.output_dir / "checkpoints" / "best.safetensors").unlink()
+    further = dataclasses.replace(further, max_steps=8)
+    assert train(further, valid_data=data).best_step == 8
+
+
 def test_the_wer_of_validation_clips_is_among_the_metrics(tiny_config, train, tiny_collator):
     config = tiny_config(max_steps=2, eval_every_steps=2, valid_clips=3)
     train(config, valid_data=tiny_collator(config, augmented=False))
@@ -221,10 +303,15 @@ def test_the_wer_of_validation_clips_is_among_the_metrics(tiny_config, train, ti
     assert look["valid_wer"] > 0
 
 
-def test_adamw_in_eight_bits_learns_and_resumes_exactly(tiny_config, train, tiny_collator):
-    changes = {"optimiser": "adamw_8bit", "lora_targets": ("all-linear",), "lora_rank": 16, **RANDOM}
+@pytest.mark.parametrize(("lora_rank", "stored_in"), [(16, {torch.float32}), (64, {torch.uint8})])
+def test_adamw_in_eight_bits_learns_and_resumes_exactly(
+    tiny_config, train, tiny_collator, lora_rank, stored_in
+):
+    changes = {"optimiser": "adamw_8bit", "lora_targets": ("all-linear",), "lora_rank": lora_rank, **RANDOM}
     whole = tiny_config(**changes)
     train(whole)
+    moments = load_file(whole.output_dir / "checkpoints" / "step-000006" / "optimiser.safetensors")
+    assert {each.dtype for name, each in moments.items() if name.endswith(".state1")} == stored_in
     broken = tiny_config(output_dir=whole.output_dir.with_name("broken"), **changes)
     with pytest.raises(DataError):
         train(broken, train_data=failing_at(4, tiny_collator(broken)))

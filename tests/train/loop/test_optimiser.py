@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from train.config import BlockConfig
-from train.errors import TrainError
+from train.errors import DataError, TrainError, UnreadBatch
 from train.examples.batches import ExamplePlan
 from train.loop.checkpoint import Position
 from train.loop.metrics import Window
@@ -30,7 +30,7 @@ def numbered(number, batch):
 def stepper(tiny_config, tiny_model, tiny_collator):
     """Return a function that takes one step over batches of these clips and tells what came of it."""
 
-    def step(*batches_of_clips, spoilt=(), **changes):
+    def step(*batches_of_clips, spoilt=(), unread=(), **changes):
         config = tiny_config(encoder_context="fixed", accumulate_batches=len(batches_of_clips), **changes)
         model, data = tiny_model(config).train(), tiny_collator(config, augmented=False)
         batches = []
@@ -38,6 +38,8 @@ def stepper(tiny_config, tiny_model, tiny_collator):
             batch = data.collate([example(clip) for clip in clips], (0, number))
             if number in spoilt:
                 batch = dataclasses.replace(batch, log_mel=batch.log_mel * math.nan)
+            if number in unread:
+                batch = UnreadBatch("gone.wav")
             batches.append(numbered(number, batch))
         position, window = Position(), Window()
         AdapterOptimiser(model, config, CPU).step(iter(batches), position, window, 1e-2)
@@ -82,6 +84,21 @@ def test_a_step_of_nothing_but_bad_batches_changes_nothing_and_has_no_loss(stepp
 def test_twenty_bad_batches_in_a_row_end_the_run(stepper):
     with pytest.raises(TrainError, match="20 batches in a row: lower learning_rate"):
         stepper(*[[0]] * 20, spoilt=set(range(20)))
+
+
+def test_a_batch_that_cannot_be_read_is_skipped_and_counted(stepper):
+    alone, _, _ = stepper([0, 1])
+    weights, position, window = stepper([0, 1], [2], unread={1})
+    assert (position.skipped_batches, position.batch, position.samples, window.samples) == (1, 2, 2, 2)
+    assert all(torch.equal(weights[name], alone[name]) for name in alone)
+    weights, position, _ = stepper([0], [1], unread={0, 1})
+    assert all(weight.abs().max() == 0 for weight in weights.values()) and position.step == 1
+
+
+def test_ten_batches_in_a_row_that_cannot_be_read_end_the_run(stepper):
+    stepper(*[[0]] * 19, unread=set(range(19)) - {9})
+    with pytest.raises(DataError, match=r"train_data: in 10 batches in a row, gone\.wav; .* same command"):
+        stepper(*[[0]] * 11, unread=set(range(1, 11)))
 
 
 def test_a_gradient_that_is_not_finite_changes_nothing(tiny_config, tiny_model, tiny_collator):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -80,7 +81,10 @@ def weights(config, step):
 
 def assert_same_run(config, other, n_steps, tolerance, weight_tolerance=None):
     assert losses(config) == pytest.approx(losses(other), rel=tolerance)
-    tolerance = weight_tolerance or tolerance
+    assert_same_weights(config, other, n_steps, weight_tolerance or tolerance)
+
+
+def assert_same_weights(config, other, n_steps, tolerance):
     ours, theirs = weights(config, n_steps), weights(other, n_steps)
     for name, value in theirs.items():
         torch.testing.assert_close(ours[name], value, atol=tolerance, rtol=tolerance, msg=name)
@@ -114,6 +118,35 @@ def test_two_processes_make_the_steps_of_one_with_twice_the_batches(config, comm
     # AdamW divides gradients by their size, so that the rounding of the very smallest moves a weight visibly.
     assert_same_run(pair, alone, 10, 1e-5, weight_tolerance=2e-4)
     assert (pair.output_dir / "artifact" / "manifest.json").is_file()
+
+
+@pytest.fixture
+def copied(config, tiny_manifest, tmp_path):
+    """The configuration for a copy of the corpus, in batches of one or two clips."""
+    directory = shutil.copytree(tiny_manifest.parent, tmp_path / "copied")
+    return dataclasses.replace(config, train_data=(str(directory / tiny_manifest.name),), batch_s=3.0)
+
+
+def test_two_processes_stay_in_step_where_one_cannot_read_its_share(copied, command):
+    for number in (2, 5, 6, 9):
+        (Path(copied.train_data[0]).parent / f"{number}.wav").write_bytes(b"RIFF")
+    alone = dataclasses.replace(copied, accumulate_batches=2)
+    pair = dataclasses.replace(copied, output_dir=copied.output_dir.with_name("pair"))
+    finish(command(pair, PAIR))
+    finish(command(alone))
+    assert [loss is None for loss in losses(pair)] == [loss is None for loss in losses(alone)]
+    assert_same_weights(pair, alone, 10, 2e-4)
+    last = json.loads((pair.output_dir / "metrics.jsonl").read_text().splitlines()[-1])
+    assert last["skipped_batches"] > 0
+
+
+def test_two_processes_whose_recordings_vanish_end_together_and_export_nothing(copied, command):
+    config = dataclasses.replace(copied, max_steps=100_000)
+    child = command(config, PAIR)
+    wait_for_steps(config, 3)
+    shutil.rmtree(Path(config.train_data[0]).parent)
+    assert "train_data: in 10 batches in a row" in finish(child, 1)
+    assert not (config.output_dir / "artifact").exists()
 
 
 @pytest.mark.slow

@@ -8,6 +8,8 @@ import pytest
 import torch
 from msgspec import structs
 
+from train.data.filters import DropLog
+from train.errors import DataError
 from train.examples.batches import ExamplePlan
 from train.loop.checkpoint import Position
 from train.loop.validation import Look, Validation, is_better
@@ -66,6 +68,24 @@ def test_each_kind_of_voice_has_rates_over_all_sources_people_first(tiny_config,
     look = Validation(data, config, CPU).look(tiny_model(config))
     assert list(look.kinds) == ["people", "neural"]
     assert all(wer > 0 and cer > 0 for wer, cer in look.kinds.values())
+
+
+def test_clips_that_cannot_be_read_are_left_out_unless_no_other_is_there(
+    tiny_config, tiny_model, tiny_collator, tmp_path
+):
+    config = tiny_config(valid_clips=12)
+    model, data = tiny_model(config), tiny_collator(config, augmented=False)
+    data.log = DropLog()
+    clips, n_tokens = data.clips, data.n_tokens
+    data.clips, data.n_tokens = clips[4:], n_tokens[4:]
+    rest = Validation(data, config, CPU).look(model)
+    gone = [structs.replace(clip, path=tmp_path / "gone.wav") for clip in clips]
+    data.clips, data.n_tokens = [*gone[:4], *clips[4:]], n_tokens
+    look = Validation(data, config, CPU).look(model)
+    assert look.loss == pytest.approx(rest.loss, rel=1e-4) and look.wer == rest.wer
+    data.clips = gone
+    with pytest.raises(DataError, match="valid_data: none of the clips of"):
+        Validation(data, config, CPU).look(model)
 
 
 def test_without_clips_to_transcribe_there_is_no_wer(tiny_config, tiny_model, tiny_collator):

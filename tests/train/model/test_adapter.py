@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from pathlib import Path
 
 import numpy as np
@@ -122,6 +123,39 @@ def test_layers_that_the_base_does_not_have_are_named(tiny_config, tiny_model):
         tiny_model(config)
     assert "encoder.layers names 7; the encoder of" in caught.value.faults[0]
     assert "has the layers 0 to 1" in caught.value.faults[1]
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"lora_targets": ("q_proj", "vproj")}, ["lora_targets names vproj, .* of the encoder or decoder"]),
+        ({"lora_targets": ("vproj",)}, ["lora_targets names vproj"]),
+        (
+            {"encoder": BlockConfig(targets=("encoder_attn.q_proj", "fc1"))},
+            [r"encoder\.targets names encoder_attn\.q_proj, which no adapted layer of the encoder has"],
+        ),
+        (
+            {"encoder": BlockConfig(rank=0), "lora_targets": ("fc3", "layers.0.fc1")},
+            ["fc3, .* of the decoder", r"layers\.0\.fc1"],
+        ),
+        (
+            {"encoder": BlockConfig(rank=2, targets=("fc",)), "decoder": BlockConfig(targets=("self_attn",))},
+            [r"encoder\.targets names fc,", r"decoder\.targets names self_attn,"],
+        ),
+    ],
+)
+def test_targets_that_no_adapted_layer_has_are_named(tiny_config, tiny_model, changes, named):
+    with pytest.raises(TrainConfigError) as caught:
+        tiny_model(tiny_config(**changes))
+    assert len(caught.value.faults) == len(named)
+    assert all(re.search(each, fault) for each, fault in zip(named, caught.value.faults, strict=True))
+
+
+def test_a_target_for_both_blocks_may_be_in_one_of_them_alone(tiny_config, tiny_model):
+    config = tiny_config(lora_targets=("encoder_attn.q_proj", "fc1"), encoder=BlockConfig(layers=(1,)))
+    names = adapted(tiny_model(config))
+    assert {name.partition("layers.")[2] for name in names if name.startswith("encoder.")} == {"1.fc1"}
+    assert len(names) == 1 + 2 * 2
 
 
 LARGE_V2 = {
