@@ -109,11 +109,11 @@ class Validation:
                 loss_sum, n_tokens = loss_sum + loss.item(), n_tokens + n_labels
             sums += [loss_sum, n_tokens]
         summed = self._processes.sum(sums)
-        for source, n_tokens in zip(self._sources, summed[1::2], strict=True):
-            _require(n_tokens > 0, source)
+        for source, all_tokens in zip(self._sources, summed[1::2], strict=True):
+            _require(all_tokens > 0, source)
         return {
-            source: loss_sum / n_tokens
-            for source, loss_sum, n_tokens in zip(self._sources, summed[::2], summed[1::2], strict=True)
+            source: loss / all_tokens
+            for source, loss, all_tokens in zip(self._sources, summed[::2], summed[1::2], strict=True)
         }
 
     def _errors(self, model: PeftModel) -> tuple[dict[str, float], dict[str, tuple[float, float]]]:
