@@ -144,4 +144,5 @@ def _before(training: dict[str, Any]) -> str:
     steps = f"{trained['steps']} steps, " if "steps" in trained else ""
     share = training.get("average_with_start")
     averaged = f", whose weights make up {share:.0%} of the mean exported" if share else ""
-    return f",\ncontinuing `{earlier['name']}` ({steps}sha256 {earlier['sha256'][:12]}){averaged}{_before(trained)}"
+    known = f"{steps}sha256 {earlier['sha256'][:12]}"
+    return f",\ncontinuing `{earlier['name']}` ({known}){averaged}{_before(trained)}"
