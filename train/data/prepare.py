@@ -19,6 +19,7 @@ from serve.config.sources import flag_layer
 from serve.engine.languages import language_code
 from serve.errors import ConfigError
 from train.data.filters import MAX_CLIP_S, MIN_CLIP_S
+from train.data.records import language_faults
 from train.data.specs import parse_spec
 from train.errors import DataError
 
@@ -73,12 +74,8 @@ class Wanted:
             ),
             (self.shard_mb > 0, "--shard-mb is above 0"),
             (self.workers >= 0, "--workers is not negative"),
-            (
-                language_code(self.language) is not None,
-                f"'{self.language}' is not a language of Whisper; write a code such as mr or hi",
-            ),
         )
-        faults = [fault for holds, fault in rules if not holds]
+        faults = [fault for holds, fault in rules if not holds] + language_faults(self.language)
         if self.source is not None:
             try:
                 parse_spec(self.source)

@@ -102,10 +102,16 @@ def row_language(written: str | None) -> str | None:
     """
     if not written:
         return None
-    code = language_code(written)
-    if code is None:
-        raise DataError(f"'{written}' is not a language of Whisper; write a code such as mr or hi, or none")
-    return code
+    if faults := language_faults(written):
+        raise DataError(*faults)
+    return language_code(written)
+
+
+def language_faults(written: str | None) -> list[str]:
+    """Return a sentence that says so if Whisper has no such language; nothing for None."""
+    if written is None or language_code(written) is not None:
+        return []
+    return [f"'{written}' is not a language of Whisper; write a code such as mr or hi"]
 
 
 def read_lines(path: Path) -> list[str]:

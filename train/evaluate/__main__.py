@@ -21,6 +21,7 @@ from serve.engine import EngineName, Quantization
 from serve.errors import ConfigError
 from train.config import TrainConfig
 from train.data.normalise import PROFILES
+from train.data.records import language_faults, row_language
 
 if TYPE_CHECKING:
     from train.examples.corpus import EvaluationSet
@@ -74,6 +75,7 @@ class Evaluation:
         faults = [f"{flag_of(name)} must be at least 0" for name in counts if getattr(self, name) < 0]
         unknown = [name for name in self.profile if name not in PROFILES]
         faults += [f"--profile: '{name}' is not one of {', '.join(PROFILES)}" for name in unknown]
+        faults += language_faults(self.language)
         if faults:
             raise ConfigError(faults)
 
@@ -96,7 +98,7 @@ def evaluate(wanted: Evaluation) -> int:
     from train.evaluate.evaluation import REPORTED_PROFILES, evaluate_models, report_left_out
     from train.evaluate.tables import comparison_rows, score_table, voices_note
 
-    code = wanted.language or _language_of(wanted.model_dir)
+    code = row_language(wanted.language) or _language_of(wanted.model_dir)
     tests = _load_tests(wanted, code)
     pipeline = load_pipeline(
         wanted.model_dir,

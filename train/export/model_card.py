@@ -139,7 +139,10 @@ def _before(training: dict[str, Any]) -> str:
     """Describe the adapter that training continued, and its predecessors."""
     if not (earlier := training.get("continued_from")):
         return ""
-    steps = f"{earlier['training']['steps']} steps, sha256 {earlier['sha256'][:12]}"
+    trained = earlier["training"]
+    # An adapter made by another program does not say how long it was trained.
+    steps = f"{trained['steps']} steps, " if "steps" in trained else ""
     share = training.get("average_with_start")
     averaged = f", whose weights make up {share:.0%} of the mean exported" if share else ""
-    return f",\ncontinuing `{earlier['name']}` ({steps}){averaged}{_before(earlier['training'])}"
+    known = f"{steps}sha256 {earlier['sha256'][:12]}"
+    return f",\ncontinuing `{earlier['name']}` ({known}){averaged}{_before(trained)}"

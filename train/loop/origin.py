@@ -89,14 +89,20 @@ def require_same_origin(config: TrainConfig, origin: Mapping[str, Any], processe
         )
 
 
+def adapter_sha256(artifact_dir: Path) -> str:
+    """Return the hash of an artifact's adapter.
+
+    Raises:
+        ArtifactError: There is no adapter.
+    """
+    weights = load_artifact(artifact_dir).adapter_dir / ADAPTER_WEIGHTS
+    return hashlib.sha256(weights.read_bytes()).hexdigest()
+
+
 def _start(config: TrainConfig) -> dict[str, str] | None:
     if config.continue_from is None:
         return None
-    weights = load_artifact(config.continue_from).adapter_dir / ADAPTER_WEIGHTS
-    return {
-        "path": str(config.continue_from.resolve()),
-        "sha256": hashlib.sha256(weights.read_bytes()).hexdigest(),
-    }
+    return {"path": str(config.continue_from.resolve()), "sha256": adapter_sha256(config.continue_from)}
 
 
 def _data(config: TrainConfig, clips: Sequence[Clip]) -> dict[str, Any]:

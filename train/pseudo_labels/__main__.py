@@ -13,6 +13,7 @@ from serve.config.reader import keys_of, read_or_raise
 from serve.config.sources import flag_layer
 from serve.errors import ConfigError
 from train.config import TrainConfig
+from train.data.records import language_faults, row_language
 from train.pseudo_labels.selection import Criteria
 
 if TYPE_CHECKING:
@@ -42,10 +43,13 @@ class Wanted:
         """Refuse contradictions.
 
         Raises:
-            ConfigError: There are not one or two outputs.
+            ConfigError: Lists every fault.
         """
+        faults = language_faults(self.language)
         if len(self.outputs) not in (1, 2):
-            raise ConfigError([f"one output or two are compared, not {len(self.outputs)}"])
+            faults.append(f"one output or two are compared, not {len(self.outputs)}")
+        if faults:
+            raise ConfigError(faults)
 
 
 def read_wanted(flags: Mapping[str, Any]) -> Wanted:
@@ -61,14 +65,17 @@ def select_rows(wanted: Wanted) -> int:
     """Write the manifest, print what was chosen, and return the exit status: 1 if nothing was."""
     from rich.console import Console
 
+    from serve.model.durable_write import write_whole
     from train.data.sources import read_held_out
 
-    held_out = read_held_out(wanted.held_out, "test", wanted.language)
+    language = row_language(wanted.language) or TrainConfig.language
+    held_out = read_held_out(wanted.held_out, "test", language)
     wanted.output.parent.mkdir(parents=True, exist_ok=True)
     console = Console(stderr=True)
-    selection = choose_into(wanted.output, wanted.outputs, wanted.keep, wanted.language, held_out, console)
+    selection = choose_into(wanted.output, wanted.outputs, wanted.keep, language, held_out, console)
     if wanted.json:
-        wanted.json.write_text(json.dumps(selection.as_dict(), ensure_ascii=False, indent=1) + "\n", "utf-8")
+        counts = json.dumps(selection.as_dict(), ensure_ascii=False, indent=1) + "\n"
+        write_whole(wanted.json, counts.encode())
     return 0 if selection.kept else 1
 
 

@@ -22,6 +22,7 @@ from serve.config.reader import keys_of, read_or_raise
 from serve.config.sources import flag_layer
 from serve.errors import ConfigError
 from train.config import TrainConfig, dump_config, load_config
+from train.data.records import language_faults, row_language
 from train.errors import TrainError
 from train.pseudo_labels.selection import Criteria, Selection
 
@@ -74,7 +75,8 @@ class Wanted:
             (self.weight > 0, "--weight is above 0"),
             (bool(self.people), "--people names at least one test set"),
         )
-        if faults := [fault for holds, fault in rules if not holds]:
+        faults = [fault for holds, fault in rules if not holds] + language_faults(self.language)
+        if faults:
             raise ConfigError(faults)
 
 
@@ -95,6 +97,7 @@ def selftrain(wanted: Wanted) -> int:
     from train.data.sources import read_held_out
     from train.evaluate.evaluation import evaluate_artifact
     from train.examples.corpus import load_evaluation_set
+    from train.pseudo_labels.origin import require_same_rounds
     from train.report.results import EVALUATION
 
     console = Console(stderr=True)
@@ -107,6 +110,7 @@ def selftrain(wanted: Wanted) -> int:
     ]
     held_out = read_held_out(config.test_data, "test", config.language)
     recordings = find_recordings(wanted.recordings)
+    require_same_rounds(wanted, config, recordings)
     adapter, rounds = wanted.model_dir, []
     scored = wanted.output_dir / "before.json"
     if not scored.is_file():
@@ -130,8 +134,8 @@ def selftrain(wanted: Wanted) -> int:
             break
         adapter, before = trained, after
     summary = {"adapter": str(adapter), "rounds": rounds}
-    (wanted.output_dir / SUMMARY).write_text(
-        json.dumps(summary, ensure_ascii=False, indent=1) + "\n", "utf-8"
+    write_whole(
+        wanted.output_dir / SUMMARY, (json.dumps(summary, ensure_ascii=False, indent=1) + "\n").encode()
     )
     console.print(f"the best adapter is {adapter}")
     return 0
@@ -165,11 +169,15 @@ def choose(
     from train.pseudo_labels.hearing import transcribe_into
 
     directory.mkdir(parents=True, exist_ok=True)
-    language = wanted.language or config.language
+    language = row_language(wanted.language) or config.language
     outputs = directory / "heard.jsonl", directory / "heard-in-noise.jsonl"
     for output, noise_db in zip(outputs, (None, wanted.noise_db), strict=True):
         if not output.exists():
-            transcribe_into(output, adapter, recordings, language, noise_db, config.n_threads)
+            faults = transcribe_into(output, adapter, recordings, language, noise_db, config.n_threads)
+            if faults and noise_db is None:
+                console.print(
+                    f"{len(faults)} of {len(recordings)} recordings cannot be decoded, such as {faults[0]}"
+                )
     return choose_into(directory / "pseudo.jsonl", outputs, wanted.keep, language, held_out, console)
 
 

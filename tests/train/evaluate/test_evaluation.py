@@ -106,6 +106,11 @@ def test_one_command_scores_several_manifests_in_several_languages(
     assert "go by the rows of people" in " ".join(capsys.readouterr().out.split())
 
 
+def test_a_language_that_whisper_lacks_is_refused(tiny_manifest, capsys):
+    assert run_command(command, ["--manifest", str(tiny_manifest), "--language", "klingon"]) == 1
+    assert "'klingon' is not a language of Whisper" in capsys.readouterr().err
+
+
 def test_two_test_sets_of_one_name_are_refused(tiny_manifest, capsys):
     twice = ["--manifest", str(tiny_manifest)] * 2
     assert run_command(command, twice) == 1

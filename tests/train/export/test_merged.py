@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 from transformers import WhisperForConditionalGeneration as Whisper
 
 from serve.audio.features import FeatureExtractor, window_length_s
+from serve.audio.samples import SAMPLE_RATE
 from serve.engine import SERVED_ADAPTER, DecodingOptions, EngineInput
 from serve.engine.transformers.adapter import load_base
 from serve.engine.transformers.engine import TransformersEngine
@@ -143,8 +144,9 @@ def test_the_shipped_adapter_writes_nearly_the_same_merged_into_int8_and_beside_
     engine = TransformersEngine.load(base_dir, artifact.adapter_dir, quantization="none", dynamic=True)
     vocabulary, features = Vocabulary.read(base_dir), FeatureExtractor(base_dir)
     samples, sample_rate = soundfile.read(SAMPLE, dtype="float32")
-    assert sample_rate == 16_000
-    for clip in (samples, 0.4 * samples, samples[: len(samples) // 2]):
+    assert sample_rate == SAMPLE_RATE
+    until_a_pause = samples[: round(1.55 * SAMPLE_RATE)]  # of a word cut short, either may make another word
+    for clip in (samples, 0.4 * samples, until_a_pause):
         # CTranslate2 slices its positions as the server does: a window may be shorter than 30 s.
         log_mel = features.log_mel(clip, window_length_s(len(clip), artifact.manifest.window_margin_s))
         window = EngineInput(log_mel=log_mel, options=DecodingOptions(language="mr", adapter=SERVED_ADAPTER))

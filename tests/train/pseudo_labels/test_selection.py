@@ -130,3 +130,16 @@ def test_three_outputs_and_wrong_bounds_are_refused(capsys):
     )
     printed = capsys.readouterr().err
     assert "one output or two" in printed and "max-no-speech" in printed and "min-s" in printed
+
+
+def test_a_language_may_be_written_in_full_and_must_be_one_of_whisper(wavs, tmp_path, capsys):
+    heard, target = tmp_path / "heard.jsonl", tmp_path / "out.jsonl"
+    said = segment("पाऊस आला", language="")
+    (row,) = rows(said, path=str(wavs / "0.wav")).values()
+    heard.write_bytes(encode_lines([msgspec.structs.replace(row, language=None)]))
+    words = [str(heard), "--output", str(target), "--json", str(tmp_path / "new" / "counts.json")]
+    assert run_command(command, [*words, "--language", "klingon"]) == 1
+    assert "'klingon' is not a language of Whisper" in capsys.readouterr().err
+    assert run_command(command, [*words, "--language", "Hindi"]) == 0
+    assert json.loads(target.read_text("utf-8"))["language"] == "hi"
+    assert json.loads((tmp_path / "new" / "counts.json").read_text("utf-8"))["kept"] == 1
