@@ -191,7 +191,8 @@ def _write_transcripts(wanted: Transcription, report: Report) -> None:
     def announce(job: Job) -> None:
         nonlocal n_written
         n_written += 1
-        print(job.target, flush=True)
+        sys.stdout.buffer.write(os.fsencode(job.target) + b"\n")  # a name need not be UTF-8
+        sys.stdout.buffer.flush()
 
     with _transcriber(wanted) as transcriber:
         started = time.monotonic()

@@ -34,6 +34,7 @@ def run(*arguments: object, **environ: str) -> subprocess.CompletedProcess[str]:
         env=env,
         capture_output=True,
         encoding="utf-8",
+        errors="surrogateescape",
         timeout=600,
         check=False,
     )
@@ -137,6 +138,18 @@ def test_a_name_that_stands_for_nothing_fails_and_the_others_are_transcribed(tin
     named = tiny(recordings / "a.wav", recordings / "missing.wav")
     assert (named.returncode, named.stdout) == (1, f"{recordings / 'a.txt'}\n")
     assert "missing.wav: no such file or folder" in named.stderr
+
+
+def test_a_name_that_is_not_utf_8_is_a_name_like_others(tiny, recordings):
+    odd = recordings / os.fsdecode(b"caf\xe9.wav")
+    (recordings / "b.wav").rename(odd)
+    written = tiny(recordings, PYTHONIOENCODING="utf-8:strict")
+    assert "Traceback" not in written.stderr and "3 transcripts written, 1 failed" in written.stderr
+    targets = {recordings / "a.txt", odd.with_suffix(".txt"), recordings / "day" / "c.txt"}
+    assert {Path(line) for line in written.stdout.splitlines()} == targets
+    assert all(target.read_text("utf-8") for target in targets)
+    printed = tiny(odd, PYTHONIOENCODING="utf-8:strict")
+    assert (printed.returncode, printed.stdout) == (0, (recordings / "a.txt").read_text("utf-8"))
 
 
 def test_words_that_are_no_flags_are_status_2_and_told_with_all_else_that_is_wrong():
