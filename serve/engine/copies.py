@@ -248,7 +248,10 @@ def _best_chain(picture: npt.NDArray[np.float32], period: int) -> tuple[list[int
     best: tuple[float, list[int], float] = (-math.inf, [], 0.0)
     for place in range(max(0, middle - period), min(len(rows), middle + period), max(1, period // 8)):
         likeness = rows @ rows[place]
-        chain = _chain(_peaks(likeness, round(0.6 * period)), place, round(1.7 * period))
+        peaks = _peaks(likeness, round(0.6 * period))
+        if not peaks:  # so quiet that it is not even like itself
+            continue
+        chain = _chain(peaks, place, round(1.7 * period))
         worth = float(((likeness[chain] - ALIKE_AT_ALL) * inside[chain]).sum())
         if worth > best[0]:
             own = float(likeness[place])

@@ -22,9 +22,10 @@ from serve.config.command_line import INTERRUPTED, Command, config_flag, exit_wi
 from serve.config.reader import Given, read_dataclass
 from serve.config.settings import CONFIG, Settings, unknown_settings
 from serve.config.sources import PREFIX, flag_layer
-from serve.errors import ConfigError, ServiceError
+from serve.errors import ConfigError, RequestError, ServiceError
 from serve.options import TranscriptionOptions, parse_options
-from serve.transcript.formats import FORMATS, Format, named_format
+from serve.transcript.events import Event, Failure
+from serve.transcript.formats import FORMATS, Encoder, Format, named_format
 
 if TYPE_CHECKING:
     from serve.transcribe.files import Job, Problem
@@ -156,19 +157,37 @@ def _print_transcript(path: Path, wanted: Transcription, report: Report) -> None
             shown = not (wanted.format.streams and sys.stdout.isatty())
             whole = b""
             with audio_bar(path.name, measured.expected_s, shown=shown) as bar:
-                for event in watched(transcriber.transcribe(path), bar, measured.expected_s):
-                    piece = encoder.encode(event)
-                    if wanted.format.streams:
+                events = watched(transcriber.transcribe(path), bar, measured.expected_s)
+                if wanted.format.streams:
+                    for piece in _streamed(events, encoder):
                         output.write(piece)
                         output.flush()
-                    else:
-                        whole += piece
+                else:
+                    whole = b"".join([encoder.encode(event) for event in events])
             output.write(whole)
             output.flush()
         except BrokenPipeError:  # the reader has closed the pipe: the interpreter's last flush must not fail
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         except (ServiceError, OSError) as error:
             report(Problem(str(path), fault_of(error)))
+
+
+def _streamed(events: Iterator[Event], encoder: Encoder) -> Iterator[bytes]:
+    """Yield a transcript piece by piece; if it breaks off, its last piece says so, as over HTTP.
+
+    Raises:
+        ServiceError: The recording is not usable, or the transcription broke off.
+    """
+    is_begun = False
+    try:
+        for event in events:
+            yield encoder.encode(event)
+            is_begun = True
+    except ServiceError as error:
+        if is_begun:
+            is_callers = isinstance(error, RequestError)
+            yield encoder.encode(Failure(code=error.code, message=str(error), is_callers=is_callers))
+        raise
 
 
 def _write_transcripts(wanted: Transcription, report: Report) -> None:
@@ -191,7 +210,8 @@ def _write_transcripts(wanted: Transcription, report: Report) -> None:
     def announce(job: Job) -> None:
         nonlocal n_written
         n_written += 1
-        print(job.target, flush=True)
+        sys.stdout.buffer.write(os.fsencode(job.target) + b"\n")  # a name need not be UTF-8
+        sys.stdout.buffer.flush()
 
     with _transcriber(wanted) as transcriber:
         started = time.monotonic()

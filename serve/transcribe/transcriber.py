@@ -6,6 +6,7 @@ Knows no command line; `serve.transcribe` uses it.
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import suppress
@@ -185,7 +186,8 @@ def expected_s(path: Path, n_bytes: int) -> float:
     # An MP3 declares no length: libsndfile would read all of it, and print its errors.
     if container is not None and container.in_libsndfile and container is not MP3:
         with suppress(soundfile.SoundFileError):
-            announced_s = float(soundfile.info(path).duration)
+            # It encodes names itself, and fails on those that are not UTF-8.
+            announced_s = float(soundfile.info(os.fsencode(path)).duration)
     return min(announced_s, n_bytes / FEWEST_BYTES_PER_S)
 
 

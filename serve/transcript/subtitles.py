@@ -11,6 +11,7 @@ are measured in clusters (UAX 29).
 
 from __future__ import annotations
 
+import heapq
 import itertools
 import math
 from collections.abc import Callable, Sequence
@@ -85,52 +86,71 @@ class Subtitler:
 
     def __init__(self, rules: CueRules | None = None) -> None:
         self._rules = rules or CueRules()
-        self._start_ms = 0  # start of the last cue
         self._end_ms: dict[int | None, int] = {}  # channel -> end of its last cue
-        self._waiting: tuple[Cue, int | None] | None = None  # a short cue, and its channel
+        self._waiting: dict[int | None, Cue] = {}  # channel -> its last cue, if that is too short
+        self._later: list[tuple[int, int, Cue]] = []  # a heap
+        self._n_made = 0
 
     def add(self, segment: Segment) -> list[Cue]:
-        """Return the cues that are final once this segment is known.
+        """Return the cues that are final once this segment is known, in order of their start.
 
-        A last cue that is too short waits, because the next segment decides how long it can be shown. No cue
-        starts before its predecessor, or before the last cue of its channel has ended.
+        A last cue that is too short waits, because the next segment decides how long it can be shown. Where
+        channels are split, a cue also waits until no other channel can have an earlier one. No cue starts
+        before the last cue of its channel has ended.
+
+        Args:
+            segment: Starts no earlier than the segment before it.
         """
-        final: list[Cue] = []
         pieces = _pieces(segment, self._rules.max_line_graphemes)
         for first, end in _partition(len(pieces), lambda first, end: self._cost(pieces[first:end])):
             cue = self._placed(pieces[first:end], segment.channel)
-            final += self._settled(cue.start_ms, segment.channel)
-            self._start_ms, self._end_ms[segment.channel] = cue.start_ms, cue.end_ms
+            self._settle(segment.channel, cue.start_ms)
+            self._end_ms[segment.channel] = cue.end_ms
             if cue.end_ms - cue.start_ms < self._rules.min_cue_s * 1000:
-                self._waiting = cue, segment.channel
+                self._waiting[segment.channel] = cue
             else:
-                final.append(cue)
-        return final
+                self._push(cue)
+        if segment.channel is None:
+            return self._released(math.inf)
+        until_ms = round(segment.start_s * 1000)
+        for channel, cue in list(self._waiting.items()):
+            if cue.start_ms + self._rules.min_cue_s * 1000 <= until_ms:
+                self._settle(channel, until_ms)
+        return self._released(min([until_ms, *(cue.start_ms for cue in self._waiting.values())]))
 
     def finish(self, duration_s: float = math.inf) -> list[Cue]:
         """Return the remaining cues, which end with the recording at the latest."""
-        return [] if self._waiting is None else self._settled(duration_s * 1000, self._waiting[1])
+        for channel in list(self._waiting):
+            self._settle(channel, duration_s * 1000)
+        return self._released(math.inf)
 
     def _placed(self, pieces: Sequence[_Piece], channel: int | None) -> Cue:
         """Make a cue that starts as early as the cues before it allow."""
-        earliest_ms = max(self._start_ms, self._end_ms.get(channel, 0))
-        start_ms = max(round(pieces[0].start_s * 1000), earliest_ms)
+        start_ms = max(round(pieces[0].start_s * 1000), self._end_ms.get(channel, 0))
         latest_ms = start_ms + round(self._rules.max_cue_s * 1000)
         end_ms = min(max(round(pieces[-1].end_s * 1000), start_ms + 1), latest_ms)
         return Cue(start_ms=start_ms, end_ms=end_ms, lines=self._lines(pieces))
 
-    def _settled(self, limit_ms: float, channel: int | None) -> list[Cue]:
-        """Return the waiting cue, shown as long as the next cue of its channel allows."""
-        if self._waiting is None:
-            return []
-        cue, its_channel = self._waiting
-        self._waiting = None
-        wanted_ms = cue.start_ms + self._rules.min_cue_s * 1000
-        if channel == its_channel:
-            wanted_ms = min(wanted_ms, limit_ms)
+    def _settle(self, channel: int | None, limit_ms: float) -> None:
+        """Show a channel's waiting cue, if there is one, as long as the limit allows."""
+        cue = self._waiting.pop(channel, None)
+        if cue is None:
+            return
+        wanted_ms = min(cue.start_ms + self._rules.min_cue_s * 1000, limit_ms)
         end_ms = max(cue.end_ms, math.floor(wanted_ms))
-        self._end_ms[its_channel] = end_ms
-        return [replace(cue, end_ms=end_ms)]
+        self._end_ms[channel] = end_ms
+        self._push(replace(cue, end_ms=end_ms))
+
+    def _push(self, cue: Cue) -> None:
+        heapq.heappush(self._later, (cue.start_ms, self._n_made, cue))
+        self._n_made += 1
+
+    def _released(self, until_ms: float) -> list[Cue]:
+        """Return the cues that start until then."""
+        released = []
+        while self._later and self._later[0][0] <= until_ms:
+            released.append(heapq.heappop(self._later)[2])
+        return released
 
     def _lines(self, pieces: Sequence[_Piece]) -> tuple[str, ...]:
         """Break a cue into the fewest lines, with lengths as even as possible."""

@@ -67,7 +67,10 @@ def transcribe_corpus(where: str, work: Work, run: Runner, *, shard_s: float, re
                 quantization=work.settings.quantization,
             )
         )
-        shards = _planned(find_recordings(where), output, shard_s, retries)
+        found = find_recordings(where)
+        named = _nameable(found)
+        n_nameless = len(found) - len(named)
+        shards = _planned(named, output, shard_s, retries)
         done = output.done()
         missing = [shard for shard in shards if shard.name not in done]
         if done:
@@ -85,9 +88,9 @@ def transcribe_corpus(where: str, work: Work, run: Runner, *, shard_s: float, re
                 output.store.sweep()
         done = output.done()
     return Summary(
-        n_files=len({path for shard in shards for path in shard.paths}),
+        n_files=len({path for shard in shards for path in shard.paths}) + n_nameless,
         n_quarantined=n_quarantined,
-        n_missing=sum(shard.n_files for shard in shards if shard.name not in done),
+        n_missing=sum(shard.n_files for shard in shards if shard.name not in done) + n_nameless,
         audio_s=audio_s,
         elapsed_s=time.monotonic() - started,
     )
@@ -121,6 +124,19 @@ def _run(run: Runner, work: Work, shards: Sequence[Shard], bar: AudioBar) -> Non
             bar.expect(report.audio_s - expected_s[report.shard])
             bar.advance(report.audio_s)
             bar.note(f"{n_left} files to go" + (f", {n_quarantined} in quarantine" if n_quarantined else ""))
+
+
+def _nameable(found: Sequence[Found]) -> list[Found]:
+    """Return the recordings that plans and rows can name, and tell which they cannot."""
+    named = []
+    for each in found:
+        try:
+            each.path.encode()
+        except UnicodeEncodeError:  # a row is JSON
+            print(f"error: {each.path}: its name is not UTF-8, so no result can name it", file=sys.stderr)
+        else:
+            named.append(each)
+    return named
 
 
 def _planned(found: Sequence[Found], output: Output, shard_s: float, retries: bool) -> list[Shard]:

@@ -18,6 +18,9 @@ from serve.model.durable_write import write_whole
 
 SCHEME = "://"
 
+LOCAL_SCHEMES = ("file", "local")
+"""fsspec would write their files in place, so that a killed writer leaves a part of one."""
+
 
 class Store(Protocol):
     """A folder of files, by names with `/` below it."""
@@ -87,8 +90,6 @@ class UrlStore:
     def write(self, name: str, content: bytes) -> None:
         storage, path = storage_of(f"{self.url}/{name}")
         try:
-            if "file" in storage.protocol:
-                storage.makedirs(storage._parent(path), exist_ok=True)
             storage.pipe_file(path, content)
         except Exception as error:
             refuse(self.url, error)
@@ -120,8 +121,16 @@ class UrlStore:
 
 
 def store_of(where: str) -> Store:
-    """Return the store of a folder's name or a URL."""
-    return UrlStore(where) if SCHEME in where else LocalStore(Path(where).absolute())
+    """Return the store of a folder's name or a URL.
+
+    Raises:
+        StorageError: The packages for a URL of this machine are not installed.
+    """
+    if SCHEME not in where:
+        return LocalStore(Path(where).absolute())
+    if where.partition(SCHEME)[0] in LOCAL_SCHEMES:
+        return LocalStore(Path(storage_of(where)[1]))
+    return UrlStore(where)
 
 
 def read_url(url: str) -> bytes:

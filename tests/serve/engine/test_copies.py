@@ -187,6 +187,15 @@ def test_sound_of_any_length_can_be_asked(features):
         assert not sound_repeats(log_mel)
 
 
+def test_a_stretch_in_the_middle_that_is_like_nothing_is_passed_over():
+    word = np.random.default_rng(0).normal(0, 1, (80, 60)).astype(np.float32)
+    word = np.cumsum(word, axis=1)  # changes slowly, as speech does
+    pause = np.repeat(word.mean(axis=1, keepdims=True), 60, axis=1)
+    # Four copies in a row, before or behind the pause, are less than the window.
+    assert not sound_repeats(np.hstack([word] * 4 + [pause] + [word] * 4))
+    assert sound_repeats(np.hstack([word] * 9))
+
+
 @pytest.mark.parametrize("text", ["", "हो", SENTENCE, "हो हो हो"])
 def test_most_texts_are_not_even_looked_at(text):
     assert not is_repetitive(text)

@@ -9,12 +9,17 @@ import re
 import signal
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from serve.errors import UndecodableAudio
 from serve.service.loading import load_pipeline
+from serve.transcribe import __main__ as main
 from serve.transcribe.__main__ import MODEL_FLAGS
+from serve.transcript.events import Segment, Start
 from serve.transcript.formats import FORMATS
 
 ROOT = Path(__file__).parents[3]
@@ -34,6 +39,7 @@ def run(*arguments: object, **environ: str) -> subprocess.CompletedProcess[str]:
         env=env,
         capture_output=True,
         encoding="utf-8",
+        errors="surrogateescape",
         timeout=600,
         check=False,
     )
@@ -137,6 +143,48 @@ def test_a_name_that_stands_for_nothing_fails_and_the_others_are_transcribed(tin
     named = tiny(recordings / "a.wav", recordings / "missing.wav")
     assert (named.returncode, named.stdout) == (1, f"{recordings / 'a.txt'}\n")
     assert "missing.wav: no such file or folder" in named.stderr
+
+
+def test_a_name_that_is_not_utf_8_is_a_name_like_others(tiny, recordings):
+    odd = recordings / os.fsdecode(b"caf\xe9.wav")
+    (recordings / "b.wav").rename(odd)
+    written = tiny(recordings, PYTHONIOENCODING="utf-8:strict")
+    assert "Traceback" not in written.stderr and "3 transcripts written, 1 failed" in written.stderr
+    targets = {recordings / "a.txt", odd.with_suffix(".txt"), recordings / "day" / "c.txt"}
+    assert {Path(line) for line in written.stdout.splitlines()} == targets
+    assert all(target.read_text("utf-8") for target in targets)
+    printed = tiny(odd, PYTHONIOENCODING="utf-8:strict")
+    assert (printed.returncode, printed.stdout) == (0, (recordings / "a.txt").read_text("utf-8"))
+
+
+@pytest.mark.parametrize("name", ["srt", "vtt", "json"])
+@pytest.mark.parametrize("begins", [True, False])
+def test_a_transcript_that_breaks_off_has_all_that_was_heard_and_says_so(
+    tmp_path, speech_wav, monkeypatch, capfdbinary, name, begins
+):
+    def transcribe_half(path):
+        if begins:
+            yield Start(duration_s=5.0)
+            figures = {"id": 0, "avg_logprob": -0.25, "no_speech_prob": 0.01, "language": "mr"}
+            yield Segment(text="नमस्कार", start_s=1.0, end_s=1.5, **figures)
+        raise UndecodableAudio("the recording is damaged")
+
+    monkeypatch.setattr(
+        main, "_transcriber", lambda wanted: nullcontext(SimpleNamespace(transcribe=transcribe_half))
+    )
+    monkeypatch.setattr("serve.config.logs.configure_logs", lambda level: None)
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    (tmp_path / "damaged.wav").write_bytes(speech_wav)
+    wanted = main.read_transcription({"files": (str(tmp_path / "damaged.wav"),), "format": name})
+
+    assert main.transcribe(wanted) == 1
+    out, err = (stream.decode() for stream in capfdbinary.readouterr())
+    assert "damaged.wav: the recording is damaged\n" in err
+    if begins and name != "json":
+        assert "नमस्कार" in out and out.endswith("\n\n")
+        assert "the recording is damaged" in out.split("नमस्कार")[1]
+    else:
+        assert out == ""
 
 
 def test_words_that_are_no_flags_are_status_2_and_told_with_all_else_that_is_wrong():

@@ -140,6 +140,34 @@ def test_people_who_talk_at_once_are_shown_at_once_but_nobody_twice() -> None:
     assert [(cue.start_ms, cue.end_ms) for cue in cues] == [(0, 5000), (2000, 4000), (5000, 6500)]
 
 
+def test_a_word_said_into_a_long_speech_is_shown_when_it_is_said() -> None:
+    speech = " ".join(f"शब्द{number}" for number in range(60))
+    cues = cues_of(
+        segment(speech, 0.0, 14.0, channel=0),
+        segment("हो", 2.0, 3.0, channel=1),
+        segment("बरं", 5.0, 6.0, channel=1),
+        segment("मग", 5.2, 5.4, channel=2),
+        segment("पुढे", 5.6, 7.0, channel=2),
+    )
+
+    times_ms = {" ".join(cue.lines): (cue.start_ms, cue.end_ms) for cue in cues}
+    assert times_ms.pop("हो") == (2000, 3000) and times_ms.pop("बरं") == (5000, 6000)
+    assert times_ms.pop("मग") == (5200, 5600) and times_ms.pop("पुढे") == (5600, 7000)
+    assert " ".join(times_ms) == speech and len(times_ms) > 3
+    assert [end_ms for _, end_ms in times_ms.values()][:-1] == [ms for ms, _ in times_ms.values()][1:]
+    starts_ms = [cue.start_ms for cue in cues]
+    assert starts_ms == sorted(starts_ms)
+
+
+def test_a_cue_waits_for_what_others_may_say_before_it_and_no_longer() -> None:
+    subtitler = Subtitler()
+
+    assert len(subtitler.add(segment(f"{SENTENCE} {SENTENCE}", 0.0, 8.0, channel=0))) == 1
+    assert subtitler.add(segment("हो", 2.0, 2.4, channel=1)) == []
+    assert [cue.start_ms for cue in subtitler.add(segment("बरं", 3.0, 4.0, channel=2))] == [2000, 3000]
+    assert [cue.end_ms for cue in subtitler.finish()] == [8000]
+
+
 @pytest.mark.parametrize(
     "rules", [{"max_line_graphemes": 0}, {"max_lines": -1}, {"min_cue_s": 8.0}, {"max_cue_s": 0.0}]
 )

@@ -88,6 +88,17 @@ def test_a_recording_that_ends_the_process_is_in_quarantine_at_the_third_start(d
     assert not list((output / "begun").iterdir())
 
 
+def test_a_name_that_is_not_utf_8_is_told_and_the_others_are_done(batch, tmp_path):
+    a, odd = batch.write_clips(tmp_path / "corpus", 2)
+    odd.rename(odd.with_name(os.fsdecode(b"caf\xe9.flac")))
+    child = batch.start("--input", a.parent, "--output", tmp_path / "out", "--local")
+    _, errors = child.communicate(timeout=600)
+    assert child.returncode == 1 and "Traceback" not in errors
+    assert f"error: {a.parent}/caf\\udce9.flac: its name is not UTF-8" in errors
+    assert "1 files have results, 0 are in quarantine, 1 have neither" in errors
+    batch.assert_each_once(tmp_path / "out", [a])
+
+
 def test_parquet_holds_the_same_rows_and_an_output_takes_no_others(batch, corpus, tmp_path):
     pattern = corpus / "*.flac"
     batch.run(pattern, tmp_path / "lines", "--local", "--word-timestamps")
