@@ -50,6 +50,7 @@ class Reason(StrEnum):
     REPETITIVE = "text repeats itself"
     DISAGREEMENT = "outputs disagree"
     NOT_TWICE = "heard only once"
+    ONE_CHANNEL = "one channel of several"
 
 
 @dataclass(kw_only=True)

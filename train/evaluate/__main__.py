@@ -98,6 +98,7 @@ def evaluate(wanted: Evaluation) -> int:
     from train.evaluate.evaluation import REPORTED_PROFILES, evaluate_models, report_left_out
     from train.evaluate.tables import comparison_rows, score_table, voices_note
 
+    _make_places(wanted)
     code = row_language(wanted.language) or _language_of(wanted.model_dir)
     tests = _load_tests(wanted, code)
     pipeline = load_pipeline(
@@ -147,14 +148,42 @@ def _load_tests(wanted: Evaluation, code: str) -> list[EvaluationSet]:
 
 def _language_of(model_dir: Path | None) -> str:
     """Return an artifact's language, for sources that name none."""
-    from serve.model.artifact import load_manifest
+    from serve.model.artifact import MANIFEST, find_root, load_manifest
 
-    if model_dir is not None and (model_dir / "manifest.json").is_file():
-        return load_manifest(model_dir).language or TrainConfig.language
+    root = model_dir and find_root(model_dir)
+    if root is not None and (root / MANIFEST).is_file():
+        return load_manifest(root).language or TrainConfig.language
     return TrainConfig.language
 
 
+def _make_places(wanted: Evaluation) -> None:
+    """Make the directories of the results, which may take hours.
+
+    Raises:
+        ConfigError: Names each place where none can be written.
+    """
+    directories = {name: path.parent for name in ("json", "markdown") if (path := getattr(wanted, name))}
+    if wanted.report:
+        directories["report"] = wanted.report
+    faults = [
+        f"{flag_of(name)} {path} is a directory: name a file"
+        for name in ("json", "markdown")
+        if (path := getattr(wanted, name)) and path.is_dir()
+    ]
+    for name, directory in directories.items():
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            faults.append(f"{flag_of(name)}: {directory} cannot be made a directory: {error.strerror}")
+            continue
+        if not os.access(directory, os.W_OK):
+            faults.append(f"{flag_of(name)}: nothing can be written into {directory}")
+    if faults:
+        raise ConfigError(faults)
+
+
 def _write_results(wanted: Evaluation, results: dict[str, Any]) -> None:
+    from serve.model.durable_write import write_whole
     from train.evaluate.findings import draw_findings, findings_markdown
     from train.evaluate.tables import score_summary
 
@@ -168,20 +197,15 @@ def _write_results(wanted: Evaluation, results: dict[str, Any]) -> None:
         "results": results,
     }
     report = wanted.report
-    if report:
-        draw_findings(results, report, seed=wanted.seed)
+    scores = json.dumps(record, ensure_ascii=False, indent=1) + "\n"
     for path in (wanted.json, report and report / "evaluation.json"):
         if path:
-            _write_json(record, path)
+            write_whole(path, scores.encode())
     for path in (wanted.markdown, report and report / "evaluation.md"):
         if path:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(findings_markdown(results, seed=wanted.seed), encoding="utf-8")
-
-
-def _write_json(record: dict[str, Any], path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(record, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+            write_whole(path, findings_markdown(results, seed=wanted.seed).encode())
+    if report:
+        draw_findings(results, report, seed=wanted.seed)
 
 
 command = Command(

@@ -136,7 +136,7 @@ def group_scores(
     return {
         "scores": {profile: scored(profile, range(len(clips))) for profile in profiles},
         "by_kind": scored_by([clip.kind for clip in clips], VOICE_KINDS),
-        "by_language": scored_by(languages, languages),
+        "by_language": scored_by(languages, dict.fromkeys(languages)),
     }
 
 

@@ -24,6 +24,8 @@ from train.data.normalise import normaliser, profile_for
 WordErrors = npt.NDArray[np.int64]
 """(n_utterances, 4): hits, substitutions, deletions, insertions."""
 
+_MOST_NUMBERS = 1_000_000
+"""Most numbers of utterances drawn at once for an interval: 40 MB of errors."""
 _BOOTSTRAP_ROUNDS = 1_000
 _LOOP_COMPRESSION_RATIO = 2.4  # openai/whisper's threshold for repetitive text
 _RUNAWAY_LENGTH_RATIO = 2.0
@@ -206,6 +208,7 @@ def _interval(
         (numbers,),
         lambda chosen, axis: statistic(chosen),
         n_resamples=_BOOTSTRAP_ROUNDS,
+        batch=max(1, _MOST_NUMBERS // n_utterances),
         vectorized=True,
         method="percentile",
         rng=np.random.default_rng(seed),
@@ -263,14 +266,19 @@ def _is_hallucination(reference: str, hypothesis: str) -> bool:
 
 
 def _script_fidelity(references: Sequence[str], hypotheses: Sequence[str]) -> float:
-    script = _most_frequent([name for text in references for name in _scripts(text)])
-    written = [name for text in hypotheses for name in _scripts(text)]
-    return written.count(script) / len(written) if script and written else 1.0
+    """Return the share of the hypotheses' letters whose script is one of their reference's.
+
+    Where a reference has no letters, those of the others decide.
+    """
+    allowed = [set(_scripts(text)) for text in references]
+    anywhere = set().union(*allowed)
+    fits = [
+        name in (scripts or anywhere)
+        for scripts, text in zip(allowed, hypotheses, strict=True)
+        for name in _scripts(text)
+    ]
+    return sum(fits) / len(fits) if anywhere and fits else 1.0
 
 
 def _scripts(text: str) -> list[str]:
     return [unicodedata.name(char, "UNKNOWN").split()[0] for char in text if char.isalpha()]
-
-
-def _most_frequent(names: list[str]) -> str | None:
-    return max(set(names), key=names.count) if names else None

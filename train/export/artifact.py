@@ -103,14 +103,20 @@ def note_known_sound(artifact_dir: Path, config: TrainConfig) -> None:
 def publish_artifact(artifact_dir: Path, target: Path) -> Path:
     """Copy a finished artifact to the place it is served from, and return that.
 
+    A link stays, and what it leads to is replaced.
+
     Raises:
-        ExportError: Something other than an artifact lies there.
+        ExportError: Something other than an artifact lies there, or it cannot be written.
     """
     check_publishable(target)
-    copy = target.with_name(f".{target.name}.part")
-    shutil.rmtree(copy, ignore_errors=True)
-    shutil.copytree(artifact_dir, copy)
-    replace_directory(copy, target)
+    place = target.resolve()
+    copy = place.with_name(f".{place.name}.part")
+    try:
+        shutil.rmtree(copy, ignore_errors=True)
+        shutil.copytree(artifact_dir, copy)
+        replace_directory(copy, place)
+    except OSError as error:  # shutil.Error is one
+        raise ExportError(f"the artifact {artifact_dir} cannot be published to {target}: {error}") from error
     return target
 
 

@@ -55,11 +55,11 @@ def export_merged(artifact_dir: Path, kind: ExportFormat, output_dir: Path | Non
     """
     artifact = load_artifact(artifact_dir)
     base_dir = find_base(artifact)
-    target = output_dir or artifact_dir / f"merged-{kind}"
+    target = output_dir or artifact.path / f"merged-{kind}"
     _write(artifact, base_dir, kind, target)
     scripts = artifact.manifest.few_token_scripts
     if output_dir is None and kind != "transformers" and scripts is not None:
-        few_tokens = carried_model(artifact_dir, _storage(kind), scripts)
+        few_tokens = carried_model(artifact.path, _storage(kind), scripts)
         _write(artifact, base_dir, kind, few_tokens, scripts)
     return target
 
@@ -67,8 +67,9 @@ def export_merged(artifact_dir: Path, kind: ExportFormat, output_dir: Path | Non
 def _write(
     artifact: Artifact, base_dir: Path, kind: ExportFormat, target: Path, scripts: Sequence[str] | None = None
 ) -> None:
-    """Write one merged model, with its record."""
-    if target.resolve() == artifact.path.resolve():
+    """Write one merged model, with its record. A link stays, and what it leads to is replaced."""
+    target = target.resolve()
+    if target == artifact.path.resolve():
         raise ExportError(f"{target} is the artifact itself: name another --output-dir")
     if (
         target.is_dir()

@@ -110,7 +110,7 @@ def selftrain(wanted: Wanted) -> int:
     ]
     held_out = read_held_out(config.test_data, "test", config.language)
     recordings = find_recordings(wanted.recordings)
-    require_same_rounds(wanted, config, recordings)
+    require_same_rounds(wanted, config, recordings, tests)
     adapter, rounds = wanted.model_dir, []
     scored = wanted.output_dir / "before.json"
     if not scored.is_file():

@@ -57,6 +57,11 @@ def read_rows(output: Path) -> dict[str, Row]:
                 row = msgspec.json.decode(line, type=Row)
             except (msgspec.DecodeError, UnicodeDecodeError) as error:
                 raise DataError(f"{file}:{number} is no transcript of a recording: {error}") from error
+            if "://" in row.path:
+                raise DataError(
+                    f"{file}:{number} names a recording that is not in this file system: {row.path}."
+                    " Copy the recordings here and transcribe the copies"
+                )
             rows[row.path] = row
     if not rows:
         raise DataError(f"{output} holds no transcripts: a line of JSON for each recording is needed")

@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from msgspec import UNSET
+
 from serve.errors import ConfigError
 from serve.transcript.wire import SegmentBody
 from train.config import TrainConfig
@@ -121,7 +123,8 @@ def select(
             seconds += end_s - start_s
             spoken = segment.language or row.language or language
             fault = (
-                filters.text_fault(segment.text, spoken, None)
+                _channel_fault(segment)
+                or filters.text_fault(segment.text, spoken, None)
                 or filters.duration_fault(end_s - start_s)
                 or _confidence_fault(segment, criteria)
                 or (second is not None and _agreement_fault(segment, spoken, second.get(path), criteria))
@@ -141,6 +144,13 @@ def select(
                 }
             )
     return Selection(kept=kept, log=log, seconds=seconds)
+
+
+def _channel_fault(segment: SegmentBody) -> tuple[Reason, str] | None:
+    """A clip is made of all channels, in which others may speak at the same time."""
+    if segment.channel is UNSET:
+        return None
+    return Reason.ONE_CHANNEL, f"heard in channel {segment.channel} alone"
 
 
 def _confidence_fault(segment: SegmentBody, criteria: Criteria) -> tuple[Reason, str] | None:

@@ -17,6 +17,7 @@ import msgspec
 import yaml
 
 from serve.model.artifact import MANIFEST, Manifest, load_manifest
+from serve.model.durable_write import write_whole
 from train.data.filters import Drop, read_drops
 from train.errors import TrainError
 from train.evaluate.findings import find_findings
@@ -96,9 +97,7 @@ def read_run(run_dir: Path) -> RunRecord:
 def save_results(run_dir: Path, results: dict[str, Any]) -> None:
     """Store the results of an evaluation, with a row for each utterance, where the report finds them."""
     path = run_dir / EVALUATION
-    path.parent.mkdir(parents=True, exist_ok=True)
-    text = json.dumps({"results": results}, ensure_ascii=False, indent=1)
-    path.write_text(text + "\n", encoding="utf-8")
+    write_whole(path, (json.dumps({"results": results}, ensure_ascii=False, indent=1) + "\n").encode())
 
 
 def write_report(run_dir: Path) -> Path:

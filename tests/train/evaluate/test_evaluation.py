@@ -111,6 +111,25 @@ def test_a_language_that_whisper_lacks_is_refused(tiny_manifest, capsys):
     assert "'klingon' is not a language of Whisper" in capsys.readouterr().err
 
 
+def test_places_for_results_are_made_before_anything_is_heard(tiny_manifest, tmp_path, capsys):
+    (tmp_path / "file").write_text("no directory")
+    words = ["--manifest", str(tiny_manifest), "--model-dir", str(tmp_path / "none"), "--json", str(tmp_path)]
+    assert run_command(command, [*words, "--report", str(tmp_path / "file")]) == 1
+    said = capsys.readouterr().err
+    assert "--json" in said and "is a directory: name a file" in said
+    assert "--report" in said and "cannot be made a directory" in said and "none" not in said
+
+
+def test_the_language_is_that_of_an_artifact_in_a_folder_of_its_archive(
+    write_tiny_artifact, tiny_manifest, tmp_path
+):
+    write_tiny_artifact(tmp_path / "up" / "hi", language="hi")
+    words = ["--manifest", str(tiny_manifest), "--model-dir", str(tmp_path / "up"), "--max-clips", "1"]
+    assert run_command(command, [*words, "--quantization", "none", "--json", str(tmp_path / "out.json")]) == 0
+    (row,) = json.loads((tmp_path / "out.json").read_text("utf-8"))["results"]["tones"]["tuned"]["utterances"]
+    assert row["language"] == "hi"
+
+
 def test_two_test_sets_of_one_name_are_refused(tiny_manifest, capsys):
     twice = ["--manifest", str(tiny_manifest)] * 2
     assert run_command(command, twice) == 1

@@ -91,6 +91,18 @@ def test_a_text_that_loops_or_runs_away_is_a_hallucination():
 def test_script_fidelity_is_the_share_of_letters_in_the_references_script():
     assert score(["नमस्कार"], ["नमस्कार"], "raw").script_fidelity == 1.0
     assert score(["कमल"], ["कमabc"], "raw").script_fidelity == pytest.approx(2 / 5)
+    for exact in (["今日はいい天気"], ["कमल", "lotus"]):
+        assert score(exact, exact, "raw").script_fidelity == 1.0
+    assert score(["कमल", "lotus"], ["kamal", "lotus"], "raw").script_fidelity == pytest.approx(1 / 2)
+    assert score(["कमल", ""], ["कमल", "ab"], "raw").script_fidelity == pytest.approx(3 / 5)
+
+
+def test_intervals_do_not_depend_on_how_many_are_drawn_at_once(monkeypatch):
+    texts = [f"{number} अ" for number in range(60)]
+    heard = [text if number % 3 else "अ" for number, text in enumerate(texts)]
+    whole = score(texts, heard, "raw", seed=4)
+    monkeypatch.setattr("train.evaluate.scoring._MOST_NUMBERS", 700)
+    assert score(texts, heard, "raw", seed=4) == whole
 
 
 def test_references_and_hypotheses_must_pair_up():

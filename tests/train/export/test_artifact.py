@@ -122,6 +122,21 @@ def test_publishing_replaces_what_was_there_as_a_whole(exported, tmp_path):
     assert [path.name for path in target.parent.iterdir()] == ["tiny"]
 
 
+def test_publishing_through_a_link_replaces_what_it_leads_to(exported, tmp_path):
+    link = tmp_path / "current"
+    link.symlink_to("v3")
+    for _ in range(2):
+        assert publish_artifact(exported, link) == link
+        assert link.is_symlink() and load_artifact(tmp_path / "v3")
+    assert sorted(path.name for path in tmp_path.glob("*current*")) == ["current"]
+
+
+def test_an_artifact_that_cannot_be_published_is_a_named_error(exported, tmp_path):
+    (tmp_path / "file").write_text("no directory")
+    with pytest.raises(ExportError, match="cannot be published"):
+        publish_artifact(exported, tmp_path / "file" / "served")
+
+
 def test_publishing_replaces_nothing_but_an_artifact(exported, tmp_path):
     others = tmp_path / "artifacts"
     publish_artifact(exported, others / "one")

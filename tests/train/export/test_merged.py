@@ -123,6 +123,13 @@ def test_an_older_merged_model_is_replaced_and_anything_else_is_not(artifact_dir
     assert (tmp_path / "mine" / "thesis.txt").is_file()
 
 
+def test_an_artifact_in_a_folder_of_its_archive_can_still_be_loaded_after_a_merge(artifact_dir, tmp_path):
+    outer = tmp_path / "archive"
+    shutil.copytree(artifact_dir, outer / "mr")
+    assert export_merged(outer, "ct2-int8") == outer / "mr" / "merged-ct2-int8"
+    assert load_artifact(outer).path == outer / "mr"
+
+
 def test_an_adapter_of_another_base_is_not_merged(artifact_dir):
     manifest = json.loads((artifact_dir / "manifest.json").read_text())
     manifest["base_model"]["fingerprint"] = "0" * 64

@@ -45,6 +45,17 @@ def test_the_same_command_goes_on_and_another_is_refused(begun, wavs, tmp_path, 
     assert "name another --output-dir" in said
 
 
+def test_criteria_may_be_loosened_until_a_round_is_finished(begun, wavs, tmp_path, capfd):
+    assert run_command(command, [*begun, "--keep.min-logprob", "-0.05"]) == 1
+    assert "loosen --keep.min-logprob" in capfd.readouterr().err
+    assert run_command(command, begun) == 0
+    with (wavs / "clips.jsonl").open("a", encoding="utf-8") as people:
+        people.write('{"audio": "0.wav", "text": "पुन्हा एकदा"}\n')
+    capfd.readouterr()
+    assert run_command(command, [*begun, "--rounds", "2"]) == 1
+    assert "--people or --also: not as when" in " ".join(capfd.readouterr().err.split())
+
+
 def test_a_language_that_whisper_lacks_is_refused(begun, capfd):
     assert run_command(command, [*begun, "--language", "klingon"]) == 1
     assert "'klingon' is not a language of Whisper" in capfd.readouterr().err

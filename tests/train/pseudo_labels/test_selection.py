@@ -76,6 +76,18 @@ def test_outputs_that_are_cut_elsewhere_agree_if_their_texts_do():
     assert reasons(first, second) == []
 
 
+def test_a_segment_of_one_channel_is_left_out_as_its_clip_would_hold_them_all():
+    assert reasons(rows(segment("पाऊस आला", channel=1))) == [Reason.ONE_CHANNEL]
+
+
+def test_recordings_that_are_elsewhere_are_refused(tmp_path):
+    (tmp_path / "heard.jsonl").write_bytes(
+        encode_lines(rows(segment("पाऊस आला"), path="s3://calls/1.wav").values())
+    )
+    with pytest.raises(DataError, match=r"heard\.jsonl:1 names a recording .* s3://calls/1\.wav"):
+        read_rows(tmp_path / "heard.jsonl")
+
+
 def test_sounds_like_punctuation_are_no_disagreement():
     assert reasons(rows(segment("पाऊस आला.")), rows(segment("पाऊस आला"))) == []
 
